@@ -1,0 +1,259 @@
+//! Names of groups and users, post ids, and the rules they obey.
+//!
+//! A value of these types has passed the *hard* rules below, which hold in every deployment. A server may be
+//! stricter: see [`NameRules`].
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The longest group name that any deployment can allow, in bytes.
+pub const MAX_GROUP_NAME_BYTES: usize = 255;
+/// The longest user name, in bytes.
+pub const MAX_USER_NAME_BYTES: usize = 64;
+/// The longest post id, in bytes.
+pub const MAX_POST_ID_BYTES: usize = 64;
+
+/// Why a name was refused. The text is fit for the peer that sent it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing between the quotes.
+    #[error("a {what} must not be empty")]
+    Empty {
+        /// Which kind of name.
+        what: &'static str,
+    },
+    /// More bytes than allowed.
+    #[error("a {what} has at most {max} bytes, this one has {length}")]
+    TooLong {
+        /// Which kind of name.
+        what: &'static str,
+        /// The limit, in bytes.
+        max: usize,
+        /// What was given, in bytes.
+        length: usize,
+    },
+    /// A character that the rule does not allow.
+    #[error("a {what} must not contain {character:?} (at byte {at}): {rule}")]
+    Character {
+        /// Which kind of name.
+        what: &'static str,
+        /// The first offending character.
+        character: char,
+        /// Its byte offset.
+        at: usize,
+        /// The rule in words.
+        rule: &'static str,
+    },
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $check:path) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks the hard rules and makes the name.
+            ///
+            /// # Errors
+            /// The first rule that `text` breaks.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                $check(text)?;
+                Ok(Self(Arc::from(text)))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                Self::new(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// The name of a group: 1 to 255 bytes without control characters, and without white space at either end.
+    GroupName,
+    check_group
+);
+name_type!(
+    /// The name of a user: 1 to 64 bytes without control characters or white space; a first `@` is kept for the
+    /// server's own senders (see [`UserName::system`]).
+    UserName,
+    check_user
+);
+name_type!(
+    /// The id that a client gives a post so that a retry is stored once: 1 to 64 bytes without control characters.
+    PostId,
+    check_post_id
+);
+
+impl UserName {
+    /// The sender of announcements, which no client can claim.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Arc::from("@system"))
+    }
+
+    /// A sender name read back from storage, where [`UserName::system`] is possible too.
+    ///
+    /// # Errors
+    /// As [`UserName::new`], for any other name.
+    pub fn from_stored(text: &str) -> Result<Self, NameError> {
+        if text == "@system" { Ok(Self::system()) } else { Self::new(text) }
+    }
+}
+
+/// What a server asks of group names beyond the hard rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameRules {
+    /// The longest group name, in bytes.
+    pub max_bytes: usize,
+    /// Whether names are limited to the graphic characters of ASCII, `!` to `~`.
+    pub ascii_only: bool,
+}
+
+impl NameRules {
+    /// Checks the hard rules, then these.
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn group(&self, text: &str) -> Result<GroupName, NameError> {
+        let what = "group name";
+        if text.len() > self.max_bytes {
+            return Err(NameError::TooLong { what, max: self.max_bytes, length: text.len() });
+        }
+        if self.ascii_only {
+            let rule = "this server allows only graphic ASCII characters";
+            first_bad(what, text, rule, |c| !c.is_ascii_graphic())?;
+        }
+        GroupName::new(text)
+    }
+}
+
+fn check_group(text: &str) -> Result<(), NameError> {
+    let what = "group name";
+    check_length(what, text, MAX_GROUP_NAME_BYTES)?;
+    first_bad(what, text, "control characters are not allowed", is_control)?;
+    let rule = "white space is not allowed at either end";
+    let ends = [text.chars().next().map(|c| (0, c)), text.char_indices().next_back()];
+    match ends.into_iter().flatten().find(|(_, c)| c.is_whitespace()) {
+        Some((at, character)) => Err(NameError::Character { what, character, at, rule }),
+        None => Ok(()),
+    }
+}
+
+fn check_user(text: &str) -> Result<(), NameError> {
+    let what = "user name";
+    check_length(what, text, MAX_USER_NAME_BYTES)?;
+    if text.starts_with('@') {
+        let rule = "a first '@' is kept for the server";
+        return Err(NameError::Character { what, character: '@', at: 0, rule });
+    }
+    first_bad(what, text, "control characters and white space are not allowed", |c| is_control(c) || c.is_whitespace())
+}
+
+fn check_post_id(text: &str) -> Result<(), NameError> {
+    check_length("post id", text, MAX_POST_ID_BYTES)?;
+    first_bad("post id", text, "control characters are not allowed", is_control)
+}
+
+fn check_length(what: &'static str, text: &str, max: usize) -> Result<(), NameError> {
+    match text.len() {
+        0 => Err(NameError::Empty { what }),
+        length if length > max => Err(NameError::TooLong { what, max, length }),
+        _ => Ok(()),
+    }
+}
+
+fn first_bad(what: &'static str, text: &str, rule: &'static str, bad: impl Fn(char) -> bool) -> Result<(), NameError> {
+    match text.char_indices().find(|(_, c)| bad(*c)) {
+        Some((at, character)) => Err(NameError::Character { what, character, at, rule }),
+        None => Ok(()),
+    }
+}
+
+/// Control characters, and the invisible ones that make two names look alike or a terminal line break.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_names_follow_the_hard_rules() {
+        for good in ["Dogs", "#ubuntu", "两只狗", "two words", "a", &"x".repeat(255)] {
+            assert!(GroupName::new(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", " Dogs", "Dogs ", "Do\ngs", "Do\0gs", "a\u{202e}b", &"x".repeat(256)] {
+            assert!(GroupName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_rule_and_the_place() {
+        let error = GroupName::new("Do\tgs").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a group name must not contain '\\t' (at byte 2): control characters are not allowed"
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_claim_the_servers_name() {
+        assert!(UserName::new("@system").is_err());
+        assert_eq!(UserName::from_stored("@system").unwrap(), UserName::system());
+    }
+
+    #[test]
+    fn a_server_may_be_stricter() {
+        let rules = NameRules { max_bytes: 8, ascii_only: true };
+        assert!(rules.group("Dogs").is_ok());
+        assert!(rules.group("two dogs").is_err(), "a blank is not graphic");
+        assert!(rules.group("köter").is_err());
+        assert!(rules.group("ninebytes").is_err());
+    }
+}
