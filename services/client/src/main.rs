@@ -1,0 +1,2 @@
+//! The terminal chat client of tertulia.
+fn main() {}

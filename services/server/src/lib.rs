@@ -1,0 +1,9 @@
+//! The chat server of tertulia.
+//!
+//! `docs/architecture.md` says which part may know which. A post's way: `front` (a task per connection) →
+//! `shard` (a task per shard, which owns its groups) → `log` (the append that makes it last) → back through the group's
+//! broadcast to every member's `front` task.
+
+pub mod front;
+pub mod log;
+pub mod shard;

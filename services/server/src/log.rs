@@ -1,0 +1,197 @@
+//! The log: what makes a post last, and what every member can be caught up from.
+//!
+//! [`Log`] is the port; its rustdoc is the contract, and `conformance` holds every engine to it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::{GroupName, PostId, UserName};
+
+pub mod config;
+pub mod memory;
+
+pub use config::Config;
+
+/// One message of a group, as it is kept and delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the group: 1, 2, 3 …
+    pub seq: u64,
+    /// When it was taken in: milliseconds since 1970-01-01 UTC, never decreasing within a group.
+    pub at: u64,
+    /// Who posted it.
+    pub sender: UserName,
+    /// The id that the post carried.
+    pub id: Option<PostId>,
+    /// The text.
+    pub message: Arc<str>,
+}
+
+impl Record {
+    /// What the record counts for in limits by size, in bytes: its texts and a constant.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        const FIXED: usize = 64;
+        let id = self.id.as_ref().map_or(0, |id| id.as_str().len());
+        FIXED + self.sender.as_str().len() + id + self.message.len()
+    }
+}
+
+/// Consecutive messages of one group that are appended together and delivered together. Never empty; the records'
+/// `seq` are dense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The group.
+    pub group: GroupName,
+    /// The life of the group to which every `seq` belongs.
+    pub epoch: u64,
+    /// The messages, oldest first.
+    pub records: Vec<Record>,
+}
+
+impl Batch {
+    /// The `seq` of the first record; 0 if there is none.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.records.first().map_or(0, |record| record.seq)
+    }
+
+    /// The `seq` of the last record; 0 if there is none.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.records.last().map_or(0, |record| record.seq)
+    }
+}
+
+/// What the log knows of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The life of the group.
+    pub epoch: u64,
+    /// The newest `seq`.
+    pub seq: u64,
+    /// The oldest `seq` that is kept; `seq + 1` if nothing is.
+    pub first: u64,
+    /// When the newest message was taken in (milliseconds since 1970-01-01 UTC).
+    pub at: u64,
+}
+
+/// Which records to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// The oldest records after this `seq`.
+    After(u64),
+    /// The newest records before this `seq`; `u64::MAX` for the newest of all.
+    Before(u64),
+}
+
+/// How much to read at once. At least one record is read if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// At most so many records.
+    pub records: usize,
+    /// Stop after this many bytes ([`Record::size`]).
+    pub bytes: usize,
+}
+
+/// Records of one group, oldest first and dense, and the head at the moment of reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The group's head when the page was read.
+    pub head: Head,
+    /// The records. Empty means that the log holds none in the direction asked for.
+    pub records: Vec<Record>,
+}
+
+/// Why an append did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The log's head of a group is not the one expected: somebody else has extended it. The writer must read the head again.
+    #[error("group '{group}' was extended by another writer: expected its head at {expected}, found {found}")]
+    Fenced {
+        /// The first group for which it holds.
+        group: GroupName,
+        /// The head the writer knew.
+        expected: u64,
+        /// The head in the log.
+        found: u64,
+    },
+    /// The log cannot be written now. It may work later.
+    #[error("the log cannot be written: {reason}")]
+    Unavailable {
+        /// What the engine met, for operators.
+        reason: String,
+    },
+}
+
+/// Why a read failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be read: {reason}")]
+pub struct ReadError {
+    /// What the engine met, for operators.
+    pub reason: String,
+}
+
+/// What the log holds in total.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Groups.
+    pub groups: u64,
+    /// Bytes, in memory or on disk, as the engine counts them.
+    pub bytes: u64,
+}
+
+/// The storage port.
+///
+/// An engine is shared by all shard owners and all readers of a node. Its promises:
+///
+/// * **Durable on return.** When [`Log::append`] returns `Ok`, every record survives what the engine's durability says.
+/// * **All or nothing.** An append that returns an error has left nothing behind: none of its records is ever read, now or
+///   after a restart. An append whose future is dropped may or may not happen.
+/// * **Compare and append.** A batch is appended only if its epoch is the group's and its first `seq` follows the group's head. A
+///   group that the log does not know is created by its first batch, with the batch's epoch and first `seq` 1.
+/// * **Read your writes.** What an `Ok` append holds is seen by every read that begins later; reads never see a record whose
+///   append has not returned or is not about to return `Ok`.
+/// * **Oldest first.** Retention removes only the oldest records of a group; [`Head::first`] tells where it stands. A group whose
+///   records are all removed keeps its head and epoch until it is deleted.
+/// * No method blocks the calling thread for I/O.
+pub trait Log: fmt::Debug + Send + Sync + 'static {
+    /// Appends batches of different groups of one shard, all or none. One append per shard is in flight at a time.
+    fn append(&self, shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>>;
+
+    /// The head of a group; `None` if the log does not know it.
+    fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>>;
+
+    /// Reads records of a group; `None` if the log does not know it.
+    fn read(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>>;
+
+    /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`.
+    fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>>;
+
+    /// Removes the records of a group up to and including `through`; the head stays. Answers how many were removed.
+    fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>>;
+
+    /// Removes a group with all its records, durably. Answers whether there was one.
+    fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>>;
+
+    /// What is held in total.
+    fn stats(&self) -> Stats;
+
+    /// Why the log cannot be written now; `None` while it can.
+    fn trouble(&self) -> Option<String>;
+
+    /// Finishes what is under way and gives resources back. Appends that come later fail.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,2 @@
+//! The chat server of tertulia.
+fn main() {}

@@ -1,0 +1,44 @@
+//! What may be configured about shards and groups.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Section `shard` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Shards of the deployment. Fixed for its life: another number sends groups elsewhere.
+    pub count: u16,
+    /// Requests that wait for one shard; at this number those who send more wait.
+    pub queue: usize,
+    /// Deliveries that a group keeps for members that are a little behind; further behind, the log serves them.
+    pub fanout: usize,
+    /// Posts that go into one append at most.
+    pub append_posts: usize,
+    /// Bytes of messages that go into one append at most (one message more may exceed it).
+    pub append_bytes: usize,
+    /// A group without members and posts for this long leaves memory; the log keeps its messages.
+    #[serde(with = "humantime_serde")]
+    pub group_idle: Duration,
+    /// How many of the newest posts of a group are remembered by their id; 0 turns it off.
+    pub dedup_window: usize,
+    /// For how long the id of a post is remembered.
+    #[serde(with = "humantime_serde")]
+    pub dedup_time: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            count: 1_024,
+            queue: 256,
+            fanout: 32,
+            append_posts: 4_096,
+            append_bytes: 1024 * 1024,
+            group_idle: Duration::from_secs(60),
+            dedup_window: 10_000,
+            dedup_time: Duration::from_secs(600),
+        }
+    }
+}
