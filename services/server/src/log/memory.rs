@@ -64,7 +64,8 @@ impl Memory {
         }
         let mut groups = self.shard(shard);
         for batch in &batches {
-            let found = groups.get(&batch.group).map_or((batch.epoch, 0), |stored| (stored.head.epoch, stored.head.seq));
+            let found =
+                groups.get(&batch.group).map_or((batch.epoch, 0), |stored| (stored.head.epoch, stored.head.seq));
             if found != (batch.epoch, batch.first().saturating_sub(1)) {
                 let expected = batch.first().saturating_sub(1);
                 return Err(AppendError::Fenced { group: batch.group.clone(), expected, found: found.1 });
