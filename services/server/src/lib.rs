@@ -4,6 +4,7 @@
 //! `shard` (a task per shard, which owns its groups) → `log` (the append that makes it last) → back through the group's
 //! broadcast to every member's `front` task.
 
+pub mod auth;
 pub mod front;
 pub mod log;
 pub mod shard;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -148,14 +149,15 @@ impl Group {
     }
 
     /// Adds a member, or does nothing if it is one. What is posted from now on is in the subscription.
-    pub(super) fn join(&mut self, session: Arc<Session>, now: u64) -> (bool, Subscription) {
-        let key = (session.user.clone(), session.id);
-        let new = !self.members.contains_key(&key);
-        if new {
-            self.members.insert(key, Member { session, joined_at: now });
-            self.members_changed();
-        }
-        (new, self.fanout.subscribe())
+    pub(super) fn join(&mut self, session: &Arc<Session>, now: u64) -> (bool, Subscription, Arc<AtomicU64>) {
+        let mut new = false;
+        let member = self.members.entry((session.user.clone(), session.id)).or_insert_with(|| {
+            new = true;
+            Member { session: Arc::clone(session), joined_at: now, delivered: Arc::new(self.head.into()) }
+        });
+        let delivered = Arc::clone(&member.delivered);
+        self.members_changed();
+        (new, self.fanout.subscribe(), delivered)
     }
 
     /// Removes a member; answers whether it was one.

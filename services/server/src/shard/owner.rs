@@ -171,7 +171,7 @@ impl Owner {
         if group.member_count() >= max && !group.is_member(session) {
             return Err(Refusal::GroupFull { group: name.clone(), max });
         }
-        let (new, subscription) = group.join(Arc::clone(session), now_ms());
+        let (new, subscription, delivered) = group.join(session, now_ms());
         if new {
             self.shared.metrics.joined.increment(1);
             self.shared.events.tell(|| What::Joined(name.clone(), (&**session).into()));
@@ -185,6 +185,7 @@ impl Owner {
             head: group.head(),
             first,
             members: group.member_count() as u64,
+            delivered,
             from,
         })
     }

@@ -1,6 +1,7 @@
 //! What an owner is asked.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -160,6 +161,8 @@ pub struct Member {
     pub session: Arc<Session>,
     /// When it joined (milliseconds since 1970-01-01 UTC).
     pub joined_at: u64,
+    /// How far it has been served: its connection keeps this up to date.
+    pub delivered: Arc<AtomicU64>,
 }
 
 /// A group, as a moderator sees it.

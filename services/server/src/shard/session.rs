@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -93,6 +93,8 @@ pub struct Joined {
     pub first: u64,
     /// Members, this one included.
     pub members: u64,
+    /// Where the connection says how far the member has been served (a `seq`).
+    pub delivered: Arc<AtomicU64>,
     /// What was asked for.
     pub from: JoinFrom,
 }
