@@ -5,5 +5,7 @@
 //! broadcast to every member's `front` task.
 
 pub mod front;
+pub mod http;
 pub mod log;
+pub mod readiness;
 pub mod shard;
