@@ -4,8 +4,10 @@
 //! `shard` (a task per shard, which owns its groups) → `log` (the append that makes it last) → back through the group's
 //! broadcast to every member's `front` task.
 
+pub mod build;
 pub mod front;
 pub mod http;
 pub mod log;
 pub mod readiness;
 pub mod shard;
+pub mod telemetry;
