@@ -12,5 +12,6 @@ pub mod front;
 pub mod http;
 pub mod log;
 pub mod readiness;
+pub mod server;
 pub mod shard;
 pub mod telemetry;
