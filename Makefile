@@ -5,8 +5,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Tools that were fetched are found like those of the machine, by make's commands and by the tests.
-export PATH := $(CURDIR)/.tools/bin:$(PATH)
+# Tools that were fetched are found behind those that are installed, by make's commands and by the tests.
+export PATH := $(PATH):$(CURDIR)/.tools/bin
 
 CARGO ?= cargo
 # Passed to the server by `make run`, such as ARGS='--chat 127.0.0.1:9000'.
