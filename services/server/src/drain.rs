@@ -3,6 +3,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::front::Front;
+use crate::readiness::{Readiness, Reason};
+use crate::shard::Shards;
+use crate::shard::events::What;
 
 /// Section `drain` of the configuration. All times count from the signal to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,4 +37,27 @@ impl Default for Config {
             reconnect_after: Duration::from_secs(5),
         }
     }
+}
+
+/// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
+/// elsewhere, then everything that was read is finished and flushed, and the owners stop.
+pub async fn drain(
+    config: &Config,
+    readiness: &Readiness,
+    accepting: &CancellationToken,
+    front: &Front,
+    shards: &Shards,
+) {
+    readiness.set(Reason::Draining, "the server is stopping");
+    shards.events().tell(|| What::Draining);
+    tokio::time::sleep(config.delay).await;
+    accepting.cancel();
+    tracing::info!(open = front.registry().open(), "draining connections");
+    front.go_away("the server is stopping", config.reconnect_after);
+    if front.registry().any_extended() {
+        // Who goes by itself in this time is not missed.
+        drop(tokio::time::timeout(config.linger, front.emptied()).await);
+    }
+    front.finish().await;
+    shards.stop().await;
 }

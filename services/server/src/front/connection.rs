@@ -365,7 +365,7 @@ impl Task {
                 && let Ok(runtime) = tokio::runtime::Handle::try_current()
             {
                 let send = self.shared.shards.send(shard, request);
-                runtime.spawn(async move { send.await });
+                runtime.spawn(send);
             }
         }
     }

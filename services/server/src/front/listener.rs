@@ -144,12 +144,17 @@ impl Front {
         self.registry.go_away(&Arc::from(reason), within);
     }
 
+    /// Returns when no connection is left. None may be accepted any more.
+    pub async fn emptied(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// Lets every connection finish what it has read, write what waits, and close. Returns when all have ended. No connection may be
     /// accepted any more.
     pub async fn finish(&self) {
         self.registry.finish();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.emptied().await;
     }
 
     /// Brings the gauges up to date, before they are read.

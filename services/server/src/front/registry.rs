@@ -274,6 +274,13 @@ impl Registry {
         all.filter(|connection| which(connection)).take(limit).cloned().collect()
     }
 
+    /// Whether any extended client is connected.
+    #[must_use]
+    pub fn any_extended(&self) -> bool {
+        let is_extended = |connection: &Connection| connection.session().is_some_and(|(_, d)| *d == Dialect::Extended);
+        !self.list(None, 1, is_extended).is_empty()
+    }
+
     /// One connection.
     #[must_use]
     pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {

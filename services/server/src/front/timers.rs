@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(Instant::now(), later);
         let sooner = later + Duration::from_secs(1);
         std::future::poll_fn(|cx| {
-            drop(timer.poll(later + Duration::from_secs(9), cx));
+            assert!(timer.poll(later + Duration::from_secs(9), cx).is_pending());
             timer.poll(sooner, cx)
         })
         .await;

@@ -17,7 +17,7 @@ pub fn shard_of(group: &GroupName, shards: u16) -> u16 {
 
 /// Which of `nodes` owns a shard; `None` only if there are no nodes. The order of `nodes` does not matter.
 #[must_use]
-pub fn owner_of<'a>(shard: u16, nodes: &'a [String]) -> Option<&'a str> {
+pub fn owner_of(shard: u16, nodes: &[String]) -> Option<&str> {
     let weight = |node: &str| xxh3_64_with_seed(node.as_bytes(), u64::from(shard));
     // Equal weights are as good as impossible, but every node must decide alike.
     nodes.iter().map(String::as_str).max_by_key(|node| (weight(node), *node))
