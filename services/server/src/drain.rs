@@ -10,7 +10,7 @@ use crate::readiness::{Readiness, Reason};
 use crate::shard::Shards;
 use crate::shard::events::What;
 
-/// Section `drain` of the configuration. All times count from the signal to stop.
+/// Section `drain` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -20,7 +20,7 @@ pub struct Config {
     /// How long extended clients get, after `delay`, to leave by themselves once they were told to go away.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
-    /// Everything is over by then; what is not is cut off.
+    /// Everything is over this long after the signal to stop, `delay` included; what is not is cut off.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
     /// Clients are told to come back within this time, each after another part of it.

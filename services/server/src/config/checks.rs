@@ -84,7 +84,7 @@ impl Checks<'_> {
         let before_cut: Duration = drain.delay + drain.linger;
         let text = humantime::format_duration(before_cut).to_string();
         self.rule(drain.grace > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
-            format!("must be longer than {text}, since all of it counts from the signal: {with}")
+            format!("must be longer than {text}, since it counts from the signal and includes them: {with}")
         });
     }
 

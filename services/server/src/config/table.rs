@@ -61,7 +61,7 @@ pub static SECTIONS: &[Section] = &[
     Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },
     Section {
         name: "drain",
-        help: "How the server stops on SIGTERM or SIGINT. All times count from the signal; a second signal ends it at once.",
+        help: "How the server stops on SIGTERM or SIGINT. A second signal ends it at once.",
         entries: DRAIN,
     },
     Section { name: "telemetry", help: "The server's own log, on stderr.", entries: TELEMETRY },
@@ -248,7 +248,7 @@ static DRAIN: &[Entry] = &[
     Entry::new(
         "drain.grace",
         time(millis(10), HOUR),
-        "Everything is over by then; what is not is cut off. Keep it below the time the supervisor waits before it kills.",
+        "Everything is over this long after the signal, `drain.delay` included; what is not is cut off. Keep it below the time the supervisor waits before it kills.",
     ),
     Entry::new(
         "drain.reconnect_after",

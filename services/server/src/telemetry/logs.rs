@@ -22,9 +22,11 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
+    // A line that cannot be written is lost. Telling so, on the same stderr, would panic in the task that logs.
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
-        LogFormat::Text => Box::new(fmt::layer().with_writer(writer).with_ansi(colours)),
-        LogFormat::Json => Box::new(fmt::layer().with_writer(writer).json().flatten_event(true)),
+        LogFormat::Text => Box::new(lines.with_ansi(colours)),
+        LogFormat::Json => Box::new(lines.json().flatten_event(true)),
     };
     Ok(Registry::default().with(lines.with_filter(levels)))
 }
