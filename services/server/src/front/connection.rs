@@ -149,8 +149,7 @@ impl Task {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             self.poll_orders(cx);
-            self.poll_answers(cx);
-            let input = self.poll_input(cx);
+            let input = self.poll_requests(cx);
             let starved = self.poll_memberships(cx);
             let (blocked, before) = (self.is_blocked(), self.out.len());
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
@@ -202,7 +201,20 @@ impl Task {
         }
     }
 
-    fn poll_answers(&mut self, cx: &mut Context<'_>) {
+    /// Takes lines until none has come, or one must wait: for its own answer, or for room in an owner's queue.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        self.poll_answers(cx);
+        loop {
+            let input = self.poll_input(cx);
+            let waits = self.question.is_some() || self.sending.is_some();
+            if input.is_err() || !waits || !self.poll_answers(cx) {
+                return input;
+            }
+        }
+    }
+
+    /// Answers whether lines that waited for an answer may go on.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> bool {
         while let Some(sending) = &mut self.sending {
             let Poll::Ready(sent) = sending.as_mut().poll(cx) else { break };
             self.sending = None;
@@ -217,6 +229,7 @@ impl Task {
             self.question = None;
             self.on_reply(reply);
         }
+        self.question.is_none() && self.sending.is_none()
     }
 
     /// The owners have stopped: the server is about to end and will not answer any more.
