@@ -389,6 +389,13 @@ impl Owner {
         tracing::warn!(shard = self.shard, %error, "append failed");
         let staged = std::mem::take(&mut self.staged);
         answers.extend(staged.answers);
+        for answer in &mut answers {
+            let head = self.groups.get(&answer.group).map_or(0, Group::head);
+            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
+                answer.outcome = Err(unavailable(&answer.group));
+                self.shared.metrics.failed.increment(1);
+            }
+        }
         let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
         for name in names.collect::<Vec<_>>() {
             let head = match error {
@@ -402,13 +409,6 @@ impl Owner {
                     self.shared.directory.now_stored();
                 }
                 group.move_to(head.epoch, head.seq, head.at);
-            }
-        }
-        for answer in &mut answers {
-            let head = self.groups.get(&answer.group).map_or(0, Group::head);
-            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
-                answer.outcome = Err(unavailable(&answer.group));
-                self.shared.metrics.failed.increment(1);
             }
         }
         send_answers(answers);
@@ -482,3 +482,6 @@ fn unavailable(group: &GroupName) -> Refusal {
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests;
