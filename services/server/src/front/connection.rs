@@ -176,6 +176,7 @@ impl Task {
             self.input.shrink();
         }
         self.out.shrink();
+        self.me.in_flight.store(self.in_flight, Ordering::Relaxed);
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
     }
 

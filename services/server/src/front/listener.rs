@@ -160,7 +160,13 @@ impl Front {
     /// Brings the gauges up to date, before they are read.
     pub fn observe(&self) {
         self.shared.metrics.open.set(self.registry.open() as f64);
-        self.shared.metrics.outbound.set(self.registry.outbound() as f64);
+        let fill = self.registry.fill();
+        let metrics = &self.shared.metrics;
+        metrics.outbound.set(fill.outbound as f64);
+        metrics.outbound_max.set(fill.most_outbound as f64);
+        metrics.in_flight_max.set(fill.most_in_flight as f64);
+        metrics.groups_max.set(f64::from(fill.most_groups));
+        metrics.per_address_max.set(fill.most_per_address as f64);
     }
 }
 

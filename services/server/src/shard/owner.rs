@@ -345,7 +345,7 @@ impl Owner {
         if self.in_flight.is_some() || self.staged.answers.is_empty() {
             return;
         }
-        let Staged { groups, answers, .. } = std::mem::take(&mut self.staged);
+        let Staged { groups, answers, bytes, .. } = std::mem::take(&mut self.staged);
         let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
         let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
         if batches.is_empty() {
@@ -355,6 +355,7 @@ impl Owner {
         }
         let posts: usize = batches.iter().map(|(batch, _)| batch.records.len()).sum();
         self.shared.metrics.append_messages.record(posts as f64);
+        self.shared.metrics.append_bytes.record(bytes as f64);
         let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
         self.in_flight = Some(InFlight { append, batches, answers, started: Instant::now() });
     }
