@@ -62,7 +62,8 @@ fn metrics(text: &str) -> BTreeMap<String, Metric> {
         } else if let Some((name, rest)) = line.split_once('{') {
             let name = name.strip_suffix("_bucket").unwrap_or(name);
             let labels = rest.split_once('}').unwrap().0;
-            let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|label| *label != "le");
+            let names =
+                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|label| *label != "le");
             metrics.entry(name.to_owned()).or_default().labels.extend(names.map(str::to_owned));
         }
     }
@@ -112,7 +113,10 @@ fn every_metric_that_another_page_names_exists() {
     for other in ["configuration.md", "metrics.md"] {
         for name in named(&std::fs::read_to_string(docs.join(other)).unwrap()) {
             let is_crate = ["tertulia_server"].contains(&name.as_str());
-            assert!(is_crate || known.contains(&format!("`{name}`")), "docs/{other} names {name}, which does not exist");
+            assert!(
+                is_crate || known.contains(&format!("`{name}`")),
+                "docs/{other} names {name}, which does not exist"
+            );
         }
     }
 }

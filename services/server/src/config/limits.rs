@@ -19,8 +19,10 @@ pub(super) static LIMITS: &[Entry] = &[
         "Characters of a group name. `any`: see docs/protocol.md; `ascii`: graphic ASCII only.",
     )
     .bound("`bad_group_name`", REJECTED),
-    Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.")
-        .bound("an `Error` line before the dialect is known, and the connection is closed", "tertulia_connections_open"),
+    Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.").bound(
+        "an `Error` line before the dialect is known, and the connection is closed",
+        "tertulia_connections_open",
+    ),
     Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address; 0: no limit.")
         .bound(
             "an `Error` line before the dialect is known, and the connection is closed",

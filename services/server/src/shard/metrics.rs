@@ -53,7 +53,10 @@ pub fn describe() {
     describe_histogram!(APPEND_MESSAGES, "Messages in one append to the log");
     describe_histogram!(APPEND_BYTES, Unit::Bytes, "Bytes of messages in one append to the log");
     describe_gauge!(MEMBERS_MAX, "Members of the group with the most; its limit is limits.members_per_group");
-    describe_gauge!(DEDUP_IDS, "Ids of posts that are remembered over all groups; the limit of one group is shard.dedup_window");
+    describe_gauge!(
+        DEDUP_IDS,
+        "Ids of posts that are remembered over all groups; the limit of one group is shard.dedup_window"
+    );
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the start of an append until the log had taken it");
     describe_gauge!(SHARDS_OWNED, "Shards that this node owns");
     describe_gauge!(QUEUE_REQUESTS, "Requests that wait for the owners of all shards");
