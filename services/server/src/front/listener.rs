@@ -112,7 +112,7 @@ impl Front {
                     tracing::debug!(%peer, %error, "socket options not set");
                 }
                 let task = Task::new(Arc::clone(&self.shared), Arc::clone(&admitted.connection), socket);
-                self.tasks.spawn(task.run(admitted));
+                self.tasks.spawn(Box::new(task).run(admitted));
             }
             Err(why) => self.refuse(socket, why),
         }
