@@ -66,13 +66,19 @@ pub fn encode(frame: &impl Serialize, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// The outermost object of a line, whatever is in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Outer<'a>(#[serde(borrow)] std::collections::BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>);
+
+/// Whether a line is a `Hello`, be its fields right or wrong.
+#[must_use]
+pub fn is_hello(line: &[u8]) -> bool {
+    serde_json::from_slice::<Outer<'_>>(line).is_ok_and(|Outer(outer)| outer.len() == 1 && outer.contains_key("Hello"))
+}
+
 /// Says what is wrong with a line that is known to be wrong; only here is the time spent to find out.
 fn fault(line: &[u8], error: &serde_json::Error, kinds: &[&str]) -> Fault {
-    /// The outermost object, whatever is in it.
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Outer<'a>(#[serde(borrow)] std::collections::BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>);
-
     let malformed = |message: String| Fault { code: Code::Malformed, message };
     if let Err(utf8) = std::str::from_utf8(line) {
         return malformed(format!("the line is not UTF-8 at column {}", utf8.valid_up_to() + 1));
@@ -173,6 +179,18 @@ impl LineBuffer {
         let line = &self.bytes[line];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > max { Err(LineTooLong { max }) } else { Ok(Some(line)) }
+    }
+
+    /// Takes what is left when no more will come: a last line without an end.
+    ///
+    /// # Errors
+    /// As [`LineBuffer::next_line`].
+    pub fn last_line(&mut self, max: usize) -> Result<Option<&[u8]>, LineTooLong> {
+        if !self.has_partial() {
+            return Ok(None);
+        }
+        self.bytes.push(b'\n');
+        self.next_line(max)
     }
 
     /// Whether the start of a line is waiting for its end.

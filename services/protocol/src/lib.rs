@@ -16,3 +16,23 @@ pub use name::{GroupName, NameError, NameRules, PostId, UserName};
 
 /// The newest version of the extended dialect that this crate speaks.
 pub const VERSION: u32 = 1;
+
+/// The two ways to speak on one port; a connection's first line chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// What the chat client of *Programming Rust*, chapter 20, speaks.
+    Classic,
+    /// What begins with `Hello`.
+    Extended,
+}
+
+impl Dialect {
+    /// The name as it stands in logs, metrics and the admin API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Extended => "extended",
+        }
+    }
+}

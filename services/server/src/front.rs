@@ -1,5 +1,22 @@
 //! Chat clients: one task per connection reads lines, routes them to shards, and writes what comes back.
+//!
+//! `listener` accepts and counts; `connection` is the task, driven by one `poll`; `dispatch` turns a line into requests; `replies`
+//! turns answers into lines; `membership` follows one group, live or from the log; `outbound` writes.
+
+mod bucket;
+mod connection;
+mod dispatch;
+mod encode;
+mod membership;
+mod outbound;
+mod replies;
+mod timers;
 
 pub mod config;
+pub mod listener;
+pub mod metrics;
+pub mod registry;
 
-pub use config::Config;
+pub use config::{Config, Limits};
+pub use listener::{Front, bind};
+pub use registry::{CloseReason, Registry};

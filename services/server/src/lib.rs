@@ -4,6 +4,15 @@
 //! `shard` (a task per shard, which owns its groups) → `log` (the append that makes it last) → back through the group's
 //! broadcast to every member's `front` task.
 
+pub mod admin;
+pub mod auth;
+pub mod build;
+pub mod config;
+pub mod drain;
 pub mod front;
+pub mod http;
 pub mod log;
+pub mod readiness;
+pub mod server;
 pub mod shard;
+pub mod telemetry;

@@ -11,7 +11,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 pub mod config;
 pub mod memory;
 
-pub use config::Config;
+pub use config::{Config, Engine, Retention};
 
 /// One message of a group, as it is kept and delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]

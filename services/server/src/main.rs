@@ -1,2 +1,101 @@
-//! The chat server of tertulia.
-fn main() {}
+//! The chat server of tertulia: the program.
+//!
+//! Exits with 0 after a clean stop, with 2 if the command line or the configuration is wrong, with 1 on any other failure.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use tertulia_server::config::{self, Config, Errors, docs, print};
+use tertulia_server::http::probe;
+use tertulia_server::{server, telemetry};
+
+mod cli;
+
+use cli::{Cli, Command, Format, Health, PrintConfig};
+
+/// A wrong command line or configuration.
+const USAGE: u8 = 2;
+/// Any other failure.
+const FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_or_exit();
+    let command = cli.chosen();
+    if let Command::PrintConfig(PrintConfig { docs: true, .. }) = command {
+        return write(&docs::markdown());
+    }
+    let loaded = match cli.sources().and_then(|sources| config::load(&sources)) {
+        Ok(loaded) => loaded,
+        Err(errors) => return refuse(&errors),
+    };
+    match command {
+        Command::Run => run(loaded.config),
+        Command::CheckConfig => write("the configuration is valid\n"),
+        Command::PrintConfig(PrintConfig { format, .. }) => match format {
+            Format::Toml => write(&print::toml(&loaded)),
+            Format::Yaml => write(&print::yaml(&loaded)),
+            Format::Json => print::json(&loaded.config).map_or_else(|error| fail(&error), |text| write(&text)),
+        },
+        Command::Health(health) => ask(&health, &loaded.config),
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    let telemetry = match telemetry::init(&config.telemetry, server::BUCKETS) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format_args!("cannot start the runtime: {error}")),
+    };
+    // `{:#}` puts an error and its causes on one line.
+    match runtime.block_on(server::run(config, telemetry)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format_args!("{error:#}")),
+    }
+}
+
+fn ask(health: &Health, config: &Config) -> ExitCode {
+    let path = if health.live { "/livez" } else { "/readyz" };
+    let target = match &health.url {
+        Some(url) => probe::Target::from_url(url),
+        None => probe::Target::new(config.http.address, path),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match target.and_then(|target| runtime.block_on(target.ask(health.timeout))) {
+        Ok(answer) => write(&answer),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Writes to stdout; whoever reads it may have left.
+fn write(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}
+
+fn refuse(errors: &Errors) -> ExitCode {
+    for error in &errors.0 {
+        complain(error);
+    }
+    ExitCode::from(USAGE)
+}
+
+fn fail(error: &dyn fmt::Display) -> ExitCode {
+    complain(error);
+    ExitCode::from(FAILURE)
+}
+
+/// Says what is wrong on one line of stderr; without a stderr there is nobody to tell.
+fn complain(error: &dyn fmt::Display) {
+    let line = error.to_string().replace(['\n', '\r'], " ");
+    drop(writeln!(io::stderr(), "tertulia-server: {line}"));
+}

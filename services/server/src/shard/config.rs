@@ -42,3 +42,14 @@ impl Default for Config {
         }
     }
 }
+
+/// Bounds that other sections of the configuration set and shards keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Members (connections) of one group.
+    pub members_per_group: usize,
+    /// Groups in total.
+    pub groups: usize,
+    /// Whether one may post to a group without being a member of it.
+    pub post_without_join: bool,
+}

@@ -1,0 +1,26 @@
+//! What may be configured about the admin API.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Section `admin` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the admin API listens; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// The file that holds the bearer token callers must present.
+    pub token_file: Option<PathBuf>,
+    /// Serve off loopback without a token: whoever reaches the port may do everything.
+    pub insecure: bool,
+    /// Connections at the same time; one more is closed at once.
+    pub connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 8089)), token_file: None, insecure: false, connections: 64 }
+    }
+}

@@ -1,0 +1,225 @@
+//! The command line: what may be given, and the flags as a source of the configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tertulia_server::build;
+use tertulia_server::config::{Error, Errors, Flag, Sources, docs};
+
+/// A group-chat server: chat clients over TCP, admins over gRPC, metrics and health over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "tertulia-server", version = build::DESCRIPTION, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do; `run` if nothing is said.
+#[derive(Debug, Clone, Default, Subcommand)]
+pub(crate) enum Command {
+    /// Serve until SIGTERM or SIGINT (the default)
+    #[default]
+    Run,
+    /// Tell all that is wrong with the configuration; exits with 0 if nothing is, else with 2
+    CheckConfig,
+    /// Write the configuration that results from file, environment and flags, with the source of what is not a default
+    PrintConfig(PrintConfig),
+    /// Ask a running server whether it is ready; exits with 0 if it is, else with 1
+    Health(Health),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrintConfig {
+    /// How to write it; TOML and YAML can be read again
+    #[arg(long, value_enum, default_value_t = Format::Toml)]
+    pub(crate) format: Format,
+    /// Write docs/configuration.md instead
+    #[arg(long, hide = true)]
+    pub(crate) docs: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    Toml,
+    Yaml,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Health {
+    /// The page to ask for; without it /readyz at the configured HTTP address (see --http)
+    #[arg(long, value_name = "http://HOST:PORT/PATH")]
+    pub(crate) url: Option<String>,
+    /// Ask whether it is alive (/livez) rather than ready
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) live: bool,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+/// Flags of the configuration. All are texts: the table of options reads them.
+#[derive(Debug, Args)]
+struct Options {
+    /// Read options from a TOML or YAML file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
+    config: Option<PathBuf>,
+    /// Set any option, such as limits.groups=1000; may be given many times
+    #[arg(long, global = true, value_name = "KEY=VALUE", help_heading = "Configuration")]
+    set: Vec<String>,
+
+    /// Where chat clients connect
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
+    chat: Option<String>,
+    /// Where the admin API listens
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
+    admin: Option<String>,
+    /// The file with the bearer token of the admin API
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
+    admin_token_file: Option<String>,
+    /// Serve the admin API off loopback without a token
+    #[arg(long, global = true, help_heading = "Listeners")]
+    admin_insecure: bool,
+    /// Where metrics and health are served
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
+    http: Option<String>,
+
+    /// Where messages are kept: memory
+    #[arg(long, global = true, value_name = "ENGINE", help_heading = "Storage")]
+    engine: Option<String>,
+    /// The directory of engines that keep messages on disk
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Storage")]
+    data_dir: Option<String>,
+
+    /// How the log on stderr looks: text or json
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Logging")]
+    log_format: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or a list such as info,tertulia_server::front=debug
+    #[arg(long, global = true, value_name = "LEVELS", help_heading = "Logging")]
+    log_level: Option<String>,
+}
+
+/// The command line parser, whose long help ends with all options.
+fn parser() -> clap::Command {
+    Cli::command().after_long_help(docs::help())
+}
+
+impl Cli {
+    /// Reads the command line. Answers `--help` and `--version`, and exits with 2 if it cannot be understood.
+    pub(crate) fn parse_or_exit() -> Self {
+        let matches = parser().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What to do.
+    pub(crate) fn chosen(&self) -> Command {
+        self.command.clone().unwrap_or_default()
+    }
+
+    /// The sources of the configuration: the file, this process's environment and the flags.
+    ///
+    /// # Errors
+    /// What `--set` was given is not `KEY=VALUE`.
+    pub(crate) fn sources(self) -> Result<Sources, Errors> {
+        let named = self.options.named();
+        let (pairs, errors): (Vec<_>, Vec<_>) =
+            self.options.set.iter().map(|text| Flag::from_pair(text)).partition(Result::is_ok);
+        let errors: Vec<Error> = errors.into_iter().filter_map(Result::err).collect();
+        if !errors.is_empty() {
+            return Err(Errors(errors));
+        }
+        let flags = pairs.into_iter().filter_map(Result::ok).chain(named).collect();
+        Ok(Sources { file: self.options.config, environment: std::env::vars_os().collect(), flags })
+    }
+}
+
+impl Options {
+    /// The flags of their own that were given.
+    fn named(&self) -> Vec<Flag> {
+        let insecure = self.admin_insecure.then(|| "true".to_owned());
+        let flags = [
+            ("--chat", "chat.address", &self.chat),
+            ("--admin", "admin.address", &self.admin),
+            ("--admin-token-file", "admin.token_file", &self.admin_token_file),
+            ("--admin-insecure", "admin.insecure", &insecure),
+            ("--http", "http.address", &self.http),
+            ("--engine", "log.engine", &self.engine),
+            ("--data-dir", "log.data_dir", &self.data_dir),
+            ("--log-format", "telemetry.log_format", &self.log_format),
+            ("--log-level", "telemetry.log_level", &self.log_level),
+        ];
+        let given = flags.into_iter().filter_map(|(name, key, value)| {
+            let value = value.clone()?;
+            Some(Flag { name: name.to_owned(), key: key.to_owned(), value })
+        });
+        given.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tertulia_server::config::table;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Cli {
+        let all = std::iter::once("tertulia-server").chain(arguments.iter().copied());
+        Cli::from_arg_matches(&parser().try_get_matches_from(all).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        parser().debug_assert();
+    }
+
+    #[test]
+    fn each_flag_of_the_table_sets_its_option_and_no_other_does() {
+        let of_table: BTreeMap<&str, &str> =
+            table::entries().filter_map(|entry| entry.flag.map(|flag| (flag, entry.key))).collect();
+        let of_parser: Vec<String> = parser()
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .filter(|long| !["config", "set", "help", "version"].contains(long))
+            .map(|long| format!("--{long}"))
+            .collect();
+        let mut sorted = of_parser.clone();
+        sorted.sort();
+        assert_eq!(sorted, of_table.keys().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
+
+        for flag in of_parser {
+            let given = if flag == "--admin-insecure" { vec![flag.as_str()] } else { vec![flag.as_str(), "v"] };
+            let flags = parse(&given).sources().unwrap().flags;
+            let keys: Vec<&str> = flags.iter().map(|flag| flag.key.as_str()).collect();
+            assert_eq!(keys, [of_table[flag.as_str()]], "{flag}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command_and_beat_set() {
+        for arguments in
+            [["--set", "chat.address=x", "--chat", "y", "run"], ["run", "--chat", "y", "--set", "chat.address=x"]]
+        {
+            let flags = parse(&arguments).sources().unwrap().flags;
+            assert_eq!(flags.iter().map(|flag| flag.value.as_str()).collect::<Vec<_>>(), ["x", "y"]);
+        }
+        assert!(parse(&["--set", "nothing"]).sources().is_err());
+    }
+
+    #[test]
+    fn the_long_help_names_every_option() {
+        let help = parser().render_long_help().to_string();
+        for entry in table::entries() {
+            assert!(help.contains(entry.key), "{}", entry.key);
+            assert!(entry.flag.is_none_or(|flag| help.contains(flag)), "{:?}", entry.flag);
+        }
+    }
+}

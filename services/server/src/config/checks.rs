@@ -1,0 +1,112 @@
+//! Rules between options, checked once each has an allowed value.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::error::Error;
+use super::kind::bytes_to_text;
+use super::{Config, Origins, written};
+
+/// A byte of text takes at most this many on a line: `\u0041`.
+const ESCAPED: usize = 6;
+/// What a line of a post holds besides its message and the group's name: braces, keys and a post id.
+const ENVELOPE: usize = 1_024;
+
+/// Collects the rules that are broken.
+pub(super) struct Checks<'a> {
+    pub(super) config: &'a Config,
+    pub(super) origins: &'a Origins,
+    /// Options whose value was refused: what rules say of them would mislead.
+    pub(super) faulty: &'a [&'static str],
+    pub(super) errors: Vec<Error>,
+}
+
+impl Checks<'_> {
+    /// Checks every rule.
+    pub(super) fn run(mut self) -> Vec<Error> {
+        self.sizes();
+        self.addresses();
+        self.times();
+        self.errors
+    }
+
+    fn sizes(&mut self) {
+        let limits = &self.config.limits;
+        let shard = &self.config.shard;
+        let log = &self.config.log;
+        let needed = ESCAPED * (limits.message_bytes + limits.group_name_bytes) + ENVELOPE;
+        self.rule(limits.line_bytes >= needed, "limits.line_bytes", &["limits.message_bytes"], |with| {
+            format!("must be at least {needed}, to hold the longest message with every character escaped: {with}")
+        });
+        let line = bytes_to_text(limits.line_bytes as u64);
+        self.rule(
+            limits.outbound_bytes >= limits.line_bytes,
+            "limits.outbound_bytes",
+            &["limits.line_bytes"],
+            |with| format!("must be at least {line}, to hold one line: {with}"),
+        );
+        let message = bytes_to_text(limits.message_bytes as u64);
+        let holds_message = shard.append_bytes >= limits.message_bytes;
+        self.rule(holds_message, "shard.append_bytes", &["limits.message_bytes"], |with| {
+            format!("must be at least {message}, to hold one message: {with}")
+        });
+        let append = bytes_to_text(shard.append_bytes as u64);
+        self.rule(log.memory_bytes >= shard.append_bytes, "log.memory_bytes", &["shard.append_bytes"], |with| {
+            format!("must be at least {append}, to hold one append: {with}")
+        });
+        let keeps_message = log.retention.bytes == 0 || log.retention.bytes >= limits.message_bytes as u64;
+        self.rule(keeps_message, "log.retention.bytes", &["limits.message_bytes"], |with| {
+            format!("must be 0 (no bound) or at least {message}, to keep one message: {with}")
+        });
+    }
+
+    fn addresses(&mut self) {
+        let Config { chat, admin, http, .. } = self.config;
+        let guarded = admin.address.ip().to_canonical().is_loopback() || admin.token_file.is_some() || admin.insecure;
+        self.rule(guarded, "admin.address", &["admin.token_file", "admin.insecure"], |_| {
+            "must be a loopback address unless admin.token_file (--admin-token-file) is set, or admin.insecure \
+             (--admin-insecure) is true"
+                .to_owned()
+        });
+        self.rule(differ(admin.address, chat.address), "admin.address", &["chat.address"], |with| {
+            format!("must not be another part's address: {with}")
+        });
+        self.rule(differ(http.address, chat.address), "http.address", &["chat.address"], |with| {
+            format!("must not be another part's address: {with}")
+        });
+        self.rule(differ(http.address, admin.address), "http.address", &["admin.address"], |with| {
+            format!("must not be another part's address: {with}")
+        });
+    }
+
+    fn times(&mut self) {
+        let drain = &self.config.drain;
+        let before_cut: Duration = drain.delay + drain.linger;
+        let text = humantime::format_duration(before_cut).to_string();
+        self.rule(drain.grace > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
+            format!("must be longer than {text}, since it counts from the signal and includes them: {with}")
+        });
+    }
+
+    /// Records that `key` breaks a rule unless `holds`. `others` are the options that the rule compares it with.
+    fn rule(&mut self, holds: bool, key: &'static str, others: &[&'static str], rule: impl FnOnce(String) -> String) {
+        if holds || self.faulty.contains(&key) || others.iter().any(|other| self.faulty.contains(other)) {
+            return;
+        }
+        let with = others
+            .iter()
+            .map(|other| format!("{other} = {} ({})", self.value(other), self.origins.of(other)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let origin = self.origins.of(key);
+        self.errors.push(Error::NotAllowed { key: key.to_owned(), value: self.value(key), origin, rule: rule(with) });
+    }
+
+    fn value(&self, key: &str) -> String {
+        written(self.config).into_iter().find(|(entry, _)| entry.key == key).map(|(_, text)| text).unwrap_or_default()
+    }
+}
+
+fn differ(one: SocketAddr, other: SocketAddr) -> bool {
+    one != other || one.port() == 0
+}

@@ -1,0 +1,75 @@
+//! The bounds of what clients may do: the options of section `limits`.
+
+use std::time::Duration;
+
+use tertulia_protocol::name::MAX_GROUP_NAME_BYTES;
+
+use super::Kind;
+use super::table::{DAY, Entry, GIB, HOUR, KIB, MIB, bytes, int, millis, time};
+
+pub(super) static LIMITS: &[Entry] = &[
+    Entry::new("limits.line_bytes", bytes(KIB, 64 * MIB), "Longest line, without its line end.")
+        .bound("`line_too_long`, and the connection is closed", CLOSED),
+    Entry::new("limits.message_bytes", bytes(1, 10 * MIB), "Longest message.").bound("`message_too_long`", REJECTED),
+    Entry::new("limits.group_name_bytes", bytes(1, MAX_GROUP_NAME_BYTES as u64), "Longest group name.")
+        .bound("`bad_group_name`", REJECTED),
+    Entry::new(
+        "limits.group_name_characters",
+        Kind::OneOf(&["any", "ascii"]),
+        "Characters of a group name. `any`: see docs/protocol.md; `ascii`: graphic ASCII only.",
+    )
+    .bound("`bad_group_name`", REJECTED),
+    Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.")
+        .bound("an `Error` line before the dialect is known, and the connection is closed", "tertulia_connections"),
+    Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address; 0: no limit.")
+        .bound(
+            "an `Error` line before the dialect is known, and the connection is closed",
+            "tertulia_connections_refused_total",
+        ),
+    Entry::new("limits.groups_per_connection", int(1, 1_000_000), "Groups that one connection may be a member of.")
+        .bound("`too_many_groups`", REJECTED),
+    Entry::new("limits.members_per_group", int(1, 10_000_000), "Members (connections) of one group.")
+        .bound("`group_full`", REJECTED),
+    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.").bound("`server_full`", "tertulia_groups"),
+    Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection; 0: no limit.")
+        .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
+    Entry::new(
+        "limits.posts_burst",
+        int(1, 1_000_000),
+        "Posts that a connection may send at once before `limits.posts_per_second` holds it.",
+    )
+    .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
+    Entry::new("limits.posts_in_flight", int(1, 65_536), "Posts of one connection that wait for the log.")
+        .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight"),
+    Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection.")
+        .bound("nothing: it is caught up from the log at its own pace", "tertulia_outbound_bytes"),
+    Entry::new(
+        "limits.write_stall",
+        time(millis(100), HOUR),
+        "A connection that takes nothing for this long while something waits is closed.",
+    )
+    .bound("the connection is closed", CLOSED),
+    Entry::new(
+        "limits.hello_timeout",
+        time(millis(100), DAY),
+        "A connection must send its first line within this time.",
+    )
+    .bound("the connection is closed", CLOSED),
+    Entry::new("limits.line_timeout", time(millis(100), HOUR), "A line that was begun must end within this time.")
+        .bound("the connection is closed", CLOSED),
+    Entry::new(
+        "limits.idle_timeout",
+        time(millis(100), Duration::from_secs(30 * 86_400)),
+        "A connection that is in no group and sends nothing for this long is closed.",
+    )
+    .bound("the connection is closed", CLOSED),
+    Entry::new("limits.malformed_lines", int(1, 1_000_000), "Malformed lines after which a connection is closed.")
+        .bound("`malformed` for each; then `protocol`, and the connection is closed", CLOSED),
+    Entry::new("limits.page", int(1, 10_000), "Entries in one page of `History`, `Members` or `Groups`.")
+        .bound("nothing: a larger `limit` is taken as this", ""),
+];
+
+/// Counts connections that ended, by the reason.
+const CLOSED: &str = "tertulia_connections_closed_total";
+/// Counts refusals, by their code.
+const REJECTED: &str = "tertulia_rejected_total";

@@ -1,0 +1,273 @@
+//! The table of all options: their keys, kinds, ranges and meaning.
+//!
+//! Values are read by it, `--help` and `docs/configuration.md` are written from it, and a test holds it to the `Config`
+//! types of the parts, whose `Default` is the default.
+
+use std::time::Duration;
+
+use super::Kind;
+use super::limits::LIMITS;
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its path in a configuration file: `limits.groups`.
+    pub key: &'static str,
+    /// What its value may be.
+    pub kind: Kind,
+    /// What it means: one line, for people.
+    pub help: &'static str,
+    /// The flag that sets it, if it has one of its own.
+    pub flag: Option<&'static str>,
+    /// For a bound: what comes of reaching it, and which metric shows how near it is.
+    pub bound: Option<Bound>,
+}
+
+/// What an operator and a client see of a bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// What happens to who reaches it. Codes of `docs/protocol.md` are in backticks.
+    pub met: &'static str,
+    /// The metric that shows how full it is or how often it was reached; empty if there is nothing to see.
+    pub metric: &'static str,
+}
+
+/// A section of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Section {
+    /// Its key.
+    pub name: &'static str,
+    /// What it is about: one line, for people.
+    pub help: &'static str,
+    /// Its options.
+    pub entries: &'static [Entry],
+}
+
+/// All sections, in the order of the documentation.
+pub static SECTIONS: &[Section] = &[
+    Section { name: "chat", help: "The port of the chat clients.", entries: CHAT },
+    Section {
+        name: "limits",
+        help: "The bounds of what clients may do, what they see when they reach one, and which metric shows it.",
+        entries: LIMITS,
+    },
+    Section {
+        name: "shard",
+        help: "Groups are spread over shards; one task owns each shard and is the only one to change its groups.",
+        entries: SHARD,
+    },
+    Section { name: "log", help: "Where messages are kept, and for how long.", entries: LOG },
+    Section { name: "admin", help: "The port of the admin API (gRPC).", entries: ADMIN },
+    Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },
+    Section {
+        name: "drain",
+        help: "How the server stops on SIGTERM or SIGINT. A second signal ends it at once.",
+        entries: DRAIN,
+    },
+    Section { name: "telemetry", help: "The server's own log, on stderr.", entries: TELEMETRY },
+];
+
+/// All options, in the order of the documentation.
+pub fn entries() -> impl Iterator<Item = &'static Entry> {
+    SECTIONS.iter().flat_map(|section| section.entries)
+}
+
+/// The option of that key.
+#[must_use]
+pub fn entry(key: &str) -> Option<&'static Entry> {
+    entries().find(|entry| entry.key == key)
+}
+
+impl Entry {
+    pub(super) const fn new(key: &'static str, kind: Kind, help: &'static str) -> Self {
+        Self { key, kind, help, flag: None, bound: None }
+    }
+
+    pub(super) const fn flag(self, flag: &'static str) -> Self {
+        Self { flag: Some(flag), ..self }
+    }
+
+    pub(super) const fn bound(self, met: &'static str, metric: &'static str) -> Self {
+        Self { bound: Some(Bound { met, metric }), ..self }
+    }
+
+    /// The environment variable that sets it.
+    #[must_use]
+    pub fn environment(&self) -> String {
+        format!("{}{}", super::layer::PREFIX, self.key.to_uppercase().replace('.', "__"))
+    }
+}
+
+pub(super) const fn int(min: u64, max: u64) -> Kind {
+    Kind::Int { min, max }
+}
+
+pub(super) const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+pub(super) const fn time(min: Duration, max: Duration) -> Kind {
+    Kind::Duration { min, max }
+}
+
+pub(super) const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(super) const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+pub(super) const TIB: u64 = 1 << 40;
+pub(super) const HOUR: Duration = secs(3_600);
+pub(super) const DAY: Duration = secs(86_400);
+
+static CHAT: &[Entry] = &[
+    Entry::new("chat.address", Kind::Address, "Where chat clients connect; port 0 picks a free one.").flag("--chat"),
+    Entry::new(
+        "chat.heartbeat",
+        time(millis(100), HOUR),
+        "How long after the last line of an extended client the server pings it; after twice this time it is closed.",
+    ),
+    Entry::new("chat.post_without_join", Kind::Bool, "Whether one may post to a group without being a member of it."),
+];
+
+static SHARD: &[Entry] = &[
+    Entry::new(
+        "shard.count",
+        int(1, 65_535),
+        "Shards of the deployment. Fixed for its life: another number sends groups elsewhere.",
+    ),
+    Entry::new("shard.queue", int(1, 65_536), "Requests that wait for one shard.").bound(
+        "whoever sends more waits: the server reads no further lines of that connection",
+        "tertulia_shard_queue_requests",
+    ),
+    Entry::new(
+        "shard.fanout",
+        int(2, 65_536),
+        "Deliveries that a group keeps in memory for members that are a little behind.",
+    )
+    .bound("a member further behind is caught up from the log", "tertulia_lag_messages"),
+    Entry::new("shard.append_posts", int(1, 65_536), "Posts that go into one append at most.")
+        .bound("further posts go into the next append", "tertulia_append_posts"),
+    Entry::new(
+        "shard.append_bytes",
+        bytes(KIB, GIB),
+        "Bytes of messages that go into one append at most (one message more may exceed it).",
+    )
+    .bound("further posts go into the next append", "tertulia_append_bytes"),
+    Entry::new(
+        "shard.group_idle",
+        time(millis(10), DAY),
+        "A group without members and posts for this long leaves memory; the log keeps its messages.",
+    ),
+    Entry::new(
+        "shard.dedup_window",
+        int(0, 10_000_000),
+        "How many of the newest posts of a group are remembered by their id; 0 turns it off.",
+    )
+    .bound("a retry of an older post is a new message", "tertulia_dedup_ids"),
+    Entry::new("shard.dedup_time", time(millis(100), DAY), "For how long the id of a post is remembered."),
+];
+
+static LOG: &[Entry] = &[
+    Entry::new(
+        "log.engine",
+        Kind::OneOf(&["memory"]),
+        "Where messages are kept. `memory`: nothing survives the process.",
+    )
+    .flag("--engine"),
+    Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory of engines that keep messages on disk.")
+        .flag("--data-dir"),
+    Entry::new(
+        "log.memory_bytes",
+        bytes(64 * KIB, TIB),
+        "Bytes of messages that the `memory` engine keeps over all groups.",
+    )
+    .bound("the oldest messages go first", "tertulia_log_bytes"),
+    Entry::new(
+        "log.retention.messages",
+        int(0, 1_000_000_000_000),
+        "Messages kept of each group, the newest; 0: no bound.",
+    )
+    .bound("the oldest messages of the group go first", "tertulia_log_removed_total"),
+    Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound.")
+        .bound("the oldest messages of the group go first", "tertulia_log_removed_total"),
+    Entry::new(
+        "log.retention.age",
+        time(Duration::ZERO, secs(100 * 31_557_600)),
+        "Messages are kept for this long; 0s: no bound.",
+    )
+    .bound("older messages go", "tertulia_log_removed_total"),
+];
+
+static ADMIN: &[Entry] = &[
+    Entry::new(
+        "admin.address",
+        Kind::Address,
+        "Where the admin API listens; port 0 picks a free one. Off loopback it asks for `admin.token_file` or `admin.insecure`.",
+    )
+    .flag("--admin"),
+    Entry::new(
+        "admin.token_file",
+        Kind::Path { optional: true },
+        "The file that holds the bearer token callers must present; empty: none is asked for.",
+    )
+    .flag("--admin-token-file"),
+    Entry::new(
+        "admin.insecure",
+        Kind::Bool,
+        "Serve off loopback without a token: whoever reaches the port may do everything.",
+    )
+    .flag("--admin-insecure"),
+    Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
+        .bound("one more is closed at once", "tertulia_admin_connections"),
+];
+
+static HTTP: &[Entry] = &[
+    Entry::new("http.address", Kind::Address, "Where metrics and health are served; port 0 picks a free one.")
+        .flag("--http"),
+    Entry::new("http.connections", int(1, 65_536), "Connections at the same time.")
+        .bound("one more is closed at once", "tertulia_http_connections"),
+];
+
+static DRAIN: &[Entry] = &[
+    Entry::new(
+        "drain.delay",
+        time(Duration::ZERO, HOUR),
+        "The server keeps serving for this long while it already reports that it is not ready, so that load balancers turn away first.",
+    ),
+    Entry::new(
+        "drain.linger",
+        time(Duration::ZERO, HOUR),
+        "How long extended clients get, after `drain.delay`, to leave by themselves once they were told to go away.",
+    ),
+    Entry::new(
+        "drain.grace",
+        time(millis(10), HOUR),
+        "Everything is over this long after the signal, `drain.delay` included; what is not is cut off. Keep it below the time the supervisor waits before it kills.",
+    ),
+    Entry::new(
+        "drain.reconnect_after",
+        time(Duration::ZERO, HOUR),
+        "Clients are told to come back within this time, each after another part of it.",
+    ),
+];
+
+static TELEMETRY: &[Entry] = &[
+    Entry::new(
+        "telemetry.log_format",
+        Kind::OneOf(&["text", "json"]),
+        "`text` for people, coloured where stderr is a terminal; `json`: one object a line.",
+    )
+    .flag("--log-format"),
+    Entry::new(
+        "telemetry.log_level",
+        Kind::LogLevels,
+        "What is logged: a level, or a list of levels for parts such as `info,tertulia_server::front=debug`.",
+    )
+    .flag("--log-level"),
+];

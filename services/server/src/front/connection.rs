@@ -1,0 +1,546 @@
+//! The task of one connection.
+//!
+//! One future polls everything in turn: answers of owners, the socket's lines, the groups' messages, the socket's room for bytes,
+//! and the clock. While too much is under way for a connection (posts that wait for the log, bytes that wait to be written), its
+//! lines are left in the socket: that is how a fast client is slowed down. Messages for it are then left in the groups'
+//! broadcasts, and after that in the log.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::{Dialect, GroupName, LineBuffer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::bucket::Bucket;
+use super::listener::Shared;
+use super::membership::{Membership, Surroundings};
+use super::outbound::Outbound;
+use super::registry::{Admitted, CloseReason, Connection, Order};
+use super::replies::Reply;
+use super::timers::{Clocks, Doing, Due, Timer};
+use crate::shard::Session;
+use crate::shard::handle::NotSent;
+use crate::shard::request::{NewPost, Posts, Request};
+
+/// Bytes read from the socket at once.
+const READ: usize = 16 * 1024;
+/// Reads in a row before others get their turn.
+const READS: usize = 8;
+
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) me: Arc<Connection>,
+    socket: TcpStream,
+    /// Who it is and how it speaks, once the first line has told.
+    pub(super) voice: Option<(Arc<Session>, Dialect)>,
+    input: LineBuffer,
+    pub(super) out: Outbound,
+    /// Ordered by the group's name.
+    pub(super) memberships: Vec<Membership>,
+    /// The place of the membership that is served first.
+    first_served: usize,
+    /// Groups for which an answer to `Join` is to come.
+    pub(super) joining: Vec<GroupName>,
+    /// Requests that owners have not answered: posts, joins, leaves.
+    pub(super) in_flight: usize,
+    /// Posts of the lines that were just read, for one shard.
+    pub(super) gathered: Option<(u16, Vec<NewPost>)>,
+    /// When those lines were read.
+    read_at: Instant,
+    /// Requests for which the owner's queue had no room; the first is being sent.
+    unsent: VecDeque<(u16, Request)>,
+    sending: Option<BoxFuture<'static, bool>>,
+    /// The answer to a question that the connection's next lines wait for.
+    pub(super) question: Option<BoxFuture<'static, Reply>>,
+    pub(super) bucket: Option<Bucket>,
+    pub(super) malformed: u32,
+    phase: Phase,
+    clocks: Clocks,
+    timer: Timer,
+    /// Since when the oldest post that is measured has been under way.
+    pub(super) measured_post: Option<Instant>,
+    pub(super) posts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Reads what has come, then finishes.
+    LastCall,
+    /// Takes no more lines; ends when all that was read is answered and all that was posted so far is written.
+    Finishing(CloseReason),
+    /// Writes what waits, then ends.
+    Closing(CloseReason),
+}
+
+impl Task {
+    pub(super) fn new(shared: Arc<Shared>, me: Arc<Connection>, socket: TcpStream) -> Self {
+        let now = tokio::time::Instant::now();
+        let limits = &shared.limits;
+        let bucket = Bucket::new(limits.posts_per_second, limits.posts_burst, now.into_std());
+        let timer = Timer::new(now + shared.patience.hello);
+        Self {
+            shared,
+            me,
+            socket,
+            voice: None,
+            input: LineBuffer::new(),
+            out: Outbound::default(),
+            memberships: Vec::new(),
+            first_served: 0,
+            joining: Vec::new(),
+            in_flight: 0,
+            gathered: None,
+            read_at: now.into_std(),
+            unsent: VecDeque::new(),
+            sending: None,
+            question: None,
+            bucket,
+            malformed: 0,
+            phase: Phase::Open,
+            clocks: Clocks::new(now),
+            timer,
+            measured_post: None,
+            posts: 0,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run(mut self, admitted: Admitted) {
+        let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.shared.metrics.closed(reason);
+        self.log_end(reason);
+        self.leave_all();
+        if reason != CloseReason::Socket {
+            linger(&mut self.socket).await;
+        }
+        drop(admitted);
+    }
+
+    fn log_end(&self, reason: CloseReason) {
+        let duration_ms = self.me.since.elapsed().unwrap_or_default().as_millis() as u64;
+        let (user, dialect) = match &self.voice {
+            Some((session, dialect)) => (session.user.as_str(), dialect.as_str()),
+            None => ("", ""),
+        };
+        tracing::info!(
+            connection = %self.me.id,
+            peer = %self.me.peer,
+            user,
+            dialect,
+            reason = reason.as_str(),
+            duration_ms,
+            groups = self.memberships.len(),
+            posts = self.me.posts.load(Ordering::Relaxed),
+            deliveries = self.me.deliveries.load(Ordering::Relaxed),
+            bytes_in = self.me.bytes_in.load(Ordering::Relaxed),
+            bytes_out = self.me.bytes_out.load(Ordering::Relaxed),
+            "connection closed"
+        );
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            self.poll_orders(cx);
+            let input = self.poll_requests(cx);
+            let starved = self.poll_memberships(cx);
+            let (blocked, before) = (self.is_blocked(), self.out.len());
+            if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
+                return Poll::Ready(reason);
+            }
+            if let Some(reason) = self.ended() {
+                return Poll::Ready(reason);
+            }
+            // Only room in `out` lets anything go on that did not go on before.
+            let room = self.out.len() < before;
+            if room && (starved || (blocked && !self.is_blocked())) {
+                continue;
+            }
+            if self.poll_timer(cx).is_pending() {
+                self.settle();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Before it sleeps: memory goes back, and others see how full it is.
+    fn settle(&mut self) {
+        if self.input.is_empty() {
+            self.input.shrink();
+        }
+        self.out.shrink();
+        self.me.outbound.store(self.out.len(), Ordering::Relaxed);
+    }
+
+    // ---- orders and answers
+
+    fn poll_orders(&mut self, cx: &mut Context<'_>) {
+        let me = Arc::clone(&self.me);
+        while let Poll::Ready(events) = me.inbox.poll_take(cx) {
+            for event in events {
+                self.on_event(event);
+            }
+            for order in me.take_orders() {
+                match order {
+                    Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
+                    Order::Finish if self.phase == Phase::Open => self.phase = Phase::LastCall,
+                    Order::Finish => {}
+                    Order::Disconnect(reason) => {
+                        self.tell_disconnected(reason.as_deref());
+                        self.close(CloseReason::Admin);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes lines until none has come, or one must wait: for its own answer, or for room in an owner's queue.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        self.poll_answers(cx);
+        loop {
+            let input = self.poll_input(cx);
+            let waits = self.question.is_some() || self.sending.is_some();
+            if input.is_err() || !waits || !self.poll_answers(cx) {
+                return input;
+            }
+        }
+    }
+
+    /// Answers whether lines that waited for an answer may go on.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(sending) = &mut self.sending {
+            let Poll::Ready(sent) = sending.as_mut().poll(cx) else { break };
+            self.sending = None;
+            if !sent {
+                self.on_stopped();
+            }
+            self.send_unsent();
+        }
+        if let Some(question) = &mut self.question
+            && let Poll::Ready(reply) = question.as_mut().poll(cx)
+        {
+            self.question = None;
+            self.on_reply(reply);
+        }
+        self.question.is_none() && self.sending.is_none()
+    }
+
+    /// The owners have stopped: the server is about to end and will not answer any more.
+    fn on_stopped(&mut self) {
+        self.unsent.clear();
+        self.in_flight = 0;
+        self.close(CloseReason::Drain);
+    }
+
+    // ---- lines
+
+    /// Whether the connection's lines must wait.
+    fn is_blocked(&self) -> bool {
+        self.sending.is_some()
+            || self.question.is_some()
+            || self.in_flight >= self.shared.limits.posts_in_flight
+            || self.out.len() >= self.shared.limits.outbound_bytes
+            || matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let result = self.read_lines(cx);
+        self.send_gathered();
+        result
+    }
+
+    fn read_lines(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let mut reads = 0;
+        while self.take_lines() {
+            match self.socket.poll_read_ready(cx) {
+                Poll::Pending => {
+                    if self.phase == Phase::LastCall {
+                        self.phase = Phase::Finishing(CloseReason::Drain);
+                    }
+                    return Ok(());
+                }
+                Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
+                Poll::Ready(Ok(())) if reads == READS => {
+                    if self.phase == Phase::LastCall {
+                        self.phase = Phase::Finishing(CloseReason::Drain);
+                    }
+                    cx.waker().wake_by_ref();
+                    return Ok(());
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            reads += 1;
+            let buffer = self.input.spare(READ);
+            match poll_read_buf(std::pin::Pin::new(&mut self.socket), cx, buffer) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(0)) => {
+                    self.on_end_of_input();
+                    return Ok(());
+                }
+                Poll::Ready(Ok(count)) => {
+                    let now = tokio::time::Instant::now();
+                    self.read_at = now.into_std();
+                    (self.clocks.heard, self.clocks.pinged) = (now, None);
+                    self.me.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+                    self.shared.metrics.received.increment(count as u64);
+                }
+                Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out the lines that have come; answers whether more may be read.
+    fn take_lines(&mut self) -> bool {
+        let mut input = std::mem::take(&mut self.input);
+        let max = self.shared.limits.line_bytes;
+        let more = loop {
+            if self.is_blocked() {
+                break false;
+            }
+            match input.next_line(max) {
+                Ok(Some(line)) => self.on_line(line),
+                Ok(None) => break true,
+                Err(too_long) => {
+                    self.on_line_too_long(&too_long);
+                    break false;
+                }
+            }
+        };
+        self.clocks.partial = if input.has_partial() { self.clocks.partial.or(Some(self.clocks.heard)) } else { None };
+        self.input = input;
+        more
+    }
+
+    fn on_end_of_input(&mut self) {
+        let mut input = std::mem::take(&mut self.input);
+        match input.last_line(self.shared.limits.line_bytes) {
+            Ok(Some(line)) => self.on_line(line),
+            Ok(None) => {}
+            Err(too_long) => self.on_line_too_long(&too_long),
+        }
+        self.clocks.partial = None;
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Finishing(CloseReason::Client);
+        }
+    }
+
+    /// When the lines that are being carried out were read.
+    pub(super) fn read_at(&self) -> Instant {
+        self.read_at
+    }
+
+    // ---- requests to owners
+
+    /// Sends the posts that were gathered.
+    pub(super) fn send_gathered(&mut self) {
+        if let (Some((shard, posts)), Some((session, _))) = (self.gathered.take(), &self.voice) {
+            let session = Arc::clone(session);
+            let received = self.read_at;
+            self.send(shard, Request::Post(Posts { session, posts, received }));
+        }
+    }
+
+    /// Sends a request after those that were sent before.
+    pub(super) fn send(&mut self, shard: u16, request: Request) {
+        self.unsent.push_back((shard, request));
+        self.send_unsent();
+    }
+
+    fn send_unsent(&mut self) {
+        while self.sending.is_none() {
+            let Some((shard, request)) = self.unsent.pop_front() else { return };
+            match self.shared.shards.try_send(shard, request) {
+                Ok(()) => {}
+                Err(NotSent::Full(request)) => self.sending = Some(self.shared.shards.send(shard, request)),
+                Err(NotSent::Stopped) => self.on_stopped(),
+            }
+        }
+    }
+
+    /// Ends all memberships, also those that are about to begin.
+    fn leave_all(&mut self) {
+        let Some((session, _)) = &self.voice else { return };
+        let (memberships, joining) = (std::mem::take(&mut self.memberships), std::mem::take(&mut self.joining));
+        self.me.groups.store(0, Ordering::Relaxed);
+        let groups = memberships.iter().map(|membership| membership.group().clone()).chain(joining);
+        for group in groups {
+            let shard = self.shared.shards.shard_of(&group);
+            let request = Request::Leave { group, session: Arc::clone(session), answer: false };
+            if let Err(NotSent::Full(request)) = self.shared.shards.try_send(shard, request)
+                && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            {
+                let send = self.shared.shards.send(shard, request);
+                runtime.spawn(send);
+            }
+        }
+    }
+
+    // ---- messages
+
+    /// Takes up messages; answers whether some were left for want of room.
+    fn poll_memberships(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((session, dialect)) = &self.voice else { return false };
+        if matches!(self.phase, Phase::Closing(_)) {
+            return false;
+        }
+        let mut around = Surroundings {
+            dialect: *dialect,
+            session,
+            shards: &self.shared.shards,
+            metrics: &self.shared.metrics,
+            out: &mut self.out,
+            max_outbound: self.shared.limits.outbound_bytes,
+        };
+        let mut starved = false;
+        let mut delivered = 0;
+        let count = self.memberships.len();
+        let first = self.first_served % count.max(1);
+        for place in (first..count).chain(0..first) {
+            let membership = &mut self.memberships[place];
+            let before = membership.next();
+            if membership.poll(cx, &mut around).is_ready() && !starved {
+                starved = true;
+                // Next time the ones after it come first, so that a busy group leaves room for the rest.
+                self.first_served = place + 1;
+            }
+            delivered += membership.next() - before;
+        }
+        if delivered > 0 {
+            self.me.deliveries.fetch_add(delivered, Ordering::Relaxed);
+        }
+        starved
+    }
+
+    // ---- output
+
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let failed = |phase| {
+            if let Phase::Finishing(reason) | Phase::Closing(reason) = phase { reason } else { CloseReason::Socket }
+        };
+        if !self.out.is_empty() && self.me.outbound.load(Ordering::Relaxed) == 0 {
+            self.clocks.wrote = tokio::time::Instant::now();
+        }
+        while !self.out.is_empty() {
+            match self.out.write_to(&self.socket) {
+                Ok(count) => {
+                    self.me.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+                    self.shared.metrics.sent.increment(count as u64);
+                    self.clocks.wrote = tokio::time::Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.socket.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(failed(self.phase)),
+                    Poll::Pending => break,
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(failed(self.phase)),
+            }
+        }
+        self.me.outbound.store(self.out.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    // ---- the end
+
+    /// Writes what waits, then ends; the first reason counts.
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Closing(reason);
+        }
+    }
+
+    fn ended(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Open | Phase::LastCall => None,
+            Phase::Closing(reason) => self.out.is_empty().then_some(reason),
+            Phase::Finishing(reason) => {
+                let answered = self.in_flight == 0
+                    && self.unsent.is_empty()
+                    && self.sending.is_none()
+                    && self.question.is_none()
+                    && self.out.is_empty();
+                let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
+                (answered && served()).then_some(reason)
+            }
+        }
+    }
+
+    // ---- the clock
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let doing = Doing {
+            introduced: self.voice.is_some(),
+            extended: matches!(self.voice, Some((_, Dialect::Extended))),
+            reading: !self.is_blocked(),
+            idle: self.memberships.is_empty() && self.in_flight == 0,
+            writing: !self.out.is_empty(),
+        };
+        let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
+        std::task::ready!(self.timer.poll(deadline, cx));
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        let patience = self.shared.patience;
+        match due {
+            Due::Ping => {
+                self.clocks.pinged = Some(tokio::time::Instant::now());
+                self.ping();
+            }
+            Due::Stall => {
+                // It takes nothing: there is no use in telling it why.
+                self.out = Outbound::default();
+                self.close(CloseReason::WriteStall);
+            }
+            Due::Hello => {
+                self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
+            }
+            Due::Line => {
+                self.time_out(CloseReason::LineTimeout, format!("a line must end within {} s", seconds(patience.line)));
+            }
+            Due::Idle => {
+                let text = format!("in no group and silent for {} s", seconds(patience.idle));
+                self.time_out(CloseReason::Idle, text);
+            }
+            Due::Dead => {
+                let text = format!("no sign of life for {} s", 2.0 * seconds(patience.heartbeat));
+                self.time_out(CloseReason::Heartbeat, text);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Task {
+    /// Whatever ends the task, no membership outlives it.
+    fn drop(&mut self) {
+        self.leave_all();
+    }
+}
+
+/// Closes a socket so that the peer can still read what was written: a socket closed with unread input resets the connection, and
+/// a reset may overtake the last lines.
+pub(super) async fn linger(socket: &mut TcpStream) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const MOST: u64 = 4 * 1024 * 1024;
+    let read_away = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut scratch = [0; 1024];
+        let mut left = MOST;
+        while left > 0 {
+            match socket.read(&mut scratch).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count as u64),
+            }
+        }
+    };
+    // Who does not close its side in time loses nothing that it could not have read by now.
+    drop(tokio::time::timeout(PATIENCE, read_away).await);
+}

@@ -1,0 +1,288 @@
+//! From a line to what it asks for.
+
+use std::sync::Arc;
+
+use tertulia_protocol::codec::{decode_classic, decode_extended, is_hello};
+use tertulia_protocol::{Code, Dialect, Fault, GroupName, LineTooLong, PostId, classic, extended};
+
+use super::connection::Task;
+use super::metrics::SAMPLE;
+use super::registry::CloseReason;
+use super::replies::{Refused, Reply};
+use crate::auth;
+use crate::shard::request::{JoinFrom, NewPost, Request};
+use crate::shard::{PageLimit, Range, Session};
+
+/// Bytes of messages in one page of `History`.
+const HISTORY_BYTES: usize = 256 * 1024;
+
+impl Task {
+    /// Carries out one line.
+    pub(super) fn on_line(&mut self, line: &[u8]) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        match self.voice {
+            None => self.on_first_line(line),
+            Some((_, Dialect::Classic)) => self.on_classic_line(line),
+            Some((_, Dialect::Extended)) => self.on_extended_line(line),
+        }
+    }
+
+    /// The first line decides the dialect.
+    fn on_first_line(&mut self, line: &[u8]) {
+        match decode_extended(line) {
+            Ok(extended::FromClient::Hello(hello)) => self.on_hello(&hello),
+            Err(fault) if is_hello(line) => {
+                self.shared.metrics.requests.malformed.increment(1);
+                self.refuse_hello(fault.code, fault.message);
+            }
+            Ok(_) | Err(_) => match self.introduce(None, Dialect::Classic) {
+                Ok(_) => self.on_classic_line(line),
+                Err(error) => self.refuse_hello(Code::Unauthenticated, error.to_string()),
+            },
+        }
+    }
+
+    fn on_hello(&mut self, hello: &extended::Hello<'_>) {
+        self.shared.metrics.requests.hello.increment(1);
+        if hello.version == 0 {
+            let newest = tertulia_protocol::VERSION;
+            self.refuse_hello(Code::UnsupportedVersion, format!("this server speaks versions 1 to {newest}"));
+            return;
+        }
+        match self.introduce(Some(hello), Dialect::Extended) {
+            Ok(session) => self.welcome(&session, hello.version.min(tertulia_protocol::VERSION)),
+            Err(error @ auth::Error::BadUserName(_)) => self.refuse_hello(Code::BadUserName, error.to_string()),
+        }
+    }
+
+    fn introduce(
+        &mut self,
+        hello: Option<&extended::Hello<'_>>,
+        dialect: Dialect,
+    ) -> Result<Arc<Session>, auth::Error> {
+        let principal = auth::decide(hello)?;
+        let session = Arc::new(Session {
+            id: self.me.id,
+            user: principal.user,
+            address: self.me.peer.ip().to_canonical(),
+            inbox: Arc::clone(&self.me.inbox),
+        });
+        self.me.set_session(Arc::clone(&session), dialect);
+        self.voice = Some((Arc::clone(&session), dialect));
+        Ok(session)
+    }
+
+    fn on_classic_line(&mut self, line: &[u8]) {
+        match decode_classic(line) {
+            Ok(classic::FromClient::Join { group_name }) => self.on_join(&group_name, JoinFrom::Now),
+            Ok(classic::FromClient::Post { group_name, message }) => self.on_post(&group_name, &message, None),
+            Err(fault) => self.on_fault(fault),
+        }
+    }
+
+    fn on_extended_line(&mut self, line: &[u8]) {
+        use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post};
+        let requests = &self.shared.metrics.requests;
+        match decode_extended(line) {
+            Ok(Post(post)) => self.on_post(&post.group_name, &post.message, post.id.as_deref()),
+            Ok(Join(join)) => match join_from(&join) {
+                Ok(from) => self.on_join(&join.group_name, from),
+                Err(text) => self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name)),
+            },
+            Ok(Leave { group_name }) => {
+                requests.leave.increment(1);
+                self.on_leave(&group_name);
+            }
+            Ok(History(request)) => {
+                requests.history.increment(1);
+                self.on_history(&request);
+            }
+            Ok(Members(request)) => {
+                requests.members.increment(1);
+                self.on_members(&request);
+            }
+            Ok(Groups(request)) => {
+                requests.groups.increment(1);
+                self.on_groups(&request);
+            }
+            Ok(Ping {}) => {
+                requests.ping.increment(1);
+                self.out.push(&extended::FromServer::Pong {});
+            }
+            Ok(Pong {}) => requests.pong.increment(1),
+            Ok(Hello(_)) => {
+                requests.hello.increment(1);
+                let text = "Hello is only the first line of a connection";
+                self.refuse(Refused::new(Code::BadRequest, text).request("Hello"));
+            }
+            Err(fault) => self.on_fault(fault),
+        }
+    }
+
+    fn on_fault(&mut self, fault: Fault) {
+        self.shared.metrics.requests.malformed.increment(1);
+        self.refuse(Refused::new(fault.code, fault.message));
+        self.malformed += 1;
+        let max = self.shared.limits.malformed_lines;
+        if self.malformed >= max {
+            self.refuse(Refused::new(Code::Protocol, format!("the connection is closed after {max} malformed lines")));
+            self.close(CloseReason::Malformed);
+        }
+    }
+
+    pub(super) fn on_line_too_long(&mut self, error: &LineTooLong) {
+        self.refuse(Refused::new(Code::LineTooLong, format!("{error}; the connection is closed")));
+        self.close(CloseReason::LineTooLong);
+    }
+
+    /// A name that keeps to the rules; one that the connection knows need not be checked again.
+    fn group(&mut self, name: &str, request: &'static str) -> Option<GroupName> {
+        if let Ok(place) = self.find(name) {
+            return Some(self.memberships[place].group().clone());
+        }
+        match self.shared.rules.group(name) {
+            Ok(group) => Some(group),
+            Err(error) => {
+                self.refuse(Refused::new(Code::BadGroupName, error.to_string()).request(request));
+                None
+            }
+        }
+    }
+
+    /// Where the membership of a group is, or belongs.
+    pub(super) fn find(&self, group: &str) -> Result<usize, usize> {
+        self.memberships.binary_search_by(|membership| membership.group().as_str().cmp(group))
+    }
+
+    fn on_join(&mut self, name: &str, from: JoinFrom) {
+        self.shared.metrics.requests.join.increment(1);
+        let Some(group) = self.group(name, "Join") else { return };
+        let max = self.shared.limits.groups_per_connection;
+        if self.memberships.len() + self.joining.len() >= max && self.find(name).is_err() {
+            let text = format!("a connection may be in {max} groups");
+            self.refuse(Refused::new(Code::TooManyGroups, text).about("Join", name));
+            return;
+        }
+        self.joining.push(group.clone());
+        self.request(group, |group, session| Request::Join { group, session, from });
+    }
+
+    fn on_leave(&mut self, name: &str) {
+        let Some(group) = self.group(name, "Leave") else { return };
+        self.request(group, |group, session| Request::Leave { group, session, answer: true });
+    }
+
+    /// Sends a request to a group's owner that it will answer.
+    fn request(&mut self, group: GroupName, request: impl FnOnce(GroupName, Arc<Session>) -> Request) {
+        self.send_gathered();
+        let Some((session, _)) = &self.voice else { return };
+        let shard = self.shared.shards.shard_of(&group);
+        let request = request(group, Arc::clone(session));
+        self.in_flight += 1;
+        self.send(shard, request);
+    }
+
+    fn on_post(&mut self, name: &str, message: &str, id: Option<&str>) {
+        self.shared.metrics.requests.post.increment(1);
+        let post = match self.check_post(name, message, id) {
+            Ok(post) => post,
+            Err(refused) => {
+                let id = id.map(|id| id.chars().take(tertulia_protocol::name::MAX_POST_ID_BYTES).collect());
+                let known_group = refused.code != Code::BadGroupName;
+                let refused = Refused { id, ..refused };
+                self.refuse(if known_group { refused.about("Post", name) } else { refused.request("Post") });
+                return;
+            }
+        };
+        let shard = self.shared.shards.shard_of(&post.group);
+        if self.gathered.as_ref().is_some_and(|(gathered, _)| *gathered != shard) {
+            self.send_gathered();
+        }
+        self.gathered.get_or_insert_with(|| (shard, Vec::new())).1.push(post);
+        self.in_flight += 1;
+        self.me.posts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if self.posts.is_multiple_of(SAMPLE) && self.measured_post.is_none() {
+            self.measured_post = Some(self.read_at());
+        }
+        self.posts = self.posts.wrapping_add(1);
+    }
+
+    fn check_post(&mut self, name: &str, message: &str, id: Option<&str>) -> Result<NewPost, Refused> {
+        let max = self.shared.limits.message_bytes;
+        if message.len() > max {
+            let text = format!("a message has at most {max} bytes, this one has {}", message.len());
+            return Err(Refused::new(Code::MessageTooLong, text));
+        }
+        let group = match self.find(name) {
+            Ok(place) => self.memberships[place].group().clone(),
+            Err(_) => self.shared.rules.group(name).map_err(|e| Refused::new(Code::BadGroupName, e.to_string()))?,
+        };
+        let id = id.map(PostId::new).transpose().map_err(|e| Refused::new(Code::BadPostId, e.to_string()))?;
+        let now = self.read_at();
+        if let Some(Err(wait)) = self.bucket.as_mut().map(|bucket| bucket.take(now)) {
+            let max = self.shared.limits.posts_per_second;
+            let text = format!("at most {max} posts per second: try again in {} ms", wait.as_millis().max(1));
+            return Err(Refused { retry_after: Some(wait), ..Refused::new(Code::RateLimited, text) });
+        }
+        Ok(NewPost { group, message: Arc::from(message), id })
+    }
+
+    fn page(&self, limit: Option<u64>) -> usize {
+        let max = self.shared.limits.page;
+        limit.map_or(max, |limit| usize::try_from(limit).unwrap_or(max).clamp(1, max))
+    }
+
+    fn on_history(&mut self, request: &extended::HistoryRequest<'_>) {
+        let Some(group) = self.group(&request.group_name, "History") else { return };
+        let range = match (request.after, request.before) {
+            (Some(_), Some(_)) => {
+                let text = "give 'after' or 'before', not both";
+                self.refuse(Refused::new(Code::BadRequest, text).about("History", &request.group_name));
+                return;
+            }
+            (Some(after), None) => Range::After(after),
+            (None, before) => Range::Before(before.unwrap_or(u64::MAX)),
+        };
+        self.send_gathered();
+        let limit = PageLimit { records: self.page(request.limit), bytes: HISTORY_BYTES };
+        let shards = self.shared.shards.clone();
+        self.question = Some(Box::pin(async move {
+            let page = shards.read(&group, range, limit).await;
+            let epoch = shards.directory().get(group.as_str()).map(|status| status.epoch());
+            Reply::History { group, range, page, epoch }
+        }));
+    }
+
+    fn on_members(&mut self, request: &extended::MembersRequest<'_>) {
+        let Some(group) = self.group(&request.group_name, "Members") else { return };
+        self.send_gathered();
+        let limit = self.page(request.limit);
+        let after = request.after.as_ref().map(|after| after.clone().into_owned());
+        let shards = self.shared.shards.clone();
+        self.question = Some(Box::pin(async move {
+            let page = shards.users(group.clone(), after, limit).await;
+            Reply::Members { group, page }
+        }));
+    }
+
+    fn on_groups(&mut self, request: &extended::GroupsRequest<'_>) {
+        self.send_gathered();
+        let limit = self.page(request.limit);
+        let prefix = request.prefix.as_deref().unwrap_or_default().to_owned();
+        let after = request.after.as_ref().map(|after| after.clone().into_owned());
+        let shards = self.shared.shards.clone();
+        self.question =
+            Some(Box::pin(async move { Reply::Groups(shards.groups(&prefix, after.as_deref(), limit).await) }));
+    }
+}
+
+fn join_from(join: &extended::Join<'_>) -> Result<JoinFrom, &'static str> {
+    match (join.after, join.last) {
+        (Some(_), Some(_)) => Err("give 'after' or 'last', not both"),
+        (Some(seq), None) => Ok(JoinFrom::After { seq, epoch: join.epoch }),
+        (None, Some(count)) => Ok(JoinFrom::Last(count)),
+        (None, None) => Ok(JoinFrom::Now),
+    }
+}

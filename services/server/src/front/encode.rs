@@ -1,0 +1,48 @@
+//! Messages as lines of a dialect.
+
+use bytes::Bytes;
+use tertulia_protocol::codec::encode;
+use tertulia_protocol::{Dialect, GroupName, classic, extended};
+
+use crate::shard::{Batch, Record};
+
+/// All messages of a batch, a line each.
+pub(super) fn batch(dialect: Dialect, batch: &Batch) -> Bytes {
+    let size: usize = batch.records.iter().map(Record::size).sum();
+    let mut out = Vec::with_capacity(size + batch.records.len() * (64 + batch.group.as_str().len()));
+    for record in &batch.records {
+        self::record(dialect, &batch.group, record, &mut out);
+    }
+    Bytes::from(out)
+}
+
+/// One message.
+pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: &mut Vec<u8>) {
+    let group_name = group.as_str().into();
+    let message = (&*record.message).into();
+    match dialect {
+        Dialect::Classic => encode(&classic::FromServer::Message { group_name, message }, out),
+        Dialect::Extended => {
+            let message = extended::Message {
+                group_name,
+                message,
+                seq: record.seq,
+                sender: record.sender.as_str().into(),
+                at: record.at,
+                id: record.id.as_ref().map(|id| id.as_str().into()),
+            };
+            encode(&extended::FromServer::Message(message), out);
+        }
+    }
+}
+
+/// One message of a page of history.
+pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
+    extended::PastMessage {
+        message: (&*record.message).into(),
+        seq: record.seq,
+        sender: record.sender.as_str().into(),
+        at: record.at,
+        id: record.id.as_ref().map(|id| id.as_str().into()),
+    }
+}

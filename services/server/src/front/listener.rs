@@ -1,0 +1,178 @@
+//! Accepts connections, counts them, and starts their tasks.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tertulia_protocol::codec::encode;
+use tertulia_protocol::{NameRules, classic};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::Characters;
+use super::connection::{Task, linger};
+use super::metrics::Metrics;
+use super::registry::{NotAdmitted, Registry};
+use super::timers::Patience;
+use super::{Config, Limits};
+use crate::shard::Shards;
+
+/// What the tasks of all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) rules: NameRules,
+    pub(super) patience: Patience,
+    pub(super) shards: Shards,
+    pub(super) metrics: Metrics,
+}
+
+/// The chat listener and its connections.
+#[derive(Debug, Clone)]
+pub struct Front {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    tasks: TaskTracker,
+    /// Connections that are being told that there are too many.
+    refusing: Arc<AtomicUsize>,
+}
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 4_096;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that comes back must not wait for the last one's connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+impl Front {
+    /// A front whose connections use `shards`.
+    #[must_use]
+    pub fn new(config: &Config, limits: Limits, shards: Shards) -> Self {
+        let rules = NameRules {
+            max_bytes: limits.group_name_bytes,
+            ascii_only: limits.group_name_characters == Characters::Ascii,
+        };
+        let patience = Patience {
+            hello: limits.hello_timeout,
+            line: limits.line_timeout,
+            idle: limits.idle_timeout,
+            heartbeat: config.heartbeat,
+            stall: limits.write_stall,
+        };
+        let registry = Arc::new(Registry::new(&limits));
+        let metrics = Metrics::new();
+        metrics.limit.set(limits.connections as f64);
+        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics });
+        Self { shared, registry, tasks: TaskTracker::new(), refusing: Arc::default() }
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Accepts connections until `stop`.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.start(socket, peer),
+                Err(error) => {
+                    self.shared.metrics.accept_errors.increment(1);
+                    if !is_of_one_connection(&error) {
+                        // Out of descriptors or memory: connections that end are what helps, so wait for some.
+                        const PAUSE: Duration = Duration::from_millis(50);
+                        tracing::warn!(%error, "connection not accepted");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, socket: TcpStream, peer: SocketAddr) {
+        match self.registry.admit(peer) {
+            Ok(admitted) => {
+                self.shared.metrics.accepted.increment(1);
+                if let Err(error) = prepare(&socket) {
+                    tracing::debug!(%peer, %error, "socket options not set");
+                }
+                let task = Task::new(Arc::clone(&self.shared), Arc::clone(&admitted.connection), socket);
+                self.tasks.spawn(task.run(admitted));
+            }
+            Err(why) => self.refuse(socket, why),
+        }
+    }
+
+    /// Tells a connection that there is no room for it; only so many at once, the others are closed in silence.
+    fn refuse(&self, mut socket: TcpStream, why: NotAdmitted) {
+        const AT_ONCE: usize = 256;
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.shared.metrics.not_admitted(why);
+        if self.refusing.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
+            self.refusing.fetch_sub(1, Ordering::AcqRel);
+            self.shared.metrics.overload.increment(1);
+            return;
+        }
+        let refusing = Arc::clone(&self.refusing);
+        self.tasks.spawn(async move {
+            let mut line = Vec::new();
+            encode(&classic::FromServer::Error(why.to_string().into()), &mut line);
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, socket.write_all(&line)).await {
+                linger(&mut socket).await;
+            }
+            refusing.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    /// Tells extended clients to connect again elsewhere, spread over `within`.
+    pub fn go_away(&self, reason: &str, within: Duration) {
+        self.registry.go_away(&Arc::from(reason), within);
+    }
+
+    /// Returns when no connection is left. None may be accepted any more.
+    pub async fn emptied(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Lets every connection finish what it has read, write what waits, and close. Returns when all have ended. No connection may be
+    /// accepted any more.
+    pub async fn finish(&self) {
+        self.registry.finish();
+        self.emptied().await;
+    }
+
+    /// Brings the gauges up to date, before they are read.
+    pub fn observe(&self) {
+        self.shared.metrics.open.set(self.registry.open() as f64);
+        self.shared.metrics.outbound.set(self.registry.outbound() as f64);
+    }
+}
+
+/// Errors that tell of one connection that has already ended, not of the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    const KEEPALIVE: Duration = Duration::from_secs(60);
+    socket.set_nodelay(true)?;
+    // Finds dead classic clients, which have no heartbeat.
+    socket2::SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))
+}

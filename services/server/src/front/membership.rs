@@ -1,0 +1,294 @@
+//! One connection's place in one group: live from the group's broadcast, or caught up from the log.
+//!
+//! Whatever is in the broadcast is in the log, so the way from one to the other needs no hand-over: who reads the log to its
+//! head and then takes up the broadcast, skipping what it has by `seq`, misses nothing and sees nothing twice. A gap, or
+//! the broadcast having moved on, leads back to the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::{Dialect, GroupName, classic, extended};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio_util::sync::ReusableBoxFuture;
+
+use super::encode;
+use super::metrics::{Metrics, SAMPLE};
+use super::outbound::Outbound;
+use crate::shard::directory::Lag;
+use crate::shard::events::{What, Who};
+use crate::shard::session::Joined;
+use crate::shard::{
+    Delivery, GroupStatus, JoinFrom, Page, PageLimit, Range, ReadError, Record, Session, Shards, Subscription,
+};
+
+/// How much is read from the log at once for one member.
+const PAGE: PageLimit = PageLimit { records: 256, bytes: 64 * 1024 };
+/// How long a member waits when the log cannot be read.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+/// What a membership needs of its connection.
+pub(super) struct Surroundings<'a> {
+    pub(super) dialect: Dialect,
+    pub(super) session: &'a Session,
+    pub(super) shards: &'a Shards,
+    pub(super) metrics: &'a Metrics,
+    pub(super) out: &'a mut Outbound,
+    /// At so many bytes in `out` nothing more is taken up.
+    pub(super) max_outbound: usize,
+}
+
+pub(super) struct Membership {
+    pub(super) status: Arc<GroupStatus>,
+    /// The next `seq` to be written.
+    next: u64,
+    /// `next - 1`, for others to see.
+    delivered: Arc<AtomicU64>,
+    state: State,
+    /// Counts this member as lagging while it is caught up because it fell behind.
+    lag: Option<Lag>,
+    /// Counts towards the next measurement.
+    drains: u32,
+}
+
+enum State {
+    Live(ReusableBoxFuture<'static, Received>),
+    CatchingUp {
+        subscription: Subscription,
+        page: Option<BoxFuture<'static, Result<Option<Page>, ReadError>>>,
+    },
+    /// The owner has let go of the group.
+    Closed,
+}
+
+type Received = (Result<Arc<Delivery>, RecvError>, Subscription);
+
+async fn receive(mut subscription: Subscription) -> Received {
+    (subscription.recv().await, subscription)
+}
+
+/// Where a new member begins, and whether all it asked for is there.
+pub(super) fn start(joined: &Joined) -> (u64, bool) {
+    let Joined { epoch, head, first, .. } = *joined;
+    match joined.from {
+        JoinFrom::Now => (head + 1, true),
+        JoinFrom::Last(count) => {
+            let wanted = head.saturating_sub(count) + 1;
+            (wanted.max(first), first <= wanted)
+        }
+        JoinFrom::After { seq, epoch: seen } if seq > head || seen.is_some_and(|seen| seen != epoch) => (first, false),
+        JoinFrom::After { seq, .. } => (seq + 1, first <= seq + 1),
+    }
+}
+
+impl Membership {
+    /// A membership that begins with `next`.
+    pub(super) fn new(joined: Joined, next: u64, metrics: &Metrics) -> Self {
+        let state = if next > joined.head {
+            State::Live(ReusableBoxFuture::new(receive(joined.subscription)))
+        } else {
+            metrics.resume_catchups.increment(1);
+            State::CatchingUp { subscription: joined.subscription, page: None }
+        };
+        joined.delivered.store(next - 1, Ordering::Relaxed);
+        Self { status: joined.status, next, delivered: joined.delivered, state, lag: None, drains: 0 }
+    }
+
+    pub(super) fn group(&self) -> &GroupName {
+        &self.status.name
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes up all that is there while `out` has room. `Pending`: there is nothing more now, and the task will be woken;
+    /// `Ready`: there may be more, but no room.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>) -> Poll<()> {
+        let before = self.next;
+        let result = self.poll_states(cx, around);
+        if self.next != before {
+            self.delivered.store(self.next - 1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn poll_states(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>) -> Poll<()> {
+        while around.out.len() < around.max_outbound {
+            match &mut self.state {
+                State::Live(receiving) => {
+                    let (received, subscription) = ready!(receiving.poll(cx));
+                    self.sample_lag(around.metrics);
+                    self.drain(received, subscription, around);
+                }
+                State::CatchingUp { page: Some(page), .. } => {
+                    let page = ready!(page.as_mut().poll(cx));
+                    self.on_page(page, around);
+                }
+                State::CatchingUp { page, .. } => {
+                    *page = Some(around.shards.read(&self.status.name, Range::After(self.next - 1), PAGE));
+                }
+                State::Closed => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Writes what the broadcast holds, until it is empty, `out` is full, or the log is needed.
+    fn drain(
+        &mut self,
+        first: Result<Arc<Delivery>, RecvError>,
+        mut subscription: Subscription,
+        around: &mut Surroundings<'_>,
+    ) {
+        let mut received = first;
+        loop {
+            match received {
+                Ok(delivery) if self.take(&delivery, around) => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => {
+                    self.fall_behind(subscription, around);
+                    return;
+                }
+                Err(RecvError::Closed) => {
+                    self.state = State::Closed;
+                    return;
+                }
+            }
+            if around.out.len() >= around.max_outbound {
+                break;
+            }
+            received = match subscription.try_recv() {
+                Ok(delivery) => Ok(delivery),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Lagged(count)) => Err(RecvError::Lagged(count)),
+                Err(TryRecvError::Closed) => Err(RecvError::Closed),
+            };
+        }
+        self.listen(subscription);
+    }
+
+    fn listen(&mut self, subscription: Subscription) {
+        match &mut self.state {
+            State::Live(receiving) => receiving.set(receive(subscription)),
+            state => *state = State::Live(ReusableBoxFuture::new(receive(subscription))),
+        }
+    }
+
+    /// Writes what is new in a delivery; answers whether it follows on what was written.
+    fn take(&mut self, delivery: &Delivery, around: &mut Surroundings<'_>) -> bool {
+        let batch = &delivery.batch;
+        let (first, last) = (batch.first(), batch.last());
+        if last < self.next {
+            return true;
+        }
+        if first > self.next {
+            return false;
+        }
+        let dialect = around.dialect;
+        let count = last + 1 - self.next;
+        if first == self.next {
+            around.out.share(delivery.lines(dialect, |batch| encode::batch(dialect, batch)));
+        } else {
+            self.write(batch.records.iter().skip_while(|record| record.seq < self.next), around);
+        }
+        self.next = last + 1;
+        around.metrics.deliveries(dialect).increment(count);
+        if self.drains.is_multiple_of(SAMPLE) {
+            around.metrics.delivery_seconds.record(delivery.received.elapsed().as_secs_f64());
+        }
+        true
+    }
+
+    fn write<'r>(&self, records: impl Iterator<Item = &'r Record>, around: &mut Surroundings<'_>) {
+        let (dialect, group) = (around.dialect, &self.status.name);
+        around.out.write_with(|out| {
+            for record in records {
+                encode::record(dialect, group, record, out);
+            }
+        });
+    }
+
+    fn fall_behind(&mut self, subscription: Subscription, around: &Surroundings<'_>) {
+        if self.lag.is_none() {
+            around.metrics.lag_catchups.increment(1);
+            let behind = (self.status.head() + 1).saturating_sub(self.next);
+            let who = || Who::from(around.session);
+            around.shards.events().tell(|| What::Lagged(self.status.name.clone(), who(), behind));
+            self.lag = Some(self.status.lag());
+        }
+        self.state = State::CatchingUp { subscription, page: None };
+    }
+
+    fn on_page(&mut self, page: Result<Option<Page>, ReadError>, around: &mut Surroundings<'_>) {
+        let State::CatchingUp { subscription, page: reading } = std::mem::replace(&mut self.state, State::Closed)
+        else {
+            return;
+        };
+        drop(reading);
+        let page = match page {
+            Ok(Some(page)) => page,
+            // Nobody has posted yet, or the group was deleted and its members are about to hear of it.
+            Ok(None) => return self.go_live(subscription),
+            Err(error) => {
+                tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
+                let again = around.shards.read(&self.status.name, Range::After(self.next - 1), PAGE);
+                let later = async move {
+                    tokio::time::sleep(READ_RETRY).await;
+                    again.await
+                };
+                self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
+                return;
+            }
+        };
+        if page.head.first > self.next {
+            self.tell_lost(self.next, page.head.first - 1, around);
+            self.next = page.head.first;
+        }
+        let new = page.records.iter().skip_while(|record| record.seq < self.next);
+        let last = page.records.last().map_or(0, |record| record.seq);
+        if last >= self.next {
+            let count = last + 1 - self.next;
+            self.write(new, around);
+            self.next = last + 1;
+            around.metrics.deliveries(around.dialect).increment(count);
+            around.metrics.catchup_messages.increment(count);
+        }
+        if self.next > page.head.seq {
+            self.go_live(subscription);
+        } else {
+            self.state = State::CatchingUp { subscription, page: None };
+        }
+    }
+
+    fn go_live(&mut self, subscription: Subscription) {
+        self.lag = None;
+        self.listen(subscription);
+    }
+
+    fn tell_lost(&self, first: u64, last: u64, around: &mut Surroundings<'_>) {
+        let group = self.status.name.as_str();
+        around.metrics.dropped.increment(last + 1 - first);
+        match around.dialect {
+            Dialect::Classic => {
+                around.out.push(&classic::FromServer::Error(classic::dropped(last + 1 - first, group).into()));
+            }
+            Dialect::Extended => {
+                let lagged = extended::Lagged { group_name: group.into(), first, last };
+                around.out.push(&extended::FromServer::Lagged(lagged));
+            }
+        }
+    }
+
+    fn sample_lag(&mut self, metrics: &Metrics) {
+        self.drains = self.drains.wrapping_add(1);
+        if self.drains.is_multiple_of(SAMPLE) || self.drains == 1 {
+            let behind = (self.status.head() + 1).saturating_sub(self.next);
+            metrics.lag.record(behind as f64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

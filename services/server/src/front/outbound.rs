@@ -1,0 +1,157 @@
+//! What waits to be written to one socket: shared lines, which are only referred to, and lines of its own.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+use serde::Serialize;
+use tertulia_protocol::codec::encode;
+use tokio::net::TcpStream;
+
+/// Shared lines shorter than this are copied: that costs less than one more piece in the system call.
+const COPY_BELOW: usize = 1024;
+/// Pieces in one system call.
+const PIECES: usize = 32;
+
+/// An empty one owns no memory.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    pieces: VecDeque<Bytes>,
+    /// Comes after all pieces.
+    tail: Vec<u8>,
+    bytes: usize,
+}
+
+impl Outbound {
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends a line of this connection's own.
+    pub(super) fn push(&mut self, frame: &impl Serialize) {
+        self.write_with(|out| encode(frame, out));
+    }
+
+    /// Appends what `write` appends.
+    pub(super) fn write_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.tail.len();
+        write(&mut self.tail);
+        self.bytes += self.tail.len() - before;
+    }
+
+    /// Appends lines that other connections get too.
+    pub(super) fn share(&mut self, lines: &Bytes) {
+        self.bytes += lines.len();
+        if lines.len() < COPY_BELOW {
+            self.tail.extend_from_slice(lines);
+        } else {
+            self.seal();
+            self.pieces.push_back(lines.clone());
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)));
+        }
+    }
+
+    /// Writes as much as the socket takes at once. Answers how much that was.
+    ///
+    /// # Errors
+    /// As the socket's; `WouldBlock` if it takes nothing.
+    pub(super) fn write_to(&mut self, socket: &TcpStream) -> io::Result<usize> {
+        let written = if self.pieces.is_empty() {
+            socket.try_write(&self.tail)?
+        } else {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let mut count = 0;
+            let all = self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]);
+            for (slice, bytes) in slices.iter_mut().zip(all) {
+                *slice = IoSlice::new(bytes);
+                count += 1;
+            }
+            socket.try_write_vectored(&slices[..count])?
+        };
+        if written == 0 && self.bytes > 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.advance(written);
+        Ok(written)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while written > 0 {
+            let Some(piece) = self.pieces.front_mut() else {
+                if written == self.tail.len() {
+                    self.tail.clear();
+                } else {
+                    // The socket is full: what is left becomes a piece, which need not be moved again.
+                    let mut rest = Bytes::from(std::mem::take(&mut self.tail));
+                    rest.advance(written);
+                    self.pieces.push_back(rest);
+                }
+                return;
+            };
+            let taken = written.min(piece.len());
+            piece.advance(taken);
+            written -= taken;
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+    }
+
+    /// Gives memory back if nothing waits.
+    pub(super) fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rest(out: &Outbound) -> Vec<u8> {
+        out.pieces.iter().flat_map(|piece| piece.iter().copied()).chain(out.tail.iter().copied()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(
+            parts in proptest::collection::vec((any::<bool>(), 0usize..3000), 0..20),
+            steps in proptest::collection::vec(1usize..5000, 0..40),
+        ) {
+            let mut out = Outbound::default();
+            let mut expected = Vec::new();
+            for (number, (shared, length)) in parts.into_iter().enumerate() {
+                let bytes = vec![number as u8; length];
+                expected.extend_from_slice(&bytes);
+                if shared {
+                    out.share(&Bytes::from(bytes));
+                } else {
+                    out.write_with(|tail| tail.extend_from_slice(&bytes));
+                }
+            }
+            let mut taken = 0;
+            for step in steps {
+                prop_assert_eq!(&rest(&out)[..], &expected[taken..]);
+                prop_assert_eq!(out.len(), expected.len() - taken);
+                let step = step.min(out.len());
+                out.advance(step);
+                taken += step;
+            }
+            prop_assert_eq!(&rest(&out)[..], &expected[taken..]);
+        }
+    }
+}

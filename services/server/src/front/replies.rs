@@ -1,0 +1,327 @@
+//! From what became of a request to the lines that say so, in either dialect.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tertulia_protocol::{Code, Dialect, GroupName, UserName, classic, extended};
+
+use super::connection::Task;
+use super::encode;
+use super::membership::{Membership, start};
+use super::registry::CloseReason;
+use crate::shard::handle::Listed;
+use crate::shard::session::{Ack, Joined};
+use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Refusal, Removal, Session};
+
+/// The answer to a question that the connection waited for.
+pub(super) enum Reply {
+    History { group: GroupName, range: Range, page: Result<Option<Page>, ReadError>, epoch: Option<u64> },
+    Members { group: GroupName, page: Option<(Vec<UserName>, bool)> },
+    Groups(Result<(Vec<Listed>, bool), ReadError>),
+}
+
+/// A refusal, before it is put into a dialect.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) code: Code,
+    pub(super) text: String,
+    pub(super) request: Option<&'static str>,
+    pub(super) group: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refused {
+    pub(super) fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), request: None, group: None, id: None, retry_after: None }
+    }
+
+    pub(super) fn request(self, request: &'static str) -> Self {
+        Self { request: Some(request), ..self }
+    }
+
+    pub(super) fn about(self, request: &'static str, group: &str) -> Self {
+        Self { request: Some(request), group: Some(group.to_owned()), ..self }
+    }
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        let code = match refusal {
+            Refusal::NoSuchGroup(_) => Code::NoSuchGroup,
+            Refusal::NotAMember(_) => Code::NotAMember,
+            Refusal::Kicked { .. } => Code::Kicked,
+            Refusal::Closed { .. } => Code::Closed,
+            Refusal::GroupFull { .. } => Code::GroupFull,
+            Refusal::ServerFull { .. } => Code::ServerFull,
+            Refusal::Unavailable { .. } => Code::Unavailable,
+            Refusal::Draining => Code::Draining,
+        };
+        Self { retry_after: refusal.retry_after(), ..Self::new(code, refusal.to_string()) }
+    }
+}
+
+impl Task {
+    fn dialect(&self) -> Option<Dialect> {
+        self.voice.as_ref().map(|(_, dialect)| *dialect)
+    }
+
+    /// Tells the client that a request was refused.
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        self.shared.metrics.rejected(refused.code);
+        if self.dialect() == Some(Dialect::Extended) {
+            self.reject(refused);
+        } else {
+            self.out.push(&classic::FromServer::Error(refused.text.into()));
+        }
+    }
+
+    fn reject(&mut self, refused: Refused) {
+        let Refused { code, text, request, group, id, retry_after } = refused;
+        self.out.push(&extended::FromServer::Rejected(extended::Rejected {
+            code,
+            message: text.into(),
+            request: request.map(Into::into),
+            group_name: group.map(Into::into),
+            id: id.map(Into::into),
+            retry_after_ms: retry_after.map(millis),
+        }));
+    }
+
+    /// A client that said `Hello` understands `Rejected` before it has a voice.
+    pub(super) fn refuse_hello(&mut self, code: Code, text: String) {
+        self.shared.metrics.rejected(code);
+        self.reject(Refused::new(code, text).request("Hello"));
+        self.close(CloseReason::Hello);
+    }
+
+    /// Closes a connection that let a deadline pass.
+    pub(super) fn time_out(&mut self, reason: CloseReason, text: String) {
+        self.refuse(Refused::new(Code::Protocol, format!("{text}; the connection is closed")));
+        self.close(reason);
+    }
+
+    pub(super) fn welcome(&mut self, session: &Session, version: u32) {
+        let limits = &self.shared.limits;
+        let number = |number: usize| number as u64;
+        self.out.push(&extended::FromServer::Welcome(extended::Welcome {
+            version,
+            server: concat!("tertulia/", env!("CARGO_PKG_VERSION")).into(),
+            session: session.id.to_string().into(),
+            user: session.user.as_str().into(),
+            limits: extended::Limits {
+                line_bytes: number(limits.line_bytes),
+                message_bytes: number(limits.message_bytes),
+                group_name_bytes: number(limits.group_name_bytes),
+                groups: number(limits.groups_per_connection),
+                posts_per_second: limits.posts_per_second.into(),
+                page: number(limits.page),
+            },
+            heartbeat: millis(self.shared.patience.heartbeat),
+        }));
+    }
+
+    pub(super) fn ping(&mut self) {
+        self.out.push(&extended::FromServer::Ping {});
+    }
+
+    pub(super) fn tell_going_away(&mut self, reason: &str, after: Duration) {
+        if self.dialect() == Some(Dialect::Extended) {
+            let going = extended::GoingAway { reason: reason.into(), reconnect_after_ms: millis(after) };
+            self.out.push(&extended::FromServer::GoingAway(going));
+        }
+    }
+
+    pub(super) fn tell_disconnected(&mut self, reason: Option<&str>) {
+        let text = with_detail("A moderator closed this connection", reason);
+        self.refuse(Refused::new(Code::Kicked, text));
+    }
+
+    // ---- what owners say
+
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Posted(acks) => self.on_acks(acks),
+            Event::Joined(joined) => self.on_joined(*joined),
+            Event::JoinRefused { group, refusal } => {
+                self.answered_join(&group);
+                self.refuse(Refused::from(&refusal).about("Join", group.as_str()));
+            }
+            Event::Left { group, was_member } => self.on_left(&group, was_member),
+            Event::Removed { group, removal, detail } => self.on_removed(&group, removal, detail.as_deref()),
+        }
+    }
+
+    fn on_acks(&mut self, acks: Vec<Ack>) {
+        self.in_flight = self.in_flight.saturating_sub(acks.len());
+        if let Some(since) = self.measured_post.take() {
+            self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
+        }
+        for Ack { group, id, outcome } in acks {
+            match outcome {
+                Ok(stored) if self.dialect() == Some(Dialect::Extended) => {
+                    self.out.push(&extended::FromServer::Posted(extended::Posted {
+                        group_name: group.as_str().into(),
+                        id: id.as_ref().map(|id| id.as_str().into()),
+                        epoch: stored.epoch,
+                        seq: stored.seq,
+                        at: stored.at,
+                    }));
+                }
+                Ok(_) => {}
+                Err(refusal) => {
+                    let id = id.map(|id| id.as_str().to_owned());
+                    self.refuse(Refused { id, ..Refused::from(&refusal).about("Post", group.as_str()) });
+                }
+            }
+        }
+    }
+
+    fn answered_join(&mut self, group: &GroupName) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(place) = self.joining.iter().position(|joining| joining == group) {
+            self.joining.swap_remove(place);
+        }
+        if self.joining.is_empty() {
+            self.joining = Vec::new();
+        }
+    }
+
+    fn on_joined(&mut self, joined: Joined) {
+        let group = joined.status.name.clone();
+        self.answered_join(&group);
+        let (next, recovered) = start(&joined);
+        if self.dialect() == Some(Dialect::Extended) {
+            self.out.push(&extended::FromServer::Joined(extended::Joined {
+                group_name: group.as_str().into(),
+                epoch: joined.epoch,
+                head: joined.head,
+                members: joined.members,
+                recovered,
+            }));
+        }
+        match self.find(group.as_str()) {
+            // Joined again, and to go on where it is.
+            Ok(_) if joined.from == JoinFrom::Now => {}
+            Ok(place) => self.memberships[place] = Membership::new(joined, next, &self.shared.metrics),
+            Err(place) => self.memberships.insert(place, Membership::new(joined, next, &self.shared.metrics)),
+        }
+        self.memberships_changed();
+    }
+
+    fn memberships_changed(&mut self) {
+        if self.memberships.is_empty() {
+            self.memberships = Vec::new();
+        }
+        self.me.groups.store(u32::try_from(self.memberships.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    fn drop_membership(&mut self, group: &GroupName) {
+        if let Ok(place) = self.find(group.as_str()) {
+            self.memberships.remove(place);
+            self.memberships_changed();
+        }
+    }
+
+    fn on_left(&mut self, group: &GroupName, was_member: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.drop_membership(group);
+        if was_member {
+            self.tell_left(group, extended::LeftReason::Leave, None);
+        } else {
+            let text = format!("You are not a member of group '{group}'");
+            self.refuse(Refused::new(Code::NotAMember, text).about("Leave", group.as_str()));
+        }
+    }
+
+    fn tell_left(&mut self, group: &GroupName, reason: extended::LeftReason, detail: Option<&str>) {
+        let left = extended::Left { group_name: group.as_str().into(), reason, detail: detail.map(Into::into) };
+        self.out.push(&extended::FromServer::Left(left));
+    }
+
+    fn on_removed(&mut self, group: &GroupName, removal: Removal, detail: Option<&str>) {
+        self.drop_membership(group);
+        let (reason, text) = match removal {
+            Removal::Kicked => (extended::LeftReason::Kicked, format!("You were kicked from group '{group}'")),
+            Removal::Closed => (extended::LeftReason::Closed, format!("Group '{group}' was closed")),
+            Removal::Deleted => (extended::LeftReason::Deleted, format!("Group '{group}' was deleted")),
+        };
+        match self.dialect() {
+            Some(Dialect::Extended) => self.tell_left(group, reason, detail),
+            _ => self.out.push(&classic::FromServer::Error(with_detail(&text, detail).into())),
+        }
+    }
+
+    // ---- answers to questions
+
+    pub(super) fn on_reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::History { group, range, page, epoch } => self.on_history_page(&group, range, page, epoch),
+            Reply::Members { group, page: Some((users, more)) } => {
+                let members = users.iter().map(|user| user.as_str().into()).collect();
+                let group_name = group.as_str().into();
+                self.out.push(&extended::FromServer::Members(extended::Members { group_name, members, more }));
+            }
+            Reply::Members { group, page: None } => self.refuse_unknown_group("Members", &group),
+            Reply::Groups(Ok((listed, more))) => {
+                let summary = |group: &Listed| extended::GroupSummary {
+                    group_name: group.name.as_str().to_owned().into(),
+                    members: group.status.as_ref().map_or(0, |status| status.members()),
+                    head: group.head(),
+                };
+                let groups = listed.iter().map(summary).collect();
+                self.out.push(&extended::FromServer::Groups(extended::Groups { groups, more }));
+            }
+            Reply::Groups(Err(error)) => self.refuse_unreadable("Groups", None, &error),
+        }
+    }
+
+    fn on_history_page(
+        &mut self,
+        group: &GroupName,
+        range: Range,
+        page: Result<Option<Page>, ReadError>,
+        epoch: Option<u64>,
+    ) {
+        let (epoch, records, more) = match (&page, epoch) {
+            (Err(error), _) => return self.refuse_unreadable("History", Some(group), error),
+            (Ok(None), None) => return self.refuse_unknown_group("History", group),
+            (Ok(None), Some(epoch)) => (epoch, &[][..], false),
+            (Ok(Some(page)), _) => {
+                let more = match range {
+                    Range::After(_) => page.records.last().is_some_and(|last| last.seq < page.head.seq),
+                    Range::Before(_) => page.records.first().is_some_and(|first| first.seq > page.head.first),
+                };
+                (page.head.epoch, &page.records[..], more)
+            }
+        };
+        let messages = records.iter().map(encode::past).collect();
+        let group_name = group.as_str().into();
+        self.out.push(&extended::FromServer::History(extended::History { group_name, epoch, messages, more }));
+    }
+
+    fn refuse_unknown_group(&mut self, request: &'static str, group: &GroupName) {
+        let refusal = Refusal::NoSuchGroup(group.clone());
+        self.refuse(Refused::from(&refusal).about(request, group.as_str()));
+    }
+
+    fn refuse_unreadable(&mut self, request: &'static str, group: Option<&GroupName>, error: &ReadError) {
+        tracing::warn!(request, ?group, %error, "request failed");
+        let refused = Refused::new(Code::Unavailable, "the log cannot be read now; try again in 1000 ms");
+        let group = group.map(|group| group.as_str().to_owned());
+        let retry_after = Some(Duration::from_secs(1));
+        self.refuse(Refused { group, retry_after, ..refused.request(request) });
+    }
+}
+
+/// A classic text about what a moderator did: `What.`, or `What: why` if there is a reason.
+fn with_detail(what: &str, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) => format!("{what}: {detail}"),
+        None => format!("{what}."),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

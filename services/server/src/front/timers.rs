@@ -1,0 +1,147 @@
+//! When a silent, slow or stuck connection is spoken to or closed.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// One timer for all deadlines of a connection. It is moved only to an earlier time; when it fires early, it is set again.
+#[derive(Debug)]
+pub(super) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)) }
+    }
+
+    /// Whether `deadline` has come; if not, the task will be woken at that time, or before.
+    pub(super) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if deadline < self.sleep.deadline() {
+            self.sleep.as_mut().reset(deadline);
+        }
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if deadline <= self.sleep.deadline() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// What the clock says about a connection.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    pub(super) opened: Instant,
+    /// When bytes last came.
+    pub(super) heard: Instant,
+    /// When the line that is not whole yet was begun.
+    pub(super) partial: Option<Instant>,
+    /// When the socket last took bytes, or the first that wait were put there.
+    pub(super) wrote: Instant,
+    /// When the server asked for a sign of life.
+    pub(super) pinged: Option<Instant>,
+}
+
+/// What to do when a deadline has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Hello,
+    Line,
+    Idle,
+    Ping,
+    Dead,
+    Stall,
+}
+
+/// What a connection is doing, as far as deadlines depend on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doing {
+    pub(super) introduced: bool,
+    pub(super) extended: bool,
+    /// The server reads from it; one that is held back cannot give a sign of life.
+    pub(super) reading: bool,
+    /// In no group, and nothing under way.
+    pub(super) idle: bool,
+    pub(super) writing: bool,
+}
+
+/// The limits of section `limits` and `chat.heartbeat`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) hello: Duration,
+    pub(super) line: Duration,
+    pub(super) idle: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) stall: Duration,
+}
+
+impl Clocks {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { opened: now, heard: now, partial: None, wrote: now, pinged: None }
+    }
+
+    /// The next deadline and what it is for.
+    pub(super) fn next(&self, doing: Doing, patience: &Patience) -> Option<(Instant, Due)> {
+        let hello = (!doing.introduced).then(|| (self.opened + patience.hello, Due::Hello));
+        let line = self.partial.filter(|_| doing.reading).map(|since| (since + patience.line, Due::Line));
+        let idle = (doing.introduced && doing.idle && doing.reading).then(|| (self.heard + patience.idle, Due::Idle));
+        let alive = (doing.introduced && doing.extended && doing.reading).then(|| match self.pinged {
+            None => (self.heard + patience.heartbeat, Due::Ping),
+            Some(pinged) => (pinged + patience.heartbeat, Due::Dead),
+        });
+        let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
+        [hello, line, idle, alive, stall].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        hello: Duration::from_secs(5),
+        line: Duration::from_secs(3),
+        idle: Duration::from_secs(60),
+        heartbeat: Duration::from_secs(10),
+        stall: Duration::from_secs(20),
+    };
+    const DOING: Doing = Doing { introduced: true, extended: true, reading: true, idle: false, writing: false };
+
+    #[test]
+    fn deadlines_follow_what_the_connection_does() {
+        let now = Instant::now();
+        let mut clocks = Clocks::new(now);
+        let due = |clocks: &Clocks, doing| clocks.next(doing, &PATIENCE).map(|(at, due)| ((at - now).as_secs(), due));
+        assert_eq!(due(&clocks, Doing { introduced: false, ..DOING }), Some((5, Due::Hello)));
+        assert_eq!(due(&clocks, DOING), Some((10, Due::Ping)));
+        clocks.pinged = Some(now + Duration::from_secs(10));
+        assert_eq!(due(&clocks, DOING), Some((20, Due::Dead)));
+        assert_eq!(due(&clocks, Doing { reading: false, ..DOING }), None, "who is held back is not dead");
+        assert_eq!(due(&clocks, Doing { extended: false, idle: true, ..DOING }), Some((60, Due::Idle)));
+        assert_eq!(due(&clocks, Doing { extended: false, ..DOING }), None, "a classic member may listen for ever");
+        clocks.partial = Some(now);
+        assert_eq!(due(&clocks, DOING), Some((3, Due::Line)));
+        clocks.partial = None;
+        assert_eq!(due(&clocks, Doing { writing: true, extended: false, ..DOING }), Some((20, Due::Stall)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_fires_at_the_latest_deadline_it_was_asked_for() {
+        let start = Instant::now();
+        let mut timer = Timer::new(start + Duration::from_secs(1));
+        let later = start + Duration::from_secs(5);
+        std::future::poll_fn(|cx| timer.poll(later, cx)).await;
+        assert_eq!(Instant::now(), later);
+        let sooner = later + Duration::from_secs(1);
+        std::future::poll_fn(|cx| {
+            assert!(timer.poll(later + Duration::from_secs(9), cx).is_pending());
+            timer.poll(sooner, cx)
+        })
+        .await;
+        assert_eq!(Instant::now(), sooner);
+    }
+}

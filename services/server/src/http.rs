@@ -1,0 +1,149 @@
+//! The HTTP port: metrics for Prometheus, liveness and readiness for whoever runs the server.
+//!
+//! One request per connection, and a limit of time and size on each: a peer that sends garbage, sends slowly or never
+//! reads is closed, whatever it does, and nobody waits for it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::readiness::Readiness;
+
+pub mod config;
+mod metrics;
+mod pages;
+pub mod probe;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use metrics::describe;
+
+use pages::Pages;
+
+/// What the request line and the headers may take, in bytes.
+const HEADER_BYTES: usize = 16 * 1024;
+/// How many headers a request may have.
+const HEADERS: usize = 64;
+/// The shortest and the longest pause after a failed accept.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long a connection may take for what it does.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Until its request has arrived.
+    header: Duration,
+    /// Until it has taken the answer, counted from its beginning.
+    exchange: Duration,
+    /// Until it has taken the answer, counted from the server's shutdown.
+    shutdown: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { header: Duration::from_secs(5), exchange: Duration::from_secs(15), shutdown: Duration::from_secs(1) };
+
+/// Serves until `shutdown`. Connections are tasks of `tracker` and end soon after it. `render` gives the text of the metrics.
+pub async fn serve<R>(
+    listener: TcpListener,
+    config: Config,
+    render: R,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+) where
+    R: Fn() -> String + Clone + Send + Sync + 'static,
+{
+    let pages = Pages { render, readiness };
+    accept(listener, &config, pages, PATIENCE, shutdown, tracker).await;
+}
+
+async fn accept<R>(
+    listener: TcpListener,
+    config: &Config,
+    pages: Pages<R>,
+    patience: Patience,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+) where
+    R: Fn() -> String + Clone + Send + Sync + 'static,
+{
+    let free = Arc::new(Semaphore::new(config.connections));
+    let mut backoff = BACKOFF.0;
+    loop {
+        // Both are cancel-safe.
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                backoff = BACKOFF.0;
+                let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
+                    metrics::refused();
+                    debug!(%peer, "http connection refused: too many");
+                    continue;
+                };
+                let connection = converse(stream, pages.clone(), patience, shutdown.clone());
+                tracker.spawn(async move {
+                    let _open = metrics::Open::new();
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            // Such as too many open files: others may close some.
+            Err(error) => {
+                warn!(%error, "cannot accept on the http port");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = sleep(backoff) => {}
+                }
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// One connection: one request, one answer.
+async fn converse<R>(stream: TcpStream, pages: Pages<R>, patience: Patience, shutdown: CancellationToken)
+where
+    R: Fn() -> String + Clone + Send + Sync + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = pages.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.header)
+        .keep_alive(false)
+        .max_headers(HEADERS)
+        .max_header_size(HEADER_BYTES)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let exchange = async {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return Some(result),
+            () = shutdown.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        timeout(patience.shutdown, connection.as_mut()).await.ok()
+    };
+    match timeout(patience.exchange, exchange).await {
+        Ok(Some(Ok(()))) => {}
+        Ok(Some(Err(error))) => debug!(%error, "http connection failed"),
+        Ok(None) | Err(_) => debug!("http connection closed: too slow"),
+    }
+}

@@ -1,0 +1,21 @@
+//! What may be configured about the HTTP port.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Section `http` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where metrics and health are served; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// Connections at the same time; one more is closed at once.
+    pub connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 8090)), connections: 64 }
+    }
+}

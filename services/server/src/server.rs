@@ -1,0 +1,195 @@
+//! Wires the parts together, and owns the order in which they start and stop.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::drain::drain;
+use crate::front::{self, Front};
+use crate::log::{Engine, Log, memory::Memory};
+use crate::readiness::{Readiness, Reason};
+use crate::shard::{Bounds, Shards};
+use crate::telemetry::{Buckets, Telemetry};
+use crate::{http, shard};
+
+/// Histograms of the parts that have bounds of their own.
+pub const BUCKETS: &[Buckets] = &[];
+
+/// Descriptors that are kept for all but chat connections.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// The server cannot start, or did not stop cleanly.
+pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+    // First, so that a signal while starting is not lost.
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    describe();
+    let readiness = Readiness::new();
+    readiness.set(Reason::Starting, "starting");
+
+    let listeners = Listeners::bind(&config)?;
+    let log = open_log(&config);
+    let bounds = Bounds {
+        members_per_group: config.limits.members_per_group,
+        groups: config.limits.groups,
+        post_without_join: config.chat.post_without_join,
+    };
+    let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&log), "local".to_owned());
+    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone());
+
+    let (accepting, serving) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    telemetry.spawn_upkeep(&tasks, serving.clone());
+    let render = {
+        let (front, shards) = (front.clone(), shards.clone());
+        move || {
+            front.observe();
+            shards.observe();
+            telemetry.render()
+        }
+    };
+    let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
+    tasks.spawn(http);
+    tasks.spawn(front.clone().serve(listeners.chat, accepting.clone()));
+    tasks.spawn(watch_log(shards.clone(), readiness.clone(), serving.clone()));
+    readiness.clear(Reason::Starting);
+    listeners.addresses.tell();
+
+    let what = signals.next().await;
+    tracing::info!(signal = what, "stopping; a second signal stops at once");
+    let stop = async {
+        drain(&config.drain, &readiness, &accepting, &front, &shards).await;
+        log.close().await;
+        serving.cancel();
+        tasks.close();
+        tasks.wait().await;
+    };
+    tokio::select! {
+        () = stop => {}
+        () = tokio::time::sleep(config.drain.grace) => {
+            tracing::warn!(open = front.registry().open(), "grace time is over: what is left is cut off");
+        }
+        what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn describe() {
+    front::metrics::describe();
+    shard::metrics::describe();
+    http::describe();
+}
+
+fn open_log(config: &Config) -> Arc<dyn Log> {
+    match config.log.engine {
+        Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
+    }
+}
+
+/// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
+fn within_descriptors(config: &Config) -> front::Limits {
+    let mut limits = config.limits.clone();
+    let wanted = limits.connections as u64 + OTHER_DESCRIPTORS;
+    let allowed = match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of descriptors is not known");
+            return limits;
+        }
+    };
+    if allowed < wanted {
+        limits.connections = usize::try_from(allowed.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+        tracing::warn!(
+            configured = config.limits.connections,
+            possible = limits.connections,
+            "limits.connections is more than the descriptors of this process carry; raise the hard limit (ulimit -Hn)"
+        );
+    }
+    limits
+}
+
+/// Passes on to load balancers whether the log can be written.
+async fn watch_log(shards: Shards, readiness: Readiness, stop: CancellationToken) {
+    const EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+    let mut ticks = tokio::time::interval(EVERY);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match shards.trouble() {
+            Some(trouble) => readiness.set(Reason::Log, trouble),
+            None => readiness.clear(Reason::Log),
+        }
+    }
+}
+
+struct Listeners {
+    chat: TcpListener,
+    http: TcpListener,
+    addresses: Addresses,
+}
+
+/// Where the server listens.
+#[derive(Debug, Serialize)]
+struct Addresses {
+    chat: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = |what: &str, address: SocketAddr| {
+            let listener =
+                front::bind(address).with_context(|| format!("cannot listen on {address} ({what}.address)"))?;
+            let bound = listener.local_addr().with_context(|| format!("cannot tell the address of {what}"))?;
+            anyhow::Ok((listener, bound))
+        };
+        let (chat, chat_address) = bind("chat", config.chat.address)?;
+        let (http, http_address) = bind("http", config.http.address)?;
+        let addresses = Addresses { chat: chat_address, http: http_address };
+        Ok(Self { chat, http, addresses })
+    }
+}
+
+impl Addresses {
+    /// One line for programs on stdout, and the same in the log.
+    fn tell(&self) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            listening: &'a Addresses,
+        }
+        tracing::info!(chat = %self.chat, http = %self.http, version = env!("CARGO_PKG_VERSION"), "listening");
+        let line = serde_json::to_string(&Line { listening: self }).unwrap_or_default();
+        let mut stdout = std::io::stdout().lock();
+        if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+            tracing::debug!(%error, "nobody reads the addresses");
+        }
+    }
+}
+
+/// The signals that stop the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

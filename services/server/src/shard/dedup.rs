@@ -1,0 +1,105 @@
+//! The window of post ids of one group: what makes a retry harmless.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use tertulia_protocol::{PostId, UserName};
+
+use super::session::Stored;
+
+/// Remembers where the newest posts with an id were stored, bounded by count and by age.
+#[derive(Debug)]
+pub(super) struct Dedup {
+    max: usize,
+    max_age_ms: u64,
+    places: HashMap<Key, Stored, RandomState>,
+    /// Oldest first.
+    order: VecDeque<(u64, Key)>,
+}
+
+type Key = (UserName, PostId);
+
+impl Dedup {
+    pub(super) fn new(max: usize, max_age: Duration) -> Self {
+        let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
+        Self { max, max_age_ms, places: HashMap::default(), order: VecDeque::new() }
+    }
+
+    /// Where the post of that sender and id is, if it is in the window at the time `now` (ms).
+    pub(super) fn get(&mut self, sender: &UserName, id: &PostId, now: u64) -> Option<Stored> {
+        self.expire(now);
+        self.places.get(&(sender.clone(), id.clone())).copied()
+    }
+
+    pub(super) fn insert(&mut self, sender: UserName, id: PostId, stored: Stored) {
+        self.expire(stored.at);
+        self.order.push_back((stored.at, (sender.clone(), id.clone())));
+        self.places.insert((sender, id), stored);
+        while self.order.len() > self.max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets all that was entered with a `seq` above `head`: its append failed.
+    pub(super) fn roll_back(&mut self, head: u64) {
+        while let Some((_, key)) = self.order.back() {
+            if self.places.get(key).is_some_and(|stored| stored.seq <= head) {
+                break;
+            }
+            if let Some((_, key)) = self.order.pop_back() {
+                self.places.remove(&key);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: u64) {
+        while self.order.front().is_some_and(|(at, _)| at.saturating_add(self.max_age_ms) < now) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.places.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(seq: u64, at: u64) -> Stored {
+        Stored { epoch: 1, seq, at }
+    }
+
+    fn key(id: &str) -> Key {
+        (UserName::new("ada").unwrap(), PostId::new(id).unwrap())
+    }
+
+    #[test]
+    fn the_window_is_bounded_by_count_and_age() {
+        let mut dedup = Dedup::new(2, Duration::from_millis(100));
+        for (seq, id) in ["a", "b", "c"].iter().enumerate() {
+            let (user, id) = key(id);
+            dedup.insert(user, id, stored(seq as u64 + 1, 1000));
+        }
+        let mut get = |id: &str, now| dedup.get(&key(id).0, &key(id).1, now).map(|stored| stored.seq);
+        assert_eq!((get("a", 1000), get("b", 1000), get("c", 1100)), (None, Some(2), Some(3)));
+        assert_eq!(get("c", 1101), None);
+        assert!(dedup.places.is_empty() && dedup.order.is_empty());
+    }
+
+    #[test]
+    fn a_failed_append_is_forgotten() {
+        let mut dedup = Dedup::new(10, Duration::from_secs(1));
+        for (seq, id) in ["a", "b", "c"].iter().enumerate() {
+            let (user, id) = key(id);
+            dedup.insert(user, id, stored(seq as u64 + 1, 1000));
+        }
+        dedup.roll_back(1);
+        let mut get = |id: &str| dedup.get(&key(id).0, &key(id).1, 1000).map(|stored| stored.seq);
+        assert_eq!((get("a"), get("b"), get("c")), (Some(1), None, None));
+    }
+}

@@ -1,0 +1,208 @@
+//! One group: decides about posts and members, and applies what the log has taken. Pure: no tasks, no I/O.
+//!
+//! Three marks on the line of `seq`: `head` is in the log; up to `tail` a place is given, by an append in flight or to
+//! come. A failed append takes `tail` back to `head`.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use tertulia_protocol::{GroupName, PostId, UserName};
+use tokio::sync::broadcast;
+
+use super::dedup::Dedup;
+use super::request::Member;
+use super::session::{ConnectionId, Session, Stored};
+use super::{Batch, Delivery, GroupStatus, Record, Subscription};
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) status: Arc<GroupStatus>,
+    epoch: u64,
+    head: u64,
+    tail: u64,
+    /// When the newest message was taken in: times never decrease.
+    newest_at: u64,
+    /// Given a place, not in an append yet.
+    staged: Vec<Record>,
+    /// When the oldest of them was read from its socket.
+    received: Option<Instant>,
+    members: BTreeMap<(UserName, ConnectionId), Member>,
+    fanout: broadcast::Sender<Arc<Delivery>>,
+    /// `None` until a post with an id needs it.
+    pub(super) dedup: Option<Dedup>,
+    /// When somebody last joined, left or posted.
+    pub(super) last_used: tokio::time::Instant,
+}
+
+impl Group {
+    /// A group as the log knows it (`head` 0: it does not).
+    pub(super) fn new(name: GroupName, shard: u16, epoch: u64, head: u64, newest_at: u64, fanout: usize) -> Self {
+        Self {
+            status: Arc::new(GroupStatus::new(name, shard, epoch, head)),
+            epoch,
+            head,
+            tail: head,
+            newest_at,
+            staged: Vec::new(),
+            received: None,
+            members: BTreeMap::new(),
+            fanout: broadcast::Sender::new(fanout.max(1)),
+            dedup: None,
+            last_used: tokio::time::Instant::now(),
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn head(&self) -> u64 {
+        self.head
+    }
+
+    pub(super) fn newest_at(&self) -> u64 {
+        self.newest_at
+    }
+
+    pub(super) fn is_stored(&self) -> bool {
+        self.head > 0
+    }
+
+    /// Nobody is in it and nothing is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.members.is_empty() && self.tail == self.head
+    }
+
+    /// Where a post with this id already is.
+    pub(super) fn repeat_of(&mut self, sender: &UserName, id: &PostId, now: u64) -> Option<Stored> {
+        self.dedup.as_mut()?.get(sender, id, now)
+    }
+
+    /// Gives a post its place. Answers whether it is the first since the last [`Group::take_batch`], and the place.
+    pub(super) fn stage(
+        &mut self,
+        sender: UserName,
+        id: Option<PostId>,
+        message: Arc<str>,
+        now: u64,
+        received: Instant,
+    ) -> (bool, Stored) {
+        self.tail += 1;
+        self.newest_at = self.newest_at.max(now);
+        let stored = Stored { epoch: self.epoch, seq: self.tail, at: self.newest_at };
+        if let (Some(dedup), Some(id)) = (&mut self.dedup, &id) {
+            dedup.insert(sender.clone(), id.clone(), stored);
+        }
+        let first = self.staged.is_empty();
+        self.received.get_or_insert(received);
+        self.staged.push(Record { seq: stored.seq, at: stored.at, sender, id, message });
+        (first, stored)
+    }
+
+    /// What to append next.
+    pub(super) fn take_batch(&mut self) -> Option<(Arc<Batch>, Instant)> {
+        let received = self.received.take()?;
+        let records = std::mem::take(&mut self.staged);
+        Some((Arc::new(Batch { group: self.status.name.clone(), epoch: self.epoch, records }), received))
+    }
+
+    /// The log has taken `batch`: now it may be seen. Answers whether it was the group's first.
+    pub(super) fn commit(&mut self, batch: Arc<Batch>, received: Instant) -> bool {
+        let first = self.head == 0;
+        self.head = batch.last();
+        self.status.committed(self.head, batch.records.len() as u64);
+        if self.fanout.receiver_count() > 0 {
+            // The last receiver may go between the two lines; then nobody misses it.
+            drop(self.fanout.send(Arc::new(Delivery::new(batch, received))));
+        }
+        first
+    }
+
+    /// An append failed: everything that was given a place and is not in the log is forgotten.
+    pub(super) fn roll_back(&mut self) {
+        self.staged = Vec::new();
+        self.received = None;
+        self.tail = self.head;
+        if let Some(dedup) = &mut self.dedup {
+            dedup.roll_back(self.head);
+        }
+    }
+
+    /// Somebody else extended the group: goes on from where the log is.
+    pub(super) fn move_to(&mut self, epoch: u64, head: u64, newest_at: u64) {
+        self.roll_back();
+        (self.epoch, self.head, self.tail, self.newest_at) = (epoch, head, head, newest_at);
+        self.dedup = None;
+        self.status.moved_to(epoch, head);
+    }
+
+    pub(super) fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn is_member(&self, session: &Session) -> bool {
+        // A session is found by its two names; cloning them costs two counters.
+        self.members.contains_key(&(session.user.clone(), session.id))
+    }
+
+    /// Adds a member, or does nothing if it is one. What is posted from now on is in the subscription.
+    pub(super) fn join(&mut self, session: &Arc<Session>, now: u64) -> (bool, Subscription, Arc<AtomicU64>) {
+        let mut new = false;
+        let member = self.members.entry((session.user.clone(), session.id)).or_insert_with(|| {
+            new = true;
+            Member { session: Arc::clone(session), joined_at: now, delivered: Arc::new(self.head.into()) }
+        });
+        let delivered = Arc::clone(&member.delivered);
+        self.members_changed();
+        (new, self.fanout.subscribe(), delivered)
+    }
+
+    /// Removes a member; answers whether it was one.
+    pub(super) fn leave(&mut self, session: &Session) -> bool {
+        let left = self.members.remove(&(session.user.clone(), session.id)).is_some();
+        if left {
+            self.members_changed();
+        }
+        left
+    }
+
+    /// Removes all members for which `which` holds.
+    pub(super) fn remove_where(&mut self, which: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let gone = self.members.extract_if(.., |_, member| which(&member.session));
+        let gone: Vec<Arc<Session>> = gone.map(|(_, member)| member.session).collect();
+        if !gone.is_empty() {
+            self.members_changed();
+        }
+        gone
+    }
+
+    fn members_changed(&mut self) {
+        self.status.set_members(self.members.len());
+        self.last_used = tokio::time::Instant::now();
+    }
+
+    /// Members from the first after `after`, ordered by user, then connection.
+    pub(super) fn members_after(&self, after: Option<(UserName, ConnectionId)>) -> impl Iterator<Item = &Member> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.members.range((from, Bound::Unbounded)).map(|(_, member)| member)
+    }
+
+    /// Users from the first after `after`, each once; and whether there are more than `limit`.
+    pub(super) fn users_after(&self, after: Option<&str>, limit: usize) -> (Vec<UserName>, bool) {
+        let from = after.and_then(|after| UserName::new(after).ok()).map(|user| (user, ConnectionId(u64::MAX)));
+        let mut users: Vec<UserName> = Vec::new();
+        for member in self.members_after(from) {
+            if users.last() == Some(&member.session.user) {
+                continue;
+            }
+            if users.len() == limit {
+                return (users, true);
+            }
+            users.push(member.session.user.clone());
+        }
+        (users, false)
+    }
+}

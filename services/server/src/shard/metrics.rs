@@ -1,0 +1,116 @@
+//! What shards measure.
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// Groups in memory.
+pub const GROUPS: &str = "tertulia_groups";
+/// Memberships.
+pub const MEMBERS: &str = "tertulia_members";
+/// Members that are being caught up.
+pub const MEMBERS_LAGGING: &str = "tertulia_members_lagging";
+/// Joins by result.
+pub const JOINS: &str = "tertulia_joins_total";
+/// Ends of memberships by reason.
+pub const LEAVES: &str = "tertulia_leaves_total";
+/// Posts by result.
+pub const POSTS: &str = "tertulia_posts_total";
+/// Messages per append.
+pub const APPEND_MESSAGES: &str = "tertulia_append_messages";
+/// Time of an append.
+pub const APPEND_SECONDS: &str = "tertulia_append_seconds";
+/// Shards owned by this node.
+pub const SHARDS_OWNED: &str = "tertulia_shards_owned";
+/// Requests that wait for an owner.
+pub const QUEUE_REQUESTS: &str = "tertulia_shard_queue_requests";
+/// The fullest queue.
+pub const QUEUE_REQUESTS_MAX: &str = "tertulia_shard_queue_requests_max";
+/// Groups that the log holds.
+pub const LOG_GROUPS: &str = "tertulia_log_groups";
+/// Bytes that the log holds.
+pub const LOG_BYTES: &str = "tertulia_log_bytes";
+/// Whether the log can be written.
+pub const LOG_WRITABLE: &str = "tertulia_log_writable";
+
+/// Gives every metric of this part its text.
+pub fn describe() {
+    describe_gauge!(GROUPS, "Groups that are in memory: with members, or used a short while ago");
+    describe_gauge!(MEMBERS, "Memberships: connections times the groups they are in");
+    describe_gauge!(MEMBERS_LAGGING, "Members that fell behind and are being caught up from the log now");
+    describe_counter!(JOINS, "Joins by result: joined, again (already a member), refused");
+    describe_counter!(LEAVES, "Ends of memberships by reason: leave, disconnect, kicked, closed, deleted");
+    describe_counter!(
+        POSTS,
+        "Posts by result: stored, repeated (the id was stored before), refused, failed (the log did not take it)"
+    );
+    describe_histogram!(APPEND_MESSAGES, "Messages in one append to the log");
+    describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the start of an append until the log had taken it");
+    describe_gauge!(SHARDS_OWNED, "Shards that this node owns");
+    describe_gauge!(QUEUE_REQUESTS, "Requests that wait for the owners of all shards");
+    describe_gauge!(
+        QUEUE_REQUESTS_MAX,
+        "Requests that wait for the owner with the longest queue; its limit is shard.queue"
+    );
+    describe_gauge!(LOG_GROUPS, "Groups that the log holds");
+    describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that the log holds, in memory or on disk");
+    describe_gauge!(LOG_WRITABLE, "1 while the log can be written, else 0");
+}
+
+/// Handles, made once, so that counting costs an atomic addition.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) joined: Counter,
+    pub(super) joined_again: Counter,
+    pub(super) join_refused: Counter,
+    pub(super) left: Counter,
+    pub(super) disconnected: Counter,
+    pub(super) kicked: Counter,
+    pub(super) closed: Counter,
+    pub(super) deleted: Counter,
+    pub(super) stored: Counter,
+    pub(super) repeated: Counter,
+    pub(super) refused: Counter,
+    pub(super) failed: Counter,
+    pub(super) append_messages: Histogram,
+    pub(super) append_seconds: Histogram,
+    pub(super) groups: Gauge,
+    pub(super) members: Gauge,
+    pub(super) lagging: Gauge,
+    pub(super) shards: Gauge,
+    pub(super) queue: Gauge,
+    pub(super) queue_max: Gauge,
+    pub(super) log_groups: Gauge,
+    pub(super) log_bytes: Gauge,
+    pub(super) log_writable: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        Self {
+            joined: counter!(JOINS, "result" => "joined"),
+            joined_again: counter!(JOINS, "result" => "again"),
+            join_refused: counter!(JOINS, "result" => "refused"),
+            left: counter!(LEAVES, "reason" => "leave"),
+            disconnected: counter!(LEAVES, "reason" => "disconnect"),
+            kicked: counter!(LEAVES, "reason" => "kicked"),
+            closed: counter!(LEAVES, "reason" => "closed"),
+            deleted: counter!(LEAVES, "reason" => "deleted"),
+            stored: counter!(POSTS, "result" => "stored"),
+            repeated: counter!(POSTS, "result" => "repeated"),
+            refused: counter!(POSTS, "result" => "refused"),
+            failed: counter!(POSTS, "result" => "failed"),
+            append_messages: histogram!(APPEND_MESSAGES),
+            append_seconds: histogram!(APPEND_SECONDS),
+            groups: gauge!(GROUPS),
+            members: gauge!(MEMBERS),
+            lagging: gauge!(MEMBERS_LAGGING),
+            shards: gauge!(SHARDS_OWNED),
+            queue: gauge!(QUEUE_REQUESTS),
+            queue_max: gauge!(QUEUE_REQUESTS_MAX),
+            log_groups: gauge!(LOG_GROUPS),
+            log_bytes: gauge!(LOG_BYTES),
+            log_writable: gauge!(LOG_WRITABLE),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Whom a moderator keeps out, and for how long.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tertulia_protocol::UserName;
+use tokio::time::Instant;
+
+use super::session::{ConnectionId, Session};
+
+/// Whom a moderator means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// All connections of a user.
+    User(UserName),
+    /// One connection.
+    Connection(ConnectionId),
+    /// All connections from an address.
+    Address(IpAddr),
+}
+
+impl Target {
+    /// Whether a session is meant.
+    #[must_use]
+    pub fn matches(&self, session: &Session) -> bool {
+        match self {
+            Self::User(user) => *user == session.user,
+            Self::Connection(id) => *id == session.id,
+            Self::Address(address) => *address == session.address,
+        }
+    }
+}
+
+/// Who may not join or post. Lives in the owner's memory: a restart forgets it.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    held: Vec<(Target, Instant)>,
+    closed_until: Option<Instant>,
+}
+
+/// More holds than this at once in one place are forgotten, those that end first before the others.
+const MAX_HELD: usize = 10_000;
+
+impl Holds {
+    pub(super) fn hold(&mut self, target: Target, hold: Duration) {
+        if hold.is_zero() {
+            return;
+        }
+        let until = far(hold);
+        match self.held.iter_mut().find(|(held, _)| *held == target) {
+            Some((_, end)) => *end = until,
+            None => self.held.push((target, until)),
+        }
+        if self.held.len() > MAX_HELD {
+            self.held.sort_by_key(|(_, until)| *until);
+            self.held.remove(0);
+        }
+    }
+
+    pub(super) fn close(&mut self, hold: Duration) {
+        self.closed_until = (!hold.is_zero()).then(|| far(hold));
+    }
+
+    /// For how much longer the session is kept out.
+    pub(super) fn held_for(&self, session: &Session) -> Option<Duration> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let ends = self.held.iter().filter(|(target, until)| *until > now && target.matches(session));
+        ends.map(|(_, until)| *until - now).max()
+    }
+
+    /// For how much longer everybody is kept out.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.closed_until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    /// Forgets what is over; answers whether anything is left.
+    pub(super) fn prune(&mut self) -> bool {
+        let now = Instant::now();
+        self.held.retain(|(_, until)| *until > now);
+        self.closed_until = self.closed_until.filter(|until| *until > now);
+        !self.held.is_empty() || self.closed_until.is_some()
+    }
+}
+
+/// So far ahead that it is as good as for ever, yet no clock overflows.
+fn far(hold: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + hold.min(CENTURY)
+}

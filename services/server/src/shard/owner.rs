@@ -1,0 +1,484 @@
+//! The owner of a shard: the only code that touches the shard's groups, hence without locks.
+//!
+//! Posts are given their places as they come and gather while an append is in flight: the next append takes them all. Only when an
+//! append has returned are its posts acknowledged and delivered. While too much has gathered the owner takes no more
+//! requests, its queue fills, and those who send wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use foldhash::fast::RandomState;
+use futures_util::future::BoxFuture;
+use tertulia_protocol::{GroupName, PostId, UserName};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::dedup::Dedup;
+use super::events::What;
+use super::group::Group;
+use super::handle::Shared;
+use super::moderation::Holds;
+use super::request::{JoinFrom, Posts, Request};
+use super::session::{Ack, Event, Joined, RETRY_SOON, Session, Stored};
+use super::{Batch, Refusal};
+use crate::log::{AppendError, PageLimit, Range};
+
+mod admin;
+
+pub(super) struct Owner {
+    shard: u16,
+    shared: Arc<Shared>,
+    groups: HashMap<GroupName, Group, RandomState>,
+    /// Whom moderators keep out, by group; they outlive the group's stay in memory.
+    holds: HashMap<GroupName, Holds, RandomState>,
+    /// Whom moderators keep out of all groups.
+    everywhere: Holds,
+    staged: Staged,
+    in_flight: Option<InFlight>,
+    /// The newest epoch that was given: two lives of a group never share one.
+    newest_epoch: u64,
+}
+
+/// What the next append takes.
+#[derive(Default)]
+struct Staged {
+    groups: Vec<GroupName>,
+    answers: Vec<Answer>,
+    posts: usize,
+    bytes: usize,
+}
+
+struct InFlight {
+    append: BoxFuture<'static, Result<(), AppendError>>,
+    batches: Vec<(Arc<Batch>, Instant)>,
+    answers: Vec<Answer>,
+    started: Instant,
+}
+
+/// What a poster will be told when the append has returned.
+struct Answer {
+    to: Asker,
+    group: GroupName,
+    id: Option<PostId>,
+    outcome: Result<Stored, Refusal>,
+}
+
+enum Asker {
+    Session(Arc<Session>),
+    Admin(oneshot::Sender<Result<Stored, Refusal>>),
+}
+
+impl Owner {
+    pub(super) fn new(shard: u16, shared: Arc<Shared>) -> Self {
+        Self {
+            shard,
+            shared,
+            groups: HashMap::default(),
+            holds: HashMap::default(),
+            everywhere: Holds::default(),
+            staged: Staged::default(),
+            in_flight: None,
+            newest_epoch: 0,
+        }
+    }
+
+    /// Serves requests until `stop`, then those already sent, and finishes what they began.
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        const AT_ONCE: usize = 64;
+        let mut waiting: VecDeque<Request> = VecDeque::new();
+        let mut received = Vec::new();
+        let housekeeping = tokio::time::sleep(self.shared.config.group_idle);
+        let mut housekeeping = std::pin::pin!(housekeeping);
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut stopping = false;
+        loop {
+            while self.has_room() {
+                let Some(request) = waiting.pop_front() else { break };
+                self.on_request(request).await;
+            }
+            self.start_append();
+            tokio::select! {
+                biased;
+                result = returned(&mut self.in_flight) => self.on_appended(result).await,
+                count = requests.recv_many(&mut received, AT_ONCE), if waiting.is_empty() => {
+                    if count == 0 {
+                        break;
+                    }
+                    waiting.extend(received.drain(..));
+                }
+                () = &mut stopped, if !stopping => {
+                    stopping = true;
+                    requests.close();
+                }
+                () = &mut housekeeping, if !self.is_empty() => {
+                    self.on_housekeeping();
+                    housekeeping.as_mut().reset(tokio::time::Instant::now() + self.shared.config.group_idle / 2);
+                }
+            }
+        }
+        self.settle().await;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.holds.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        let config = &self.shared.config;
+        self.staged.posts < config.append_posts && self.staged.bytes < config.append_bytes
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Post(posts) => self.on_posts(posts).await,
+            Request::Join { group, session, from } => self.on_join(group, session, from).await,
+            Request::Leave { group, session, answer } => self.on_leave(group, &session, answer),
+            Request::Members { group, after, limit, reply } => {
+                let page =
+                    self.load(&group).await.ok().flatten().map(|group| group.users_after(after.as_deref(), limit));
+                drop(reply.send(page));
+            }
+            Request::Admin(admin) => self.on_admin(*admin).await,
+        }
+    }
+
+    async fn on_join(&mut self, group: GroupName, session: Arc<Session>, from: JoinFrom) {
+        match self.join(&group, &session, from).await {
+            Ok(joined) => session.inbox.push(Event::Joined(Box::new(joined))),
+            Err(refusal) => {
+                self.shared.metrics.join_refused.increment(1);
+                session.inbox.push(Event::JoinRefused { group, refusal });
+            }
+        }
+    }
+
+    async fn join(&mut self, name: &GroupName, session: &Arc<Session>, from: JoinFrom) -> Result<Joined, Refusal> {
+        self.check_holds(name, session)?;
+        if self.load(name).await?.is_none() {
+            self.create(name)?;
+        }
+        // Only who asks for the past needs to know where it begins now.
+        let first = match from {
+            JoinFrom::Now => 0,
+            JoinFrom::Last(_) | JoinFrom::After { .. } => {
+                let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
+                head.map_or(1, |head| head.first)
+            }
+        };
+        let max = self.shared.bounds.members_per_group;
+        let Some(group) = self.groups.get_mut(name) else { return Err(unavailable(name)) };
+        if group.member_count() >= max && !group.is_member(session) {
+            return Err(Refusal::GroupFull { group: name.clone(), max });
+        }
+        let (new, subscription, delivered) = group.join(session, now_ms());
+        if new {
+            self.shared.metrics.joined.increment(1);
+            self.shared.events.tell(|| What::Joined(name.clone(), (&**session).into()));
+        } else {
+            self.shared.metrics.joined_again.increment(1);
+        }
+        Ok(Joined {
+            status: Arc::clone(&group.status),
+            subscription,
+            epoch: group.epoch(),
+            head: group.head(),
+            first,
+            members: group.member_count() as u64,
+            delivered,
+            from,
+        })
+    }
+
+    fn on_leave(&mut self, group: GroupName, session: &Session, answer: bool) {
+        let was_member = self.groups.get_mut(&group).is_some_and(|group| group.leave(session));
+        if was_member {
+            let reason = if answer { &self.shared.metrics.left } else { &self.shared.metrics.disconnected };
+            reason.increment(1);
+            self.shared.events.tell(|| What::Left(group.clone(), session.into()));
+        }
+        if answer {
+            session.inbox.push(Event::Left { group, was_member });
+        }
+    }
+
+    async fn on_posts(&mut self, posts: Posts) {
+        let Posts { session, posts, received } = posts;
+        let now = now_ms();
+        for post in posts {
+            let outcome = match self.ready_for_post(&post.group, &session, post.id.is_some()).await {
+                Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
+                Err(refusal) => Err(refusal),
+            };
+            if outcome.is_err() {
+                self.shared.metrics.refused.increment(1);
+            }
+            let to = Asker::Session(Arc::clone(&session));
+            self.staged.answers.push(Answer { to, group: post.group, id: post.id, outcome });
+        }
+    }
+
+    /// Brings a group into memory with all that a post needs, and asks whether the session may post.
+    async fn ready_for_post(&mut self, name: &GroupName, session: &Session, with_id: bool) -> Result<(), Refusal> {
+        self.check_holds(name, session)?;
+        let post_without_join = self.shared.bounds.post_without_join;
+        let Some(group) = self.load(name).await? else { return Err(Refusal::NoSuchGroup(name.clone())) };
+        if !post_without_join && !group.is_member(session) {
+            return Err(Refusal::NotAMember(name.clone()));
+        }
+        if with_id && group.dedup.is_none() {
+            self.load_dedup(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a post its place, or finds the one it already has.
+    fn place(
+        &mut self,
+        name: &GroupName,
+        sender: &UserName,
+        id: Option<&PostId>,
+        message: Arc<str>,
+        now: u64,
+        received: Instant,
+    ) -> Result<Stored, Refusal> {
+        let Some(group) = self.groups.get_mut(name) else { return Err(Refusal::NoSuchGroup(name.clone())) };
+        if let Some(stored) = id.and_then(|id| group.repeat_of(sender, id, now)) {
+            self.shared.metrics.repeated.increment(1);
+            return Ok(stored);
+        }
+        self.staged.posts += 1;
+        self.staged.bytes += message.len();
+        let (first, stored) = group.stage(sender.clone(), id.cloned(), message, now, received);
+        if first {
+            self.staged.groups.push(name.clone());
+        }
+        Ok(stored)
+    }
+
+    fn check_holds(&self, group: &GroupName, session: &Session) -> Result<(), Refusal> {
+        let here = if self.holds.is_empty() { None } else { self.holds.get(group) };
+        if let Some(retry_after) = here.and_then(Holds::closed_for) {
+            return Err(Refusal::Closed { group: group.clone(), retry_after });
+        }
+        let held = here.and_then(|holds| holds.held_for(session)).max(self.everywhere.held_for(session));
+        match held {
+            Some(retry_after) => Err(Refusal::Kicked { group: group.clone(), retry_after }),
+            None => Ok(()),
+        }
+    }
+
+    /// The group, brought into memory if the log knows it; `None` if it does not exist.
+    async fn load(&mut self, name: &GroupName) -> Result<Option<&mut Group>, Refusal> {
+        if !self.groups.contains_key(name) {
+            let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
+            let Some(head) = head else { return Ok(None) };
+            let fanout = self.shared.config.fanout;
+            self.enter(Group::new(name.clone(), self.shard, head.epoch, head.seq, head.at, fanout));
+        }
+        Ok(self.groups.get_mut(name))
+    }
+
+    fn create(&mut self, name: &GroupName) -> Result<(), Refusal> {
+        let max = self.shared.bounds.groups;
+        let groups = self.shared.log.stats().groups + self.shared.directory.unstored() as u64;
+        if groups >= max as u64 {
+            return Err(Refusal::ServerFull { group: name.clone(), max });
+        }
+        let epoch = self.next_epoch();
+        self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
+        self.shared.events.tell(|| What::Created(name.clone()));
+        Ok(())
+    }
+
+    fn enter(&mut self, group: Group) {
+        self.shared.directory.enter(Arc::clone(&group.status), group.is_stored());
+        self.groups.insert(group.status.name.clone(), group);
+    }
+
+    /// Milliseconds since 1970 in the upper bits and chance in the lower ten: grows within an owner, differs over restarts,
+    /// and stays below 2^53.
+    fn next_epoch(&mut self) -> u64 {
+        use std::hash::BuildHasher;
+        let chance = std::hash::RandomState::new().hash_one(self.shard) % 1024;
+        self.newest_epoch = (now_ms() * 1024 + chance).max(self.newest_epoch + 1);
+        self.newest_epoch
+    }
+
+    /// Reads back the ids of the posts that are still in the window.
+    async fn load_dedup(&mut self, name: &GroupName) -> Result<(), Refusal> {
+        let config = &self.shared.config;
+        let (window, time) = (config.dedup_window, config.dedup_time);
+        let Some(group) = self.groups.get(name) else { return Ok(()) };
+        let mut dedup = Dedup::new(window, time);
+        let oldest = now_ms().saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let mut found = Vec::new();
+        if window > 0 && group.newest_at() >= oldest {
+            let epoch = group.epoch();
+            let mut before = group.head() + 1;
+            while found.len() < window && before > 1 {
+                let limit = PageLimit { records: (window - found.len()).min(1_000), bytes: 4 * 1024 * 1024 };
+                let page = self.shared.log.read(self.shard, name, Range::Before(before), limit).await;
+                let records = page.map_err(|_| unavailable(name))?.map_or_else(Vec::new, |page| page.records);
+                let Some(first) = records.first() else { break };
+                before = first.seq;
+                let reached_the_old = first.at < oldest;
+                for record in records.into_iter().rev().filter(|record| record.at >= oldest) {
+                    let stored = Stored { epoch, seq: record.seq, at: record.at };
+                    found.extend(record.id.map(|id| (record.sender, id, stored)));
+                }
+                if reached_the_old {
+                    break;
+                }
+            }
+        }
+        for (sender, id, stored) in found.into_iter().rev() {
+            dedup.insert(sender, id, stored);
+        }
+        if let Some(group) = self.groups.get_mut(name) {
+            group.dedup = Some(dedup);
+        }
+        Ok(())
+    }
+
+    fn start_append(&mut self) {
+        if self.in_flight.is_some() || self.staged.answers.is_empty() {
+            return;
+        }
+        let Staged { groups, answers, .. } = std::mem::take(&mut self.staged);
+        let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
+        let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
+        if batches.is_empty() {
+            // Repeats and refusals only: nothing to wait for.
+            send_answers(answers);
+            return;
+        }
+        let posts: usize = batches.iter().map(|(batch, _)| batch.records.len()).sum();
+        self.shared.metrics.append_messages.record(posts as f64);
+        let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
+        self.in_flight = Some(InFlight { append, batches, answers, started: Instant::now() });
+    }
+
+    async fn on_appended(&mut self, result: Result<(), AppendError>) {
+        let Some(InFlight { batches, answers, started, .. }) = self.in_flight.take() else { return };
+        match result {
+            Ok(()) => {
+                let metrics = &self.shared.metrics;
+                metrics.append_seconds.record(started.elapsed().as_secs_f64());
+                for (batch, received) in batches {
+                    metrics.stored.increment(batch.records.len() as u64);
+                    let Some(group) = self.groups.get_mut(&batch.group) else { continue };
+                    group.last_used = tokio::time::Instant::now();
+                    if group.commit(batch, received) {
+                        self.shared.directory.now_stored();
+                    }
+                }
+                send_answers(answers);
+            }
+            Err(error) => self.on_append_failed(&error, &batches, answers).await,
+        }
+    }
+
+    /// Refuses all that was given a place, also what would have gone into the next append: its places are no longer right.
+    async fn on_append_failed(
+        &mut self,
+        error: &AppendError,
+        batches: &[(Arc<Batch>, Instant)],
+        mut answers: Vec<Answer>,
+    ) {
+        tracing::warn!(shard = self.shard, %error, "append failed");
+        let staged = std::mem::take(&mut self.staged);
+        answers.extend(staged.answers);
+        let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
+        for name in names.collect::<Vec<_>>() {
+            let head = match error {
+                AppendError::Fenced { .. } => self.shared.log.head(self.shard, &name).await.ok().flatten(),
+                AppendError::Unavailable { .. } => None,
+            };
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            group.roll_back();
+            if let Some(head) = head {
+                if !group.is_stored() {
+                    self.shared.directory.now_stored();
+                }
+                group.move_to(head.epoch, head.seq, head.at);
+            }
+        }
+        for answer in &mut answers {
+            let head = self.groups.get(&answer.group).map_or(0, Group::head);
+            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
+                answer.outcome = Err(unavailable(&answer.group));
+                self.shared.metrics.failed.increment(1);
+            }
+        }
+        send_answers(answers);
+    }
+
+    /// Finishes every append, for requests that need to see their end.
+    async fn settle(&mut self) {
+        loop {
+            self.start_append();
+            if self.in_flight.is_none() {
+                return;
+            }
+            let result = returned(&mut self.in_flight).await;
+            self.on_appended(result).await;
+        }
+    }
+
+    /// Lets go of groups that nobody uses.
+    fn on_housekeeping(&mut self) {
+        let Some(since) = tokio::time::Instant::now().checked_sub(self.shared.config.group_idle) else { return };
+        self.holds.retain(|_, holds| holds.prune());
+        self.everywhere.prune();
+        let directory = &self.shared.directory;
+        self.groups.retain(|name, group| {
+            let keep = !group.is_quiet() || group.last_used > since;
+            if !keep {
+                directory.remove(name, group.is_stored());
+            }
+            keep
+        });
+        self.groups.shrink_to(self.groups.len() * 2);
+    }
+}
+
+/// The end of the append in flight; never, if there is none. Dropping it loses nothing: the append stays in flight.
+async fn returned(in_flight: &mut Option<InFlight>) -> Result<(), AppendError> {
+    match in_flight {
+        Some(in_flight) => (&mut in_flight.append).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells each poster, one event for each run of answers to the same one.
+fn send_answers(answers: Vec<Answer>) {
+    let mut run: Option<(Arc<Session>, Vec<Ack>)> = None;
+    let flush = |run: Option<(Arc<Session>, Vec<Ack>)>| {
+        if let Some((session, acks)) = run {
+            session.inbox.push(Event::Posted(acks));
+        }
+    };
+    for Answer { to, group, id, outcome } in answers {
+        match to {
+            // Who asked may have given up.
+            Asker::Admin(reply) => drop(reply.send(outcome)),
+            Asker::Session(session) => {
+                let ack = Ack { group, id, outcome };
+                match &mut run {
+                    Some((same, acks)) if Arc::ptr_eq(same, &session) => acks.push(ack),
+                    _ => flush(run.replace((session, vec![ack]))),
+                }
+            }
+        }
+    }
+    flush(run);
+}
+
+fn unavailable(group: &GroupName) -> Refusal {
+    Refusal::Unavailable { group: group.clone(), retry_after: RETRY_SOON }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

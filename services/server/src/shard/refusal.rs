@@ -1,0 +1,72 @@
+//! Why an owner refuses a request.
+
+use std::time::Duration;
+
+use tertulia_protocol::GroupName;
+
+/// Why a request was refused; the text is for the client's user. Nothing came of the request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody has joined a group of that name.
+    #[error("Group '{0}' does not exist")]
+    NoSuchGroup(GroupName),
+    /// Posting needs membership here.
+    #[error("You are not a member of group '{0}': join it first")]
+    NotAMember(GroupName),
+    /// A moderator keeps this connection, user or address out.
+    #[error("You were kicked from group '{group}' and may come back in {} s", .retry_after.as_secs().saturating_add(1))]
+    Kicked {
+        /// The group.
+        group: GroupName,
+        /// For how much longer.
+        retry_after: Duration,
+    },
+    /// A moderator closed the group for a while.
+    #[error("Group '{group}' is closed and opens again in {} s", .retry_after.as_secs().saturating_add(1))]
+    Closed {
+        /// The group.
+        group: GroupName,
+        /// For how much longer.
+        retry_after: Duration,
+    },
+    /// As many members as allowed.
+    #[error("Group '{group}' is full: it may have {max} members")]
+    GroupFull {
+        /// The group.
+        group: GroupName,
+        /// The limit.
+        max: usize,
+    },
+    /// As many groups as allowed.
+    #[error("Group '{group}' cannot be created: this server may hold {max} groups")]
+    ServerFull {
+        /// The group.
+        group: GroupName,
+        /// The limit.
+        max: usize,
+    },
+    /// The log cannot be written or read now.
+    #[error("Messages of group '{group}' cannot be stored now; try again in {} ms", .retry_after.as_millis())]
+    Unavailable {
+        /// The group.
+        group: GroupName,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The owner has stopped.
+    #[error("The server is stopping")]
+    Draining,
+}
+
+impl Refusal {
+    /// When the same request may succeed, if time alone can help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Kicked { retry_after, .. }
+            | Self::Closed { retry_after, .. }
+            | Self::Unavailable { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+}

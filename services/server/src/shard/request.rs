@@ -1,0 +1,177 @@
+//! What an owner is asked.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use tertulia_protocol::{GroupName, PostId, UserName};
+use tokio::sync::oneshot;
+
+use super::moderation::Target;
+use super::session::{ConnectionId, Session, Stored};
+use super::{Refusal, Removal};
+
+/// A request to the owner of a shard. Those of one sender are carried out in their order.
+#[derive(Debug)]
+pub enum Request {
+    /// Become a member; answered by `Event::Joined` or `Event::JoinRefused`.
+    Join {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        session: Arc<Session>,
+        /// Where to begin.
+        from: JoinFrom,
+    },
+    /// Stop being a member; answered by `Event::Left` if `answer` is set.
+    Leave {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        session: Arc<Session>,
+        /// Whether anybody waits for an answer; a connection that ends does not.
+        answer: bool,
+    },
+    /// Store messages; answered by `Event::Posted`.
+    Post(Posts),
+    /// Users of a group, each once, ordered; `None` for a group that does not exist.
+    Members {
+        /// The group.
+        group: GroupName,
+        /// From the first user after this one.
+        after: Option<String>,
+        /// At most so many.
+        limit: usize,
+        /// Users, and whether there are more.
+        reply: oneshot::Sender<Option<(Vec<UserName>, bool)>>,
+    },
+    /// What only the admin API asks.
+    Admin(Box<Admin>),
+}
+
+/// Posts of one connection to groups of one shard, in order.
+#[derive(Debug)]
+pub struct Posts {
+    /// Who.
+    pub session: Arc<Session>,
+    /// The posts.
+    pub posts: Vec<NewPost>,
+    /// When they were read from the socket.
+    pub received: Instant,
+}
+
+/// A post that has passed the checks of the front.
+#[derive(Debug)]
+pub struct NewPost {
+    /// The group.
+    pub group: GroupName,
+    /// The text.
+    pub message: Arc<str>,
+    /// Makes a retry harmless.
+    pub id: Option<PostId>,
+}
+
+/// Where a new member begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinFrom {
+    /// With what is posted from now on; or, on a second join, where it is.
+    Now,
+    /// With the newest so many.
+    Last(u64),
+    /// After a message seen before.
+    After {
+        /// That message.
+        seq: u64,
+        /// The life of the group it was seen in.
+        epoch: Option<u64>,
+    },
+}
+
+/// What a moderator asks of one shard. Answers go to `reply`.
+#[derive(Debug)]
+pub enum Admin {
+    /// The members of a group, ordered by user, then connection.
+    Members {
+        /// The group.
+        group: GroupName,
+        /// From the first after this one.
+        after: Option<(UserName, ConnectionId)>,
+        /// At most so many.
+        limit: usize,
+        /// `None` for a group that does not exist.
+        reply: oneshot::Sender<Option<Vec<Member>>>,
+    },
+    /// Remove members, and keep them out for a while.
+    Kick {
+        /// The group; all of the shard without one.
+        group: Option<GroupName>,
+        /// Whom.
+        target: Target,
+        /// What they are told.
+        reason: Option<Arc<str>>,
+        /// For how long they may not come back.
+        hold: Duration,
+        /// The connections that were members, once per membership; `None` for a group that does not exist.
+        reply: oneshot::Sender<Option<Vec<ConnectionId>>>,
+    },
+    /// Remove all members and keep everybody out for a while, or delete the group with its messages.
+    End {
+        /// The group.
+        group: GroupName,
+        /// [`Removal::Closed`] or [`Removal::Deleted`].
+        how: Removal,
+        /// What the members are told.
+        reason: Option<Arc<str>>,
+        /// For how long nobody may join or post.
+        hold: Duration,
+        /// How many members there were; `None` for a group that does not exist.
+        reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
+    },
+    /// Remove messages up to and including `through`.
+    Purge {
+        /// The group.
+        group: GroupName,
+        /// The last message to remove.
+        through: u64,
+        /// How many were removed; `None` for a group that does not exist.
+        reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
+    },
+    /// Post a message of the system.
+    Announce {
+        /// The group; all that have members without one.
+        group: Option<GroupName>,
+        /// The text.
+        message: Arc<str>,
+        /// What came of it in each group; empty if the named group does not exist.
+        reply: oneshot::Sender<Vec<oneshot::Receiver<Result<Stored, Refusal>>>>,
+    },
+    /// What the owner knows of a group.
+    Describe {
+        /// The group.
+        group: GroupName,
+        /// `None` for a group that does not exist.
+        reply: oneshot::Sender<Option<Description>>,
+    },
+}
+
+/// A member, as a moderator sees it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Who.
+    pub session: Arc<Session>,
+    /// When it joined (milliseconds since 1970-01-01 UTC).
+    pub joined_at: u64,
+    /// How far it has been served: its connection keeps this up to date.
+    pub delivered: Arc<AtomicU64>,
+}
+
+/// A group, as a moderator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// The life of the group.
+    pub epoch: u64,
+    /// The newest message.
+    pub head: u64,
+    /// For how much longer nobody may join or post.
+    pub closed_for: Option<Duration>,
+}

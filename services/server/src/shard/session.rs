@@ -1,0 +1,173 @@
+//! Who a connection is to the groups, and how owners answer it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tertulia_protocol::{GroupName, PostId, UserName};
+
+use super::refusal::Refusal;
+use super::request::JoinFrom;
+use super::{GroupStatus, Subscription};
+
+/// Names a connection for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c-{}", self.0)
+    }
+}
+
+impl std::str::FromStr for ConnectionId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix("c-").unwrap_or(text).parse().map(Self)
+    }
+}
+
+/// A connection that has said who it is.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection.
+    pub id: ConnectionId,
+    /// Its user.
+    pub user: UserName,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Where answers go.
+    pub inbox: Arc<Inbox>,
+}
+
+/// What an owner tells a connection.
+#[derive(Debug)]
+pub enum Event {
+    /// The connection is a member now.
+    Joined(Box<Joined>),
+    /// The connection did not become a member.
+    JoinRefused {
+        /// The group.
+        group: GroupName,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The connection asked to leave; `was_member` tells whether there was something to leave.
+    Left {
+        /// The group.
+        group: GroupName,
+        /// Whether it was a member.
+        was_member: bool,
+    },
+    /// Somebody else ended the membership.
+    Removed {
+        /// The group.
+        group: GroupName,
+        /// What happened.
+        removal: Removal,
+        /// What the moderator said.
+        detail: Option<Arc<str>>,
+    },
+    /// Posts were stored or refused, in the order in which they were sent.
+    Posted(Vec<Ack>),
+}
+
+/// A new membership.
+#[derive(Debug)]
+pub struct Joined {
+    /// The group, which keeps its counts up to date.
+    pub status: Arc<GroupStatus>,
+    /// What is delivered from now on.
+    pub subscription: Subscription,
+    /// The life of the group.
+    pub epoch: u64,
+    /// The newest `seq` before the subscription.
+    pub head: u64,
+    /// The oldest `seq` that the log holds.
+    pub first: u64,
+    /// Members, this one included.
+    pub members: u64,
+    /// Where the connection says how far the member has been served (a `seq`).
+    pub delivered: Arc<AtomicU64>,
+    /// What was asked for.
+    pub from: JoinFrom,
+}
+
+/// How somebody else ends a membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// A moderator removed the member.
+    Kicked,
+    /// A moderator closed the group.
+    Closed,
+    /// A moderator deleted the group.
+    Deleted,
+}
+
+/// What became of a post.
+#[derive(Debug, Clone)]
+pub struct Ack {
+    /// The group.
+    pub group: GroupName,
+    /// The id that the post carried.
+    pub id: Option<PostId>,
+    /// Its place, or why it was refused.
+    pub outcome: Result<Stored, Refusal>,
+}
+
+/// A post that is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// The life of the group.
+    pub epoch: u64,
+    /// The place of the message in its group.
+    pub seq: u64,
+    /// When it was taken in (milliseconds since 1970-01-01 UTC).
+    pub at: u64,
+}
+
+/// Answers for one connection. It holds no more than what the connection asked for and has not taken yet, and one removal per
+/// membership; an empty one owns no memory beyond itself.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    events: Mutex<VecDeque<Event>>,
+    /// Whether something was put in since the last look.
+    news: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Inbox {
+    /// Puts an event in and wakes the connection.
+    pub fn push(&self, event: Event) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        self.wake();
+    }
+
+    /// Wakes the connection to look at what else is shared with it.
+    pub fn wake(&self) {
+        self.news.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Takes all events; `Ready` also if it was only woken. Registers the task to be woken otherwise.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<VecDeque<Event>> {
+        if !self.news.load(Ordering::Acquire) {
+            self.waker.register(cx.waker());
+        }
+        if self.news.swap(false, Ordering::AcqRel) {
+            let events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
+            // More may be put in while these are looked at: the next poll registers.
+            return Poll::Ready(events);
+        }
+        Poll::Pending
+    }
+}
+
+/// How long a client waits before it repeats what was refused for a passing reason.
+pub const RETRY_SOON: Duration = Duration::from_millis(1_000);

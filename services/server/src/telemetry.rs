@@ -1,0 +1,74 @@
+//! What the server tells of itself: its log and its metrics.
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub mod config;
+mod logs;
+mod metrics;
+mod prometheus;
+
+pub use config::Config;
+pub use prometheus::{Buckets, LATENCY_SECONDS, POWERS_OF_FOUR};
+
+use prometheus::Exporter;
+
+/// Why the server cannot tell of itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The levels of the log are not understood.
+    #[error("cannot read telemetry.log_level: {cause}")]
+    Levels {
+        /// What is wrong with them.
+        cause: tracing_subscriber::filter::ParseError,
+    },
+    /// The log of this process was set up before.
+    #[error("cannot set up the log: {cause}")]
+    Log {
+        /// What stands in the way.
+        cause: tracing_subscriber::util::TryInitError,
+    },
+    /// The bounds of a histogram are not accepted.
+    #[error("cannot set the buckets of {metric}: {cause}")]
+    Buckets {
+        /// Whose.
+        metric: String,
+        /// Why not.
+        cause: metrics_exporter_prometheus::BuildError,
+    },
+    /// The metrics of this process were set up before.
+    #[error("cannot set up the metrics: {cause}")]
+    Recorder {
+        /// What stands in the way.
+        cause: String,
+    },
+}
+
+/// The metrics of this process; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    exporter: Exporter,
+}
+
+/// Sets up the log and the metrics of this process: once, before any part runs.
+///
+/// # Errors
+/// They were set up before, or `buckets` are not acceptable.
+pub fn init(config: &Config, buckets: &[Buckets]) -> Result<Telemetry, Error> {
+    logs::init(config)?;
+    Ok(Telemetry { exporter: prometheus::install(buckets)? })
+}
+
+impl Telemetry {
+    /// All metrics in the text format of Prometheus, the process's own up to date.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.exporter.render()
+    }
+
+    /// Keeps the memory that histograms use between two renderings within bounds, until `shutdown`.
+    pub fn spawn_upkeep(&self, tracker: &TaskTracker, shutdown: CancellationToken) {
+        let exporter = self.exporter.clone();
+        tracker.spawn(async move { shutdown.run_until_cancelled(exporter.upkeep()).await });
+    }
+}

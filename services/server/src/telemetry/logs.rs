@@ -1,0 +1,96 @@
+//! The server's log: one line an event on stderr, for people or for programs.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+use super::config::LogFormat;
+use super::{Config, Error};
+
+/// Everything that is logged in this process from now on goes to stderr.
+pub(super) fn init(config: &Config) -> Result<(), Error> {
+    let colours = io::stderr().is_terminal();
+    subscriber(config, colours, io::stderr)?.try_init().map_err(|cause| Error::Log { cause })
+}
+
+fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<impl Subscriber + Send + Sync, Error>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
+    // A line that cannot be written is lost. Telling so, on the same stderr, would panic in the task that logs.
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
+        LogFormat::Text => Box::new(lines.with_ansi(colours)),
+        LogFormat::Json => Box::new(lines.json().flatten_event(true)),
+    };
+    Ok(Registry::default().with(lines.with_filter(levels)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, info, subscriber::with_default, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log_format: LogFormat, log_level: &str, log: impl FnOnce()) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let config = Config { log_format, log_level: log_level.to_owned() };
+        with_default(subscriber(&config, false, move || writer.clone()).unwrap(), log);
+        let bytes = captured.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_has_no_colours_away_from_a_terminal() {
+        let text = logged(LogFormat::Text, "info", || warn!(peer = "1.2.3.4", "line too long"));
+        assert!(text.contains("WARN") && text.ends_with("line too long peer=\"1.2.3.4\"\n"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let text = logged(LogFormat::Json, "info", || {
+            info!(count = 3, "one\ntwo");
+            info!("three");
+        });
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"one\ntwo".into()));
+        assert_eq!(lines[0]["count"], 3);
+    }
+
+    #[test]
+    fn levels_hold() {
+        let log = || {
+            debug!(target: "part", "a");
+            debug!("b");
+            warn!("c");
+        };
+        assert_eq!(logged(LogFormat::Text, "warn,part=debug", log).lines().count(), 2);
+        assert_eq!(logged(LogFormat::Text, "off", log), "");
+        let bad = Config { log_level: "part=loud".to_owned(), ..Config::default() };
+        assert!(matches!(subscriber(&bad, false, io::sink), Err(Error::Levels { .. })));
+    }
+}

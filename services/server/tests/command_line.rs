@@ -1,0 +1,76 @@
+//! The program as scripts see it: what it writes where, and how it exits.
+
+use std::process::Command;
+
+/// A run of the program without our variables in its environment: its exit code, stdout and stderr.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TERTULIA__") {
+            command.env_remove(name);
+        }
+    }
+    let output = match command.args(arguments).envs(variables.iter().copied()).output() {
+        Ok(output) => output,
+        Err(error) => panic!("cannot run the program: {error}"),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_valid_configuration_exits_with_0() {
+    let (code, stdout, stderr) = run(&["check-config"], &[("TERTULIA_PORT", "tcp://10.0.0.1:8088")]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "the configuration is valid\n", ""));
+}
+
+#[test]
+fn each_fault_of_a_configuration_is_a_line_and_the_exit_code_is_2() {
+    for command in ["run", "check-config", "print-config", "health"] {
+        let arguments = [command, "--set", "limits.grups=1", "--chat", "here"];
+        let (code, stdout, stderr) = run(&arguments, &[("TERTULIA__LIMITS__GROUPS", "-3")]);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""));
+        let expected = [
+            "tertulia-server: limits.groups = -3 (from environment TERTULIA__LIMITS__GROUPS): must be an integer from 1 to 100000000",
+            "tertulia-server: unknown key 'limits.grups' (from flag --set); did you mean 'limits.groups'?",
+            "tertulia-server: chat.address = here (from flag --chat): must be an IP address and a port, such as 127.0.0.1:8088 or [::1]:8088",
+        ];
+        assert_eq!(stderr.lines().collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(run(&["--set", "nothing"], &[]).0, Some(2));
+    assert_eq!(run(&["--no-such-flag"], &[]).0, Some(2));
+}
+
+#[test]
+fn the_printed_configuration_can_be_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    for (format, name) in [("toml", "a.toml"), ("yaml", "a.yaml")] {
+        let (code, printed, _) = run(&["print-config", "--format", format, "--data-dir", "d"], &[]);
+        assert_eq!(code, Some(0));
+        assert!(printed.contains("\"d\"  # from flag --data-dir\n"), "{printed}");
+        let path = directory.path().join(name);
+        std::fs::write(&path, &printed).unwrap();
+        let path = path.to_str().unwrap();
+        let (code, again, stderr) = run(&["--config", path, "print-config", "--format", "json"], &[]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+        assert_eq!(again["log"]["data_dir"], "d");
+    }
+}
+
+#[test]
+fn health_exits_with_1_when_nobody_answers() {
+    let (code, stdout, stderr) = run(&["health", "--url", "http://127.0.0.1:1/readyz"], &[]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.starts_with("tertulia-server: cannot connect to http://127.0.0.1:1/readyz: "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1);
+}
+
+#[test]
+fn version_tells_commit_and_features() {
+    let (code, stdout, _) = run(&["--version"], &[]);
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.starts_with("tertulia-server ") && stdout.contains("(commit ") && stdout.contains("engines: memory")
+    );
+}
