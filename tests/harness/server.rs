@@ -70,8 +70,8 @@ impl ServerOptions {
 pub struct Listening {
     /// For chat clients.
     pub chat: SocketAddr,
-    /// For the admin API.
-    pub admin: SocketAddr,
+    /// For the admin API; `None` if the server has none.
+    pub admin: Option<SocketAddr>,
     /// For metrics and probes.
     pub http: SocketAddr,
 }
@@ -245,7 +245,8 @@ fn parse_listening(line: &str) -> Result<Listening> {
         let text = value["listening"][name].as_str().with_context(|| format!("no address of {name} in {line:?}"))?;
         text.parse().with_context(|| format!("the address of {name} in {line:?}"))
     };
-    Ok(Listening { chat: address("chat")?, admin: address("admin")?, http: address("http")? })
+    let admin = value["listening"].get("admin").map(|_| address("admin")).transpose()?;
+    Ok(Listening { chat: address("chat")?, admin, http: address("http")? })
 }
 
 #[cfg(test)]
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(listening.chat, "127.0.0.1:1".parse().unwrap());
         assert_eq!(listening.http, "[::1]:3".parse().unwrap());
         assert!(parse_listening("listening").is_err());
-        assert!(parse_listening(r#"{"listening":{"chat":"127.0.0.1:1"}}"#).unwrap_err().to_string().contains("admin"));
+        assert!(parse_listening(r#"{"listening":{"chat":"127.0.0.1:1"}}"#).unwrap_err().to_string().contains("http"));
     }
 
     #[test]

@@ -1,1 +1,1 @@
-//! x
+//! Many clients.

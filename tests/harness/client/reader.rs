@@ -70,18 +70,21 @@ impl Reader {
         waited.with_context(|| describe_end(&lock(&self.recording)))
     }
 
-    /// Reads until a message of `group` has the text `text`.
+    /// Reads until a message of `group` with the text `text` has been seen, if it has not been seen before.
     ///
     /// # Errors
     /// As [`Reader::until`].
     pub async fn until_text(&mut self, group: &str, text: &str) -> Result<()> {
+        let is_it = |event: &Event| match event {
+            Event::Message(it) => &*it.group == group && &*it.text == text,
+            Event::Text(it) => &*it.group == group && &*it.text == text,
+            _ => false,
+        };
+        if lock(&self.recording).events.iter().rev().any(is_it) {
+            return Ok(());
+        }
         let what = format!("the message {text:?} in group '{group}'");
-        self.until(&what, |event| match event {
-            Event::Message(it) if &*it.group == group && &*it.text == text => Some(()),
-            Event::Text(it) if &*it.group == group && &*it.text == text => Some(()),
-            _ => None,
-        })
-        .await
+        self.until(&what, |event| is_it(event).then_some(())).await
     }
 
     /// Reads until the server closes the connection.
@@ -100,6 +103,11 @@ impl Reader {
 /// Whose connection it is and what it saw last, for error messages.
 fn describe_end(recording: &Recording) -> String {
     const SHOWN: usize = 5;
+    const LONGEST: usize = 300;
     let from = recording.events.len().saturating_sub(SHOWN);
-    format!("{} saw last: {:#?}", recording.who, &recording.events[from..])
+    let shown = recording.events[from..].iter().map(|event| {
+        let text = format!("{event:?}");
+        text.chars().take(LONGEST).collect::<String>()
+    });
+    format!("{} saw last: {:#?}", recording.who, shown.collect::<Vec<_>>())
 }
