@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Characters;
-use super::connection::{Task, linger};
+use super::connection::Task;
+use super::linger::linger;
 use super::metrics::Metrics;
 use super::registry::{NotAdmitted, Registry};
 use super::timers::Patience;
