@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::front::Front;
@@ -39,25 +40,38 @@ impl Default for Config {
     }
 }
 
+/// The task that accepts chat connections.
+#[derive(Debug)]
+pub struct Accepting {
+    /// Ends it.
+    pub stop: CancellationToken,
+    /// The task.
+    pub task: JoinHandle<()>,
+}
+
+impl Accepting {
+    /// Returns when no connection is accepted any more.
+    async fn end(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "accepting had failed");
+        }
+    }
+}
+
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop.
-pub async fn drain(
-    config: &Config,
-    readiness: &Readiness,
-    accepting: &CancellationToken,
-    front: &Front,
-    shards: &Shards,
-) {
+pub async fn drain(config: &Config, readiness: &Readiness, accepting: Accepting, front: &Front, shards: &Shards) {
     readiness.set(Reason::Draining, "the server is stopping");
     shards.events().tell(|| What::Draining);
     tokio::time::sleep(config.delay).await;
-    accepting.cancel();
+    accepting.end().await;
     tracing::info!(open = front.registry().open(), "draining connections");
     front.go_away("the server is stopping", config.reconnect_after);
     if front.registry().any_extended() {
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
     }
-    front.finish().await;
+    front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2).await;
     shards.stop().await;
 }

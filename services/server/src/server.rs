@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::drain::drain;
+use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
 use crate::log::{Engine, Log, memory::Memory};
 use crate::readiness::{Readiness, Reason};
@@ -47,7 +47,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), "local".to_owned());
     let front = Front::new(&config.chat, within_descriptors(&config), shards.clone());
 
-    let (accepting, serving) = (CancellationToken::new(), CancellationToken::new());
+    let serving = CancellationToken::new();
     let tasks = TaskTracker::new();
     telemetry.spawn_upkeep(&tasks, serving.clone());
     let render = {
@@ -60,7 +60,9 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     };
     let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
     tasks.spawn(http);
-    tasks.spawn(front.clone().serve(listeners.chat, accepting.clone()));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(front.clone().serve(listeners.chat, stop.clone()));
+    let accepting = Accepting { stop, task };
     tasks.spawn(watch_log(shards.clone(), readiness.clone(), serving.clone()));
     readiness.clear(Reason::Starting);
     listeners.addresses.tell();
@@ -68,7 +70,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let what = signals.next().await;
     tracing::info!(signal = what, "stopping; a second signal stops at once");
     let stop = async {
-        drain(&config.drain, &readiness, &accepting, &front, &shards).await;
+        drain(&config.drain, &readiness, accepting, &front, &shards).await;
         engine.close().await;
         serving.cancel();
         tasks.close();

@@ -71,8 +71,10 @@ pub(super) struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Reads what has come, then finishes.
+    /// Reads what has come, then no more.
     LastCall,
+    /// Takes no more lines; messages go on.
+    Listening,
     /// Takes no more lines; ends when all that was read is answered and all that was posted so far is written.
     Finishing(CloseReason),
     /// Writes what waits, then ends.
@@ -119,6 +121,7 @@ impl Task {
         self.shared.metrics.closed(reason);
         self.log_end(reason);
         self.leave_all();
+        self.me.answered();
         if reason != CloseReason::Socket {
             // In a box, so that the task is not larger all its life for what it does at its end.
             Box::pin(linger(&mut self.socket)).await;
@@ -193,8 +196,9 @@ impl Task {
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
-                    Order::Finish if self.phase == Phase::Open => self.phase = Phase::LastCall,
-                    Order::Finish => {}
+                    Order::LastCall if self.phase == Phase::Open => self.phase = Phase::LastCall,
+                    Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
+                    Order::LastCall | Order::Finish => {}
                     Order::Disconnect(reason) => {
                         self.tell_disconnected(reason.as_deref());
                         self.close(CloseReason::Admin);
@@ -243,7 +247,11 @@ impl Task {
             || self.question.is_some()
             || self.in_flight >= self.shared.limits.posts_in_flight
             || self.out.len() >= self.shared.limits.outbound_bytes
-            || matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+            || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    fn may_listen(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::LastCall | Phase::Listening)
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
@@ -257,16 +265,12 @@ impl Task {
         while self.take_lines() {
             match self.socket.poll_read_ready(cx) {
                 Poll::Pending => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     return Ok(());
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
                 Poll::Ready(Ok(())) if reads == READS => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     cx.waker().wake_by_ref();
                     return Ok(());
                 }
@@ -291,6 +295,12 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn end_last_call(&mut self) {
+        if self.phase == Phase::LastCall {
+            self.phase = Phase::Listening;
+        }
     }
 
     /// Carries out the lines that have come; answers whether more may be read.
@@ -407,20 +417,34 @@ impl Task {
         }
     }
 
-    fn ended(&self) -> Option<CloseReason> {
+    fn ended(&mut self) -> Option<CloseReason> {
+        // Who does not take its answers is asked no further: others wait for the end of the last call.
+        if self.phase == Phase::LastCall && self.out.len() >= self.shared.limits.outbound_bytes {
+            self.end_last_call();
+        }
         match self.phase {
             Phase::Open | Phase::LastCall => None,
+            Phase::Listening => {
+                if self.is_answered() {
+                    self.me.answered();
+                }
+                None
+            }
             Phase::Closing(reason) => self.out.is_empty().then_some(reason),
             Phase::Finishing(reason) => {
-                let answered = self.in_flight == 0
-                    && self.unsent.is_empty()
-                    && self.sending.is_none()
-                    && self.question.is_none()
-                    && self.out.is_empty();
+                let answered = self.is_answered();
+                if answered {
+                    self.me.answered();
+                }
                 let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
-                (answered && served()).then_some(reason)
+                (answered && self.out.is_empty() && served()).then_some(reason)
             }
         }
+    }
+
+    /// Whether all that was read is carried out and answered.
+    fn is_answered(&self) -> bool {
+        self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
     }
 
     // ---- the clock

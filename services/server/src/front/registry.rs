@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tertulia_protocol::Dialect;
+use tokio::sync::mpsc;
 
 use super::Limits;
 use crate::shard::{ConnectionId, Inbox, Session, Target};
@@ -78,6 +79,8 @@ impl CloseReason {
     }
 }
 
+type Unanswered = mpsc::Sender<std::convert::Infallible>;
+
 /// What a connection's task and those who look at it share.
 #[derive(Debug)]
 pub struct Connection {
@@ -93,6 +96,8 @@ pub struct Connection {
     orders: AtomicU8,
     going_away: Mutex<Option<(Arc<str>, Duration)>>,
     disconnect: OnceLock<Option<Arc<str>>>,
+    /// Held from the last call until everything that came before it is answered.
+    unanswered: Mutex<Option<Unanswered>>,
     /// Groups it is a member of.
     pub groups: AtomicU32,
     /// Posts taken from it.
@@ -114,15 +119,18 @@ pub struct Connection {
 pub(super) enum Order {
     /// Tell the client to go elsewhere.
     GoAway(Arc<str>, Duration),
-    /// Finish what was read, flush, close.
+    /// Carry out what has come, and then no more lines.
+    LastCall,
+    /// Write what waits and what is still to be delivered, then close.
     Finish,
     /// Close; the client is told this.
     Disconnect(Option<Arc<str>>),
 }
 
 const GO_AWAY: u8 = 1;
-const FINISH: u8 = 2;
-const DISCONNECT: u8 = 4;
+const LAST_CALL: u8 = 2;
+const FINISH: u8 = 4;
+const DISCONNECT: u8 = 8;
 
 impl Connection {
     /// Who it is and how it speaks, once its first line has told.
@@ -147,6 +155,16 @@ impl Connection {
         self.order(GO_AWAY);
     }
 
+    fn last_call(&self, unanswered: Unanswered) {
+        *lock(&self.unanswered) = Some(unanswered);
+        self.order(LAST_CALL);
+    }
+
+    /// All that came before the last call is answered.
+    pub(super) fn answered(&self) {
+        drop(lock(&self.unanswered).take());
+    }
+
     fn order(&self, order: u8) {
         self.orders.fetch_or(order, Ordering::AcqRel);
         self.inbox.wake();
@@ -160,10 +178,11 @@ impl Connection {
         };
         let going_away = if orders & GO_AWAY != 0 { lock(&self.going_away).take() } else { None };
         let go_away = going_away.map(|(reason, after)| Order::GoAway(reason, after));
+        let last_call = (orders & LAST_CALL != 0).then_some(Order::LastCall);
         let finish = (orders & FINISH != 0).then_some(Order::Finish);
         let disconnect =
             (orders & DISCONNECT != 0).then(|| Order::Disconnect(self.disconnect.get().cloned().flatten()));
-        [go_away, disconnect, finish].into_iter().flatten()
+        [go_away, disconnect, last_call, finish].into_iter().flatten()
     }
 
     fn matches(&self, target: &Target) -> bool {
@@ -254,6 +273,7 @@ impl Registry {
             orders: AtomicU8::new(0),
             going_away: Mutex::default(),
             disconnect: OnceLock::new(),
+            unanswered: Mutex::default(),
             groups: AtomicU32::new(0),
             posts: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
@@ -332,7 +352,18 @@ impl Registry {
         }
     }
 
-    /// Orders every connection to finish what it has read, flush and close.
+    /// Orders every connection to take no more lines than have come, and returns when what came is answered.
+    pub async fn last_call(&self) {
+        // Nothing is sent: the channel closes when the last connection has let go of its end.
+        let (unanswered, mut all_answered) = mpsc::channel(1);
+        for connection in self.list(None, usize::MAX, |_| true) {
+            connection.last_call(unanswered.clone());
+        }
+        drop(unanswered);
+        all_answered.recv().await;
+    }
+
+    /// Orders every connection to write what waits and close.
     pub fn finish(&self) {
         for connection in self.list(None, usize::MAX, |_| true) {
             connection.order(FINISH);
