@@ -39,6 +39,9 @@ impl Default for Config {
     }
 }
 
+/// What everybody is told.
+const WHY: &str = "the server is stopping";
+
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop.
 pub async fn drain(
@@ -48,12 +51,12 @@ pub async fn drain(
     front: &Front,
     shards: &Shards,
 ) {
-    readiness.set(Reason::Draining, "the server is stopping");
-    shards.events().tell(|| What::Draining);
+    readiness.set(Reason::Draining, WHY);
+    shards.events().tell(|| What::Draining(WHY));
     tokio::time::sleep(config.delay).await;
     accepting.cancel();
     tracing::info!(open = front.registry().open(), "draining connections");
-    front.go_away("the server is stopping", config.reconnect_after);
+    front.go_away(WHY, config.reconnect_after);
     if front.registry().any_extended() {
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
