@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tertulia_protocol::Dialect;
+pub use tertulia_protocol::Dialect;
 
 use super::Limits;
 use crate::shard::{ConnectionId, Inbox, Session, Target};

@@ -1,5 +1,6 @@
 //! Whom a moderator keeps out, and for how long.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,16 @@ pub enum Target {
     Connection(ConnectionId),
     /// All connections from an address.
     Address(IpAddr),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user {user}"),
+            Self::Connection(id) => write!(f, "connection {id}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
 }
 
 impl Target {
