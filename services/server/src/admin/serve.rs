@@ -35,6 +35,10 @@ const REQUEST_BYTES: usize = 16 * 1024;
 const HEADER_BYTES: u32 = 16 * 1024;
 /// Requests at the same time on one connection.
 const REQUESTS: u32 = 32;
+/// What waits to be sent of one answer, and what may come unasked of one request, in bytes.
+const STREAM_BYTES: u32 = 64 * 1024;
+/// What may come unasked on one connection, in bytes.
+const CONNECTION_BYTES: u32 = 256 * 1024;
 /// The shortest and the longest pause after a failed accept.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -175,6 +179,9 @@ async fn converse(
         .keep_alive_timeout(patience.ping)
         .max_concurrent_streams(REQUESTS)
         .max_header_list_size(HEADER_BYTES)
+        .max_send_buf_size(STREAM_BYTES as usize)
+        .initial_stream_window_size(STREAM_BYTES)
+        .initial_connection_window_size(CONNECTION_BYTES)
         .serve_connection(TokioIo::new(with_preface(stream)), answer);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

@@ -192,7 +192,7 @@ async fn play(dialect: Dialect, kept: u64, steps: Vec<Step>) {
             Step::Post(count) => world.post(count).await,
             Step::Stall => drop(world.poll(1)),
             Step::Serve(room) => {
-                drop(world.poll(room));
+                world.poll(room);
                 world.take();
             }
             Step::Resume => {
