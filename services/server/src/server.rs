@@ -18,7 +18,7 @@ use crate::log::{Engine, Log, memory::Memory};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry};
-use crate::{admin, http, shard};
+use crate::{admin, http, log, shard};
 
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
@@ -38,13 +38,13 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     readiness.set(Reason::Starting, "starting");
 
     let listeners = Listeners::bind(&config)?;
-    let log = open_log(&config);
+    let engine = open_log(&config);
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
         post_without_join: config.chat.post_without_join,
     };
-    let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&log), "local".to_owned());
+    let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), "local".to_owned());
     let front = Front::new(&config.chat, within_descriptors(&config), shards.clone());
 
     let (accepting, serving) = (CancellationToken::new(), CancellationToken::new());
@@ -79,7 +79,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     tracing::info!(signal = what, "stopping; a second signal stops at once");
     let stop = async {
         drain(&config.drain, &readiness, &accepting, &front, &shards).await;
-        log.close().await;
+        engine.close().await;
         serving.cancel();
         tasks.close();
         tasks.wait().await;
@@ -98,6 +98,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
 fn describe() {
     front::metrics::describe();
     shard::metrics::describe();
+    log::metrics::describe();
     admin::metrics::describe();
     http::describe();
 }

@@ -86,7 +86,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// Handles, made once; those of requests when the first of their kind comes, since most pairs never do.
+/// Handles, made once; those of requests that fail when the first of their kind comes, since most pairs never do.
 #[derive(Debug)]
 pub(super) struct Metrics {
     requests: [[OnceLock<Counter>; CODES.len()]; METHODS.len()],
@@ -108,15 +108,22 @@ impl Metrics {
         metrics.connections.set(0.0);
         metrics.watchers.set(0.0);
         metrics.refused.absolute(0);
+        for method in 0..METHODS.len() {
+            metrics.requests(Method(method), Code::Ok).absolute(0);
+        }
         metrics
     }
 
     pub(super) fn answered(&self, method: Method, code: Code, duration: Duration) {
-        let code = usize::try_from(i32::from(code)).unwrap_or_default();
-        let Some(requests) = self.requests[method.0].get(code) else { return };
-        let make = || counter!(REQUESTS, "method" => METHODS[method.0], "code" => CODES[code]);
-        requests.get_or_init(make).increment(1);
+        self.requests(method, code).increment(1);
         self.seconds.record(duration.as_secs_f64());
+    }
+
+    fn requests(&self, method: Method, code: Code) -> &Counter {
+        // Every code has its place: a number that none has is made UNKNOWN when it is read.
+        let code = (code as usize).min(CODES.len() - 1);
+        let make = || counter!(REQUESTS, "method" => METHODS[method.0], "code" => CODES[code]);
+        self.requests[method.0][code].get_or_init(make)
     }
 
     /// Counts a connection until the guard goes.
@@ -171,7 +178,7 @@ mod tests {
         for (code, name) in
             [(Code::Ok, "OK"), (Code::NotFound, "NOT_FOUND"), (Code::Unauthenticated, "UNAUTHENTICATED")]
         {
-            assert_eq!(CODES[i32::from(code) as usize], name);
+            assert_eq!(CODES[code as usize], name);
         }
     }
 }

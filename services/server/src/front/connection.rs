@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{Dialect, GroupName, LineBuffer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::bucket::Bucket;
+use super::linger::linger;
 use super::listener::Shared;
 use super::membership::{Membership, Surroundings};
 use super::outbound::Outbound;
@@ -26,8 +26,7 @@ use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
 use super::timers::{Clocks, Doing, Due, Timer};
 use crate::shard::Session;
-use crate::shard::handle::NotSent;
-use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::request::{NewPost, Request};
 
 /// Bytes read from the socket at once.
 const READ: usize = 16 * 1024;
@@ -55,10 +54,10 @@ pub(super) struct Task {
     /// Posts of the lines that were just read, for one shard.
     pub(super) gathered: Option<(u16, Vec<NewPost>)>,
     /// When those lines were read.
-    read_at: Instant,
+    pub(super) read_at: Instant,
     /// Requests for which the owner's queue had no room; the first is being sent.
-    unsent: VecDeque<(u16, Request)>,
-    sending: Option<BoxFuture<'static, bool>>,
+    pub(super) unsent: VecDeque<(u16, Request)>,
+    pub(super) sending: Option<BoxFuture<'static, bool>>,
     /// The answer to a question that the connection's next lines wait for.
     pub(super) question: Option<BoxFuture<'static, Reply>>,
     pub(super) bucket: Option<Bucket>,
@@ -118,13 +117,16 @@ impl Task {
     }
 
     /// Serves the connection to its end.
-    pub(super) async fn run(mut self, admitted: Admitted) {
+    ///
+    /// Boxed, since a future keeps room for what it was given and for what it makes of it: the task would be in it twice.
+    pub(super) async fn run(mut self: Box<Self>, admitted: Admitted) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.shared.metrics.closed(reason);
         self.log_end(reason);
         self.leave_all();
         if reason != CloseReason::Socket {
-            linger(&mut self.socket).await;
+            // In a box, so that the task is not larger all its life for what it does at its end.
+            Box::pin(linger(&mut self.socket)).await;
         }
         drop(admitted);
     }
@@ -182,6 +184,7 @@ impl Task {
             self.input.shrink();
         }
         self.out.shrink();
+        self.me.in_flight.store(self.in_flight, Ordering::Relaxed);
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
     }
 
@@ -236,13 +239,6 @@ impl Task {
             self.on_reply(reply);
         }
         self.question.is_none() && self.sending.is_none()
-    }
-
-    /// The owners have stopped: the server is about to end and will not answer any more.
-    fn on_stopped(&mut self) {
-        self.unsent.clear();
-        self.in_flight = 0;
-        self.close(CloseReason::Drain);
     }
 
     // ---- lines
@@ -342,52 +338,6 @@ impl Task {
     /// When the lines that are being carried out were read.
     pub(super) fn read_at(&self) -> Instant {
         self.read_at
-    }
-
-    // ---- requests to owners
-
-    /// Sends the posts that were gathered.
-    pub(super) fn send_gathered(&mut self) {
-        if let (Some((shard, posts)), Some((session, _))) = (self.gathered.take(), &self.voice) {
-            let session = Arc::clone(session);
-            let received = self.read_at;
-            self.send(shard, Request::Post(Posts { session, posts, received }));
-        }
-    }
-
-    /// Sends a request after those that were sent before.
-    pub(super) fn send(&mut self, shard: u16, request: Request) {
-        self.unsent.push_back((shard, request));
-        self.send_unsent();
-    }
-
-    fn send_unsent(&mut self) {
-        while self.sending.is_none() {
-            let Some((shard, request)) = self.unsent.pop_front() else { return };
-            match self.shared.shards.try_send(shard, request) {
-                Ok(()) => {}
-                Err(NotSent::Full(request)) => self.sending = Some(self.shared.shards.send(shard, request)),
-                Err(NotSent::Stopped) => self.on_stopped(),
-            }
-        }
-    }
-
-    /// Ends all memberships, also those that are about to begin.
-    fn leave_all(&mut self) {
-        let Some((session, _)) = &self.voice else { return };
-        let (memberships, joining) = (std::mem::take(&mut self.memberships), std::mem::take(&mut self.joining));
-        self.me.groups.store(0, Ordering::Relaxed);
-        let groups = memberships.iter().map(|membership| membership.group().clone()).chain(joining);
-        for group in groups {
-            let shard = self.shared.shards.shard_of(&group);
-            let request = Request::Leave { group, session: Arc::clone(session), answer: false };
-            if let Err(NotSent::Full(request)) = self.shared.shards.try_send(shard, request)
-                && let Ok(runtime) = tokio::runtime::Handle::try_current()
-            {
-                let send = self.shared.shards.send(shard, request);
-                runtime.spawn(send);
-            }
-        }
     }
 
     // ---- messages
@@ -551,31 +501,17 @@ impl Task {
     }
 }
 
-impl Drop for Task {
-    /// Whatever ends the task, no membership outlives it.
-    fn drop(&mut self) {
-        self.leave_all();
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Closes a socket so that the peer can still read what was written: a socket closed with unread input resets the connection, and
-/// a reset may overtake the last lines.
-pub(super) async fn linger(socket: &mut TcpStream) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const MOST: u64 = 4 * 1024 * 1024;
-    let read_away = async {
-        if socket.shutdown().await.is_err() {
-            return;
+    /// An idle connection costs its task most of all: 10,000 of them are 10,000 of these.
+    #[test]
+    fn a_task_is_small() {
+        fn size<F>(_: fn(Box<Task>, Admitted) -> F) -> usize {
+            size_of::<F>()
         }
-        let mut scratch = [0; 1024];
-        let mut left = MOST;
-        while left > 0 {
-            match socket.read(&mut scratch).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count as u64),
-            }
-        }
-    };
-    // Who does not close its side in time loses nothing that it could not have read by now.
-    drop(tokio::time::timeout(PATIENCE, read_away).await);
+        let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
+        assert!(task <= 520 && future <= 128, "the task has {task} bytes, its future {future}");
+    }
 }

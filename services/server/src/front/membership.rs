@@ -196,7 +196,7 @@ impl Membership {
         }
         self.next = last + 1;
         around.metrics.deliveries(dialect).increment(count);
-        if self.drains.is_multiple_of(SAMPLE) {
+        if self.is_measured() {
             around.metrics.delivery_seconds.record(delivery.received.elapsed().as_secs_f64());
         }
         true
@@ -293,9 +293,14 @@ impl Membership {
         }
     }
 
+    /// Whether what is taken up now is one of those that are measured: the first, and then one of [`SAMPLE`].
+    fn is_measured(&self) -> bool {
+        self.drains % SAMPLE == 1
+    }
+
     fn sample_lag(&mut self, metrics: &Metrics) {
         self.drains = self.drains.wrapping_add(1);
-        if self.drains.is_multiple_of(SAMPLE) || self.drains == 1 {
+        if self.is_measured() {
             let behind = (self.status.head() + 1).saturating_sub(self.next);
             metrics.lag.record(behind as f64);
         }

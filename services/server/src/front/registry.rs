@@ -109,6 +109,8 @@ pub struct Connection {
     pub bytes_out: AtomicU64,
     /// Bytes that wait to be written.
     pub outbound: AtomicUsize,
+    /// Requests that owners have not answered.
+    pub in_flight: AtomicUsize,
 }
 
 /// Where a connection is in its life.
@@ -232,6 +234,21 @@ pub struct Registry {
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
 
+/// How full connections are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Bytes that wait to be written, over all connections.
+    pub outbound: usize,
+    /// Of the fullest.
+    pub most_outbound: usize,
+    /// Most requests of one connection that owners have not answered.
+    pub most_in_flight: usize,
+    /// Most groups of one connection.
+    pub most_groups: u32,
+    /// Most connections from one address; 0 where they are not limited, for then they are not counted.
+    pub most_per_address: usize,
+}
+
 /// Why a connection was not let in; the text is for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
@@ -293,6 +310,7 @@ impl Registry {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             outbound: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
         });
         lock(&self.connections).insert(connection.id, Arc::clone(&connection));
         Ok(Admitted { connection, registry: Arc::clone(self) })
@@ -304,10 +322,19 @@ impl Registry {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Bytes that wait to be written, over all connections.
+    /// How full connections are, in sum and at most.
     #[must_use]
-    pub fn outbound(&self) -> usize {
-        lock(&self.connections).values().map(|connection| connection.outbound.load(Ordering::Relaxed)).sum()
+    pub fn fill(&self) -> Fill {
+        let mut fill = Fill::default();
+        for connection in lock(&self.connections).values() {
+            let outbound = connection.outbound.load(Ordering::Relaxed);
+            fill.outbound += outbound;
+            fill.most_outbound = fill.most_outbound.max(outbound);
+            fill.most_in_flight = fill.most_in_flight.max(connection.in_flight.load(Ordering::Relaxed));
+            fill.most_groups = fill.most_groups.max(connection.groups.load(Ordering::Relaxed));
+        }
+        fill.most_per_address = lock(&self.addresses).values().copied().max().unwrap_or(0);
+        fill
     }
 
     /// Connections from the first after `after`, for which `which` holds, in the order of their ids, at most `limit`.

@@ -21,6 +21,7 @@ pub struct GroupStatus {
     posts: AtomicU64,
     members: AtomicU64,
     lagging: AtomicU64,
+    ids: AtomicU64,
 }
 
 impl GroupStatus {
@@ -33,6 +34,7 @@ impl GroupStatus {
             posts: 0.into(),
             members: 0.into(),
             lagging: 0.into(),
+            ids: 0.into(),
         }
     }
 
@@ -83,6 +85,10 @@ impl GroupStatus {
         self.head.store(head, Ordering::Release);
     }
 
+    pub(super) fn set_ids(&self, ids: usize) {
+        self.ids.store(ids as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn set_members(&self, members: usize) {
         self.members.store(members as u64, Ordering::Relaxed);
     }
@@ -117,6 +123,10 @@ pub struct Totals {
     pub members: u64,
     /// Members that are being caught up.
     pub lagging: u64,
+    /// Post ids that are remembered.
+    pub ids: u64,
+    /// Members of the group with the most.
+    pub most_members: u64,
 }
 
 impl Directory {
@@ -155,6 +165,8 @@ impl Directory {
             groups: sum.groups + 1,
             members: sum.members + group.members(),
             lagging: sum.lagging + group.lagging(),
+            ids: sum.ids + group.ids.load(Ordering::Relaxed),
+            most_members: sum.most_members.max(group.members()),
         })
     }
 

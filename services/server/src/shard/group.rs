@@ -113,6 +113,9 @@ impl Group {
         let first = self.head == 0;
         self.head = batch.last();
         self.status.committed(self.head, batch.records.len() as u64);
+        if let Some(dedup) = &self.dedup {
+            self.status.set_ids(dedup.len());
+        }
         if self.fanout.receiver_count() > 0 {
             // The last receiver may go between the two lines; then nobody misses it.
             drop(self.fanout.send(Arc::new(Delivery::new(batch, received))));

@@ -243,6 +243,8 @@ impl Shards {
         metrics.groups.set(totals.groups as f64);
         metrics.members.set(totals.members as f64);
         metrics.lagging.set(totals.lagging as f64);
+        metrics.members_max.set(totals.most_members as f64);
+        metrics.dedup_ids.set(totals.ids as f64);
         let waiting = |owner: &mpsc::Sender<Request>| owner.max_capacity() - owner.capacity();
         metrics.queue.set(self.inner.owners.iter().map(waiting).sum::<usize>() as f64);
         metrics.queue_max.set(self.inner.owners.iter().map(waiting).max().unwrap_or(0) as f64);

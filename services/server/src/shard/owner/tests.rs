@@ -3,14 +3,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tertulia_protocol::UserName;
 
 use super::*;
 use crate::log::memory::Memory;
-use crate::log::{Config as LogConfig, Head, Log, Page, ReadError, Stats};
+use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, ReadError, Stats};
 use crate::shard::request::{Admin, NewPost};
 use crate::shard::session::{ConnectionId, Removal};
-use crate::shard::{Bounds, Config, Shards, Target};
+use crate::shard::{Batch, Bounds, Config, Shards, Target};
 
 /// The memory engine, whose appends can be made to fail or to wait.
 #[derive(Debug)]
