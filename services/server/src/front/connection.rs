@@ -32,6 +32,8 @@ use crate::shard::request::{NewPost, Request};
 const READ: usize = 16 * 1024;
 /// Reads in a row before others get their turn.
 const READS: usize = 8;
+/// When a moderator ends a connection: how long it may take until what it asked is answered, and then to take the answers.
+const DISMISSAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -61,6 +63,8 @@ pub(super) struct Task {
     pub(super) bucket: Option<Bucket>,
     pub(super) malformed: u32,
     phase: Phase,
+    /// What a moderator who ends the connection has said.
+    dismissal: Option<Arc<str>>,
     clocks: Clocks,
     timer: Timer,
     /// Since when the oldest post that is measured has been under way.
@@ -106,6 +110,7 @@ impl Task {
             bucket,
             malformed: 0,
             phase: Phase::Open,
+            dismissal: None,
             clocks: Clocks::new(now),
             timer,
             measured_post: None,
@@ -155,6 +160,7 @@ impl Task {
         loop {
             self.poll_orders(cx);
             let input = self.poll_requests(cx);
+            self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
             let (blocked, before) = (self.is_blocked(), self.out.len());
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
@@ -196,13 +202,13 @@ impl Task {
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
-                    Order::LastCall if self.phase == Phase::Open => self.phase = Phase::LastCall,
+                    Order::LastCall if self.phase == Phase::Open => {
+                        self.phase = Phase::LastCall;
+                        self.me.set_closing();
+                    }
                     Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
                     Order::LastCall | Order::Finish => {}
-                    Order::Disconnect(reason) => {
-                        self.tell_disconnected(reason.as_deref());
-                        self.close(CloseReason::Admin);
-                    }
+                    Order::Disconnect(reason) => self.on_disconnect(reason),
                 }
             }
         }
@@ -335,6 +341,7 @@ impl Task {
         self.clocks.partial = None;
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Finishing(CloseReason::Client);
+            self.me.set_closing();
         }
     }
 
@@ -404,16 +411,42 @@ impl Task {
                 Err(_) => return Err(failed(self.phase)),
             }
         }
+        if !self.out.is_empty() {
+            self.me.set_waiting(self.clocks.wrote.into_std());
+        }
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
         Ok(())
     }
 
     // ---- the end
 
+    /// A moderator's wish: no more lines are taken; what was taken is answered, for as long as `DISMISSAL` at most.
+    fn on_disconnect(&mut self, reason: Option<Arc<str>>) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Finishing(CloseReason::Admin);
+            self.dismissal = reason;
+            self.clocks.dismissal = Some(tokio::time::Instant::now() + DISMISSAL);
+        }
+    }
+
+    fn dismiss_once_answered(&mut self) {
+        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
+            self.dismiss();
+        }
+    }
+
+    fn dismiss(&mut self) {
+        let reason = self.dismissal.take();
+        self.tell_disconnected(reason.as_deref());
+        self.close(CloseReason::Admin);
+        self.clocks.dismissal = Some(tokio::time::Instant::now() + DISMISSAL);
+    }
+
     /// Writes what waits, then ends; the first reason counts.
     pub(super) fn close(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(reason);
+            self.me.set_closing();
         }
     }
 
@@ -471,6 +504,8 @@ impl Task {
                 self.out = Outbound::default();
                 self.close(CloseReason::WriteStall);
             }
+            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.out = Outbound::default(),
+            Due::Dismissal => self.dismiss(),
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
             }
@@ -501,6 +536,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 520 && future <= 128, "the task has {task} bytes, its future {future}");
+        assert!(task <= 560 && future <= 128, "the task has {task} bytes, its future {future}");
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tertulia_protocol::Dialect;
+pub use tertulia_protocol::Dialect;
 use tokio::sync::mpsc;
 
 use super::Limits;
@@ -98,6 +98,10 @@ pub struct Connection {
     disconnect: OnceLock<Option<Arc<str>>>,
     /// Held from the last call until everything that came before it is answered.
     unanswered: Mutex<Option<Unanswered>>,
+    closing: AtomicBool,
+    opened: Instant,
+    /// When the socket last took bytes, in milliseconds since `opened`; kept up only while bytes wait.
+    wrote: AtomicU64,
     /// Groups it is a member of.
     pub groups: AtomicU32,
     /// Posts taken from it.
@@ -113,6 +117,22 @@ pub struct Connection {
     /// Requests that owners have not answered.
     pub in_flight: AtomicUsize,
 }
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It has not sent its first line.
+    Handshake,
+    /// It chats.
+    Open,
+    /// Bytes wait for it, and for a while it has taken none.
+    Stalled,
+    /// It is being closed.
+    Closing,
+}
+
+/// So long must bytes wait for a connection to count as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a task is ordered to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,8 +164,35 @@ impl Connection {
         drop(self.session.set((session, dialect)));
     }
 
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if self.closing.load(Ordering::Relaxed) {
+            return State::Closing;
+        }
+        if self.session().is_none() {
+            return State::Handshake;
+        }
+        let wrote = Duration::from_millis(self.wrote.load(Ordering::Relaxed));
+        let waits = self.outbound.load(Ordering::Relaxed) > 0;
+        let stalled = waits && self.opened.elapsed().saturating_sub(wrote) >= STALLED_AFTER;
+        if stalled { State::Stalled } else { State::Open }
+    }
+
+    /// Says that it takes no more lines and will end.
+    pub(super) fn set_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that bytes wait, and when the socket last took some.
+    pub(super) fn set_waiting(&self, wrote: Instant) {
+        let since = u64::try_from(wrote.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
+        self.wrote.store(since, Ordering::Relaxed);
+    }
+
     /// Ends the connection after telling the client why.
     pub fn disconnect(&self, reason: Option<Arc<str>>) {
+        self.set_closing();
         drop(self.disconnect.set(reason));
         self.order(DISCONNECT);
     }
@@ -274,6 +321,9 @@ impl Registry {
             going_away: Mutex::default(),
             disconnect: OnceLock::new(),
             unanswered: Mutex::default(),
+            closing: AtomicBool::new(false),
+            opened: Instant::now(),
+            wrote: AtomicU64::new(0),
             groups: AtomicU32::new(0),
             posts: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),

@@ -42,6 +42,8 @@ pub(super) struct Clocks {
     pub(super) partial: Option<Instant>,
     /// When the socket last took bytes, or the first that wait were put there.
     pub(super) wrote: Instant,
+    /// When a moderator's patience with the connection ends.
+    pub(super) dismissal: Option<Instant>,
     /// When the server asked for a sign of life.
     pub(super) pinged: Option<Instant>,
 }
@@ -55,6 +57,7 @@ pub(super) enum Due {
     Ping,
     Dead,
     Stall,
+    Dismissal,
 }
 
 /// What a connection is doing, as far as deadlines depend on it.
@@ -81,7 +84,7 @@ pub(super) struct Patience {
 
 impl Clocks {
     pub(super) fn new(now: Instant) -> Self {
-        Self { opened: now, heard: now, partial: None, wrote: now, pinged: None }
+        Self { opened: now, heard: now, partial: None, wrote: now, dismissal: None, pinged: None }
     }
 
     /// The next deadline and what it is for.
@@ -94,7 +97,8 @@ impl Clocks {
             Some(pinged) => (pinged + patience.heartbeat, Due::Dead),
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
-        [hello, line, idle, alive, stall].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let dismissal = self.dismissal.map(|at| (at, Due::Dismissal));
+        [hello, line, idle, alive, stall, dismissal].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
