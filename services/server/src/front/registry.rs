@@ -136,8 +136,8 @@ pub(super) enum Order {
     GoAway(Arc<str>, Duration),
     /// Finish what was read, flush, close.
     Finish,
-    /// Close; the client is told this.
-    Disconnect(Option<Arc<str>>),
+    /// Close because a moderator wants it; [`Connection::disconnect_reason`] tells why.
+    Disconnect,
 }
 
 const GO_AWAY: u8 = 1;
@@ -189,6 +189,11 @@ impl Connection {
         self.order(DISCONNECT);
     }
 
+    /// What the moderator who ends it has said.
+    pub(super) fn disconnect_reason(&self) -> Option<&str> {
+        self.disconnect.get()?.as_deref()
+    }
+
     fn go_away(&self, reason: Arc<str>, reconnect_after: Duration) {
         *lock(&self.going_away) = Some((reason, reconnect_after));
         self.order(GO_AWAY);
@@ -208,8 +213,7 @@ impl Connection {
         let going_away = if orders & GO_AWAY != 0 { lock(&self.going_away).take() } else { None };
         let go_away = going_away.map(|(reason, after)| Order::GoAway(reason, after));
         let finish = (orders & FINISH != 0).then_some(Order::Finish);
-        let disconnect =
-            (orders & DISCONNECT != 0).then(|| Order::Disconnect(self.disconnect.get().cloned().flatten()));
+        let disconnect = (orders & DISCONNECT != 0).then_some(Order::Disconnect);
         [go_away, disconnect, finish].into_iter().flatten()
     }
 
@@ -452,7 +456,7 @@ mod tests {
         registry.go_away(&"stop".into(), Duration::ZERO);
         registry.disconnect(&Target::Address([127, 0, 0, 1].into()), None);
         let orders: Vec<Order> = admitted.connection.take_orders().collect();
-        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect(None), Order::Finish]);
+        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect, Order::Finish]);
         assert_eq!(admitted.connection.take_orders().count(), 0);
     }
 }
