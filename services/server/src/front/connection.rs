@@ -32,8 +32,6 @@ use crate::shard::request::{NewPost, Request};
 const READ: usize = 16 * 1024;
 /// Reads in a row before others get their turn.
 const READS: usize = 8;
-/// When a moderator ends a connection: how long it may take until what it asked is answered, and then to take the answers.
-const DISMISSAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -63,8 +61,6 @@ pub(super) struct Task {
     pub(super) bucket: Option<Bucket>,
     pub(super) malformed: u32,
     phase: Phase,
-    /// What a moderator who ends the connection has said.
-    dismissal: Option<Arc<str>>,
     clocks: Clocks,
     timer: Timer,
     /// Since when the oldest post that is measured has been under way.
@@ -110,7 +106,6 @@ impl Task {
             bucket,
             malformed: 0,
             phase: Phase::Open,
-            dismissal: None,
             clocks: Clocks::new(now),
             timer,
             measured_post: None,
@@ -208,7 +203,7 @@ impl Task {
                     }
                     Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
                     Order::LastCall | Order::Finish => {}
-                    Order::Disconnect(reason) => self.on_disconnect(reason),
+                    Order::Disconnect => self.on_disconnect(),
                 }
             }
         }
@@ -420,12 +415,11 @@ impl Task {
 
     // ---- the end
 
-    /// A moderator's wish: no more lines are taken; what was taken is answered, for as long as `DISMISSAL` at most.
-    fn on_disconnect(&mut self, reason: Option<Arc<str>>) {
+    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    fn on_disconnect(&mut self) {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Finishing(CloseReason::Admin);
-            self.dismissal = reason;
-            self.clocks.dismissal = Some(tokio::time::Instant::now() + DISMISSAL);
+            self.clocks.heard = tokio::time::Instant::now();
         }
     }
 
@@ -436,10 +430,10 @@ impl Task {
     }
 
     fn dismiss(&mut self) {
-        let reason = self.dismissal.take();
-        self.tell_disconnected(reason.as_deref());
+        let me = Arc::clone(&self.me);
+        self.tell_disconnected(me.disconnect_reason());
         self.close(CloseReason::Admin);
-        self.clocks.dismissal = Some(tokio::time::Instant::now() + DISMISSAL);
+        self.clocks.heard = tokio::time::Instant::now();
     }
 
     /// Writes what waits, then ends; the first reason counts.
@@ -489,6 +483,7 @@ impl Task {
             reading: !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: !self.out.is_empty(),
+            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
         std::task::ready!(self.timer.poll(deadline, cx));

@@ -143,8 +143,8 @@ pub(super) enum Order {
     LastCall,
     /// Write what waits and what is still to be delivered, then close.
     Finish,
-    /// Close; the client is told this.
-    Disconnect(Option<Arc<str>>),
+    /// Close because a moderator wants it; [`Connection::disconnect_reason`] tells why.
+    Disconnect,
 }
 
 const GO_AWAY: u8 = 1;
@@ -197,6 +197,11 @@ impl Connection {
         self.order(DISCONNECT);
     }
 
+    /// What the moderator who ends it has said.
+    pub(super) fn disconnect_reason(&self) -> Option<&str> {
+        self.disconnect.get()?.as_deref()
+    }
+
     fn go_away(&self, reason: Arc<str>, reconnect_after: Duration) {
         *lock(&self.going_away) = Some((reason, reconnect_after));
         self.order(GO_AWAY);
@@ -227,8 +232,7 @@ impl Connection {
         let go_away = going_away.map(|(reason, after)| Order::GoAway(reason, after));
         let last_call = (orders & LAST_CALL != 0).then_some(Order::LastCall);
         let finish = (orders & FINISH != 0).then_some(Order::Finish);
-        let disconnect =
-            (orders & DISCONNECT != 0).then(|| Order::Disconnect(self.disconnect.get().cloned().flatten()));
+        let disconnect = (orders & DISCONNECT != 0).then_some(Order::Disconnect);
         [go_away, disconnect, last_call, finish].into_iter().flatten()
     }
 
@@ -483,7 +487,7 @@ mod tests {
         registry.go_away(&"stop".into(), Duration::ZERO);
         registry.disconnect(&Target::Address([127, 0, 0, 1].into()), None);
         let orders: Vec<Order> = admitted.connection.take_orders().collect();
-        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect(None), Order::Finish]);
+        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect, Order::Finish]);
         assert_eq!(admitted.connection.take_orders().count(), 0);
     }
 }

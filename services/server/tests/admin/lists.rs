@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tertulia_proto::admin::v1::{
-    ConnectionState, Dialect, GetGroupRequest, GetShardMapRequest, ListConnectionsRequest, ListGroupsRequest,
-    ListMembersRequest, MemberState,
+    ConnectionState, Dialect, DisconnectRequest, GetGroupRequest, GetShardMapRequest, ListConnectionsRequest,
+    ListGroupsRequest, ListMembersRequest, MemberState, disconnect_request,
 };
 use tonic::Code::{InvalidArgument, NotFound};
 
-use crate::world::{World, failure};
+use crate::world::{NEVER, World, failure};
 
 #[tokio::test]
 async fn groups_are_listed_in_order_with_all_there_is_to_know() {
@@ -225,6 +225,17 @@ async fn who_takes_nothing_is_stalled_and_is_caught_up() {
     let request = ListMembersRequest { group_name: "Dogs".into(), ..Default::default() };
     let members = admin.list_members(request).await.unwrap().into_inner().members;
     assert!(members[0].lag > 0, "{members:?}");
+
+    let target = Some(disconnect_request::Target::User("slow".into()));
+    let disconnect = DisconnectRequest { target, reason: "asleep".into() };
+    assert_eq!(admin.disconnect(disconnect).await.unwrap().into_inner().disconnected, 1);
+    assert_eq!(state(&mut admin).await.state(), ConnectionState::Closing);
+    let gone = async {
+        while world.front.registry().open() > 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, gone).await.expect("who takes nothing does not have to be waited for");
     drop(slow);
     world.stop().await;
 }
