@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p tertulia-server --test metrics` writes the table anew.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking, its helpers too.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

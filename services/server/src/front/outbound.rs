@@ -68,6 +68,8 @@ impl Outbound {
     pub(super) fn write_to(&mut self, socket: &TcpStream) -> io::Result<usize> {
         let written = if self.pieces.is_empty() {
             socket.try_write(&self.tail)?
+        } else if self.pieces.len() == 1 && self.tail.is_empty() {
+            socket.try_write(&self.pieces[0])?
         } else {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;

@@ -137,6 +137,10 @@ impl World {
         member.poll(&mut Context::from_waker(Waker::noop()), &mut around).is_pending()
     }
 
+    fn poll_once(&mut self, room: usize) {
+        self.poll(room);
+    }
+
     /// The socket takes all that waits.
     fn take(&mut self) {
         let bytes = self.out.take_all();
@@ -190,9 +194,9 @@ async fn play(dialect: Dialect, kept: u64, steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Post(count) => world.post(count).await,
-            Step::Stall => drop(world.poll(1)),
+            Step::Stall => world.poll_once(1),
             Step::Serve(room) => {
-                drop(world.poll(room));
+                world.poll_once(room);
                 world.take();
             }
             Step::Resume => {
