@@ -1,5 +1,6 @@
 """A Kubernetes for tests: the one that KUBECONFIG names, or one that is started for them and ends with them."""
 
+import itertools
 import json
 import os
 import shlex
@@ -47,8 +48,10 @@ class Cluster:
 class Namespace:
     """A namespace that enforces the profile `restricted`."""
 
+    numbers = itertools.count()
+
     def __init__(self, name):
-        self.name = f"{name}-{os.getpid()}"
+        self.name = f"{name}-{os.getpid()}-{next(Namespace.numbers)}"
         self.forwards = []
         run("kubectl", "create", "namespace", self.name)
         run("kubectl", "label", "namespace", self.name, "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")

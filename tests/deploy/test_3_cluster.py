@@ -203,7 +203,10 @@ class Chart(unittest.TestCase):
         load.stop()
         kinds = "statefulset,service,configmap,secret,serviceaccount,networkpolicy,poddisruptionbudget,job,pod,pvc"
         self.namespace.helm("uninstall", "tertulia", "--wait", "--timeout", "90s")
-        left = [name for name in self.namespace.names(kinds) if name not in ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", "Secret/chat-admin")]
+        wait_until("the pod is gone", lambda: not self.namespace.names("pod"), 60)
+        # What was there before: the Secret, and what every namespace is given.
+        given = ("ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default", "Secret/chat-admin")
+        left = [name for name in self.namespace.names(kinds) if name not in given]
         self.assertEqual(left, ["PersistentVolumeClaim/data-tertulia-0"] if EMBEDDED else [])
         self.install()
         if EMBEDDED:
