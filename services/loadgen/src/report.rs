@@ -59,6 +59,8 @@ pub struct Connecting {
     pub seconds: f64,
     /// Connections a second, each with its join.
     pub per_second: f64,
+    /// Microseconds of our own CPU for each.
+    pub own_cpu_micros: f64,
 }
 
 /// A distribution of times, in microseconds.
@@ -240,8 +242,9 @@ impl fmt::Display for Report {
             ),
         )?;
         row("load", format!("{pace}; messages of {} bytes; measured for {:.1} s", plan.size, self.seconds))?;
-        let Connecting { seconds, per_second } = self.connecting;
-        row("connect and join", format!("{} in {seconds:.2} s: {}/s", plan.connections, count(per_second)))?;
+        let Connecting { seconds, per_second, own_cpu_micros } = self.connecting;
+        let rate = count(per_second);
+        row("connect and join", format!("{} in {seconds:.2} s: {rate}/s; own CPU {own_cpu_micros:.1} us each", plan.connections))?;
         if self.posts > 0 {
             row("posts", format!("{} ({}/s)", self.posts, count(self.posts_per_second)))?;
             let all = self.deliveries + self.late_deliveries;

@@ -191,7 +191,11 @@ impl Course<'_, '_> {
         });
         Report {
             target: self.shared.target.to_string(),
-            connecting: Connecting { seconds: opening, per_second: plan.connections as f64 / opening },
+            connecting: Connecting {
+                seconds: opening,
+                per_second: plan.connections as f64 / opening,
+                own_cpu_micros: (joined.own_cpu - before.own_cpu) * 1e6 / plan.connections as f64,
+            },
             seconds,
             posts,
             deliveries,

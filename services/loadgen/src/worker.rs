@@ -69,7 +69,7 @@ impl Worker {
         Ok(Self {
             timer,
             connections: members.iter().map(|_| Connection::default()).collect(),
-            opening: Opening::new(members.len()),
+            opening: Opening::new(members.len(), posting.first_posters()),
             churn: churn::Churn::new(&shared.plan, thread, &members),
             posting,
             members,

@@ -1,5 +1,6 @@
 //! Connections come about, join, and are ready.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
@@ -14,8 +15,11 @@ use crate::plan::Role;
 
 /// Connections a second at most, where the server does not tell when it has got round to one: its queue must not overflow.
 const UNHEARD_RATE: u64 = 5_000;
-/// How often probes are sent.
-const PROBE: u64 = 30_000_000;
+/// How often probes are sent, and to how many groups at once: few enough to be no load of their own.
+const PROBE: u64 = 5_000_000;
+const PROBES: usize = 64;
+/// A group is probed again after this time if somebody in it has not got one.
+const PROBE_AGAIN: u64 = 250_000_000;
 
 /// What is still to be opened.
 #[derive(Debug)]
@@ -25,11 +29,14 @@ pub(super) struct Opening {
     under_way: usize,
     next_probe: u64,
     next_open: u64,
+    /// Groups to be probed: not before when, which, and the connection that does it.
+    to_probe: VecDeque<(u64, u32, usize)>,
 }
 
 impl Opening {
-    pub(super) fn new(count: usize) -> Self {
-        Self { next: 0, count, under_way: 0, next_probe: 0, next_open: 0 }
+    pub(super) fn new(count: usize, first_posters: &[(u32, usize)]) -> Self {
+        let to_probe = first_posters.iter().map(|(group, poster)| (0, *group, *poster)).collect();
+        Self { next: 0, count, under_way: 0, next_probe: 0, next_open: 0, to_probe }
     }
 }
 
@@ -120,10 +127,12 @@ impl Worker {
         }
         self.opening.next_probe = now + PROBE;
         let shared = &self.shared;
-        for (group, poster) in self.posting.first_posters() {
-            if shared.joined_in[group as usize].load(Ordering::Acquire) >= shared.plan.members {
+        for _ in 0..PROBES {
+            let Some((from, group, poster)) = self.opening.to_probe.pop_front_if(|(from, ..)| *from <= now) else { break };
+            if from > 0 && shared.joined_in[group as usize].load(Ordering::Acquire) >= shared.plan.members {
                 continue;
             }
+            self.opening.to_probe.push_back((now + PROBE_AGAIN, group, poster));
             let stamp = Stamp { probe: true, group, poster: 0, number: 0, slot: NO_SLOT, at: now };
             let out = self.connections[poster].out();
             let (name, size) = (&shared.names[group as usize], shared.plan.size);

@@ -63,8 +63,9 @@ impl Posting {
         }
     }
 
-    pub(super) fn first_posters(&self) -> Vec<(u32, usize)> {
-        self.first.clone()
+    /// The groups of this thread, each with the connection of its first poster.
+    pub(super) fn first_posters(&self) -> &[(u32, usize)] {
+        &self.first
     }
 
     /// The next post, if there is one now: its slot and when it was due.
