@@ -55,11 +55,16 @@ impl Applier {
     pub(crate) fn run(mut self) {
         let mut trims_left = true;
         loop {
-            let blocks = match self.backlog.next(trims_left) {
+            let blocks = match self.backlog.next(trims_left || !self.sweep.due.is_empty()) {
                 Work::Blocks(blocks) => blocks,
                 Work::Idle => Vec::new(),
                 Work::Stop => return,
             };
+            if self.tables.is_suspect()
+                && let Err(error) = self.tables.reopen()
+            {
+                tracing::warn!(%error, "cannot open the tables again after an error of the disk");
+            }
             if let Err(error) = self.look_around() {
                 tracing::warn!(%error, "cannot look for what retention removes");
             }
@@ -111,7 +116,7 @@ impl Applier {
     }
 
     fn finish(&mut self, blocks: &[Arc<Block>], applied: &Applied) {
-        self.sweep.due.clear();
+        self.sweep.due.clone_from(&applied.again);
         for (group, operations, head) in &applied.groups {
             self.tail.applied(group, *operations, *head);
         }
@@ -143,7 +148,7 @@ impl Applier {
             for entry in groups.range::<&str>(from.as_str()..)?.take(SWEEP_GROUPS) {
                 let (name, value) = entry?;
                 let row = Row::decode(value.value())?;
-                if oldest_kept(rules.of(name.value()), &row, now, &messages)? > row.head.first {
+                if oldest_kept(rules.of(name.value()), &row, now, &messages)?.first > row.head.first {
                     due.push(GroupName::new(name.value()).map_err(|error| DecodeError::new(error.to_string()))?);
                 }
                 last = Some(name.value().to_owned());

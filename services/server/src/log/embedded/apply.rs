@@ -12,7 +12,7 @@ use tertulia_protocol::GroupName;
 use super::backlog::Block;
 use super::frame::Position;
 use super::record::{Operation, encode_record};
-use super::retention::{Rules, oldest_kept};
+use super::retention::{Look, Rules, oldest_kept};
 use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
 
@@ -30,6 +30,8 @@ pub(crate) struct Applied {
     pub(crate) records: usize,
     /// Messages that retention removed.
     pub(crate) retired: u64,
+    /// Groups of which retention has not seen all.
+    pub(crate) again: Vec<GroupName>,
     /// Whether chunks are left to be removed.
     pub(crate) trims_left: bool,
 }
@@ -114,7 +116,10 @@ fn write(
     let mut budget = TRIM_CHUNKS;
     for (group, plan) in plans.iter_mut() {
         let Some(row) = &mut plan.row else { continue };
-        let first = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
+        let Look { first, more } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
+        if more {
+            result.again.push((*group).clone());
+        }
         result.retired += first - row.head.first;
         row.head.first = first;
         groups.insert(group.as_str(), row.encode().as_slice())?;

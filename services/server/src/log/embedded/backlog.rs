@@ -75,6 +75,9 @@ pub(crate) enum NoRoom {
     Closed,
 }
 
+/// How long housekeeping waits at most.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
 /// Blocks between the commit log and the tables.
 #[derive(Debug)]
 pub(crate) struct Backlog {
@@ -140,7 +143,7 @@ impl Backlog {
             if state.closed {
                 return Work::Stop;
             }
-            if eager || begun.elapsed() >= self.triggers.interval {
+            if eager || begun.elapsed() >= self.triggers.interval.min(HOUSEKEEPING) {
                 return Work::Idle;
             }
             let wait = self.triggers.interval.min(Duration::from_millis(250)).max(Duration::from_millis(1));

@@ -22,6 +22,18 @@ const WATCH: Duration = Duration::from_millis(250);
 /// How long a rotation waits for a file before the append is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a byte in the commit log may take in the tables, with the pages that are written anew on the way.
+const APPLY_FACTOR: u64 = 2;
+
+/// What the rest of the engine takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Demand {
+    /// Bytes of the tables.
+    pub(crate) tables: u64,
+    /// Bytes of the commit log that the tables have to take over.
+    pub(crate) unapplied: u64,
+}
+
 /// What bounds the files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -193,8 +205,8 @@ impl Files {
         self.ready.notify_all();
     }
 
-    /// The thread: keeps spare files ready and watches the space. `table_bytes` tells what the tables take.
-    pub(crate) fn run(&self, table_bytes: &dyn Fn() -> u64) {
+    /// The thread: keeps spare files ready and watches the space. `demand` tells what the rest of the engine takes and will take.
+    pub(crate) fn run(&self, demand: &dyn Fn() -> Demand) {
         let mut watched: Option<Instant> = None;
         loop {
             let mut state = self.state();
@@ -210,10 +222,10 @@ impl Files {
             }
             drop(state);
             if watched.is_none_or(|at| at.elapsed() >= WATCH) {
-                self.watch(table_bytes());
+                self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = self.provide();
+            let result = self.provide(demand());
             let mut state = self.state();
             if let Err(error) = &result
                 && state.error.is_none()
@@ -227,7 +239,7 @@ impl Files {
     }
 
     /// Does one thing: recycles a file, or makes one.
-    fn provide(&self) -> io::Result<()> {
+    fn provide(&self, demand: Demand) -> io::Result<()> {
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
         if let Some((name, size)) = state.retired.pop_front() {
@@ -245,18 +257,18 @@ impl Files {
         }
         let name = self.next_name(&mut state);
         drop(state);
-        let free = self.disk.free_bytes()?;
-        if free < self.limits.reserve.saturating_add(self.limits.segment) && self.has_spare() {
-            // Not short yet, and not the time to take more.
-            return Ok(());
+        // The commit log must not take the space that the tables need to take over what is in it.
+        if self.disk.free_bytes()? < self.kept_free(demand).saturating_add(self.limits.segment) {
+            let has_spare = !self.state().spares.is_empty();
+            return if has_spare { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         let spare = self.make(name, self.limits.segment)?;
         self.state().spares.push_back(spare);
         Ok(())
     }
 
-    fn has_spare(&self) -> bool {
-        !self.state().spares.is_empty()
+    fn kept_free(&self, demand: Demand) -> u64 {
+        self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR))
     }
 
     fn recycle(&self, name: &str, spare: String, size: u64) -> io::Result<()> {
@@ -300,12 +312,13 @@ impl Files {
         Ok(file)
     }
 
-    fn watch(&self, table_bytes: u64) {
-        let used = table_bytes + self.bytes();
+    fn watch(&self, demand: Demand) {
+        let used = demand.tables + self.bytes();
+        let kept_free = self.kept_free(demand);
         let problem = match self.disk.free_bytes() {
-            Ok(free) if free < self.limits.reserve => Some(format!(
-                "{free} bytes are free on the disk, less than log.reserve_bytes = {}: free some space",
-                self.limits.reserve
+            Ok(free) if free < kept_free => Some(format!(
+                "{free} bytes are free on the disk, less than the {kept_free} that log.reserve_bytes and the commit log ask for: \
+                 free some space"
             )),
             Ok(_) if self.limits.disk > 0 && used > self.limits.disk => Some(format!(
                 "{used} bytes are used, more than log.disk_bytes = {}: lower the retention or raise the bound",

@@ -16,7 +16,7 @@ use super::apply::apply;
 use super::backlog::{Backlog, Block, Triggers};
 use super::commit::Writer;
 use super::disk::{Directory, Disk};
-use super::files::{Files, Limits};
+use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
 use super::metrics::Metrics;
 use super::queue::Queue;
@@ -286,11 +286,12 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         metrics,
         sweep: Sweep::new(config.sweep_interval),
     };
-    let (files, tables) = (Arc::clone(&core.files), Arc::clone(&core.tables));
+    let (files, tables, backlog) = (Arc::clone(&core.files), Arc::clone(&core.tables), Arc::clone(&core.backlog));
+    let demand = move || Demand { tables: tables.disk_bytes(), unapplied: backlog.size().bytes as u64 };
     let threads = Threads {
         writer: Some(spawn("log-commit", &core, move || writer.run())?),
         applier: Some(spawn("log-apply", &core, move || applier.run())?),
-        files: Some(spawn("log-files", &core, move || files.run(&|| tables.disk_bytes()))?),
+        files: Some(spawn("log-files", &core, move || files.run(&demand))?),
     };
     Ok(Arc::new(Embedded { core, threads: Mutex::new(threads) }))
 }

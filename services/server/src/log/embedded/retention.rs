@@ -55,22 +55,33 @@ pub(crate) fn now() -> u64 {
 /// Chunks that one look at a group goes through; the next look goes on.
 const CHUNKS_PER_LOOK: usize = 256;
 
+/// How far a look at a group came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The oldest message that is kept, as far as it is known.
+    pub(crate) first: u64,
+    /// Whether there is more to look at.
+    pub(crate) more: bool,
+}
+
 /// The oldest message that the rule keeps. The newest message is removed by its age only.
 pub(crate) fn oldest_kept(
     rule: &Retention,
     row: &Row,
     now: u64,
     messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
-) -> Result<u64, TableError> {
+) -> Result<Look, TableError> {
     let mut first = first_by_count(rule, row.head);
     // All bytes that the group ever had may be kept: then what it has now may be kept.
     let by_bytes = rule.bytes > 0 && row.bytes > rule.bytes;
     let too_old = (!rule.age.is_zero()).then(|| now.saturating_sub(rule.age.as_millis() as u64));
     if first > row.head.seq || (!by_bytes && too_old.is_none()) {
-        return Ok(first);
+        return Ok(Look { first, more: false });
     }
+    let mut chunks = 0;
     for entry in messages.range((row.id, first)..=(row.id, u64::MAX))?.take(CHUNKS_PER_LOOK) {
         let (key, value) = entry?;
+        chunks += 1;
         let chunk = Chunk::decode(key.value().1, value.value())?;
         let mut before = chunk.before;
         for record in chunk.records()? {
@@ -78,14 +89,14 @@ pub(crate) fn oldest_kept(
             let old = too_old.is_some_and(|limit| record.at < limit);
             if record.seq >= first {
                 if !over && !old {
-                    return Ok(first);
+                    return Ok(Look { first, more: false });
                 }
                 first = record.seq + 1;
             }
             before += record.size() as u64;
         }
     }
-    Ok(first)
+    Ok(Look { first, more: chunks == CHUNKS_PER_LOOK })
 }
 
 #[cfg(test)]

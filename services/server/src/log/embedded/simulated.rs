@@ -4,7 +4,7 @@
 //! is kept, lost or (if the write covers it) zeroed, independently of the others; of the changes to the directory since its last sync, any
 //! first part happened, as in a file system with a journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,6 +48,8 @@ struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
+    /// Which pages take space; the others are holes.
+    taken: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,14 +118,21 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|inode| self.inodes[*inode].current.len() as u64).sum()
+        self.names.values().map(|inode| (self.inodes[*inode].taken.len() * PAGE) as u64).sum()
     }
 
-    fn grow(&self, inode: usize, len: usize) -> io::Result<()> {
-        let more = len.saturating_sub(self.inodes[inode].current.len()) as u64;
+    /// Takes the space that a write needs, if there is so much.
+    fn take(&mut self, inode: usize, offset: usize, len: usize) -> io::Result<()> {
+        let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
+        let more = pages.clone().filter(|page| !self.inodes[inode].taken.contains(page)).count() * PAGE;
         match self.faults.capacity {
-            Some(capacity) if more > 0 && self.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => {
+                self.inodes[inode].taken.extend(pages);
+                Ok(())
+            }
         }
     }
 
@@ -133,6 +142,11 @@ impl State {
 }
 
 impl Inode {
+    fn durable(content: Vec<u8>) -> Self {
+        let taken = (0..content.len().div_ceil(PAGE)).collect();
+        Self { current: content.clone(), durable: content, pending: Vec::new(), taken }
+    }
+
     /// Makes what is pending last; or forgets it, as a system does whose sync has failed: it is in memory, and no later
     /// sync writes it.
     fn settle(&mut self, kept: bool) {
@@ -233,7 +247,7 @@ impl SimulatedDisk {
         for (name, inode) in names {
             let content = content(inode);
             state.names.insert(name, state.inodes.len());
-            state.inodes.push(Inode { current: content.clone(), durable: content, pending: Vec::new() });
+            state.inodes.push(Inode::durable(content));
         }
         state.durable_names = state.names.clone();
         Self(Arc::new(Mutex::new(state)))
@@ -249,7 +263,7 @@ impl SimulatedDisk {
     pub(crate) fn set_content(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state();
         let inode = state.names[name];
-        state.inodes[inode] = Inode { current: bytes.clone(), durable: bytes, pending: Vec::new() };
+        state.inodes[inode] = Inode::durable(bytes);
     }
 }
 
@@ -327,7 +341,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        self.len()
+        Ok((self.disk.state().inodes[self.inode].taken.len() * PAGE) as u64)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -347,7 +361,7 @@ impl DiskFile for SimulatedFile {
         let was_off = state.off;
         let operated = state.operate();
         let offset = offset as usize;
-        state.grow(self.inode, offset + bytes.len())?;
+        state.take(self.inode, offset, bytes.len())?;
         let mut fails = false;
         if let Some((prefix, left)) = state.faults.failing_writes
             && left > 0
@@ -371,9 +385,9 @@ impl DiskFile for SimulatedFile {
         let mut state = self.disk.state();
         state.operate()?;
         let len = len as usize;
-        state.grow(self.inode, len)?;
         let inode = &mut state.inodes[self.inode];
         inode.current.resize(len, 0);
+        inode.taken.retain(|page| page * PAGE < len);
         inode.pending.push(Change::SetLen(len));
         Ok(())
     }

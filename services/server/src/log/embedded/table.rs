@@ -4,6 +4,7 @@
 //! chunk instead of a message as the unit makes applying, reading and removing an order of magnitude cheaper in B-tree work.
 //! Each carries the bytes of its group before it, so that what a group holds from any message on is a subtraction.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition};
@@ -140,6 +141,8 @@ pub(crate) struct Tables {
     cache: usize,
     database: RwLock<Option<Database>>,
     file: RwLock<Option<Arc<dyn DiskFile>>>,
+    /// An error of the disk was met.
+    suspect: AtomicBool,
 }
 
 impl Tables {
@@ -166,7 +169,8 @@ impl Tables {
             disk.rename(NEW_FILE, FILE).map_err(io)?;
             disk.sync_dir().map_err(io)?;
         }
-        let tables = Self { disk, cache, database: RwLock::new(None), file: RwLock::new(None) };
+        let tables =
+            Self { disk, cache, database: RwLock::new(None), file: RwLock::new(None), suspect: AtomicBool::new(false) };
         tables.reopen()?;
         Ok(tables)
     }
@@ -179,6 +183,7 @@ impl Tables {
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
         let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(Backend(file))?;
         *database = Some(opened);
+        self.suspect.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -205,8 +210,19 @@ impl Tables {
         read: impl FnOnce(&ReadTransaction) -> Result<T, TableError>,
     ) -> Result<T, TableError> {
         let guard = self.guard();
-        let transaction = guard.as_ref().ok_or(TableError::Closed)?.begin_read()?;
-        read(&transaction)
+        let database = guard.as_ref().ok_or(TableError::Closed)?;
+        let result = database.begin_read().map_err(TableError::from).and_then(|transaction| read(&transaction));
+        if let Err(TableError::Redb(error)) = &result
+            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
+        {
+            self.suspect.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether a read met an error of the disk, after which redb has to be opened again.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
     }
 
     /// Runs `write` in a transaction that is durable when this returns, or did not happen.

@@ -216,6 +216,7 @@ impl Tail {
         };
         let recent = match range {
             Range::After(after) => {
+                let after = after.max(head.first.saturating_sub(1));
                 let skip = entry.recent.partition_point(|kept| kept.batch.last() <= after);
                 let of = |batch: &Arc<Batch>| batch.last().saturating_sub(after) as usize;
                 batches.skip(skip).take_while(|batch| more(batch, of(batch))).cloned().collect()

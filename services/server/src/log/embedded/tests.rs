@@ -47,13 +47,20 @@ fn batch(name: &str, epoch: u64, first: u64, last: u64) -> Arc<Batch> {
     Arc::new(Batch { group: group(name), epoch, records: (first..=last).map(record).collect() })
 }
 
+/// Compares records, without printing all their text.
+fn assert_records(found: &[Record], expected: &[Record], what: &str) {
+    let seqs = |records: &[Record]| records.iter().map(|record| record.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(found), seqs(expected), "{what}");
+    assert!(found == expected, "{what}: the right numbers with other content");
+}
+
 /// Checks that a group holds just these records, forward and backward.
 async fn assert_holds(log: &dyn Log, name: &str, epoch: u64, first: u64, last: u64) {
     let expected = &batch(name, epoch, first, last).records;
     for range in [Range::After(0), Range::Before(u64::MAX)] {
         let page = log.read(0, &group(name), range, ALL).await.unwrap().unwrap();
         assert_eq!((page.head.epoch, page.head.first, page.head.seq), (epoch, first, last), "{name}");
-        assert_eq!(&page.records, expected, "{name} {range:?}");
+        assert_records(&page.records, expected, &format!("{name} {range:?}"));
     }
 }
 

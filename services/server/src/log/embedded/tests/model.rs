@@ -30,12 +30,13 @@ async fn check(log: &Embedded, model: &BTreeMap<String, Group>, random: &mut Ran
         let page = log.read(0, &group(name), Range::After(at), limit).await.unwrap().unwrap();
         let from = state.first.max(at + 1);
         let expected = batch(name, state.epoch, from, state.last.min(from + records - 1));
-        assert_eq!(page.records, expected.records, "{name} after {at}: {state:?}");
+        assert_records(&page.records, &expected.records, &format!("{name} after {at}: {state:?}"));
 
         let page = log.read(0, &group(name), Range::Before(at), limit).await.unwrap().unwrap();
         let to = state.last.min(at.saturating_sub(1));
         let from = state.first.max((to + 1).saturating_sub(records)).max(1);
-        assert_eq!(page.records, batch(name, state.epoch, from, to).records, "{name} before {at}: {state:?}");
+        let expected = batch(name, state.epoch, from, to);
+        assert_records(&page.records, &expected.records, &format!("{name} before {at}: {state:?}"));
     }
 }
 
@@ -129,12 +130,18 @@ async fn retention_goes_by_bytes_and_age_and_prefix() {
         let batches = names.map(|name| batch(name, 7, first, first + 9));
         log.append(0, batches.to_vec()).await.unwrap();
     }
+    // A large removal goes in slices.
+    while first_of(&log, "small/a").await < 980 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let first = first_of(&log, "small/a").await;
     let size = |first| batch("small/a", 7, first, 1000).records.iter().map(Record::size).sum::<usize>();
     assert!(size(first) <= 20_000 && size(first - 1) > 20_000, "kept from {first} on: {} bytes", size(first));
     assert_holds(&*log, "small/a", 7, first, 1000).await;
     // All are as old as the numbers that `batch` gives them: too old.
-    assert_eq!(first_of(&log, "young/a").await, 1001);
+    while first_of(&log, "young/a").await < 1001 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_holds(&*log, "other", 7, 1, 1000).await;
     log.close().await;
 
