@@ -78,6 +78,15 @@ pub(crate) enum NoRoom {
 /// How long housekeeping waits at most.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// The longest soft delay of one block.
+const SOFTEST: Duration = Duration::from_millis(50);
+
+/// How long a block waits for the applier though there is room: nothing up to half, then more and more.
+fn soft_delay(bytes: usize, limit: usize) -> Duration {
+    let over = (2.0 * bytes as f64 / limit as f64 - 1.0).clamp(0.0, 1.0);
+    SOFTEST.mul_f64(over * over)
+}
+
 /// Blocks between the commit log and the tables.
 #[derive(Debug)]
 pub(crate) struct Backlog {
@@ -98,9 +107,14 @@ impl Backlog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for one more block: the back-pressure on appends.
+    /// Waits until there is room for one more block: the back-pressure on appends. It begins softly when half is full, so that
+    /// appends that come faster than they can be applied slow down a little each, instead of standing still now and then.
     pub(crate) fn wait_for_room(&self) -> Result<(), NoRoom> {
         let mut state = self.state();
+        let delay = soft_delay(state.size.bytes, self.limit);
+        if !delay.is_zero() && state.failing.is_none() {
+            state = self.room.wait_timeout(state, delay).unwrap_or_else(PoisonError::into_inner).0;
+        }
         loop {
             if state.aborted {
                 return Err(NoRoom::Closed);

@@ -191,7 +191,9 @@ impl Writer {
         let padded = frame::pages(length as u64);
         let full = self.segment.as_ref().is_none_or(|segment| self.offset + padded > segment.size);
         if full {
+            let begun = Instant::now();
             self.rotate(padded)?;
+            note_if_slow("begin a file of the commit log", begun);
         }
         let Some(segment) = &self.segment else { return Err(io::Error::other("no file of the commit log is open")) };
         let header = BlockHeader {
@@ -202,12 +204,15 @@ impl Writer {
             synced: self.synced,
         };
         frame::seal(&mut staged.buffer, header);
+        let begun = Instant::now();
         segment.file.write_at(&staged.buffer, self.offset)?;
+        note_if_slow("write the commit log", begun);
         let end = self.offset + padded;
         if self.durability == Durability::Fsync {
             let begun = Instant::now();
             segment.file.sync()?;
             self.metrics.fsync.record(begun.elapsed());
+            note_if_slow("sync the commit log", begun);
             self.synced = end;
         }
         self.offset = end;
@@ -277,6 +282,15 @@ impl Writer {
             // Whoever asked may have gone.
             drop(reply.send(Ok(removed)));
         }
+    }
+}
+
+/// Tells operators what a pause came from.
+fn note_if_slow(what: &str, begun: Instant) {
+    const SLOW: Duration = Duration::from_millis(50);
+    let took = begun.elapsed();
+    if took >= SLOW {
+        tracing::warn!(?took, "the disk took long to {what}");
     }
 }
 

@@ -303,6 +303,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.abort();
+            tracing::error!("a thread of the log panicked: nothing is written any more");
             self.0.trouble.set(Cause::Stopped, Some("a thread of the log panicked: restart the server".to_owned()));
         }
     }

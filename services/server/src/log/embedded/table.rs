@@ -4,7 +4,7 @@
 //! chunk instead of a message as the unit makes applying, reading and removing an order of magnitude cheaper in B-tree work.
 //! Each carries the bytes of its group before it, so that what a group holds from any message on is a subtraction.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition};
@@ -153,7 +153,7 @@ impl Tables {
             // Made under another name, so that a crash on the way leaves nothing that must be understood.
             let file = disk.open(NEW_FILE, true).map_err(io)?;
             file.set_len(0).map_err(io)?;
-            let database = redb::Builder::new().create_with_backend(Backend(file))?;
+            let database = redb::Builder::new().create_with_backend(Backend::new(file))?;
             let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(META)?;
@@ -181,7 +181,7 @@ impl Tables {
         *database = None;
         let file = self.disk.open(FILE, false).map_err(|error| TableError::from(redb::StorageError::Io(error)))?;
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
-        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(Backend(file))?;
+        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(Backend::new(file))?;
         *database = Some(opened);
         self.suspect.store(false, Ordering::Relaxed);
         Ok(())
@@ -289,29 +289,45 @@ pub(crate) fn row(transaction: &ReadTransaction, group: &GroupName) -> Result<Op
     Ok(value.map(|value| Row::decode(value.value())).transpose()?)
 }
 
+/// Bytes after which redb's writes are synced on the way. A commit writes many megabytes at once, and one sync of all of them
+/// would hold up the commit log's on the same disk.
+const SYNC_BYTES: usize = 1024 * 1024;
+
 /// redb's way to the disk.
 #[derive(Debug)]
-struct Backend(Arc<dyn DiskFile>);
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    unsynced: AtomicUsize,
+}
+
+impl Backend {
+    fn new(file: Arc<dyn DiskFile>) -> Self {
+        Self { file, unsynced: AtomicUsize::new(0) }
+    }
+}
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.read_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
-        self.0.sync()
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.file.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.0.write_at(data, offset)
+        self.file.write_at(data, offset)?;
+        let unsynced = self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len();
+        if unsynced >= SYNC_BYTES { self.sync_data() } else { Ok(()) }
     }
 }
 

@@ -32,6 +32,8 @@ impl Trouble {
     pub(crate) fn set(&self, cause: Cause, reason: Option<String>) {
         let slot = &mut self.reasons()[cause as usize];
         match (&*slot, &reason) {
+            // Not an error but the end; whoever stops for another reason says so.
+            _ if cause == Cause::Stopped => {}
             (None, Some(reason)) => tracing::error!(?cause, reason, "the log cannot be written"),
             (Some(_), None) => tracing::info!(?cause, "the log can be written again"),
             _ => {}
