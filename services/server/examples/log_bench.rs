@@ -91,7 +91,6 @@ async fn by_batch_size(arguments: &Arguments, config: &Config, what: &str, with_
     let (text, sender): (Arc<str>, _) = ("x".repeat(TEXT).into(), UserName::new("ada")?);
     let path = arguments.dir.join("raw");
     println!("{what}");
-    println!("messages per append | raw msg/s  p50 us  p99 us | log msg/s  p50 us  p99 us  worst us | log / raw");
     for count in [1, 16, 256, 4096] {
         let log = embedded::open(config)?;
         let (mut raw_times, mut log_times) = (Times::default(), Times::default());
@@ -119,10 +118,12 @@ async fn by_batch_size(arguments: &Arguments, config: &Config, what: &str, with_
         log.close().await;
         let rate = |times: &Times| times.0.len() as f64 * count as f64 / times.0.iter().sum::<Duration>().as_secs_f64();
         let (raw_rate, log_rate) = (rate(&raw_times), rate(&log_times));
+        let compared = match with_raw {
+            true => format!("raw {raw_rate:>9.0} msg/s, p50 {:>5} us", raw_times.at(0.5).as_micros()),
+            false => String::new(),
+        };
         println!(
-            "{count:>19} | {raw_rate:>9.0} {:>7} {:>7} | {log_rate:>9.0} {:>7} {:>7} {:>9} | {:>8.0}%",
-            raw_times.at(0.5).as_micros(),
-            raw_times.at(0.99).as_micros(),
+            "{count:>5} a time | log {log_rate:>9.0} msg/s, p50 {:>5} us, p99 {:>6} us, worst {:>6} us | {compared} | {:.0}%",
             log_times.at(0.5).as_micros(),
             log_times.at(0.99).as_micros(),
             log_times.at(1.0).as_micros(),
@@ -224,7 +225,7 @@ fn resident() -> Result<u64> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     fs::create_dir_all(&arguments.dir)?;
     if arguments.start_only {
         let config = Config { data_dir: arguments.dir.join("data"), ..Config::default() };

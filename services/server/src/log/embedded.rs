@@ -357,7 +357,6 @@ impl Log for Embedded {
 
     fn stats(&self) -> Stats {
         let groups = self.core.groups.load(Ordering::Relaxed).max(0) as u64;
-        self.core.metrics.groups.set(groups as f64);
         Stats { groups, bytes: self.core.tables.disk_bytes() + self.core.files.bytes() }
     }
 

@@ -120,7 +120,8 @@ impl Writer {
         let Staged { requests, buffer, groups, .. } = staged;
         match written {
             Ok(position) => {
-                self.groups.fetch_add(groups, Ordering::Relaxed);
+                let before = self.groups.fetch_add(groups, Ordering::Relaxed);
+                self.metrics.groups.set((before + groups) as f64);
                 self.acknowledge(requests, position, buffer.len() as u64);
             }
             Err(error) => self.give_up(requests.into_iter().map(|(request, _)| request).collect(), &error),

@@ -232,6 +232,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     };
     let backlog = Arc::new(Backlog::new(config.unapplied_bytes.max(1), triggers, end.block));
     let groups = tables.count().map_err(&tables_failed)?;
+    metrics.groups.set(groups as f64);
     let core = Arc::new(Core {
         disk: Arc::clone(&disk),
         queue: Arc::new(Queue::default()),
