@@ -128,7 +128,9 @@ impl Worker {
         self.opening.next_probe = now + PROBE;
         let shared = &self.shared;
         for _ in 0..PROBES {
-            let Some((from, group, poster)) = self.opening.to_probe.pop_front_if(|(from, ..)| *from <= now) else { break };
+            let Some((from, group, poster)) = self.opening.to_probe.pop_front_if(|(from, ..)| *from <= now) else {
+                break;
+            };
             if from > 0 && shared.joined_in[group as usize].load(Ordering::Acquire) >= shared.plan.members {
                 continue;
             }
