@@ -189,20 +189,6 @@ static LOG: &[Entry] = &[
     )
     .bound("the oldest messages go first", "tertulia_log_bytes"),
     Entry::new(
-        "log.retention.messages",
-        int(0, 1_000_000_000_000),
-        "Messages kept of each group, the newest; 0: no bound.",
-    )
-    .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
-    Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound.")
-        .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
-    Entry::new(
-        "log.retention.age",
-        time(Duration::ZERO, secs(100 * 31_557_600)),
-        "Messages are kept for this long; 0s: no bound.",
-    )
-    .bound("older messages go", "tertulia_log_removed_messages_total"),
-    Entry::new(
         "log.durability",
         Kind::OneOf(&["fsync", "os"]),
         "What an acknowledgement of `embedded` means. `fsync`: it survives a power cut; `os`: it survives the end of the process.",
@@ -256,6 +242,20 @@ static LOG: &[Entry] = &[
         bytes(0, TIB),
         "Bytes of the file system that stay free: below it posts are refused (`embedded`).",
     ),
+    Entry::new(
+        "log.retention.messages",
+        int(0, 1_000_000_000_000),
+        "Messages kept of each group, the newest; 0: no bound.",
+    )
+    .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
+    Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound.")
+        .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
+    Entry::new(
+        "log.retention.age",
+        time(Duration::ZERO, secs(100 * 31_557_600)),
+        "Messages are kept for this long; 0s: no bound.",
+    )
+    .bound("older messages go", "tertulia_log_removed_messages_total"),
 ];
 
 static ADMIN: &[Entry] = &[
