@@ -39,13 +39,10 @@ class Manifests:
         said = run("kubernetes-validate", "--strict", "-", stdin=yaml.safe_dump_all(own))
         assert said.stdout.count("passed for resource") == len(own), said.stdout
 
-    def config(self, embedded=True):
-        """The file that the server is given. An engine that this server does not have yet becomes `memory`."""
+    def config(self):
+        """The file that the server is given."""
         (volume,) = [volume for volume in self.server()[1]["volumes"] if volume["name"] == "config"]
-        config = yaml.safe_load(self.one("ConfigMap", volume["configMap"]["name"])["data"]["tertulia.yaml"])
-        if not embedded and config.get("log", {}).get("engine") == "embedded":
-            config["log"]["engine"] = "memory"
-        return config
+        return yaml.safe_load(self.one("ConfigMap", volume["configMap"]["name"])["data"]["tertulia.yaml"])
 
     def server(self):
         """The pod of the server: (metadata, spec)."""
@@ -53,14 +50,14 @@ class Manifests:
         return metadata, spec
 
 
-def check(manifests, embedded):
+def check(manifests):
     """Everything that holds for every rendering."""
     check_names(manifests)
     for kind, metadata, spec in manifests.pods():
         check_restricted(kind, spec)
         assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False, kind
     check_selectors(manifests)
-    check_ports_and_config(manifests, embedded)
+    check_ports_and_config(manifests)
     check_volumes(manifests)
 
 
@@ -113,11 +110,11 @@ def check_selectors(manifests):
         assert monitor["spec"]["endpoints"][0]["port"] in [port["name"] for port in services[0]["spec"]["ports"]]
 
 
-def check_ports_and_config(manifests, embedded):
+def check_ports_and_config(manifests):
     """The server takes the configuration, binds the ports that the container names, and services and probes lead to these."""
     metadata, spec = manifests.server()
     (container,) = [each for each in spec["containers"] if each["name"] == "tertulia"]
-    config = effective(manifests.config(embedded), container)
+    config = effective(manifests.config(), container)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for part in ("chat", "http"):
         address, _, port = config[part]["address"].rpartition(":")

@@ -81,11 +81,6 @@ def server_binary():
     skip("the server is not built: cargo build --bin tertulia-server")
 
 
-def has_embedded(version=None):
-    """Whether the server keeps messages on disk yet."""
-    return "embedded" in (version or run(server_binary(), "--version").stdout)
-
-
 class Background:
     """A process of this test. It ends with it, and only by its own id."""
 

@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ROOT, has_embedded, need, need_python_libraries, run
+from support import ROOT, need, need_python_libraries, run
 
 need_python_libraries()
 import yaml  # noqa: E402
@@ -41,12 +41,11 @@ class Chart(unittest.TestCase):
             run("helm", "lint", "--strict", "--quiet", CHART, "--values", values)
 
     def test_every_rendering_is_valid_and_keeps_our_rules(self):
-        embedded = has_embedded()
         for values in VALUES:
             with self.subTest(values.stem):
                 manifests = render(values)
                 manifests.validate()
-                check(manifests, embedded)
+                check(manifests)
 
     def test_large_numbers_stay_numbers(self):
         config = render(ROOT / "tests/deploy/values/everything.yaml").one("ConfigMap", "release-tertulia")["data"]["tertulia.yaml"]
@@ -173,7 +172,7 @@ class Kustomize(unittest.TestCase):
             with self.subTest(overlay.name):
                 manifests = Manifests(run("kubectl", "kustomize", overlay).stdout)
                 manifests.validate()
-                check(manifests, has_embedded())
+                check(manifests)
 
     def test_the_admin_token_component(self):
         with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
@@ -182,7 +181,7 @@ class Kustomize(unittest.TestCase):
             (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
             manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
         manifests.validate()
-        check(manifests, has_embedded())
+        check(manifests)
         self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
 
     def test_the_chart_and_the_overlay_describe_the_same_server(self):

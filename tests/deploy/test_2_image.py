@@ -8,7 +8,7 @@ import unittest
 
 import chat
 from docker import Engine, base_images
-from support import ARCHIVE, IMAGE, ROOT, WORK, has_embedded, need, run, wait_until
+from support import ARCHIVE, IMAGE, ROOT, WORK, need, run, wait_until
 
 MEGABYTE = 1_000_000
 ENGINE = None
@@ -173,23 +173,20 @@ class Image(unittest.TestCase):
         self.assertEqual(len(container.logs().splitlines()), 1)
 
     def test_messages_outlive_the_container_on_a_volume(self):
-        if not has_embedded(ENGINE.docker("run", "--rm", IMAGE, "--version").stdout):
-            self.skipTest("the server keeps nothing on disk yet")
         volume = f"tertulia-test-{os.getpid()}"
         try:
-            command = ("--config", "/etc/tertulia/tertulia.yaml", "--engine", "embedded")
-            first = self.start(*command, volume=volume)
+            first = self.start(volume=volume)
             first.wait_healthy()
             load = chat.Load(first.address(), "kept").start()
             load.progress()
             self.assertEqual(first.stop(), 0)
-            second = self.start(*command, volume=volume)
+            second = self.start(volume=volume)
             second.wait_healthy()
             load.address = second.address()
             load.progress()
             # Not even an end without a warning takes an acknowledged post away.
             ENGINE.docker("kill", "--signal", "KILL", second.id)
-            third = self.start(*command, volume=volume)
+            third = self.start(volume=volume)
             third.wait_healthy()
             load.address = third.address()
             load.progress()

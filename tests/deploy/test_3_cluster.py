@@ -8,20 +8,18 @@ from pathlib import Path
 
 import chat
 from cluster import Cluster, LogFollower, Namespace, image_values
-from support import IMAGE, ROOT, has_embedded, need_python_libraries, run, wait_until
+from support import IMAGE, ROOT, need_python_libraries, run, wait_until
 
 need_python_libraries()
 import yaml  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 CLUSTER = None
-EMBEDDED = False
 ADMIN = "tertulia.admin.v1.AdminService"
 
 
 def setUpModule():
-    global CLUSTER, EMBEDDED
-    EMBEDDED = has_embedded()
+    global CLUSTER
     CLUSTER = Cluster()
 
 
@@ -84,8 +82,6 @@ class Overlays(unittest.TestCase):
         self.assertEqual(self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget,pvc"), [])
 
     def test_single_with_an_open_admin_api(self):
-        if not EMBEDDED:
-            self.skipTest("the server keeps nothing on disk yet")
         self.namespace.kubectl("create", "secret", "generic", "tertulia-admin", "--from-literal=token=sesame")
         self.apply("single", "admin-token")
         address = self.namespace.service("tertulia-ops", 8089)
@@ -112,8 +108,6 @@ class Chart(unittest.TestCase):
     @classmethod
     def values(cls):
         values = ["admin.existingSecret=chat-admin", "config.admin.address=0.0.0.0:8089", "persistence.size=1Gi", "config.log.retention.messages=1000000"]
-        if not EMBEDDED:
-            values.append("config.log.engine=memory")
         return [*image_values(), *(word for value in values for word in ("--set", value))]
 
     @classmethod
@@ -180,8 +174,7 @@ class Chart(unittest.TestCase):
                 load.progress()
                 load.stop()
                 self.assertGreater(min(load.reconnects.values()), 1, "nobody was interrupted")
-                if EMBEDDED:
-                    load.verify()
+                load.verify()
                 if log:
                     self.assertIn('"stopped"', log.end().splitlines()[-1], "the server did not end by itself")
 
@@ -207,10 +200,9 @@ class Chart(unittest.TestCase):
         # What was there before: the Secret, and what every namespace is given.
         given = ("ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default", "Secret/chat-admin")
         left = [name for name in self.namespace.names(kinds) if name not in given]
-        self.assertEqual(left, ["PersistentVolumeClaim/data-tertulia-0"] if EMBEDDED else [])
+        self.assertEqual(left, ["PersistentVolumeClaim/data-tertulia-0"])
         self.install()
-        if EMBEDDED:
-            load.verify(self.namespace.service("tertulia", 8088))
+        load.verify(self.namespace.service("tertulia", 8088))
 
 
 class WrongConfiguration(unittest.TestCase):
