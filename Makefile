@@ -36,7 +36,7 @@ test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) test --locked $(TESTS)
 
 test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster' for some)
-	$(CARGO) build --locked --bin tertulia-server
+	$(CARGO) build --locked --workspace --bins
 	tests/deploy/run $(DEPLOY)
 
 chart-files: ## Copy rules and dashboards into the chart, which can only bring along what is in its folder
