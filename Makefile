@@ -17,8 +17,10 @@ TESTS ?= --workspace
 TEST_TOOLS := grpcurl promtool
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
+PYTHON_SCRIPTS := tests/tools/fetch $(wildcard tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+	tests/observe/run tests/observe/picture
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean
+.PHONY: help run test test-observe picture test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -31,6 +33,17 @@ run: ## Build and start the server with its defaults (ARGS='...' for more)
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
+
+test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
+	@tests/tools/fetch prometheus promtool grpcurl
+	$(CARGO) build --locked --bin tertulia-server
+	tests/observe/run
+
+picture: ## The picture of the overview in the README, made anew
+	@tests/tools/fetch prometheus
+	python3 -m pip install --quiet --target .tools/python matplotlib==3.11.2
+	$(CARGO) build --locked --release --bin tertulia-server
+	TERTULIA_SERVER="$${CARGO_TARGET_DIR:-target}/release/tertulia-server" PYTHONPATH=.tools/python tests/observe/picture
 
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
@@ -51,7 +64,7 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

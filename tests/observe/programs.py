@@ -70,7 +70,7 @@ class Server(Program):
         super().__init__(f"server-{host}", folder)
         self.pod = host
         self.settings = [word for setting in settings for word in ("--set", setting)]
-        self.binary = Path(os.environ.get("TERTULIA_SERVER", ROOT / "target" / "debug" / "tertulia-server"))
+        self.binary = Path(os.environ.get("TERTULIA_SERVER", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tertulia-server"))
         self.data = Path(folder) / f"data-{host}"
         self.addresses = {name: f"{host}:0" for name in ("chat", "admin", "http")}
 
@@ -170,8 +170,8 @@ class Volumes:
                 labels = '{namespace="local",persistentvolumeclaim="data-tertulia-0"}'
                 # It fills a little all the time.
                 outer.available -= 1e-6
-                body = (f"kubelet_volume_stats_capacity_bytes{labels} 1e9\n"
-                        f"kubelet_volume_stats_available_bytes{labels} {outer.available * 1e9}\n").encode()
+                body = (f"kubelet_volume_stats_capacity_bytes{labels} 1e10\n"
+                        f"kubelet_volume_stats_available_bytes{labels} {outer.available * 1e10}\n").encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))

@@ -4,6 +4,8 @@ from .panels import (GREEN, ORANGE, RED, VOLUME, YELLOW, Row, dashboard, graph, 
                      total)
 
 AVAILABLE = f"kubelet_volume_stats_available_bytes{{{VOLUME}}}"
+# log.reserve_bytes, as it is unless configured otherwise.
+RESERVE = "256 * 1024 ^ 2"
 CAPACITY = f"kubelet_volume_stats_capacity_bytes{{{VOLUME}}}"
 
 NOW = Row("Now", [
@@ -16,8 +18,8 @@ NOW = Row("Now", [
     stat("Size", "Bytes that the log holds, in memory or on disk.", total("tertulia_log_bytes"), "bytes", width=4),
     stat("Disk free", "The volume with the least room, of its size. From the kubelet.", f"min ({AVAILABLE} / {CAPACITY})",
          "percentunit", steps((None, RED), (0.08, ORANGE), (0.25, GREEN)), width=4),
-    stat("Days until full", "If the first volume to fill goes on as in the last 6 hours; no value while none fills.",
-         f"min ({AVAILABLE} / (-deriv({AVAILABLE}[6h]) > 0)) / 86400", "d", steps((None, RED), (1, ORANGE), (4, GREEN)),
+    stat("Days until full", "Until posts are refused, if the first volume to fill goes on as in the last 6 hours; no value while none fills.",
+         f"min (({AVAILABLE} - {RESERVE}) / (-deriv({AVAILABLE}[6h]) > 0)) / 86400", "d", steps((None, RED), (1, ORANGE), (4, GREEN)),
          width=4, decimals=1),
 ])
 

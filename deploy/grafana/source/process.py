@@ -18,7 +18,7 @@ PROGRAM = Row("Program", [
 ])
 
 RESOURCES = Row("Resources", [
-    graph("CPU", "Processor time per second: 1 is one core.",
+    graph("CPU", "Processor time per second: 1 is one core. It is counted in whole seconds, so that little load shows as steps.",
           [query(f"sum by (pod) (rate(process_cpu_seconds_total{{{PROCESS}}}[$__rate_interval]))", "{{pod}}")]),
     graph("Memory", "Resident memory of each server, buffers of slow readers and the memory log among it.", [process("process_resident_memory_bytes")], "bytes"),
     graph("Descriptors", "Open file descriptors, and how many one process may have.", [
