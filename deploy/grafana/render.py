@@ -190,10 +190,10 @@ class Sheet:
                 base = [floor.get(at, 0) for at in times]
                 values_drawn = [below + value for below, value in zip(base, values)]
                 floor.update(zip(times, values_drawn))
-                axes.fill_between(times, base, values_drawn, color=colour, alpha=0.45, linewidth=0)
+                axes.fill_between(times, base, values_drawn, color=colour, alpha=custom["fillOpacity"] / 100, linewidth=0)
             else:
                 values_drawn = values
-            axes.plot(times, values_drawn, color=colour, linewidth=1.2, linestyle="--" if name == "limit" else "-")
+            axes.plot(times, values_drawn, color=colour, linewidth=1.2 * custom["lineWidth"], linestyle="--" if name == "limit" else "-")
             shown.append((name, colour, values))
         if custom["scaleDistribution"]["type"] == "log":
             axes.set_yscale("log")

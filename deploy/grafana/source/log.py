@@ -42,7 +42,9 @@ SIZE = Row("Size and retention", [
     graph("Log size", "Bytes that the log of each server holds, in memory or on disk.",
           [query(total("tertulia_log_bytes", "pod"), "{{pod}}")], "bytes"),
     graph("Removed messages", "Messages per second removed from the log. retention: by the group's bounds; memory: because all groups together reached "
-          "log.memory_bytes; moderator: purged or deleted.", [query(rate("tertulia_log_removed_messages_total", "reason"), "{{reason}}")], "cps"),
+          "log.memory_bytes; moderator: purged or deleted. The engine embedded counts what its retention removes apart.", [
+              query(rate("tertulia_log_removed_messages_total", "reason"), "{{reason}}"),
+              query(rate("tertulia_log_retention_removed_total"), "retention, embedded")], "cps"),
     graph("Read for catching up", "Messages per second read from the log for members that are behind, of each server.",
           [query(rate("tertulia_catchup_messages_total", "pod"), "{{pod}}")], "cps"),
     graph("Volume used", "How full each volume is. From the kubelet.",

@@ -110,7 +110,8 @@ def graph(title, description, queries, unit="short", width=8, height=8, stack=Fa
           minimum=0, maximum=None):
     """Lines over time; those called `limit` are dashed."""
     custom = {
-        "drawStyle": "line", "lineWidth": 1, "fillOpacity": 40 if stack else 10, "showPoints": "never",
+        # Stacked, a series of zeroes would draw its line over the others.
+        "drawStyle": "line", "lineWidth": 0 if stack else 1, "fillOpacity": 70 if stack else 10, "showPoints": "never",
         "spanNulls": False, "lineInterpolation": "linear",
         "stacking": {"mode": "normal" if stack else "none", "group": "A"},
         "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
