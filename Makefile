@@ -19,8 +19,10 @@ DEPLOY ?=
 TEST_TOOLS := grpcurl promtool
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
+PYTHON_SCRIPTS := tests/tools/fetch helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+	tests/observe/run tests/observe/picture
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy \
+.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -53,6 +55,17 @@ chart-files-check: ## Whether the copies of `make chart-files` are current
 chart-readme: ## Write the chart's README from its values
 	helm/readme
 
+test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
+	@tests/tools/fetch prometheus promtool grpcurl
+	$(CARGO) build --locked --bin tertulia-server
+	tests/observe/run
+
+picture: ## The picture of the overview in the README, made anew
+	@tests/tools/fetch prometheus
+	python3 -m pip install --quiet --target .tools/python matplotlib==3.11.2
+	$(CARGO) build --locked --release --bin tertulia-server
+	TERTULIA_SERVER="$${CARGO_TARGET_DIR:-target}/release/tertulia-server" PYTHONPATH=.tools/python tests/observe/picture
+
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
 lint-fmt: ## Formatting of the Rust code
@@ -72,7 +85,7 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch helm/readme tests/deploy/run tests/deploy/*.py
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all
