@@ -1,1 +1,25 @@
 //! What the end-to-end tests are made of.
+//!
+//! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
+//! recordings, [`irc`] brings conversations of real people, and [`metrics`] reads what operators see. Whatever is awaited
+//! has a deadline whose error names what was awaited.
+
+pub mod checker;
+pub mod client;
+pub mod deadline;
+pub mod decode;
+pub mod irc;
+pub mod membership;
+pub mod metrics;
+pub mod process;
+pub mod raw;
+pub mod recording;
+pub mod server;
+pub mod terminal;
+
+pub use checker::{GroupLog, Verdict, check};
+pub use client::{Client, Connector};
+pub use deadline::within;
+pub use raw::RawClient;
+pub use recording::{Event, Message, Recording};
+pub use server::{Server, ServerOptions};

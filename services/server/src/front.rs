@@ -7,9 +7,11 @@ mod bucket;
 mod connection;
 mod dispatch;
 mod encode;
+mod linger;
 mod membership;
 mod outbound;
 mod replies;
+mod sending;
 mod timers;
 
 pub mod config;

@@ -10,6 +10,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 
 pub mod config;
 pub mod memory;
+pub mod metrics;
 
 pub use config::{Config, Engine, Retention};
 

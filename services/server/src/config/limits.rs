@@ -19,18 +19,20 @@ pub(super) static LIMITS: &[Entry] = &[
         "Characters of a group name. `any`: see docs/protocol.md; `ascii`: graphic ASCII only.",
     )
     .bound("`bad_group_name`", REJECTED),
-    Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.")
-        .bound("an `Error` line before the dialect is known, and the connection is closed", "tertulia_connections"),
+    Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.").bound(
+        "an `Error` line before the dialect is known, and the connection is closed",
+        "tertulia_connections_open",
+    ),
     Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address; 0: no limit.")
         .bound(
             "an `Error` line before the dialect is known, and the connection is closed",
-            "tertulia_connections_refused_total",
+            "tertulia_connections_per_address_max",
         ),
     Entry::new("limits.groups_per_connection", int(1, 1_000_000), "Groups that one connection may be a member of.")
-        .bound("`too_many_groups`", REJECTED),
+        .bound("`too_many_groups`", "tertulia_groups_per_connection_max"),
     Entry::new("limits.members_per_group", int(1, 10_000_000), "Members (connections) of one group.")
-        .bound("`group_full`", REJECTED),
-    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.").bound("`server_full`", "tertulia_groups"),
+        .bound("`group_full`", "tertulia_members_per_group_max"),
+    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.").bound("`server_full`", "tertulia_log_groups"),
     Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection; 0: no limit.")
         .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new(
@@ -40,9 +42,9 @@ pub(super) static LIMITS: &[Entry] = &[
     )
     .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new("limits.posts_in_flight", int(1, 65_536), "Posts of one connection that wait for the log.")
-        .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight"),
+        .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_max"),
     Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection.")
-        .bound("nothing: it is caught up from the log at its own pace", "tertulia_outbound_bytes"),
+        .bound("nothing: it is caught up from the log at its own pace", "tertulia_outbound_bytes_max"),
     Entry::new(
         "limits.write_stall",
         time(millis(100), HOUR),
@@ -72,4 +74,4 @@ pub(super) static LIMITS: &[Entry] = &[
 /// Counts connections that ended, by the reason.
 const CLOSED: &str = "tertulia_connections_closed_total";
 /// Counts refusals, by their code.
-const REJECTED: &str = "tertulia_rejected_total";
+const REJECTED: &str = "tertulia_rejections_total";

@@ -143,16 +143,16 @@ static SHARD: &[Entry] = &[
     ),
     Entry::new("shard.queue", int(1, 65_536), "Requests that wait for one shard.").bound(
         "whoever sends more waits: the server reads no further lines of that connection",
-        "tertulia_shard_queue_requests",
+        "tertulia_shard_queue_requests_max",
     ),
     Entry::new(
         "shard.fanout",
         int(2, 65_536),
         "Deliveries that a group keeps in memory for members that are a little behind.",
     )
-    .bound("a member further behind is caught up from the log", "tertulia_lag_messages"),
+    .bound("a member further behind is caught up from the log", "tertulia_delivery_lag_messages"),
     Entry::new("shard.append_posts", int(1, 65_536), "Posts that go into one append at most.")
-        .bound("further posts go into the next append", "tertulia_append_posts"),
+        .bound("further posts go into the next append", "tertulia_append_messages"),
     Entry::new(
         "shard.append_bytes",
         bytes(KIB, GIB),
@@ -193,15 +193,15 @@ static LOG: &[Entry] = &[
         int(0, 1_000_000_000_000),
         "Messages kept of each group, the newest; 0: no bound.",
     )
-    .bound("the oldest messages of the group go first", "tertulia_log_removed_total"),
+    .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
     Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound.")
-        .bound("the oldest messages of the group go first", "tertulia_log_removed_total"),
+        .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
     Entry::new(
         "log.retention.age",
         time(Duration::ZERO, secs(100 * 31_557_600)),
         "Messages are kept for this long; 0s: no bound.",
     )
-    .bound("older messages go", "tertulia_log_removed_total"),
+    .bound("older messages go", "tertulia_log_removed_messages_total"),
 ];
 
 static ADMIN: &[Entry] = &[
@@ -225,6 +225,8 @@ static ADMIN: &[Entry] = &[
     .flag("--admin-insecure"),
     Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_admin_connections"),
+    Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")
+        .bound("one more is refused with RESOURCE_EXHAUSTED", "tertulia_admin_watchers"),
 ];
 
 static HTTP: &[Entry] = &[

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{Dialect, GroupName, LineBuffer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::bucket::Bucket;
+use super::linger::linger;
 use super::listener::Shared;
 use super::membership::{Membership, Surroundings};
 use super::outbound::Outbound;
@@ -26,8 +26,7 @@ use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
 use super::timers::{Clocks, Doing, Due, Timer};
 use crate::shard::Session;
-use crate::shard::handle::NotSent;
-use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::request::{NewPost, Request};
 
 /// Bytes read from the socket at once.
 const READ: usize = 16 * 1024;
@@ -53,10 +52,10 @@ pub(super) struct Task {
     /// Posts of the lines that were just read, for one shard.
     pub(super) gathered: Option<(u16, Vec<NewPost>)>,
     /// When those lines were read.
-    read_at: Instant,
+    pub(super) read_at: Instant,
     /// Requests for which the owner's queue had no room; the first is being sent.
-    unsent: VecDeque<(u16, Request)>,
-    sending: Option<BoxFuture<'static, bool>>,
+    pub(super) unsent: VecDeque<(u16, Request)>,
+    pub(super) sending: Option<BoxFuture<'static, bool>>,
     /// The answer to a question that the connection's next lines wait for.
     pub(super) question: Option<BoxFuture<'static, Reply>>,
     pub(super) bucket: Option<Bucket>,
@@ -72,8 +71,10 @@ pub(super) struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Reads what has come, then finishes.
+    /// Reads what has come, then no more.
     LastCall,
+    /// Takes no more lines; messages go on.
+    Listening,
     /// Takes no more lines; ends when all that was read is answered and all that was posted so far is written.
     Finishing(CloseReason),
     /// Writes what waits, then ends.
@@ -113,13 +114,17 @@ impl Task {
     }
 
     /// Serves the connection to its end.
-    pub(super) async fn run(mut self, admitted: Admitted) {
+    ///
+    /// Boxed, since a future keeps room for what it was given and for what it makes of it: the task would be in it twice.
+    pub(super) async fn run(mut self: Box<Self>, admitted: Admitted) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.shared.metrics.closed(reason);
         self.log_end(reason);
         self.leave_all();
+        self.me.answered();
         if reason != CloseReason::Socket {
-            linger(&mut self.socket).await;
+            // In a box, so that the task is not larger all its life for what it does at its end.
+            Box::pin(linger(&mut self.socket)).await;
         }
         drop(admitted);
     }
@@ -150,6 +155,7 @@ impl Task {
         loop {
             self.poll_orders(cx);
             let input = self.poll_requests(cx);
+            self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
             let (blocked, before) = (self.is_blocked(), self.out.len());
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
@@ -176,6 +182,7 @@ impl Task {
             self.input.shrink();
         }
         self.out.shrink();
+        self.me.in_flight.store(self.in_flight, Ordering::Relaxed);
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
     }
 
@@ -190,12 +197,13 @@ impl Task {
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
-                    Order::Finish if self.phase == Phase::Open => self.phase = Phase::LastCall,
-                    Order::Finish => {}
-                    Order::Disconnect(reason) => {
-                        self.tell_disconnected(reason.as_deref());
-                        self.close(CloseReason::Admin);
+                    Order::LastCall if self.phase == Phase::Open => {
+                        self.phase = Phase::LastCall;
+                        self.me.set_closing();
                     }
+                    Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
+                    Order::LastCall | Order::Finish => {}
+                    Order::Disconnect => self.on_disconnect(),
                 }
             }
         }
@@ -232,13 +240,6 @@ impl Task {
         self.question.is_none() && self.sending.is_none()
     }
 
-    /// The owners have stopped: the server is about to end and will not answer any more.
-    fn on_stopped(&mut self) {
-        self.unsent.clear();
-        self.in_flight = 0;
-        self.close(CloseReason::Drain);
-    }
-
     // ---- lines
 
     /// Whether the connection's lines must wait.
@@ -247,7 +248,11 @@ impl Task {
             || self.question.is_some()
             || self.in_flight >= self.shared.limits.posts_in_flight
             || self.out.len() >= self.shared.limits.outbound_bytes
-            || matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+            || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    fn may_listen(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::LastCall | Phase::Listening)
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
@@ -261,16 +266,12 @@ impl Task {
         while self.take_lines() {
             match self.socket.poll_read_ready(cx) {
                 Poll::Pending => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     return Ok(());
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
                 Poll::Ready(Ok(())) if reads == READS => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     cx.waker().wake_by_ref();
                     return Ok(());
                 }
@@ -295,6 +296,12 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn end_last_call(&mut self) {
+        if self.phase == Phase::LastCall {
+            self.phase = Phase::Listening;
+        }
     }
 
     /// Carries out the lines that have come; answers whether more may be read.
@@ -329,58 +336,13 @@ impl Task {
         self.clocks.partial = None;
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Finishing(CloseReason::Client);
+            self.me.set_closing();
         }
     }
 
     /// When the lines that are being carried out were read.
     pub(super) fn read_at(&self) -> Instant {
         self.read_at
-    }
-
-    // ---- requests to owners
-
-    /// Sends the posts that were gathered.
-    pub(super) fn send_gathered(&mut self) {
-        if let (Some((shard, posts)), Some((session, _))) = (self.gathered.take(), &self.voice) {
-            let session = Arc::clone(session);
-            let received = self.read_at;
-            self.send(shard, Request::Post(Posts { session, posts, received }));
-        }
-    }
-
-    /// Sends a request after those that were sent before.
-    pub(super) fn send(&mut self, shard: u16, request: Request) {
-        self.unsent.push_back((shard, request));
-        self.send_unsent();
-    }
-
-    fn send_unsent(&mut self) {
-        while self.sending.is_none() {
-            let Some((shard, request)) = self.unsent.pop_front() else { return };
-            match self.shared.shards.try_send(shard, request) {
-                Ok(()) => {}
-                Err(NotSent::Full(request)) => self.sending = Some(self.shared.shards.send(shard, request)),
-                Err(NotSent::Stopped) => self.on_stopped(),
-            }
-        }
-    }
-
-    /// Ends all memberships, also those that are about to begin.
-    fn leave_all(&mut self) {
-        let Some((session, _)) = &self.voice else { return };
-        let (memberships, joining) = (std::mem::take(&mut self.memberships), std::mem::take(&mut self.joining));
-        self.me.groups.store(0, Ordering::Relaxed);
-        let groups = memberships.iter().map(|membership| membership.group().clone()).chain(joining);
-        for group in groups {
-            let shard = self.shared.shards.shard_of(&group);
-            let request = Request::Leave { group, session: Arc::clone(session), answer: false };
-            if let Err(NotSent::Full(request)) = self.shared.shards.try_send(shard, request)
-                && let Ok(runtime) = tokio::runtime::Handle::try_current()
-            {
-                let send = self.shared.shards.send(shard, request);
-                runtime.spawn(send);
-            }
-        }
     }
 
     // ---- messages
@@ -444,33 +406,72 @@ impl Task {
                 Err(_) => return Err(failed(self.phase)),
             }
         }
+        if !self.out.is_empty() {
+            self.me.set_waiting(self.clocks.wrote.into_std());
+        }
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
         Ok(())
     }
 
     // ---- the end
 
+    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    fn on_disconnect(&mut self) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Finishing(CloseReason::Admin);
+            self.clocks.heard = tokio::time::Instant::now();
+        }
+    }
+
+    fn dismiss_once_answered(&mut self) {
+        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
+            self.dismiss();
+        }
+    }
+
+    fn dismiss(&mut self) {
+        let me = Arc::clone(&self.me);
+        self.tell_disconnected(me.disconnect_reason());
+        self.close(CloseReason::Admin);
+        self.clocks.heard = tokio::time::Instant::now();
+    }
+
     /// Writes what waits, then ends; the first reason counts.
     pub(super) fn close(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(reason);
+            self.me.set_closing();
         }
     }
 
-    fn ended(&self) -> Option<CloseReason> {
+    fn ended(&mut self) -> Option<CloseReason> {
+        // Who does not take its answers is asked no further: others wait for the end of the last call.
+        if self.phase == Phase::LastCall && self.out.len() >= self.shared.limits.outbound_bytes {
+            self.end_last_call();
+        }
         match self.phase {
             Phase::Open | Phase::LastCall => None,
+            Phase::Listening => {
+                if self.is_answered() {
+                    self.me.answered();
+                }
+                None
+            }
             Phase::Closing(reason) => self.out.is_empty().then_some(reason),
             Phase::Finishing(reason) => {
-                let answered = self.in_flight == 0
-                    && self.unsent.is_empty()
-                    && self.sending.is_none()
-                    && self.question.is_none()
-                    && self.out.is_empty();
+                let answered = self.is_answered();
+                if answered {
+                    self.me.answered();
+                }
                 let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
-                (answered && served()).then_some(reason)
+                (answered && self.out.is_empty() && served()).then_some(reason)
             }
         }
+    }
+
+    /// Whether all that was read is carried out and answered.
+    fn is_answered(&self) -> bool {
+        self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
     }
 
     // ---- the clock
@@ -482,6 +483,7 @@ impl Task {
             reading: !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: !self.out.is_empty(),
+            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
         std::task::ready!(self.timer.poll(deadline, cx));
@@ -497,6 +499,8 @@ impl Task {
                 self.out = Outbound::default();
                 self.close(CloseReason::WriteStall);
             }
+            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.out = Outbound::default(),
+            Due::Dismissal => self.dismiss(),
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
             }
@@ -516,31 +520,17 @@ impl Task {
     }
 }
 
-impl Drop for Task {
-    /// Whatever ends the task, no membership outlives it.
-    fn drop(&mut self) {
-        self.leave_all();
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Closes a socket so that the peer can still read what was written: a socket closed with unread input resets the connection, and
-/// a reset may overtake the last lines.
-pub(super) async fn linger(socket: &mut TcpStream) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const MOST: u64 = 4 * 1024 * 1024;
-    let read_away = async {
-        if socket.shutdown().await.is_err() {
-            return;
+    /// An idle connection costs its task most of all: 10,000 of them are 10,000 of these.
+    #[test]
+    fn a_task_is_small() {
+        fn size<F>(_: fn(Box<Task>, Admitted) -> F) -> usize {
+            size_of::<F>()
         }
-        let mut scratch = [0; 1024];
-        let mut left = MOST;
-        while left > 0 {
-            match socket.read(&mut scratch).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count as u64),
-            }
-        }
-    };
-    // Who does not close its side in time loses nothing that it could not have read by now.
-    drop(tokio::time::timeout(PATIENCE, read_away).await);
+        let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
+        assert!(task <= 560 && future <= 128, "the task has {task} bytes, its future {future}");
+    }
 }

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Characters;
-use super::connection::{Task, linger};
+use super::connection::Task;
+use super::linger::linger;
 use super::metrics::Metrics;
 use super::registry::{NotAdmitted, Registry};
 use super::timers::Patience;
@@ -112,7 +113,7 @@ impl Front {
                     tracing::debug!(%peer, %error, "socket options not set");
                 }
                 let task = Task::new(Arc::clone(&self.shared), Arc::clone(&admitted.connection), socket);
-                self.tasks.spawn(task.run(admitted));
+                self.tasks.spawn(Box::new(task).run(admitted));
             }
             Err(why) => self.refuse(socket, why),
         }
@@ -150,9 +151,13 @@ impl Front {
         self.tasks.wait().await;
     }
 
-    /// Lets every connection finish what it has read, write what waits, and close. Returns when all have ended. No connection may be
-    /// accepted any more.
-    pub async fn finish(&self) {
+    /// Lets every connection carry out what has come; when all is answered, or after `patience`, lets them write what waits and what
+    /// is still to be delivered, and close. Returns when all have ended. No connection may be accepted any more.
+    pub async fn finish(&self, patience: Duration) {
+        // First the answers, then the ends: so that nobody is gone when the last post is delivered.
+        if tokio::time::timeout(patience, self.registry.last_call()).await.is_err() {
+            tracing::warn!("some posts are not answered yet; connections are closed all the same");
+        }
         self.registry.finish();
         self.emptied().await;
     }
@@ -160,7 +165,13 @@ impl Front {
     /// Brings the gauges up to date, before they are read.
     pub fn observe(&self) {
         self.shared.metrics.open.set(self.registry.open() as f64);
-        self.shared.metrics.outbound.set(self.registry.outbound() as f64);
+        let fill = self.registry.fill();
+        let metrics = &self.shared.metrics;
+        metrics.outbound.set(fill.outbound as f64);
+        metrics.outbound_max.set(fill.most_outbound as f64);
+        metrics.in_flight_max.set(fill.most_in_flight as f64);
+        metrics.groups_max.set(f64::from(fill.most_groups));
+        metrics.per_address_max.set(fill.most_per_address as f64);
     }
 }
 

@@ -44,6 +44,15 @@ pub const DROPPED: &str = "tertulia_dropped_messages_total";
 /// Bytes that wait to be written.
 pub const OUTBOUND_BYTES: &str = "tertulia_outbound_bytes";
 
+/// Of the connection with the most.
+pub const OUTBOUND_BYTES_MAX: &str = "tertulia_outbound_bytes_max";
+/// Of the connection with the most.
+pub const IN_FLIGHT_MAX: &str = "tertulia_posts_in_flight_max";
+/// Of the connection with the most.
+pub const GROUPS_MAX: &str = "tertulia_groups_per_connection_max";
+/// Of the address with the most.
+pub const PER_ADDRESS_MAX: &str = "tertulia_connections_per_address_max";
+
 /// One of so many deliveries and acknowledgements is measured: a histogram costs more than the delivery.
 pub(super) const SAMPLE: u32 = 32;
 
@@ -83,10 +92,23 @@ pub fn describe() {
     describe_counter!(CATCHUPS, "Times a member was served from the log, by reason: lag, resume");
     describe_counter!(CATCHUP_MESSAGES, "Messages served from the log to members that were being caught up");
     describe_counter!(DROPPED, "Messages that retention removed before a member could read them");
+    describe_gauge!(OUTBOUND_BYTES, Unit::Bytes, "Bytes that wait to be written, over all chat connections");
     describe_gauge!(
-        OUTBOUND_BYTES,
+        OUTBOUND_BYTES_MAX,
         Unit::Bytes,
-        "Bytes that wait to be written, over all chat connections; the limit of one is limits.outbound_bytes"
+        "Bytes that wait to be written to the chat connection with the most; its limit is limits.outbound_bytes"
+    );
+    describe_gauge!(
+        IN_FLIGHT_MAX,
+        "Posts and other requests under way for the chat connection with the most; its limit is limits.posts_in_flight"
+    );
+    describe_gauge!(
+        GROUPS_MAX,
+        "Groups of the chat connection that is in the most; its limit is limits.groups_per_connection"
+    );
+    describe_gauge!(
+        PER_ADDRESS_MAX,
+        "Chat connections of the address with the most; counted only where limits.connections_per_address is set"
     );
 }
 
@@ -111,6 +133,10 @@ pub(super) struct Metrics {
     pub(super) catchup_messages: Counter,
     pub(super) dropped: Counter,
     pub(super) outbound: Gauge,
+    pub(super) outbound_max: Gauge,
+    pub(super) in_flight_max: Gauge,
+    pub(super) groups_max: Gauge,
+    pub(super) per_address_max: Gauge,
     refused_total: Counter,
     refused_address: Counter,
     closed: Vec<(CloseReason, Counter)>,
@@ -165,6 +191,10 @@ impl Metrics {
             catchup_messages: counter!(CATCHUP_MESSAGES),
             dropped: counter!(DROPPED),
             outbound: gauge!(OUTBOUND_BYTES),
+            outbound_max: gauge!(OUTBOUND_BYTES_MAX),
+            in_flight_max: gauge!(IN_FLIGHT_MAX),
+            groups_max: gauge!(GROUPS_MAX),
+            per_address_max: gauge!(PER_ADDRESS_MAX),
             refused_total: counter!(CONNECTIONS_REFUSED, "reason" => "total"),
             refused_address: counter!(CONNECTIONS_REFUSED, "reason" => "address"),
             closed: CloseReason::ALL

@@ -68,6 +68,8 @@ impl Outbound {
     pub(super) fn write_to(&mut self, socket: &TcpStream) -> io::Result<usize> {
         let written = if self.pieces.is_empty() {
             socket.try_write(&self.tail)?
+        } else if self.pieces.len() == 1 && self.tail.is_empty() {
+            socket.try_write(&self.pieces[0])?
         } else {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
@@ -108,6 +110,13 @@ impl Outbound {
         }
     }
 
+    /// Takes all that waits, as a socket that has room for it would.
+    #[cfg(test)]
+    pub(super) fn take_all(&mut self) -> Vec<u8> {
+        let Self { pieces, tail, .. } = std::mem::take(self);
+        pieces.into_iter().flatten().chain(tail).collect()
+    }
+
     /// Gives memory back if nothing waits.
     pub(super) fn shrink(&mut self) {
         if self.is_empty() {
@@ -123,7 +132,8 @@ mod tests {
     use super::*;
 
     fn rest(out: &Outbound) -> Vec<u8> {
-        out.pieces.iter().flat_map(|piece| piece.iter().copied()).chain(out.tail.iter().copied()).collect()
+        let (pieces, tail) = (out.pieces.clone(), out.tail.clone());
+        pieces.into_iter().flatten().chain(tail).collect()
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
 
+use super::metrics::Removed;
 use super::{AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats};
 
 /// The engine. Every shard has a lock of its own; what is global is the order in which batches came, by which the oldest
@@ -27,6 +28,7 @@ pub struct Memory {
     next_arrival: AtomicU64,
     bytes: AtomicU64,
     closed: AtomicBool,
+    removed: Removed,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Memory {
             next_arrival: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            removed: Removed::new(),
         }
     }
 
@@ -103,7 +106,7 @@ impl Memory {
                 || (oldest > 0 && stored.oldest().is_some_and(|record| record.at < oldest))
         };
         while over(stored) {
-            self.remove_through(stored, stored.head.first);
+            self.removed.retention.increment(self.remove_through(stored, stored.head.first));
         }
     }
 
@@ -116,7 +119,7 @@ impl Memory {
             let mut groups = self.shard(shard);
             let Some(stored) = groups.get_mut(&group) else { continue };
             let Some(last) = stored.batches.front().map(|(_, batch)| batch.last()) else { continue };
-            self.remove_through(stored, last);
+            self.removed.memory.increment(self.remove_through(stored, last));
         }
     }
 
@@ -201,7 +204,7 @@ impl Memory {
         let mut groups = self.shard(shard);
         let Some(mut stored) = groups.remove(group) else { return false };
         let last = stored.head.seq;
-        self.remove_through(&mut stored, last);
+        self.removed.moderator.increment(self.remove_through(&mut stored, last));
         lock(&self.names).remove(group);
         true
     }
@@ -245,6 +248,7 @@ impl Log for Memory {
 
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
         let removed = self.shard(shard).get_mut(group).map_or(0, |stored| self.remove_through(stored, through));
+        self.removed.moderator.increment(removed);
         Box::pin(ready(Ok(removed)))
     }
 

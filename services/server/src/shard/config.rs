@@ -37,8 +37,8 @@ impl Default for Config {
             append_posts: 4_096,
             append_bytes: 1024 * 1024,
             group_idle: Duration::from_secs(60),
-            dedup_window: 10_000,
-            dedup_time: Duration::from_secs(600),
+            dedup_window: 4_096,
+            dedup_time: Duration::from_secs(300),
         }
     }
 }

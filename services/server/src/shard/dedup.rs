@@ -26,6 +26,11 @@ impl Dedup {
         Self { max, max_age_ms, places: HashMap::default(), order: VecDeque::new() }
     }
 
+    /// Ids that are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Where the post of that sender and id is, if it is in the window at the time `now` (ms).
     pub(super) fn get(&mut self, sender: &UserName, id: &PostId, now: u64) -> Option<Stored> {
         self.expire(now);

@@ -85,8 +85,8 @@ mod tests {
         assert_eq!(owners.iter().map(|owner| &owner[9..]).collect::<String>(), PINNED_OWNERS);
     }
 
-    const PINNED_SHARDS: [u16; 5] = [787, 0, 0, 0, 0];
-    const PINNED_OWNERS: &str = "";
+    const PINNED_SHARDS: [u16; 5] = [787, 59, 691, 980, 819];
+    const PINNED_OWNERS: &str = "221102122121";
 
     #[test]
     fn no_node_of_ten_has_more_than_1_3_times_its_even_share() {

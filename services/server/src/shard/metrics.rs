@@ -20,6 +20,12 @@ pub const POSTS: &str = "tertulia_posts_total";
 pub const APPEND_MESSAGES: &str = "tertulia_append_messages";
 /// Time of an append.
 pub const APPEND_SECONDS: &str = "tertulia_append_seconds";
+/// Bytes of messages per append.
+pub const APPEND_BYTES: &str = "tertulia_append_bytes";
+/// Members of the largest group.
+pub const MEMBERS_MAX: &str = "tertulia_members_per_group_max";
+/// Post ids that are remembered.
+pub const DEDUP_IDS: &str = "tertulia_dedup_ids";
 /// Shards owned by this node.
 pub const SHARDS_OWNED: &str = "tertulia_shards_owned";
 /// Requests that wait for an owner.
@@ -45,6 +51,12 @@ pub fn describe() {
         "Posts by result: stored, repeated (the id was stored before), refused, failed (the log did not take it)"
     );
     describe_histogram!(APPEND_MESSAGES, "Messages in one append to the log");
+    describe_histogram!(APPEND_BYTES, Unit::Bytes, "Bytes of messages in one append to the log");
+    describe_gauge!(MEMBERS_MAX, "Members of the group with the most; its limit is limits.members_per_group");
+    describe_gauge!(
+        DEDUP_IDS,
+        "Ids of posts that are remembered over all groups; the limit of one group is shard.dedup_window"
+    );
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the start of an append until the log had taken it");
     describe_gauge!(SHARDS_OWNED, "Shards that this node owns");
     describe_gauge!(QUEUE_REQUESTS, "Requests that wait for the owners of all shards");
@@ -73,6 +85,9 @@ pub(super) struct Metrics {
     pub(super) refused: Counter,
     pub(super) failed: Counter,
     pub(super) append_messages: Histogram,
+    pub(super) append_bytes: Histogram,
+    pub(super) members_max: Gauge,
+    pub(super) dedup_ids: Gauge,
     pub(super) append_seconds: Histogram,
     pub(super) groups: Gauge,
     pub(super) members: Gauge,
@@ -101,6 +116,9 @@ impl Metrics {
             refused: counter!(POSTS, "result" => "refused"),
             failed: counter!(POSTS, "result" => "failed"),
             append_messages: histogram!(APPEND_MESSAGES),
+            append_bytes: histogram!(APPEND_BYTES),
+            members_max: gauge!(MEMBERS_MAX),
+            dedup_ids: gauge!(DEDUP_IDS),
             append_seconds: histogram!(APPEND_SECONDS),
             groups: gauge!(GROUPS),
             members: gauge!(MEMBERS),

@@ -9,22 +9,24 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
-use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId, UserName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Refusal;
 use super::dedup::Dedup;
-use super::events::What;
+use super::events::{Leaving, What};
 use super::group::Group;
 use super::handle::Shared;
 use super::moderation::Holds;
 use super::request::{JoinFrom, Posts, Request};
-use super::session::{Ack, Event, Joined, RETRY_SOON, Session, Stored};
-use super::{Batch, Refusal};
-use crate::log::{AppendError, PageLimit, Range};
+use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
+use crate::log::{PageLimit, Range};
 
 mod admin;
+mod append;
+
+use append::{Answer, Asker, InFlight, Staged, returned};
 
 pub(super) struct Owner {
     shard: u16,
@@ -38,35 +40,6 @@ pub(super) struct Owner {
     in_flight: Option<InFlight>,
     /// The newest epoch that was given: two lives of a group never share one.
     newest_epoch: u64,
-}
-
-/// What the next append takes.
-#[derive(Default)]
-struct Staged {
-    groups: Vec<GroupName>,
-    answers: Vec<Answer>,
-    posts: usize,
-    bytes: usize,
-}
-
-struct InFlight {
-    append: BoxFuture<'static, Result<(), AppendError>>,
-    batches: Vec<(Arc<Batch>, Instant)>,
-    answers: Vec<Answer>,
-    started: Instant,
-}
-
-/// What a poster will be told when the append has returned.
-struct Answer {
-    to: Asker,
-    group: GroupName,
-    id: Option<PostId>,
-    outcome: Result<Stored, Refusal>,
-}
-
-enum Asker {
-    Session(Arc<Session>),
-    Admin(oneshot::Sender<Result<Stored, Refusal>>),
 }
 
 impl Owner {
@@ -121,7 +94,7 @@ impl Owner {
     }
 
     fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.holds.is_empty()
+        self.groups.is_empty() && self.holds.is_empty() && self.everywhere.is_empty()
     }
 
     fn has_room(&self) -> bool {
@@ -171,10 +144,14 @@ impl Owner {
         if group.member_count() >= max && !group.is_member(session) {
             return Err(Refusal::GroupFull { group: name.clone(), max });
         }
-        let (new, subscription, delivered) = group.join(session, now_ms());
+        let (new, subscription, progress) = group.join(session, now_ms());
         if new {
             self.shared.metrics.joined.increment(1);
-            self.shared.events.tell(|| What::Joined(name.clone(), (&**session).into()));
+            self.shared.events.tell(|| What::Joined {
+                group: name.clone(),
+                who: (&**session).into(),
+                members: group.member_count() as u64,
+            });
         } else {
             self.shared.metrics.joined_again.increment(1);
         }
@@ -185,17 +162,23 @@ impl Owner {
             head: group.head(),
             first,
             members: group.member_count() as u64,
-            delivered,
+            progress,
             from,
         })
     }
 
     fn on_leave(&mut self, group: GroupName, session: &Session, answer: bool) {
-        let was_member = self.groups.get_mut(&group).is_some_and(|group| group.leave(session));
-        if was_member {
-            let reason = if answer { &self.shared.metrics.left } else { &self.shared.metrics.disconnected };
+        let left = self.groups.get_mut(&group).filter(|group| group.is_member(session));
+        let was_member = left.is_some();
+        if let Some(left) = left {
+            left.leave(session);
+            let (reason, how) = match answer {
+                true => (&self.shared.metrics.left, Leaving::Asked),
+                false => (&self.shared.metrics.disconnected, Leaving::Disconnected),
+            };
             reason.increment(1);
-            self.shared.events.tell(|| What::Left(group.clone(), session.into()));
+            let members = left.member_count() as u64;
+            self.shared.events.tell(|| What::Left { group: group.clone(), who: session.into(), members, how });
         }
         if answer {
             session.inbox.push(Event::Left { group, was_member });
@@ -287,7 +270,7 @@ impl Owner {
         }
         let epoch = self.next_epoch();
         self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
-        self.shared.events.tell(|| What::Created(name.clone()));
+        self.shared.events.tell(|| What::Created { group: name.clone(), shard: self.shard, epoch });
         Ok(())
     }
 
@@ -341,99 +324,22 @@ impl Owner {
         Ok(())
     }
 
-    fn start_append(&mut self) {
-        if self.in_flight.is_some() || self.staged.answers.is_empty() {
-            return;
-        }
-        let Staged { groups, answers, .. } = std::mem::take(&mut self.staged);
-        let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
-        let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
-        if batches.is_empty() {
-            // Repeats and refusals only: nothing to wait for.
-            send_answers(answers);
-            return;
-        }
-        let posts: usize = batches.iter().map(|(batch, _)| batch.records.len()).sum();
-        self.shared.metrics.append_messages.record(posts as f64);
-        let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
-        self.in_flight = Some(InFlight { append, batches, answers, started: Instant::now() });
-    }
-
-    async fn on_appended(&mut self, result: Result<(), AppendError>) {
-        let Some(InFlight { batches, answers, started, .. }) = self.in_flight.take() else { return };
-        match result {
-            Ok(()) => {
-                let metrics = &self.shared.metrics;
-                metrics.append_seconds.record(started.elapsed().as_secs_f64());
-                for (batch, received) in batches {
-                    metrics.stored.increment(batch.records.len() as u64);
-                    let Some(group) = self.groups.get_mut(&batch.group) else { continue };
-                    group.last_used = tokio::time::Instant::now();
-                    if group.commit(batch, received) {
-                        self.shared.directory.now_stored();
-                    }
-                }
-                send_answers(answers);
-            }
-            Err(error) => self.on_append_failed(&error, &batches, answers).await,
-        }
-    }
-
-    /// Refuses all that was given a place, also what would have gone into the next append: its places are no longer right.
-    async fn on_append_failed(
-        &mut self,
-        error: &AppendError,
-        batches: &[(Arc<Batch>, Instant)],
-        mut answers: Vec<Answer>,
-    ) {
-        tracing::warn!(shard = self.shard, %error, "append failed");
-        let staged = std::mem::take(&mut self.staged);
-        answers.extend(staged.answers);
-        let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
-        for name in names.collect::<Vec<_>>() {
-            let head = match error {
-                AppendError::Fenced { .. } => self.shared.log.head(self.shard, &name).await.ok().flatten(),
-                AppendError::Unavailable { .. } => None,
-            };
-            let Some(group) = self.groups.get_mut(&name) else { continue };
-            group.roll_back();
-            if let Some(head) = head {
-                if !group.is_stored() {
-                    self.shared.directory.now_stored();
-                }
-                group.move_to(head.epoch, head.seq, head.at);
-            }
-        }
-        for answer in &mut answers {
-            let head = self.groups.get(&answer.group).map_or(0, Group::head);
-            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
-                answer.outcome = Err(unavailable(&answer.group));
-                self.shared.metrics.failed.increment(1);
-            }
-        }
-        send_answers(answers);
-    }
-
-    /// Finishes every append, for requests that need to see their end.
-    async fn settle(&mut self) {
-        loop {
-            self.start_append();
-            if self.in_flight.is_none() {
-                return;
-            }
-            let result = returned(&mut self.in_flight).await;
-            self.on_appended(result).await;
-        }
-    }
-
     /// Lets go of groups that nobody uses.
     fn on_housekeeping(&mut self) {
         let Some(since) = tokio::time::Instant::now().checked_sub(self.shared.config.group_idle) else { return };
-        self.holds.retain(|_, holds| holds.prune());
-        self.everywhere.prune();
         let directory = &self.shared.directory;
+        self.holds.retain(|name, holds| {
+            let keep = holds.prune();
+            directory.set_closed(name, holds.closed_until());
+            keep
+        });
+        self.everywhere.prune();
+        let holds = &self.holds;
         self.groups.retain(|name, group| {
-            let keep = !group.is_quiet() || group.last_used > since;
+            // Of a group without messages nothing is left but what is in memory; a moderator must find it to open it again.
+            let is_closed =
+                || !group.is_stored() && holds.get(name).is_some_and(|holds| holds.closed_until().is_some());
+            let keep = !group.is_quiet() || group.last_used > since || is_closed();
             if !keep {
                 directory.remove(name, group.is_stored());
             }
@@ -443,38 +349,6 @@ impl Owner {
     }
 }
 
-/// The end of the append in flight; never, if there is none. Dropping it loses nothing: the append stays in flight.
-async fn returned(in_flight: &mut Option<InFlight>) -> Result<(), AppendError> {
-    match in_flight {
-        Some(in_flight) => (&mut in_flight.append).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Tells each poster, one event for each run of answers to the same one.
-fn send_answers(answers: Vec<Answer>) {
-    let mut run: Option<(Arc<Session>, Vec<Ack>)> = None;
-    let flush = |run: Option<(Arc<Session>, Vec<Ack>)>| {
-        if let Some((session, acks)) = run {
-            session.inbox.push(Event::Posted(acks));
-        }
-    };
-    for Answer { to, group, id, outcome } in answers {
-        match to {
-            // Who asked may have given up.
-            Asker::Admin(reply) => drop(reply.send(outcome)),
-            Asker::Session(session) => {
-                let ack = Ack { group, id, outcome };
-                match &mut run {
-                    Some((same, acks)) if Arc::ptr_eq(same, &session) => acks.push(ack),
-                    _ => flush(run.replace((session, vec![ack]))),
-                }
-            }
-        }
-    }
-    flush(run);
-}
-
 fn unavailable(group: &GroupName) -> Refusal {
     Refusal::Unavailable { group: group.clone(), retry_after: RETRY_SOON }
 }
@@ -482,3 +356,6 @@ fn unavailable(group: &GroupName) -> Refusal {
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,258 @@
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::task::Waker;
 
+use proptest::prelude::*;
+use tertulia_protocol::codec::{decode_classic_server, decode_server};
+use tertulia_protocol::extended::FromServer;
+use tertulia_protocol::{UserName, classic};
+
+use super::*;
+use crate::log::memory::Memory;
+use crate::log::{Config as LogConfig, Retention};
+use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::{Bounds, Config, ConnectionId, Event};
+
+/// What may happen to a member, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    /// So many messages are posted, in one go.
+    Post(usize),
+    /// The member is polled until it is done or holds so many bytes; then the socket takes everything.
+    Serve(usize),
+    /// The member is polled, and the socket takes nothing.
+    Stall,
+    /// The member goes and comes back after what it saw last.
+    Resume,
+    /// The member goes and comes back with the newest so many.
+    Last(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1usize..12).prop_map(Step::Post),
+        4 => (1usize..2_000).prop_map(Step::Serve),
+        1 => Just(Step::Stall),
+        1 => Just(Step::Resume),
+        1 => (0u64..20).prop_map(Step::Last),
+    ]
+}
+
+/// A server of one shard, a poster and a member.
+struct World {
+    shards: Shards,
+    poster: Arc<Session>,
+    reader: Arc<Session>,
+    group: GroupName,
+    metrics: Metrics,
+    dialect: Dialect,
+    member: Option<Membership>,
+    out: Outbound,
+    posted: u64,
+    /// What the member was told, in order.
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// It came back: the next message is this one (0: whatever comes).
+    Joined(u64),
+    Message(u64),
+    Lost(u64, u64),
+    LostCount(u64),
+}
+
+impl World {
+    fn new(dialect: Dialect, kept: u64) -> Self {
+        let retention = Retention { messages: kept, ..Retention::default() };
+        let log = Arc::new(Memory::new(&LogConfig { retention, ..LogConfig::default() }, 1));
+        let config = Config { count: 1, fanout: 2, append_posts: 4, ..Config::default() };
+        let bounds = Bounds { members_per_group: 10, groups: 10, post_without_join: true };
+        let session = |id, name| {
+            let user = UserName::new(name).unwrap();
+            let address = IpAddr::from([127, 0, 0, 1]);
+            Arc::new(Session { id: ConnectionId(id), user, address, inbox: Arc::default() })
+        };
+        Self {
+            shards: Shards::start(config, bounds, log, "node".into()),
+            poster: session(1, "poster"),
+            reader: session(2, "reader"),
+            group: GroupName::new("G").unwrap(),
+            metrics: Metrics::new(),
+            dialect,
+            member: None,
+            out: Outbound::default(),
+            posted: 0,
+            seen: Vec::new(),
+        }
+    }
+
+    async fn events(session: &Session) -> std::collections::VecDeque<Event> {
+        poll_fn(|cx| session.inbox.poll_take(cx)).await
+    }
+
+    async fn join(&mut self, from: JoinFrom) {
+        let (group, session) = (self.group.clone(), Arc::clone(&self.reader));
+        assert!(self.shards.send(0, Request::Join { group, session, from }).await);
+        for event in Self::events(&self.reader).await {
+            let Event::Joined(joined) = event else { panic!("{event:?}") };
+            let (next, recovered) = start(&joined);
+            if let (JoinFrom::After { seq, .. }, true) = (from, recovered) {
+                assert_eq!(next, seq + 1);
+            }
+            self.seen.push(Seen::Joined(next));
+            self.member = Some(Membership::new(*joined, next, &self.metrics));
+        }
+    }
+
+    async fn post(&mut self, count: usize) {
+        let first = self.posted + 1;
+        self.posted += count as u64;
+        let post = |seq: u64| NewPost { group: self.group.clone(), message: seq.to_string().into(), id: None };
+        let posts = (first..=self.posted).map(post).collect();
+        let received = std::time::Instant::now();
+        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received });
+        assert!(self.shards.send(0, request).await);
+        let mut answers = 0;
+        while answers < count {
+            for event in Self::events(&self.poster).await {
+                let Event::Posted(acks) = event else { panic!("{event:?}") };
+                assert!(acks.iter().all(|ack| ack.outcome.is_ok()), "{acks:?}");
+                answers += acks.len();
+            }
+        }
+    }
+
+    /// Polls the member as its connection would; answers whether it has nothing more to do.
+    fn poll(&mut self, room: usize) -> bool {
+        let Some(member) = &mut self.member else { return true };
+        let mut around = Surroundings {
+            dialect: self.dialect,
+            session: &self.reader,
+            shards: &self.shards,
+            metrics: &self.metrics,
+            out: &mut self.out,
+            max_outbound: room,
+        };
+        member.poll(&mut Context::from_waker(Waker::noop()), &mut around).is_pending()
+    }
+
+    fn poll_once(&mut self, room: usize) {
+        self.poll(room);
+    }
+
+    /// The socket takes all that waits.
+    fn take(&mut self) {
+        let bytes = self.out.take_all();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let number = |text: &str| text.parse().unwrap();
+            self.seen.push(match self.dialect {
+                Dialect::Extended => match decode_server(line).unwrap().unwrap() {
+                    FromServer::Message(message) => {
+                        assert_eq!(message.message, message.seq.to_string());
+                        Seen::Message(message.seq)
+                    }
+                    FromServer::Lagged(lagged) => Seen::Lost(lagged.first, lagged.last),
+                    other => panic!("{other:?}"),
+                },
+                Dialect::Classic => match decode_classic_server(line).unwrap() {
+                    classic::FromServer::Message { message, .. } => Seen::Message(number(&message)),
+                    classic::FromServer::Error(text) => Seen::LostCount(number(text.split(' ').nth(1).unwrap())),
+                },
+            });
+        }
+    }
+
+    fn last_seen(&self) -> u64 {
+        self.member.as_ref().map_or(0, |member| member.next() - 1)
+    }
+
+    /// No gap but those that were told, nothing twice, nothing out of order, up to the end.
+    fn check(&self) {
+        let mut next = 0;
+        for seen in &self.seen {
+            match *seen {
+                Seen::Joined(first) => next = first,
+                Seen::Message(seq) => {
+                    assert_eq!(seq, next, "{:?}", self.seen);
+                    next += 1;
+                }
+                Seen::Lost(first, last) => {
+                    assert_eq!(first, next, "{:?}", self.seen);
+                    next = last + 1;
+                }
+                Seen::LostCount(count) => next += count,
+            }
+        }
+        assert_eq!(next, self.posted + 1, "{:?}", self.seen);
+    }
+}
+
+async fn play(dialect: Dialect, kept: u64, steps: Vec<Step>) {
+    let mut world = World::new(dialect, kept);
+    world.join(JoinFrom::Now).await;
+    for step in steps {
+        match step {
+            Step::Post(count) => world.post(count).await,
+            Step::Stall => world.poll_once(1),
+            Step::Serve(room) => {
+                world.poll_once(room);
+                world.take();
+            }
+            Step::Resume => {
+                world.take();
+                let seq = world.last_seen();
+                world.join(JoinFrom::After { seq, epoch: None }).await;
+            }
+            Step::Last(count) => {
+                world.take();
+                world.join(JoinFrom::Last(count)).await;
+            }
+        }
+    }
+    while !world.poll(500) {
+        world.take();
+    }
+    world.take();
+    world.check();
+    assert_eq!(world.shards.directory().totals().lagging, 0, "who has caught up does not lag");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn a_member_sees_everything_once_and_in_order_however_it_is_served(
+        classic in any::<bool>(),
+        kept in 1u64..40,
+        steps in proptest::collection::vec(step(), 1..40),
+    ) {
+        let dialect = if classic { Dialect::Classic } else { Dialect::Extended };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(play(dialect, kept, steps));
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_never_reads_is_told_exactly_what_is_gone() {
+    let mut world = World::new(Dialect::Extended, 5);
+    world.join(JoinFrom::Now).await;
+    world.post(3).await;
+    for _ in 0..20 {
+        world.post(1).await;
+    }
+    assert!(world.poll(usize::MAX));
+    world.take();
+    assert_eq!(world.seen[1], Seen::Lost(1, 18));
+    world.check();
+}
+
+#[tokio::test]
+async fn another_epoch_begins_with_all_that_is_kept() {
+    let mut world = World::new(Dialect::Extended, 100);
+    world.join(JoinFrom::Now).await;
+    world.post(4).await;
+    world.join(JoinFrom::After { seq: 2, epoch: Some(1) }).await;
+    assert_eq!(world.seen.last(), Some(&Seen::Joined(1)));
+    world.join(JoinFrom::After { seq: 9, epoch: None }).await;
+    assert_eq!(world.seen.last(), Some(&Seen::Joined(1)), "a seq beyond the head is of another life");
+}

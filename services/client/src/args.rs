@@ -1,0 +1,143 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use tertulia_protocol::{GroupName, UserName};
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb.
+    Auto,
+    /// On every terminal.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// Talk in groups on a tertulia server.
+#[derive(Debug, Parser)]
+#[command(name = "tertulia", version, after_long_help = AFTER_HELP, after_help = "More with --help.")]
+pub(crate) struct Args {
+    /// Where the server listens
+    #[arg(value_name = "HOST:PORT", value_parser = address)]
+    pub(crate) address: String,
+
+    /// Who to be; without it the server gives a guest name
+    #[arg(long, value_name = "NAME", value_parser = user, conflicts_with = "classic")]
+    pub(crate) user: Option<String>,
+
+    /// Join this group at once; may be repeated, and plain text goes to the last of them
+    #[arg(long, value_name = "GROUP", value_parser = group, conflicts_with = "classic")]
+    pub(crate) join: Vec<String>,
+
+    /// With --join: see the newest N messages first
+    #[arg(long, value_name = "N", requires = "join")]
+    pub(crate) last: Option<u64>,
+
+    /// Behave as the client of the async chat in "Programming Rust", chapter 20
+    #[arg(long)]
+    pub(crate) classic: bool,
+
+    /// Stay when standard input has ended, and print until interrupted
+    #[arg(long, conflicts_with = "classic")]
+    pub(crate) follow: bool,
+
+    /// End when the connection is lost
+    #[arg(long)]
+    pub(crate) no_reconnect: bool,
+
+    /// After standard input has ended: how long to wait for answers (10 by default), or, with --classic, for the silence
+    /// that ends the session (1 by default)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) linger: Option<Duration>,
+
+    /// When to use colours
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("a port is missing: HOST:PORT")?;
+    if host.is_empty() {
+        return Err("a host is missing: HOST:PORT".to_owned());
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(text.to_owned()),
+        _ => Err("a port is a number from 1 to 65535".to_owned()),
+    }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    UserName::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn group(text: &str) -> Result<String, String> {
+    GroupName::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|linger| *linger <= Duration::from_secs(24 * 3600))
+        .ok_or_else(|| "seconds from 0 to 86400, such as 2.5".to_owned())
+}
+
+/// What `--help` says last.
+const AFTER_HELP: &str = "\
+Commands (also with a slash before them):
+  join GROUP [--last N], leave [GROUP], post GROUP TEXT, say TEXT, members [GROUP], groups [PREFIX],
+  history [GROUP] [N], help, quit
+  Any other line is posted to the current group: the one joined or posted to last.
+  A group name with blanks is put in double quotes; a text that begins with a slash is typed with two.
+
+Output: on a terminal, messages with local time, group and sender. Elsewhere one record a line on standard
+output, its fields separated by tabs, and everything else on standard error:
+  message  GROUP  SEQ  TIME  SENDER  TEXT
+  history  GROUP  SEQ  TIME  SENDER  TEXT
+  missing  GROUP  FIRST  LAST          (messages that the server no longer keeps)
+  member   GROUP  USER
+  group    GROUP  MEMBERS  HEAD
+TIME is UTC. Control characters are written as escapes (\\n, \\t, \\u{1b}), so that no message can drive a terminal; in
+records a backslash is written as two.
+
+The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
+an answer are posted again under the same id, so that nothing is missing or there twice. When standard input ends,
+the session ends once every post is answered and every message known of is printed.
+
+Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, the connection was lost
+(with --no-reconnect), answers did not come in time, or, when standard input is no terminal, a command failed or a post
+was refused; 2 for a wrong command line; 128 and the number of the signal that ended it. One line on standard error says why.
+";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for good in ["localhost:8088", "127.0.0.1:1", "[::1]:8088"] {
+            assert_eq!(address(good).as_deref(), Ok(good));
+        }
+        for bad in ["localhost", ":8088", "localhost:", "localhost:0", "localhost:65536", "localhost:x"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_within_a_day() {
+        assert_eq!(seconds("2.5"), Ok(Duration::from_millis(2_500)));
+        for bad in ["-1", "x", "inf", "NaN", "1e9"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The extended session: connects, talks, and connects again until all is said.
+//!
+//! [`state::State`] decides; this file moves bytes and watches the clock. The session ends
+//!
+//! * when the input has ended (end of file, or `quit`) and everything asked for was answered and shown, at the latest
+//!   after the linger time;
+//! * when the server does not let the client in, or cannot be reached at the first attempt;
+//! * when a connection is lost and reconnecting is off;
+//! * on a signal, and when the output is closed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use crate::input::{Command, Typed};
+use crate::screen::Screen;
+use crate::signals::Signals;
+use backoff::Backoff;
+use connection::{Connection, Transfer};
+use event::Event;
+use liveness::{Due, Liveness};
+use state::{Refusal, State};
+
+pub(crate) mod backoff;
+pub(crate) mod connection;
+pub(crate) mod event;
+mod liveness;
+mod membership;
+mod outbox;
+mod query;
+mod state;
+
+/// How long `Welcome` may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a server that goes away may take to answer what is in flight.
+const DEPARTURE: Duration = Duration::from_secs(10);
+/// A connection that held so long lets the backoff begin anew.
+const HELD: Duration = Duration::from_secs(10);
+
+/// What the session is to do.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// Who to be; `None` for a guest.
+    pub(crate) user: Option<String>,
+    /// Groups to join at once.
+    pub(crate) join: Vec<String>,
+    /// How many of their newest messages to see first.
+    pub(crate) last: Option<u64>,
+    /// Whether to connect again.
+    pub(crate) reconnect: bool,
+    /// How long to wait for answers after the input ended.
+    pub(crate) linger: Duration,
+    /// Whether to stay when the input has ended.
+    pub(crate) follow: bool,
+    /// Whether a person types: then a refusal does not change how the session ends, and commands are taken while there
+    /// is no connection.
+    pub(crate) interactive: bool,
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// There is nobody.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection ended, and it is not to be made again.
+    #[error("the connection to {address} is lost: {reason}")]
+    Lost {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server does not let the client in.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The linger time is over.
+    #[error("gave up waiting for the server: {0} posts without an answer, it is unknown whether they were posted")]
+    Unanswered(usize),
+    /// Some of what was asked for was refused.
+    #[error("{0} of the commands failed")]
+    Failures(u64),
+    /// Nobody reads what is printed.
+    #[error("the output is closed")]
+    OutputClosed,
+}
+
+/// How a session ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All was said.
+    Done,
+    /// That signal came.
+    Signal(u8),
+}
+
+/// The session is over.
+type Ended = Result<Outcome, Error>;
+
+/// Runs a session to its end.
+pub(crate) async fn run(
+    options: Options,
+    input: mpsc::Receiver<Typed>,
+    signals: Signals,
+    screen: &Screen,
+) -> Result<Outcome, Error> {
+    let mut state = State::new(options.user.clone(), backoff::random());
+    for group in &options.join {
+        state.command(Command::Join { group: group.clone(), last: options.last }, Instant::now());
+    }
+    let mut session = Session { options, state, input, signals, screen, give_up: None, input_ended: false };
+    let ended = session.run().await;
+    session.show();
+    ended
+}
+
+struct Session<'a> {
+    options: Options,
+    state: State,
+    input: mpsc::Receiver<Typed>,
+    signals: Signals,
+    screen: &'a Screen,
+    /// When to stop waiting for answers.
+    give_up: Option<Instant>,
+    input_ended: bool,
+}
+
+impl Session<'_> {
+    async fn run(&mut self) -> Ended {
+        let mut backoff = Backoff::default();
+        loop {
+            let address = self.options.address.clone();
+            let reason = match self.meanwhile(Connection::open(&address)).await {
+                Err(ended) => return ended,
+                Ok(Err(source)) if !self.state.was_online() => return Err(Error::Connect { address, source }),
+                Ok(Err(source)) => source.to_string(),
+                Ok(Ok(mut connection)) => {
+                    let since = Instant::now();
+                    self.state.connected();
+                    let conversation = self.converse(&mut connection).await;
+                    connection.close().await;
+                    if since.elapsed() >= HELD {
+                        backoff.reset();
+                    }
+                    match conversation {
+                        Ok(reason) => reason,
+                        Err(ended) => return ended,
+                    }
+                }
+            };
+            self.state.disconnected();
+            if !self.options.reconnect {
+                return Err(Error::Lost { address, reason });
+            }
+            let wait = backoff.next(backoff::random());
+            let wait = self.state.take_reconnect_after().unwrap_or(wait);
+            let seconds = wait.as_secs_f64();
+            self.state.show(Event::Problem(format!("connection lost: {reason}; trying again in {seconds:.1} s")));
+            if let Err(ended) = self.meanwhile(tokio::time::sleep(wait)).await {
+                return ended;
+            }
+        }
+    }
+
+    /// Waits for `work` without a connection, and looks after everything else meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.show();
+            if let Some(ended) = self.is_over(true) {
+                return Err(ended);
+            }
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
+                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
+                () = sleep_until(self.give_up.unwrap_or_else(far_away).into()) => {}
+            }
+        }
+    }
+
+    /// Talks until the connection ends (and says why), or the session.
+    async fn converse(&mut self, connection: &mut Connection) -> Result<String, Ended> {
+        let mut liveness = Liveness::new(HANDSHAKE / 2, Instant::now());
+        let mut depart_by: Option<Instant> = None;
+        loop {
+            connection.queue(self.state.wire());
+            self.show();
+            if let Some(ended) = self.is_over(connection.is_flushed()) {
+                return Err(ended);
+            }
+            if self.state.has_departed() && connection.is_flushed() {
+                return Ok("the server is going away".to_owned());
+            }
+            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by];
+            let wake = deadlines.into_iter().flatten().min().unwrap_or_else(far_away);
+            tokio::select! {
+                transfer = connection.transfer(self.screen) => match transfer {
+                    Ok(Transfer::Wrote) => {}
+                    Ok(Transfer::Read) => {
+                        liveness.heard(Instant::now());
+                        if let Err(refusal) = self.take_lines(connection)? {
+                            return Ok(refusal);
+                        }
+                    }
+                    Ok(Transfer::Ended) if !self.state.was_online() => {
+                        let reason = "the server closed it without a welcome (a server that speaks only the classic \
+                                      dialect wants --classic)";
+                        return Err(Err(self.lost(reason)));
+                    }
+                    Ok(Transfer::Ended) => return Ok("the server closed it".to_owned()),
+                    Err(error) => return Ok(error.to_string()),
+                },
+                signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
+                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                typed = self.input.recv(), if self.takes_input() && !connection.is_congested() => self.on_typed(typed),
+                () = sleep_until(wake.into()) => {
+                    let now = Instant::now();
+                    self.state.tick(now);
+                    match liveness.check(now) {
+                        Due::Nothing => {}
+                        Due::Ping => self.state.ping(),
+                        // What the server says is not read while the screen is behind: that is no silence of its.
+                        Due::Dead if self.screen.is_behind() => {
+                            self.state.ping();
+                            liveness.heard(now);
+                        }
+                        Due::Dead if !self.state.was_online() => {
+                            return Err(Err(self.lost("no welcome in time")));
+                        }
+                        Due::Dead => return Ok("the server is silent".to_owned()),
+                    }
+                    if depart_by.is_some_and(|by| now >= by) {
+                        return Ok("the server is going away".to_owned());
+                    }
+                }
+            }
+            if let Some(heartbeat) = self.state.take_heartbeat() {
+                liveness.set_heartbeat(heartbeat);
+            }
+            if self.state.is_departing() && depart_by.is_none() {
+                depart_by = Some(Instant::now() + DEPARTURE);
+            }
+        }
+    }
+
+    /// Takes all lines that came. `Ok(Err(reason))` if this connection is of no more use.
+    fn take_lines(&mut self, connection: &mut Connection) -> Result<Result<(), String>, Ended> {
+        let now = Instant::now();
+        loop {
+            let line = match connection.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            match self.state.line(line, now) {
+                Ok(()) => {}
+                Err(refusal @ (Refusal::TurnedAway(_) | Refusal::NotTertulia(_))) if self.state.was_online() => {
+                    return Ok(Err(refusal.to_string()));
+                }
+                Err(refusal @ Refusal::GuestName(_)) => return Ok(Err(refusal.to_string())),
+                Err(refusal) => return Err(Err(refusal.into())),
+            }
+        }
+    }
+
+    /// Whether the session is over: the input has ended, and there is nothing left to wait for or no time left to.
+    fn is_over(&self, flushed: bool) -> Option<Ended> {
+        let give_up = self.give_up?;
+        let failures = self.state.failures();
+        let settled = match self.options.interactive {
+            // Who asks to leave waits for nothing but the fate of what was posted.
+            true => self.state.unanswered() == 0,
+            false => self.state.is_settled() && self.state.was_online(),
+        };
+        if settled && flushed {
+            let failed = failures > 0 && !self.options.interactive;
+            return Some(if failed { Err(Error::Failures(failures)) } else { Ok(Outcome::Done) });
+        }
+        (Instant::now() >= give_up).then(|| match self.state.unanswered() {
+            0 => Err(self.lost("gave up waiting for its answers")),
+            posts => Err(Error::Unanswered(posts)),
+        })
+    }
+
+    /// Scripts are read only while there is a connection, so that their commands are carried out in their order.
+    fn takes_input(&self) -> bool {
+        let ready = self.options.interactive || self.state.is_online();
+        !self.input_ended && ready && self.state.has_room() && !self.screen.is_behind()
+    }
+
+    fn on_typed(&mut self, typed: Option<Typed>) {
+        match typed {
+            Some(Typed::Command(command)) => self.state.command(command, Instant::now()),
+            Some(Typed::Mistake(text)) => self.state.fail(text),
+            None => {
+                self.input_ended = true;
+                self.give_up = (!self.options.follow).then(|| Instant::now() + self.options.linger);
+            }
+        }
+    }
+
+    fn show(&mut self) {
+        let events = self.state.take_events();
+        if !events.is_empty() {
+            self.screen.show(&events, self.state.user());
+        }
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        Error::Lost { address: self.options.address.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// Later than anything that is waited for.
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}

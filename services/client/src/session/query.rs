@@ -1,0 +1,270 @@
+//! Questions to the server whose answers come in pages: history, members, groups. Pure.
+//!
+//! One question is on its way at a time, since the server answers them in turn anyway.
+
+use std::collections::VecDeque;
+
+use tertulia_protocol::extended::{
+    FromClient, Groups, GroupsRequest, History, HistoryRequest, Members, MembersRequest,
+};
+
+use super::event::{Event, GroupLine, Line};
+
+/// As many questions wait at most.
+const MOST_QUERIES: usize = 16;
+/// As many messages of history are asked for at most.
+pub(crate) const MOST_HISTORY: u64 = 1_000;
+/// No further page of history is asked for once so many bytes are held.
+const MOST_HISTORY_BYTES: usize = 16 * 1024 * 1024;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Query {
+    /// The newest messages of a group.
+    History {
+        /// The group.
+        group: String,
+        /// So many.
+        count: u64,
+    },
+    /// The users in a group.
+    Members {
+        /// The group.
+        group: String,
+    },
+    /// The groups whose names begin so.
+    Groups {
+        /// `None` for all.
+        prefix: Option<String>,
+    },
+}
+
+/// What to do after a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    AskAgain,
+    Done,
+}
+
+/// The questions that wait; the first is on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Queries {
+    waiting: VecDeque<Query>,
+    sent: bool,
+    /// Where the next page of the first question begins: a name.
+    after: Option<String>,
+    /// What was gathered of the first question, if it is `History`: pages come newest first.
+    gathered: VecDeque<Line>,
+    bytes: usize,
+}
+
+impl Queries {
+    /// Whether there is no room for another question.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= MOST_QUERIES
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a question in.
+    pub(crate) fn push(&mut self, query: Query) {
+        self.waiting.push_back(query);
+    }
+
+    /// The connection broke: the first question is asked again, from where its last page ended.
+    pub(crate) fn disconnected(&mut self) {
+        self.sent = false;
+    }
+
+    /// The line to send now, if there is one.
+    pub(crate) fn next_line(&mut self) -> Option<FromClient<'_>> {
+        if self.sent {
+            return None;
+        }
+        let query = self.waiting.front()?;
+        self.sent = true;
+        let after = self.after.as_deref().map(Into::into);
+        Some(match query {
+            Query::History { group, count } => FromClient::History(HistoryRequest {
+                group_name: group.into(),
+                before: self.gathered.front().map(|line| line.seq),
+                limit: Some(count.saturating_sub(self.gathered.len() as u64)),
+                ..HistoryRequest::default()
+            }),
+            Query::Members { group } => {
+                FromClient::Members(MembersRequest { group_name: group.into(), after, limit: None })
+            }
+            Query::Groups { prefix } => {
+                FromClient::Groups(GroupsRequest { prefix: prefix.as_deref().map(Into::into), after, limit: None })
+            }
+        })
+    }
+
+    /// A page of history came. An answer that nobody asked for is dropped, here and below.
+    pub(crate) fn history(&mut self, page: History<'_>, show: &mut Vec<Event>) {
+        let Some(Query::History { group, count }) = self.waiting.front() else { return };
+        if !self.sent || *group != page.group_name {
+            return;
+        }
+        let empty = page.messages.is_empty();
+        for message in page.messages.into_iter().rev() {
+            self.bytes += message.message.len();
+            self.gathered.push_front(Line {
+                group: group.clone(),
+                seq: message.seq,
+                sender: message.sender.into_owned(),
+                at: message.at,
+                text: message.message.into_owned(),
+            });
+        }
+        let enough = self.gathered.len() as u64 >= *count || self.bytes >= MOST_HISTORY_BYTES;
+        if page.more && !empty && !enough {
+            return self.turn(Next::AskAgain);
+        }
+        show.extend(self.gathered.drain(..).map(Event::Past));
+        self.turn(Next::Done);
+    }
+
+    /// A page of members came.
+    pub(crate) fn members(&mut self, page: Members<'_>, show: &mut Vec<Event>) {
+        let Some(Query::Members { group }) = self.waiting.front() else { return };
+        if !self.sent || *group != page.group_name {
+            return;
+        }
+        let users: Vec<String> = page.members.into_iter().map(Into::into).collect();
+        let group = group.clone();
+        let next = self.follow(page.more, users.last().cloned());
+        show.push(Event::Members { group, users });
+        self.turn(next);
+    }
+
+    /// A page of groups came.
+    pub(crate) fn groups(&mut self, page: Groups<'_>, show: &mut Vec<Event>) {
+        let Some(Query::Groups { .. }) = self.waiting.front() else { return };
+        if !self.sent {
+            return;
+        }
+        let line = |group: tertulia_protocol::extended::GroupSummary<'_>| GroupLine {
+            name: group.group_name.into_owned(),
+            members: group.members,
+            head: group.head,
+        };
+        let groups: Vec<_> = page.groups.into_iter().map(line).collect();
+        let next = self.follow(page.more, groups.last().map(|group| group.name.clone()));
+        show.push(Event::Groups(groups));
+        self.turn(next);
+    }
+
+    /// The first question was refused.
+    pub(crate) fn refused(&mut self) {
+        if self.sent {
+            self.gathered.clear();
+            self.turn(Next::Done);
+        }
+    }
+
+    /// Goes on only if the last name moved, so that no server can keep the client asking for ever without an end.
+    fn follow(&mut self, more: bool, last: Option<String>) -> Next {
+        if more && last > self.after {
+            self.after = last;
+            return Next::AskAgain;
+        }
+        Next::Done
+    }
+
+    fn turn(&mut self, next: Next) {
+        self.sent = false;
+        if next == Next::Done {
+            self.waiting.pop_front();
+            self.after = None;
+            self.bytes = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tertulia_protocol::extended::PastMessage;
+
+    use super::*;
+
+    fn page(seqs: std::ops::RangeInclusive<u64>, more: bool) -> History<'static> {
+        let messages = seqs
+            .map(|seq| PastMessage { message: "woof".into(), seq, sender: "bob".into(), at: 1, id: None })
+            .collect();
+        History { group_name: "Dogs".into(), epoch: 1, messages, more }
+    }
+
+    fn request(queries: &mut Queries) -> (Option<u64>, Option<u64>) {
+        match queries.next_line() {
+            Some(FromClient::History(request)) => (request.before, request.limit),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn pages_of_history_are_put_together_oldest_first() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.push(Query::History { group: "Dogs".into(), count: 5 });
+        assert_eq!(request(&mut queries), (None, Some(5)));
+        assert_eq!(queries.next_line(), None, "one at a time");
+        queries.history(page(8..=10, true), &mut shown);
+        assert!(shown.is_empty());
+        assert_eq!(request(&mut queries), (Some(8), Some(2)));
+        queries.history(page(6..=7, true), &mut shown);
+        let seqs: Vec<_> = shown.iter().map(|event| matches!(event, Event::Past(line) if line.seq > 5)).collect();
+        assert_eq!(seqs, [true; 5]);
+        assert!(matches!(&shown[0], Event::Past(line) if line.seq == 6));
+        assert!(queries.is_empty());
+    }
+
+    #[test]
+    fn a_question_that_was_cut_short_goes_on_where_it_was() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.push(Query::History { group: "Dogs".into(), count: 5 });
+        request(&mut queries);
+        queries.history(page(8..=10, true), &mut shown);
+        request(&mut queries);
+        queries.disconnected();
+        assert_eq!(request(&mut queries), (Some(8), Some(2)));
+    }
+
+    #[test]
+    fn a_server_that_promises_more_and_gives_nothing_is_not_followed() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.push(Query::Members { group: "Dogs".into() });
+        let answer = |names: &[&str]| Members {
+            group_name: "Dogs".into(),
+            members: names.iter().map(|name| (*name).to_owned().into()).collect(),
+            more: true,
+        };
+        queries.next_line().unwrap();
+        queries.members(answer(&["ada", "bob"]), &mut shown);
+        let Some(FromClient::Members(next)) = queries.next_line() else { panic!("asks on") };
+        assert_eq!(next.after.as_deref(), Some("bob"));
+        queries.members(answer(&["ada", "bob"]), &mut shown);
+        assert!(queries.is_empty(), "the same page again is no progress");
+    }
+
+    #[test]
+    fn a_refused_question_makes_room_for_the_next() {
+        let mut queries = Queries::default();
+        queries.push(Query::Members { group: "Cats".into() });
+        queries.push(Query::Groups { prefix: None });
+        queries.next_line().unwrap();
+        queries.refused();
+        assert!(matches!(queries.next_line(), Some(FromClient::Groups(_))));
+        assert!(queries.next_line().is_none());
+    }
+
+    #[test]
+    fn an_answer_to_nothing_is_dropped() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.groups(Groups { groups: Vec::new(), more: false }, &mut shown);
+        queries.history(page(1..=2, false), &mut shown);
+        assert!(shown.is_empty());
+    }
+}

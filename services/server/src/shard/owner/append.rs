@@ -1,0 +1,163 @@
+//! What an owner hands to the log, and what it tells when that has returned.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::{GroupName, PostId};
+use tokio::sync::oneshot;
+
+use super::{Owner, unavailable};
+use crate::log::AppendError;
+use crate::shard::group::Group;
+use crate::shard::session::{Ack, Event, Session, Stored};
+use crate::shard::{Batch, Refusal};
+
+/// What the next append takes.
+#[derive(Default)]
+pub(super) struct Staged {
+    pub(super) groups: Vec<GroupName>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) posts: usize,
+    pub(super) bytes: usize,
+}
+
+pub(super) struct InFlight {
+    append: BoxFuture<'static, Result<(), AppendError>>,
+    batches: Vec<(Arc<Batch>, Instant)>,
+    pub(super) answers: Vec<Answer>,
+    started: Instant,
+}
+
+/// What a poster will be told when the append has returned.
+pub(super) struct Answer {
+    pub(super) to: Asker,
+    pub(super) group: GroupName,
+    pub(super) id: Option<PostId>,
+    pub(super) outcome: Result<Stored, Refusal>,
+}
+
+pub(super) enum Asker {
+    Session(Arc<Session>),
+    Admin(oneshot::Sender<Result<Stored, Refusal>>),
+}
+
+impl Owner {
+    pub(super) fn start_append(&mut self) {
+        if self.in_flight.is_some() || self.staged.answers.is_empty() {
+            return;
+        }
+        let Staged { groups, answers, bytes, .. } = std::mem::take(&mut self.staged);
+        let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
+        let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
+        if batches.is_empty() {
+            // Repeats and refusals only: nothing to wait for.
+            send_answers(answers);
+            return;
+        }
+        let posts: usize = batches.iter().map(|(batch, _)| batch.records.len()).sum();
+        self.shared.metrics.append_messages.record(posts as f64);
+        self.shared.metrics.append_bytes.record(bytes as f64);
+        let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
+        self.in_flight = Some(InFlight { append, batches, answers, started: Instant::now() });
+    }
+
+    pub(super) async fn on_appended(&mut self, result: Result<(), AppendError>) {
+        let Some(InFlight { batches, answers, started, .. }) = self.in_flight.take() else { return };
+        match result {
+            Ok(()) => {
+                let metrics = &self.shared.metrics;
+                metrics.append_seconds.record(started.elapsed().as_secs_f64());
+                for (batch, received) in batches {
+                    metrics.stored.increment(batch.records.len() as u64);
+                    let Some(group) = self.groups.get_mut(&batch.group) else { continue };
+                    group.last_used = tokio::time::Instant::now();
+                    if group.commit(batch, received) {
+                        self.shared.directory.now_stored();
+                    }
+                }
+                send_answers(answers);
+            }
+            Err(error) => self.on_append_failed(&error, &batches, answers).await,
+        }
+    }
+
+    /// Refuses all that was given a place, also what would have gone into the next append: its places are no longer right.
+    async fn on_append_failed(
+        &mut self,
+        error: &AppendError,
+        batches: &[(Arc<Batch>, Instant)],
+        mut answers: Vec<Answer>,
+    ) {
+        tracing::warn!(shard = self.shard, %error, "append failed");
+        let staged = std::mem::take(&mut self.staged);
+        answers.extend(staged.answers);
+        for answer in &mut answers {
+            let head = self.groups.get(&answer.group).map_or(0, Group::head);
+            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
+                answer.outcome = Err(unavailable(&answer.group));
+                self.shared.metrics.failed.increment(1);
+            }
+        }
+        let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
+        for name in names.collect::<Vec<_>>() {
+            let head = match error {
+                AppendError::Fenced { .. } => self.shared.log.head(self.shard, &name).await.ok().flatten(),
+                AppendError::Unavailable { .. } => None,
+            };
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            group.roll_back();
+            if let Some(head) = head {
+                if !group.is_stored() {
+                    self.shared.directory.now_stored();
+                }
+                group.move_to(head.epoch, head.seq, head.at);
+            }
+        }
+        send_answers(answers);
+    }
+
+    /// Finishes every append, for requests that need to see their end.
+    pub(super) async fn settle(&mut self) {
+        loop {
+            self.start_append();
+            if self.in_flight.is_none() {
+                return;
+            }
+            let result = returned(&mut self.in_flight).await;
+            self.on_appended(result).await;
+        }
+    }
+}
+
+/// The end of the append in flight; never, if there is none. Dropping it loses nothing: the append stays in flight.
+pub(super) async fn returned(in_flight: &mut Option<InFlight>) -> Result<(), AppendError> {
+    match in_flight {
+        Some(in_flight) => (&mut in_flight.append).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells each poster, one event for each run of answers to the same one.
+fn send_answers(answers: Vec<Answer>) {
+    let mut run: Option<(Arc<Session>, Vec<Ack>)> = None;
+    let flush = |run: Option<(Arc<Session>, Vec<Ack>)>| {
+        if let Some((session, acks)) = run {
+            session.inbox.push(Event::Posted(acks));
+        }
+    };
+    for Answer { to, group, id, outcome } in answers {
+        match to {
+            // Who asked may have given up.
+            Asker::Admin(reply) => drop(reply.send(outcome)),
+            Asker::Session(session) => {
+                let ack = Ack { group, id, outcome };
+                match &mut run {
+                    Some((same, acks)) if Arc::ptr_eq(same, &session) => acks.push(ack),
+                    _ => flush(run.replace((session, vec![ack]))),
+                }
+            }
+        }
+    }
+    flush(run);
+}

@@ -1,0 +1,333 @@
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::UserName;
+
+use super::*;
+use crate::log::memory::Memory;
+use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, ReadError, Stats};
+use crate::shard::request::{Admin, NewPost};
+use crate::shard::session::{ConnectionId, Removal};
+use crate::shard::{Batch, Bounds, Config, Shards, Target};
+
+/// The memory engine, whose appends can be made to fail or to wait.
+#[derive(Debug)]
+struct Moody {
+    memory: Memory,
+    mood: AtomicU8,
+    gate: tokio::sync::Semaphore,
+}
+
+const WELL: u8 = 0;
+const FAILING: u8 = 1;
+/// An append takes a permit of the gate.
+const SLOW: u8 = 2;
+
+#[derive(Debug, Clone)]
+struct Shared(Arc<Moody>);
+
+impl Log for Shared {
+    fn append(&self, shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>> {
+        let Moody { memory, mood, .. } = &*self.0;
+        match mood.load(Ordering::Relaxed) {
+            FAILING => Box::pin(async { Err(AppendError::Unavailable { reason: "no space left".into() }) }),
+            SLOW => {
+                let this = self.clone();
+                Box::pin(async move {
+                    this.0.gate.acquire().await.unwrap().forget();
+                    this.0.memory.append(shard, batches).await
+                })
+            }
+            _ => memory.append(shard, batches),
+        }
+    }
+    fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        self.0.memory.head(shard, group)
+    }
+    fn read(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
+        self.0.memory.read(shard, group, range, limit)
+    }
+    fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>> {
+        self.0.memory.groups(prefix, after, limit)
+    }
+    fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
+        self.0.memory.purge(shard, group, through)
+    }
+    fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
+        self.0.memory.delete(shard, group)
+    }
+    fn stats(&self) -> Stats {
+        self.0.memory.stats()
+    }
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.0.memory.close()
+    }
+}
+
+struct World {
+    shards: Shards,
+    log: Shared,
+    group: GroupName,
+}
+
+impl World {
+    fn new(config: Config, bounds: Bounds) -> Self {
+        let memory = Memory::new(&LogConfig::default(), 1);
+        let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
+        let config = Config { count: 1, ..config };
+        let shards = Shards::start(config, bounds, Arc::new(log.clone()), "node".into());
+        Self { shards, log, group: GroupName::new("G").unwrap() }
+    }
+
+    fn mood(&self, mood: u8) {
+        self.log.0.mood.store(mood, Ordering::Relaxed);
+    }
+
+    async fn join(&self, session: &Arc<Session>) -> Result<Joined, Refusal> {
+        self.join_group(&self.group, session).await
+    }
+
+    async fn join_group(&self, group: &GroupName, session: &Arc<Session>) -> Result<Joined, Refusal> {
+        let (group, session) = (group.clone(), Arc::clone(session));
+        let inbox = Arc::clone(&session.inbox);
+        assert!(self.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+        match next_event(&inbox).await {
+            Event::Joined(joined) => Ok(*joined),
+            Event::JoinRefused { refusal, .. } => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn send_posts(&self, session: &Arc<Session>, ids: &[&str]) {
+        let post = |id: &&str| NewPost {
+            group: self.group.clone(),
+            message: format!("message {id}").into(),
+            id: (!id.is_empty()).then(|| PostId::new(id).unwrap()),
+        };
+        let posts = ids.iter().map(post).collect();
+        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };
+        assert!(self.shards.send(0, Request::Post(posts)).await);
+    }
+
+    async fn post(&self, session: &Arc<Session>, ids: &[&str]) -> Vec<Result<u64, Refusal>> {
+        self.send_posts(session, ids).await;
+        answers(session, ids.len()).await
+    }
+}
+
+async fn next_event(inbox: &crate::shard::Inbox) -> Event {
+    let mut events = poll_fn(|cx| inbox.poll_take(cx)).await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    events.pop_front().unwrap()
+}
+
+async fn answers(session: &Session, count: usize) -> Vec<Result<u64, Refusal>> {
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        for event in poll_fn(|cx| session.inbox.poll_take(cx)).await {
+            let Event::Posted(acks) = event else { panic!("{event:?}") };
+            answers.extend(acks.into_iter().map(|ack| ack.outcome.map(|stored| stored.seq)));
+        }
+    }
+    answers
+}
+
+fn session(id: u64, user: &str) -> Arc<Session> {
+    let user = UserName::new(user).unwrap();
+    Arc::new(Session { id: ConnectionId(id), user, address: IpAddr::from([127, 0, 0, 1]), inbox: Arc::default() })
+}
+
+const BOUNDS: Bounds = Bounds { members_per_group: 3, groups: 3, post_without_join: true };
+
+#[tokio::test]
+async fn a_post_to_a_group_that_does_not_exist_is_refused_in_its_place() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let refusal = Refusal::NoSuchGroup(world.group.clone());
+    assert_eq!(world.post(&ada, &["a"]).await, [Err(refusal)]);
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a", "", "b"]).await, [Ok(1), Ok(2), Ok(3)]);
+}
+
+#[tokio::test]
+async fn an_id_is_stored_once_also_when_the_group_was_out_of_memory() {
+    let world = World::new(Config { group_idle: Duration::from_millis(20), ..Config::default() }, BOUNDS);
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a", "b", "a", "", ""]).await, [Ok(1), Ok(2), Ok(1), Ok(3), Ok(4)]);
+    assert_eq!(world.post(&bob, &["a"]).await, [Ok(5)], "another user's ids are its own");
+    let (group, session) = (world.group.clone(), Arc::clone(&ada));
+    assert!(world.shards.send(0, Request::Leave { group, session, answer: true }).await);
+    assert!(matches!(next_event(&ada.inbox).await, Event::Left { was_member: true, .. }));
+    while world.shards.directory().totals().groups > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.post(&ada, &["b", "c", "a"]).await, [Ok(2), Ok(6), Ok(1)]);
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_or_acknowledged_before_the_log_has_it_and_posts_gather_meanwhile() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let mut joined = world.join(&ada).await.unwrap();
+    world.mood(SLOW);
+    world.send_posts(&ada, &["a"]).await;
+    // A question behind it is answered: the owner has taken the post, and an append is in flight.
+    assert!(world.shards.users(world.group.clone(), None, 10).await.is_some());
+    for id in ["b", "c", "b"] {
+        world.send_posts(&ada, &[id]).await;
+    }
+    assert!(world.shards.users(world.group.clone(), None, 10).await.is_some());
+    assert!(joined.subscription.try_recv().is_err());
+    let late = world.join(&session(2, "bob")).await.unwrap();
+    assert_eq!(late.head, 0, "what is not in the log is not in the head");
+    world.log.0.gate.add_permits(1);
+    assert_eq!(answers(&ada, 1).await, [Ok(1)]);
+    assert_eq!(joined.subscription.recv().await.unwrap().batch.last(), 1);
+    world.log.0.gate.add_permits(1);
+    assert_eq!(answers(&ada, 3).await, [Ok(2), Ok(3), Ok(2)]);
+    let batch = Arc::clone(&joined.subscription.recv().await.unwrap().batch);
+    assert_eq!((batch.first(), batch.last()), (2, 3), "one append took what had gathered");
+}
+
+#[tokio::test]
+async fn a_failed_append_refuses_all_that_hangs_on_it_and_leaves_no_hole() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let mut joined = world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+    world.mood(FAILING);
+    let refused = Refusal::Unavailable { group: world.group.clone(), retry_after: RETRY_SOON };
+    let outcome = world.post(&ada, &["b", "a", "b"]).await;
+    assert_eq!(outcome, [Err(refused.clone()), Ok(1), Err(refused)], "what was stored before stays so");
+    world.mood(WELL);
+    assert_eq!(world.post(&ada, &["b", "c"]).await, [Ok(2), Ok(3)]);
+    let mut seen = Vec::new();
+    while let Ok(delivery) = joined.subscription.try_recv() {
+        seen.extend(delivery.batch.records.iter().map(|record| (record.seq, record.message.to_string())));
+    }
+    let expected = [(1, "message a"), (2, "message b"), (3, "message c")].map(|(seq, text)| (seq, text.to_owned()));
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_writer_that_was_overtaken_goes_on_from_where_the_log_is() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let joined = world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+    let record =
+        crate::log::Record { seq: 2, at: 1, sender: UserName::new("eve").unwrap(), id: None, message: "x".into() };
+    let batch = Batch { group: world.group.clone(), epoch: joined.epoch, records: vec![record] };
+    world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+    assert!(matches!(world.post(&ada, &["b"]).await[..], [Err(Refusal::Unavailable { .. })]));
+    assert_eq!(world.post(&ada, &["b"]).await, [Ok(3)]);
+    assert_eq!(joined.status.head(), 3);
+}
+
+#[tokio::test]
+async fn limits_of_members_and_groups_are_kept() {
+    let world = World::new(Config::default(), BOUNDS);
+    for id in 0..3 {
+        world.join(&session(id, "ada")).await.unwrap();
+    }
+    let full = Refusal::GroupFull { group: world.group.clone(), max: 3 };
+    assert_eq!(world.join(&session(3, "ada")).await.unwrap_err(), full);
+    assert_eq!(world.join(&session(0, "ada")).await.unwrap().members, 3, "who is in may join again");
+    let name = |name| GroupName::new(name).unwrap();
+    world.join_group(&name("H"), &session(1, "ada")).await.unwrap();
+    world.join_group(&name("I"), &session(1, "ada")).await.unwrap();
+    let full = Refusal::ServerFull { group: name("J"), max: 3 };
+    assert_eq!(world.join_group(&name("J"), &session(1, "ada")).await.unwrap_err(), full);
+}
+
+#[tokio::test]
+async fn who_may_only_post_as_a_member_is_told_so() {
+    let world = World::new(Config::default(), Bounds { post_without_join: false, ..BOUNDS });
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+    assert_eq!(world.post(&bob, &["a"]).await, [Err(Refusal::NotAMember(world.group.clone()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_removes_and_holds_for_its_time() {
+    let world = World::new(Config::default(), BOUNDS);
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    world.join(&ada).await.unwrap();
+    world.join(&bob).await.unwrap();
+    let kick = |group: Option<GroupName>| {
+        let target = Target::User(ada.user.clone());
+        let (reason, hold) = (Some("spam".into()), Duration::from_secs(10));
+        world.shards.ask(0, move |reply| Admin::Kick { group, target, reason, hold, reply })
+    };
+    assert_eq!(kick(Some(world.group.clone())).await.unwrap(), Ok(Some(vec![ada.id])));
+    let Event::Removed { removal: Removal::Kicked, detail: Some(detail), .. } = next_event(&ada.inbox).await else {
+        panic!("not told")
+    };
+    assert_eq!(&*detail, "spam");
+    assert!(matches!(world.join(&ada).await, Err(Refusal::Kicked { .. })));
+    assert!(
+        matches!(world.post(&ada, &["a"]).await[..], [Err(Refusal::Kicked { .. })]),
+        "nor may it post from outside"
+    );
+    assert_eq!(world.post(&bob, &["a"]).await, [Ok(1)]);
+    assert_eq!(kick(Some(GroupName::new("nowhere").unwrap())).await.unwrap(), Ok(None));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    world.join(&ada).await.unwrap();
+    assert_eq!(kick(None).await.unwrap(), Ok(Some(vec![ada.id])));
+    assert!(matches!(next_event(&ada.inbox).await, Event::Removed { .. }));
+    assert!(matches!(world.join(&ada).await, Err(Refusal::Kicked { .. })));
+    let elsewhere = GroupName::new("elsewhere").unwrap();
+    assert!(matches!(world.join_group(&elsewhere, &ada).await, Err(Refusal::Kicked { .. })));
+}
+
+#[tokio::test]
+async fn a_deleted_group_begins_a_new_life() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let first = world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    let group = world.group.clone();
+    let end = |reply| Admin::End { group, how: Removal::Deleted, reason: None, hold: Duration::ZERO, reply };
+    world.shards.ask(0, end).await.unwrap().unwrap().unwrap();
+    assert!(matches!(next_event(&ada.inbox).await, Event::Removed { removal: Removal::Deleted, .. }));
+    assert_eq!(world.post(&ada, &["a"]).await, [Err(Refusal::NoSuchGroup(world.group.clone()))]);
+    let second = world.join(&ada).await.unwrap();
+    assert!(second.epoch > first.epoch);
+    assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_was_sent() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    world.join(&ada).await.unwrap();
+    world.mood(SLOW);
+    world.send_posts(&ada, &["a"]).await;
+    world.send_posts(&ada, &["b"]).await;
+    let stop = tokio::spawn({
+        let shards = world.shards.clone();
+        async move { shards.stop().await }
+    });
+    world.log.0.gate.add_permits(2);
+    stop.await.unwrap();
+    assert_eq!(answers(&ada, 2).await, [Ok(1), Ok(2)]);
+}

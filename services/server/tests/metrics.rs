@@ -1,0 +1,124 @@
+//! `docs/metrics.md` says what `/metrics` of the real binary says, no more and no less.
+//!
+//! `UPDATE_DOCS=1 cargo test -p tertulia-server --test metrics` writes the table anew.
+
+#![allow(clippy::unwrap_used)] // A test fails by panicking, its helpers too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const BEGIN: &str = "<!-- begin of the generated table -->\n";
+const END: &str = "<!-- end of the generated table -->\n";
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn scrape() -> String {
+    let data = tempfile::tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_tertulia-server"))
+        .args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(data.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = Server(child);
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let addresses: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let http = addresses["listening"]["http"].as_str().unwrap();
+    let mut stream = TcpStream::connect(http).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[derive(Debug, Default)]
+struct Metric {
+    kind: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+fn metrics(text: &str) -> BTreeMap<String, Metric> {
+    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
+            metrics.entry(name.to_owned()).or_default().help = help.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            metrics.entry(name.to_owned()).or_default().kind = kind.to_owned();
+        } else if let Some((name, rest)) = line.split_once('{') {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
+            let labels = rest.split_once('}').unwrap().0;
+            let names =
+                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|label| *label != "le");
+            metrics.entry(name.to_owned()).or_default().labels.extend(names.map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+fn table(metrics: &BTreeMap<String, Metric>) -> String {
+    let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for (name, Metric { kind, help, labels }) in metrics {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        table.push_str(&format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", ")));
+    }
+    table
+}
+
+#[test]
+fn the_page_says_what_the_server_says() {
+    let metrics = metrics(&scrape());
+    for (name, metric) in &metrics {
+        assert!(!metric.help.is_empty(), "{name} has no HELP text");
+        assert!(!metric.kind.is_empty(), "{name} has no TYPE");
+        assert!(name.starts_with("tertulia_") || name.starts_with("process_"), "{name} has a foreign name");
+        assert_eq!(metric.kind == "counter", name.ends_with("_total"), "only counters end in _total: {name}");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let wanted = format!("{before}{BEGIN}{}{END}{after}", table(&metrics));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, wanted).unwrap();
+        return;
+    }
+    assert_eq!(page, wanted, "run: UPDATE_DOCS=1 cargo test -p tertulia-server --test metrics");
+}
+
+#[test]
+fn every_metric_that_another_page_names_exists() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let page = std::fs::read_to_string(docs.join("metrics.md")).unwrap();
+    let known = page.split_once(BEGIN).unwrap().1;
+    let named = |text: &str| -> BTreeSet<String> {
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        let base = |name: &str| name.strip_suffix("_bucket").unwrap_or(name).to_owned();
+        text.split(word).filter(|name| name.starts_with("tertulia_") && name.len() > 9).map(base).collect()
+    };
+    for other in ["configuration.md", "metrics.md"] {
+        for name in named(&std::fs::read_to_string(docs.join(other)).unwrap()) {
+            let is_crate = ["tertulia_server"].contains(&name.as_str());
+            assert!(
+                is_crate || known.contains(&format!("`{name}`")),
+                "docs/{other} names {name}, which does not exist"
+            );
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Stopping: nothing that was acknowledged is lost, everybody is told, and it ends in time.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use harness::deadline::{PATIENCE, poll_until};
+use harness::metrics::get;
+use harness::recording::End;
+use harness::{Client, Event, Server, ServerOptions};
+
+const GROUP: &str = "Dogs";
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Reads to the end of the connection; answers whether the client was told to go away.
+async fn read_out(client: &mut Client) -> Result<bool> {
+    let mut told = false;
+    let all = async {
+        while let Some(event) = client.reader.next().await? {
+            if let Event::GoingAway(notice) = &event {
+                let (reason, after) = &**notice;
+                assert!(!reason.is_empty() && *after <= 60_000, "{notice:?}");
+                told = true;
+            }
+        }
+        Ok(told)
+    };
+    harness::within(PATIENCE, "the end of the connection", all).await
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_delivered_and_the_exit_is_clean() -> Result<()> {
+    const POSTERS: usize = 8;
+    let mut server = Server::start().await?;
+    let connector = server.connector();
+    let mut listener = connector.extended("listener").await?;
+    listener.join(GROUP).await?;
+    let mut classic = connector.classic("classic").await?;
+    classic.writer.join(GROUP).await?;
+    classic.writer.post(GROUP, "I am in", None).await?;
+    classic.reader.until_text(GROUP, "I am in").await?;
+
+    let mut posters = Vec::new();
+    for number in 0..POSTERS {
+        let mut poster = connector.extended(&format!("poster{number}")).await?;
+        posters.push(tokio::spawn(async move {
+            let (mut reader, mut writer) = (poster.reader, poster.writer);
+            let posting = async {
+                // Until the server does not take them any more.
+                for post in 0_u64.. {
+                    let id = format!("{number}-{post}");
+                    if writer.post(GROUP, &id, Some(&id)).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let reading = async {
+                while reader.next().await?.is_some() {}
+                anyhow::Ok(())
+            };
+            tokio::select! {
+                () = posting => {}
+                read = reading => read?,
+            }
+            poster = Client { reader, writer };
+            // What was written before the end is still there to be read.
+            while poster.reader.next().await?.is_some() {}
+            anyhow::Ok(poster.cut())
+        }));
+    }
+    // Stopped in the middle of it.
+    listener.reader.until_text(GROUP, "0-50").await?;
+    server.terminate()?;
+    assert!(read_out(&mut listener).await?, "the listener was told to go away");
+    harness::within(PATIENCE, "the end of the classic connection", classic.reader.until_closed()).await?;
+    let status = server.wait(GRACE).await?;
+    assert_eq!(status.code(), Some(0));
+
+    let listener = listener.cut();
+    let mut recordings = vec![classic.cut()];
+    let mut acknowledged = 0;
+    let heard = listener.events.iter().filter_map(|event| match event {
+        Event::Message(message) => Some((message.sender.clone(), message.id.clone(), message.seq)),
+        _ => None,
+    });
+    let heard = heard.collect::<HashSet<_>>();
+    for poster in posters {
+        let recording = poster.await??;
+        let user = recording.user.clone().unwrap_or_else(|| "?".into());
+        for event in &recording.events {
+            if let Event::Posted(posted) = event {
+                acknowledged += 1;
+                let key = (user.clone(), posted.id.clone(), posted.seq);
+                assert!(heard.contains(&key), "{posted:?} was acknowledged, and the listener never got it");
+            }
+        }
+        recordings.push(recording);
+    }
+    assert!(acknowledged > 50, "{acknowledged}");
+    recordings.push(listener);
+    assert!(recordings.iter().all(|recording| recording.end == End::Cut));
+    harness::check(&recordings, &[]).assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn probes_tell_the_difference_between_alive_and_ready() -> Result<()> {
+    let options = ServerOptions::new().set("drain.linger", "5s").set("drain.delay", "1s");
+    let mut server = options.start().await?;
+    assert_eq!(get(server.http(), "/livez").await?.status, 200);
+    assert_eq!(get(server.http(), "/readyz").await?.status, 200);
+    let mut client = server.connector().extended("ada").await?;
+    client.join(GROUP).await?;
+    server.terminate()?;
+    poll_until(Duration::from_secs(5), "not ready", async || {
+        let ready = get(server.http(), "/readyz").await?;
+        Ok((ready.status != 503).then(|| format!("{ready:?}")))
+    })
+    .await?;
+    assert_eq!(get(server.http(), "/livez").await?.status, 200);
+    // It serves on while load balancers turn away.
+    client.post(GROUP, "still served", "1").await?;
+    assert!(read_out(&mut client).await?, "told to go away");
+    let status = server.wait(GRACE).await?;
+    assert_eq!(status.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_goes_when_told_does_not_make_it_wait() -> Result<()> {
+    let options = ServerOptions::new().set("drain.linger", "15s");
+    let mut server = options.start().await?;
+    let mut client = server.connector().extended("ada").await?;
+    client.join(GROUP).await?;
+    let began = Instant::now();
+    server.terminate()?;
+    client.reader.until("GoingAway", |event| matches!(event, Event::GoingAway(_)).then_some(())).await?;
+    drop(client);
+    let status = server.wait(GRACE).await?;
+    assert_eq!(status.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hold_it_beyond_the_grace() -> Result<()> {
+    let grace = Duration::from_secs(3);
+    let options = ServerOptions::new().set("drain.linger", "500ms").set("drain.grace", "3s");
+    let mut server = options.start().await?;
+    let connector = server.connector();
+    let mut stuck = connector.clone().receive_buffer(4096).extended("stuck").await?;
+    stuck.join(GROUP).await?;
+    let mut ada = connector.extended("ada").await?;
+    let filling = "x".repeat(16_000);
+    for number in 0..600 {
+        ada.post(GROUP, &filling, &number.to_string()).await?;
+    }
+    let began = Instant::now();
+    server.terminate()?;
+    server.wait(grace + Duration::from_secs(5)).await?;
+    assert!(began.elapsed() < grace + Duration::from_secs(2), "{:?}", began.elapsed());
+    drop(stuck);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() -> Result<()> {
+    let options = ServerOptions::new().set("drain.linger", "15s").set("drain.delay", "15s").set("drain.grace", "60s");
+    let mut server = options.start().await?;
+    let mut client = server.connector().extended("ada").await?;
+    client.join(GROUP).await?;
+    server.terminate()?;
+    poll_until(Duration::from_secs(5), "the first signal to be seen", async || {
+        let ready = get(server.http(), "/readyz").await?;
+        Ok((ready.status != 503).then(|| format!("{ready:?}")))
+    })
+    .await?;
+    let began = Instant::now();
+    server.terminate()?;
+    let status = server.wait(GRACE).await?;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    if status.success() {
+        bail!("what was cut off is told by the exit code, which was {status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopping_server_takes_no_new_connections() -> Result<()> {
+    let mut server = ServerOptions::new().set("drain.linger", "10s").start().await?;
+    let mut client = server.connector().extended("ada").await?;
+    client.join(GROUP).await?;
+    server.terminate()?;
+    client.reader.until("GoingAway", |event| matches!(event, Event::GoingAway(_)).then_some(())).await?;
+    // The system may still take one in before the listener is closed, but nobody waits for it.
+    let late = server.connector().raw().await;
+    client.post(GROUP, "last words", "1").await?;
+    drop((client, late));
+    assert_eq!(server.wait(GRACE).await?.code(), Some(0));
+    Ok(())
+}

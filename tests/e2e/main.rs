@@ -1,0 +1,13 @@
+//! What clients of the real server see, one scenario each.
+//!
+//! Each scenario has a server of its own, so they run side by side. The answers are those of `docs/protocol.md`.
+
+mod administration;
+mod book;
+mod classic;
+mod codes;
+mod drain;
+mod extended;
+mod lagging;
+mod lists;
+mod resume;

@@ -1,0 +1,258 @@
+//! Chat clients of both dialects that record all they say and see.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use tertulia_protocol::codec::LineBuffer;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::checker::GroupLog;
+use crate::deadline::{PATIENCE, within};
+use crate::decode::Shared;
+use crate::raw::RawClient;
+use crate::recording::{Dialect, End, Event, Joined, Posted, Recording, Welcome};
+
+mod reader;
+mod writer;
+
+pub use reader::Reader;
+pub use writer::Writer;
+
+/// Makes connections to one server that share what they see alike.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    patience: Duration,
+    receive_buffer: Option<u32>,
+}
+
+impl Connector {
+    /// Connections to `address`.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, shared: Arc::default(), patience: PATIENCE, receive_buffer: None }
+    }
+
+    /// Waits for `patience` instead of [`PATIENCE`].
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Asks the system for a receive buffer of about `bytes`, so that a client that does not read is felt soon.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// A connection of raw bytes.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub async fn raw(&self) -> Result<RawClient> {
+        Ok(RawClient::new(self.stream().await?))
+    }
+
+    /// A classic client; `who` is its name in what the checker says.
+    ///
+    /// # Errors
+    /// If the connection cannot be made.
+    pub async fn classic(&self, who: &str) -> Result<Client> {
+        Ok(self.client(self.stream().await?, Recording::new(who, Dialect::Classic)))
+    }
+
+    /// An extended client that has been welcomed as `user`.
+    ///
+    /// # Errors
+    /// If the connection cannot be made or is not welcome.
+    pub async fn extended(&self, user: &str) -> Result<Client> {
+        let mut client = self.client(self.stream().await?, Recording::new(user, Dialect::Extended));
+        client.send_json(&json!({"Hello": {"version": tertulia_protocol::VERSION, "user": user}})).await?;
+        client.welcomed().await?;
+        Ok(client)
+    }
+
+    async fn stream(&self) -> Result<TcpStream> {
+        within(self.patience, "a connection to the server", async {
+            let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(bytes) = self.receive_buffer {
+                socket.set_recv_buffer_size(bytes)?;
+            }
+            let stream = socket.connect(self.address).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        })
+        .await
+    }
+
+    fn client(&self, stream: TcpStream, recording: Recording) -> Client {
+        let dialect = recording.dialect;
+        let recording = Arc::new(Mutex::new(recording));
+        let (read, write) = stream.into_split();
+        let reader = Reader {
+            stream: read,
+            lines: LineBuffer::new(),
+            dialect,
+            shared: Arc::clone(&self.shared),
+            patience: self.patience,
+            recording: Arc::clone(&recording),
+        };
+        Client { reader, writer: Writer { stream: write, dialect, recording, patience: self.patience } }
+    }
+}
+
+/// A client of either dialect.
+#[derive(Debug)]
+pub struct Client {
+    /// The half that receives.
+    pub reader: Reader,
+    /// The half that sends.
+    pub writer: Writer,
+}
+
+impl Client {
+    /// The next event, in time.
+    ///
+    /// # Errors
+    /// If there is none, or the connection ends.
+    pub async fn next(&mut self) -> Result<Event> {
+        self.reader.until("any line", |event| Some(event.clone())).await
+    }
+
+    /// Sends a frame given as JSON. It is not recorded.
+    ///
+    /// # Errors
+    /// If the connection does not take it.
+    pub async fn send_json(&mut self, frame: &serde_json::Value) -> Result<()> {
+        self.writer.send(frame).await
+    }
+
+    /// Joins `group` from now on and waits for `Joined`.
+    ///
+    /// # Errors
+    /// If it does not come.
+    pub async fn join(&mut self, group: &str) -> Result<Arc<Joined>> {
+        self.join_from(group, None, None, None).await
+    }
+
+    /// Joins `group` as told and waits for `Joined`.
+    ///
+    /// # Errors
+    /// If it does not come.
+    pub async fn join_from(
+        &mut self,
+        group: &str,
+        after: Option<u64>,
+        last: Option<u64>,
+        epoch: Option<u64>,
+    ) -> Result<Arc<Joined>> {
+        self.writer.join_from(group, after, last, epoch).await?;
+        self.answer(&format!("Joined of group '{group}'"), |event| match event {
+            Event::Joined(it) if &*it.group == group => Some(Arc::clone(it)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Posts a message with an id and waits for `Posted`.
+    ///
+    /// # Errors
+    /// If it does not come.
+    pub async fn post(&mut self, group: &str, text: &str, id: &str) -> Result<Arc<Posted>> {
+        self.writer.post(group, text, Some(id)).await?;
+        self.answer(&format!("Posted of '{id}' in group '{group}'"), |event| match event {
+            Event::Posted(it) if &*it.group == group && it.id.as_deref() == Some(id) => Some(Arc::clone(it)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Sends `Ping` and waits for `Pong`: what the server does in order is done then.
+    ///
+    /// # Errors
+    /// If it does not come.
+    pub async fn ping(&mut self) -> Result<()> {
+        self.send_json(&json!({"Ping": {}})).await?;
+        self.answer("Pong", |event| matches!(event, Event::Pong).then_some(())).await
+    }
+
+    /// All that the log holds of `group`, page by page; the pages are recorded too.
+    ///
+    /// # Errors
+    /// If a page does not come.
+    pub async fn read_log(&mut self, group: &str) -> Result<GroupLog> {
+        let mut log = GroupLog { group: group.into(), epoch: 0, messages: Vec::new() };
+        loop {
+            let after = log.messages.last().map_or(0, |message| message.seq);
+            self.send_json(&json!({"History": {"group_name": group, "after": after}})).await?;
+            let what = format!("History of group '{group}' after {after}");
+            let page = self.answer(&what, |event| match event {
+                Event::History(it) if &*it.group == group => Some(Arc::clone(it)),
+                _ => None,
+            });
+            let page = page.await?;
+            log.epoch = page.epoch;
+            log.messages.extend(page.messages.iter().cloned());
+            if !page.more {
+                return Ok(log);
+            }
+            if page.messages.is_empty() {
+                bail!("History of group '{group}' after {after} is empty and says that there is more");
+            }
+        }
+    }
+
+    /// Ends the recording while everything is settled and the connection is up: what is missing then is lost.
+    #[must_use]
+    pub fn settled(self) -> Recording {
+        self.finish(End::Settled)
+    }
+
+    /// Closes the connection; it may have missed the newest.
+    #[must_use]
+    pub fn cut(self) -> Recording {
+        self.finish(End::Cut)
+    }
+
+    /// The newest `seq` seen of `group` and its epoch.
+    #[must_use]
+    pub fn resume_point(&self, group: &str) -> Option<(u64, u64)> {
+        lock(&self.reader.recording).resume_point(group)
+    }
+
+    async fn welcomed(&mut self) -> Result<Arc<Welcome>> {
+        let welcome = self.answer("Welcome", |event| match event {
+            Event::Welcome(it) => Some(Arc::clone(it)),
+            _ => None,
+        });
+        let welcome = welcome.await?;
+        lock(&self.reader.recording).user = Some(Arc::clone(&welcome.user));
+        Ok(welcome)
+    }
+
+    /// Waits for an answer; a refusal instead is an error at once.
+    async fn answer<T>(&mut self, what: &str, mut pick: impl FnMut(&Event) -> Option<T>) -> Result<T> {
+        let answer = self.reader.until(what, |event| match event {
+            Event::Rejected(refusal) => Some(Err(format!("{refusal:?}"))),
+            event => pick(event).map(Ok),
+        });
+        answer.await?.map_err(|refusal| anyhow::anyhow!("waited for {what}, got {refusal}"))
+    }
+
+    fn finish(self, end: End) -> Recording {
+        let mut recording = lock(&self.reader.recording);
+        recording.end = end;
+        let empty = Recording::new(&recording.who, recording.dialect);
+        std::mem::replace(&mut *recording, empty)
+    }
+}
+
+fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
+}

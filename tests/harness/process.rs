@@ -1,0 +1,132 @@
+//! Child processes: where the built binaries are, signals, memory, and no child that outlives its test.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::deadline::within;
+
+/// Where the binary `name` is: what the environment variable `variable` says, or beside the running test.
+///
+/// # Errors
+/// If there is none; the text says how to build it.
+pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("{variable} names {}, which is not a file", path.display());
+        }
+        return Ok(path);
+    }
+    let test = std::env::current_exe().context("find the running test")?;
+    // A test is at `target/<profile>/deps/<name>`, the binaries are at `target/<profile>/`.
+    let profile = test.ancestors().nth(2).context("the running test has no target directory")?;
+    let path = profile.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is not there: build it with `cargo build --workspace`, or say with {variable} where it is",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// A running child. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    /// Starts `command`, with pipes for what it leaves unset.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(name: &str, command: &mut Command) -> Result<Self> {
+        let child = command.kill_on_drop(true).spawn().with_context(|| format!("start {name}"))?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = pid.with_context(|| format!("{name} has no process id"))?;
+        Ok(Self { name: name.to_owned(), child, pid })
+    }
+
+    /// A command whose standard streams are pipes.
+    #[must_use]
+    pub fn piped(binary: &std::path::Path) -> Command {
+        let mut command = Command::new(binary);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The child, to take its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal, such as `Signal::TERM`.
+    ///
+    /// # Errors
+    /// If the child has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        if self.child.id().is_none() {
+            bail!("{} has ended already", self.name);
+        }
+        kill_process(self.pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+
+    /// Waits until the child ends.
+    ///
+    /// # Errors
+    /// If it does not within `limit`.
+    pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let what = format!("the end of {}", self.name);
+        within(limit, &what, async { Ok(self.child.wait().await?) }).await
+    }
+
+    /// The status if the child has ended.
+    ///
+    /// # Errors
+    /// If the system cannot tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Resident memory in bytes (`VmRSS`).
+    ///
+    /// # Errors
+    /// If the child has ended, or where there is no `/proc`.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        self.status_kilobytes("VmRSS:").map(|kilobytes| kilobytes * 1024)
+    }
+
+    /// The most resident memory that there was, in bytes (`VmHWM`).
+    ///
+    /// # Errors
+    /// If the child has ended, or where there is no `/proc`.
+    pub fn peak_resident_bytes(&self) -> Result<u64> {
+        self.status_kilobytes("VmHWM:").map(|kilobytes| kilobytes * 1024)
+    }
+
+    fn status_kilobytes(&self, field: &str) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let value =
+            line.and_then(|line| line.split_whitespace().next()).with_context(|| format!("no {field} {path}"))?;
+        Ok(value.parse()?)
+    }
+}
+
+/// Lets this process, and the children it starts from now on, open as many files as the system allows.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        println!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}

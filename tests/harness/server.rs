@@ -1,0 +1,271 @@
+//! Runs the real `tertulia-server` on free ports.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::client::Connector;
+use crate::deadline::{PATIENCE, within};
+use crate::process::{Process, binary};
+
+/// Longest part of the server's log that a failed test shows.
+const SHOWN_LOG_BYTES: usize = 16 * 1024;
+
+/// How a server is started.
+#[derive(Debug, Clone, Default)]
+pub struct ServerOptions {
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+}
+
+impl ServerOptions {
+    /// Defaults, except for the ports and the data directory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a command line argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets an option by its name in the configuration, such as `limits.page`.
+    #[must_use]
+    pub fn set(self, option: &str, value: impl ToString) -> Self {
+        let variable = format!("TERTULIA__{}", option.to_uppercase().replace('.', "__"));
+        self.environment(&variable, value)
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn environment(mut self, variable: &str, value: impl ToString) -> Self {
+        self.environment.push((variable.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    ///
+    /// # Errors
+    /// If the binary is not built, or the server ends or says nothing.
+    pub async fn start(self) -> Result<Server> {
+        let home = tempfile::Builder::new().prefix("tertulia-test-").tempdir().context("make a directory")?;
+        let (process, listening) = launch(&self, home.path()).await?;
+        Ok(Server { options: self, home, process, listening })
+    }
+}
+
+/// Where a server listens, as it says itself on its first line of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    /// For chat clients.
+    pub chat: SocketAddr,
+    /// For the admin API; `None` if the server has none.
+    pub admin: Option<SocketAddr>,
+    /// For metrics and probes.
+    pub http: SocketAddr,
+}
+
+/// A running server with a directory of its own. It is killed and its directory removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    options: ServerOptions,
+    home: TempDir,
+    process: Process,
+    listening: Listening,
+}
+
+impl Server {
+    /// A server with the default configuration.
+    ///
+    /// # Errors
+    /// As [`ServerOptions::start`].
+    pub async fn start() -> Result<Self> {
+        ServerOptions::new().start().await
+    }
+
+    /// Where it listens now; a restart changes it.
+    #[must_use]
+    pub fn listening(&self) -> Listening {
+        self.listening
+    }
+
+    /// Where chat clients connect.
+    #[must_use]
+    pub fn chat(&self) -> SocketAddr {
+        self.listening.chat
+    }
+
+    /// Where metrics and probes are.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.listening.http
+    }
+
+    /// Makes clients for it.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        Connector::new(self.listening.chat)
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// The process, for signals and memory.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Asks it to stop (SIGTERM).
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    /// Stops its clock (SIGSTOP): it does nothing until [`Server::resume`].
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it has ended before.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait(PATIENCE).await?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.wait(limit).await
+    }
+
+    /// Starts it again on the same data directory, after it ended. It listens on other ports.
+    ///
+    /// # Errors
+    /// If it still runs, or does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        if self.process.ended()?.is_none() {
+            bail!("the server still runs");
+        }
+        (self.process, self.listening) = launch(&self.options, self.home.path()).await?;
+        Ok(())
+    }
+
+    /// All it has logged.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = std::fs::read(log_path(self.home.path())).context("read the server's log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Server {
+    /// Prints the end of the log, which the test runner shows if the test failed.
+    fn drop(&mut self) {
+        print_log(self.home.path());
+    }
+}
+
+fn log_path(home: &Path) -> PathBuf {
+    home.join("server.log")
+}
+
+fn print_log(home: &Path) {
+    let Ok(log) = std::fs::read(log_path(home)) else { return };
+    let end = &log[log.len().saturating_sub(SHOWN_LOG_BYTES)..];
+    println!("--- the server's log, last {} of {} bytes\n{}---", end.len(), log.len(), String::from_utf8_lossy(end));
+}
+
+async fn launch(options: &ServerOptions, home: &Path) -> Result<(Process, Listening)> {
+    let binary = binary("tertulia-server", "TERTULIA_SERVER_BIN")?;
+    let log = File::options().create(true).append(true).open(log_path(home)).context("open the server's log")?;
+    let mut command = Process::piped(&binary);
+    command.stdin(Stdio::null()).stderr(log).current_dir(home);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("TERTULIA_") {
+            command.env_remove(variable);
+        }
+    }
+    for port in ["--chat", "--admin", "--http"] {
+        command.args([port, "127.0.0.1:0"]);
+    }
+    command.arg("--data-dir").arg(home.join("data")).args(&options.arguments);
+    command.envs(options.environment.iter().map(|(variable, value)| (variable, value)));
+    let mut process = Process::spawn("tertulia-server", &mut command)?;
+    let stdout = process.child().stdout.take().context("the server has no standard output")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let first = within(PATIENCE, "the server to say where it listens", async { Ok(lines.next_line().await?) }).await;
+    let listening = first.and_then(|line| line.context("the server ended before it said where it listens"));
+    let listening = listening.and_then(|line| parse_listening(&line)).inspect_err(|_| print_log(home))?;
+    // Nothing more is expected there, but a server that says more must not fail for it.
+    tokio::spawn(async move { tokio::io::copy(&mut lines.into_inner(), &mut tokio::io::sink()).await });
+    Ok((process, listening))
+}
+
+/// Reads `{"listening":{"chat":"127.0.0.1:1234","admin":"…","http":"…"}}`.
+fn parse_listening(line: &str) -> Result<Listening> {
+    let value: serde_json::Value =
+        serde_json::from_str(line).with_context(|| format!("the server's first line is not JSON: {line:?}"))?;
+    let address = |name: &str| -> Result<SocketAddr> {
+        let text = value["listening"][name].as_str().with_context(|| format!("no address of {name} in {line:?}"))?;
+        text.parse().with_context(|| format!("the address of {name} in {line:?}"))
+    };
+    let admin = value["listening"].get("admin").map(|_| address("admin")).transpose()?;
+    Ok(Listening { chat: address("chat")?, admin, http: address("http")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_tells_where_it_listens() {
+        let line = r#"{"listening":{"chat":"127.0.0.1:1","admin":"127.0.0.1:2","http":"[::1]:3","more":1}}"#;
+        let listening = parse_listening(line).unwrap();
+        assert_eq!(listening.chat, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(listening.http, "[::1]:3".parse().unwrap());
+        assert!(parse_listening("listening").is_err());
+        assert!(parse_listening(r#"{"listening":{"chat":"127.0.0.1:1"}}"#).unwrap_err().to_string().contains("http"));
+    }
+
+    #[test]
+    fn an_option_is_set_by_its_name() {
+        let options = ServerOptions::new().set("log.retention.messages", 5);
+        assert_eq!(options.environment, [("TERTULIA__LOG__RETENTION__MESSAGES".to_owned(), "5".to_owned())]);
+    }
+}
