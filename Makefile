@@ -15,10 +15,12 @@ ARGS ?=
 TESTS ?= --workspace
 
 TEST_TOOLS := grpcurl promtool
+# What `make bench` measures beside tertulia.
+BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean
+.PHONY: help run test bench test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -31,6 +33,11 @@ run: ## Build and start the server with its defaults (ARGS='...' for more)
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
+
+bench: ## Measure beside Redis, NATS and Mosquitto (BENCH=quick for a few minutes); see docs/benchmarks.md
+	@tests/tools/fetch $(BENCH_TOOLS)
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	tests/bench/run
 
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
@@ -51,7 +58,7 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

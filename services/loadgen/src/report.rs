@@ -244,7 +244,10 @@ impl fmt::Display for Report {
         row("load", format!("{pace}; messages of {} bytes; measured for {:.1} s", plan.size, self.seconds))?;
         let Connecting { seconds, per_second, own_cpu_micros } = self.connecting;
         let rate = count(per_second);
-        row("connect and join", format!("{} in {seconds:.2} s: {rate}/s; own CPU {own_cpu_micros:.1} us each", plan.connections))?;
+        row(
+            "connect and join",
+            format!("{} in {seconds:.2} s: {rate}/s; own CPU {own_cpu_micros:.1} us each", plan.connections),
+        )?;
         if self.posts > 0 {
             row("posts", format!("{} ({}/s)", self.posts, count(self.posts_per_second)))?;
             let all = self.deliveries + self.late_deliveries;
