@@ -11,14 +11,14 @@ use tertulia_loadgen::report::Report;
 use tertulia_loadgen::run::run;
 
 /// A server that loses every n-th post, or none; it ends with the test's process.
-fn server(lose_every: Option<u64>) -> SocketAddr {
-    let mut server = Bare::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+fn server(lose_every: Option<u64>) -> anyhow::Result<SocketAddr> {
+    let mut server = Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     if let Some(n) = lose_every {
         server = server.lose_every(n);
     }
-    let address = server.address().unwrap();
+    let address = server.address()?;
     std::thread::spawn(|| server.run());
-    address
+    Ok(address)
 }
 
 fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
@@ -42,7 +42,7 @@ fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
 
 #[test]
 fn a_server_that_does_its_work_has_no_faults() {
-    let target = server(None);
+    let target = server(None).unwrap();
     for arguments in [
         "fanout --members 50 --window 16",
         "fanout --members 50 --window 16 --prefix own --done own",
@@ -65,14 +65,14 @@ fn a_server_that_does_its_work_has_no_faults() {
 
 #[test]
 fn every_delivery_in_a_run_is_counted_once() {
-    let report = report(server(None), "fanout --members 25 --window 1").unwrap();
+    let report = report(server(None).unwrap(), "fanout --members 25 --window 1").unwrap();
     // One post at a time: what is delivered when the measurement begins and ends differs by less than one post each.
     assert!(report.deliveries.abs_diff(report.posts * 25) <= 50, "{report}");
 }
 
 #[test]
 fn slow_members_read_in_the_end_and_get_everything() {
-    let report = report(server(None), "slow --members 10 --share 0.2 --rate 500").unwrap();
+    let report = report(server(None).unwrap(), "slow --members 10 --share 0.2 --rate 500").unwrap();
     assert!(report.faults.none(), "{report}");
     // All that was posted, to two members; some of it before the measurement.
     assert!(report.resumed.unwrap().deliveries >= report.posts * 2, "{report}");
@@ -80,14 +80,14 @@ fn slow_members_read_in_the_end_and_get_everything() {
 
 #[test]
 fn idle_connections_only_join() {
-    let report = report(server(None), "idle --groups 20 --members 5").unwrap();
+    let report = report(server(None).unwrap(), "idle --groups 20 --members 5").unwrap();
     assert_eq!((report.posts, report.deliveries, report.plan.connections), (0, 0, 100));
     assert!(report.faults.none(), "{report}");
 }
 
 #[test]
 fn a_lost_message_is_a_fault_for_every_member() {
-    let report = report(server(Some(10)), "fanout --members 10 --rate 1000").unwrap();
+    let report = report(server(Some(10)).unwrap(), "fanout --members 10 --rate 1000").unwrap();
     assert!(report.faults.missing > 0 && report.faults.missing.is_multiple_of(10), "{report}");
     assert!(report.faults.first.is_some());
 }
@@ -100,11 +100,11 @@ fn a_run_with_faults_exits_with_one_and_says_so() {
         let mut process = Process::new(env!("CARGO_BIN_EXE_tertulia-loadgen"));
         process.args(fixed).args(["--patience", "500ms", "--json", "-", "--target", &target]).output().unwrap()
     };
-    let good = run(server(None));
+    let good = run(server(None).unwrap());
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     let results: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
     assert!(results["latency"]["p99_9"].is_u64() && results["plan"]["pace"]["open"].is_f64(), "{results}");
-    let bad = run(server(Some(20)));
+    let bad = run(server(Some(20)).unwrap());
     assert_eq!(bad.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("the run failed"), "{bad:?}");
     let results: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();
