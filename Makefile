@@ -17,12 +17,14 @@ TESTS ?= --workspace
 DEPLOY ?=
 
 TEST_TOOLS := grpcurl promtool
+# What `make bench` measures beside tertulia.
+BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture \
+.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -66,6 +68,11 @@ picture: ## The picture of the overview in the README, made anew
 	$(CARGO) build --locked --release --bin tertulia-server
 	TERTULIA_SERVER="$${CARGO_TARGET_DIR:-target}/release/tertulia-server" PYTHONPATH=.tools/python tests/observe/picture
 
+bench: ## Measure beside Redis, NATS and Mosquitto (BENCH=quick for a few minutes); see docs/benchmarks.md
+	@tests/tools/fetch $(BENCH_TOOLS)
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	tests/bench/run
+
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
 lint-fmt: ## Formatting of the Rust code
@@ -86,6 +93,8 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
 	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
+
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all
