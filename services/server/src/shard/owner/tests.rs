@@ -120,6 +120,7 @@ impl World {
             group: self.group.clone(),
             message: format!("message {id}").into(),
             id: (!id.is_empty()).then(|| PostId::new(id).unwrap()),
+            trace: None,
         };
         let posts = ids.iter().map(post).collect();
         let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };
