@@ -30,3 +30,44 @@ impl Marks {
         !self.ends.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tertulia_protocol::GroupName;
+
+    use super::*;
+    use crate::telemetry::trace::tests::tracer;
+    use crate::telemetry::trace::{Appended, Tracer};
+
+    fn fan_out(tracer: &Tracer, group: &GroupName) -> Arc<FanOut> {
+        let caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let now = Instant::now();
+        let post = tracer.post(Some(caller), now, 1).unwrap();
+        let appended = Appended { shard: 0, group, batch: 1, messages: 1, started: now, returned: now };
+        Arc::new(FanOut::new([(post, 1)], &appended))
+    }
+
+    #[test]
+    fn a_delivery_is_written_when_its_last_byte_is() {
+        let (tracer, mut spans) = tracer(10, 100);
+        let group = GroupName::new("Dogs").unwrap();
+        let mut marks = Marks::default();
+        marks.add(100, ConnectionId(1), fan_out(&tracer, &group));
+        marks.add(150, ConnectionId(1), fan_out(&tracer, &group));
+        let mut written = move || {
+            let spans = std::iter::from_fn(|| spans.try_recv().ok());
+            spans.filter(|span| span.name == "fan-out").map(|span| span.events.len()).collect::<Vec<_>>()
+        };
+        assert!(marks.advance(99));
+        assert_eq!(written(), [0; 0]);
+        assert!(marks.advance(1));
+        assert_eq!(written(), [2]);
+        // 50 wait, and 20 more come.
+        marks.add(70, ConnectionId(1), fan_out(&tracer, &group));
+        assert!(marks.advance(69));
+        assert!(!marks.advance(1));
+        assert_eq!(written(), [2, 2]);
+    }
+}
