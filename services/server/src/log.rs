@@ -9,6 +9,9 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 pub mod config;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod embedded;
 pub mod memory;
 pub mod metrics;
 
