@@ -94,7 +94,7 @@ impl Owner {
             Err(error) => {
                 let trace_id = traced.any_id().map(tracing::field::display);
                 tracing::warn!(shard = self.shard, %error, trace_id, "append failed");
-                traced.failed(started, returned);
+                traced.failed(started, returned, |group| self.head(group));
                 self.on_append_failed(&error, &batches, answers).await;
             }
         }
@@ -108,10 +108,10 @@ impl Owner {
         mut answers: Vec<Answer>,
     ) {
         let mut staged = std::mem::take(&mut self.staged);
-        TracedPosts::take(self.shard, &mut staged.answers, staged.traced, &[]).given_up();
+        TracedPosts::take(self.shard, &mut staged.answers, staged.traced, &[]).given_up(|group| self.head(group));
         answers.extend(staged.answers);
         for answer in &mut answers {
-            let head = self.groups.get(&answer.group).map_or(0, Group::head);
+            let head = self.head(&answer.group);
             if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
                 answer.outcome = Err(unavailable(&answer.group));
                 self.shared.metrics.failed.increment(1);
@@ -133,6 +133,11 @@ impl Owner {
             }
         }
         send_answers(answers);
+    }
+
+    /// Up to which `seq` a group is in the log.
+    fn head(&self, group: &GroupName) -> u64 {
+        self.groups.get(group).map_or(0, Group::head)
     }
 
     /// Finishes every append, for requests that need to see their end.

@@ -81,6 +81,8 @@ impl Log for Shared {
     }
 }
 
+mod traced;
+
 struct World {
     shards: Shards,
     log: Shared,

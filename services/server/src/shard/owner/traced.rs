@@ -64,17 +64,25 @@ impl TracedPosts {
         }
     }
 
-    /// The log did not take them.
-    pub(super) fn failed(mut self, started: Instant, returned: Instant) {
-        for Traced { group, post, .. } in std::mem::take(&mut self.posts) {
-            post.failed(&self.appended(&group, 0, started, returned), UNAVAILABLE);
+    /// The log did not take them, but for those that were stored before: `head` tells up to which `seq` a group is stored.
+    pub(super) fn failed(mut self, started: Instant, returned: Instant, head: impl Fn(&GroupName) -> u64) {
+        for Traced { group, seq, post } in std::mem::take(&mut self.posts) {
+            if seq <= head(&group) {
+                post.repeated(self.shard, &group, seq);
+            } else {
+                post.failed(&self.appended(&group, 0, started, returned), UNAVAILABLE);
+            }
         }
     }
 
-    /// Their places were no longer right when their turn came.
-    pub(super) fn given_up(self) {
-        for Traced { group, post, .. } in self.posts {
-            post.refused(self.shard, &group, UNAVAILABLE);
+    /// As [`TracedPosts::failed`], for those that were still to be appended: their places are no longer right.
+    pub(super) fn given_up(self, head: impl Fn(&GroupName) -> u64) {
+        for Traced { group, seq, post } in self.posts {
+            if seq <= head(&group) {
+                post.repeated(self.shard, &group, seq);
+            } else {
+                post.refused(self.shard, &group, UNAVAILABLE);
+            }
         }
     }
 
