@@ -25,7 +25,8 @@ help: ## This list
 		while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 run: ## Build and start the server with its defaults (ARGS='...' for more)
-	$(CARGO) run --locked --release --bin tertulia-server -- $(ARGS)
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia
+	exec "$${CARGO_TARGET_DIR:-target}/release/tertulia-server" $(ARGS)
 
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins

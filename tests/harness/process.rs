@@ -121,3 +121,12 @@ impl Process {
         Ok(value.parse()?)
     }
 }
+
+/// Lets this process, and the children it starts from now on, open as many files as the system allows.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        println!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}

@@ -15,6 +15,8 @@ pub struct Fault {
     pub code: Code,
     /// What is wrong, and at which column (from 1, in bytes).
     pub message: String,
+    /// The kind of line, if it could be told and is known.
+    pub kind: Option<&'static str>,
 }
 
 /// Reads a line of a classic client, without its line end.
@@ -78,35 +80,39 @@ pub fn is_hello(line: &[u8]) -> bool {
 }
 
 /// Says what is wrong with a line that is known to be wrong; only here is the time spent to find out.
-fn fault(line: &[u8], error: &serde_json::Error, kinds: &[&str]) -> Fault {
-    let malformed = |message: String| Fault { code: Code::Malformed, message };
+fn fault(line: &[u8], error: &serde_json::Error, kinds: &[&'static str]) -> Fault {
+    let malformed = |message: String| Fault { code: Code::Malformed, message, kind: None };
     if let Err(utf8) = std::str::from_utf8(line) {
         return malformed(format!("the line is not UTF-8 at column {}", utf8.valid_up_to() + 1));
     }
-    match serde_json::from_slice::<Outer<'_>>(line) {
-        Ok(Outer(outer)) if outer.len() == 1 => {
-            let kind = outer.keys().next().map_or("", AsRef::as_ref);
-            if !kinds.contains(&kind) {
-                let kind = shorten(kind);
-                return Fault {
-                    code: Code::UnknownKind,
-                    message: format!("unknown kind of line '{kind}': expected one of {}", kinds.join(", ")),
-                };
-            }
-        }
-        Ok(_) => {
-            return malformed(format!("expected an object with one key, one of {}", kinds.join(", ")));
-        }
-        Err(_) => {}
+    let start = line.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+    let shape = || {
+        let kinds = kinds.join(", ");
+        malformed(format!("expected an object with one key, one of {kinds}, at column {}", start + 1))
+    };
+    if line.get(start) != Some(&b'{') {
+        return shape();
     }
-    malformed(format!("the line is not valid: {}", describe(error)))
+    let mut fault = malformed(format!("the line is not valid: {}", describe(error)));
+    if let Ok(Outer(outer)) = serde_json::from_slice::<Outer<'_>>(line) {
+        let mut keys = outer.keys();
+        let (Some(kind), None) = (keys.next(), keys.next()) else { return shape() };
+        fault.kind = kinds.iter().copied().find(|known| known == kind);
+        if fault.kind.is_none() {
+            fault.code = Code::UnknownKind;
+            let kind = shorten(kind);
+            fault.message = format!("unknown kind of line '{kind}': expected one of {}", kinds.join(", "));
+        }
+    }
+    fault
 }
 
-/// `serde_json` speaks of lines and columns; there is only one line here.
+/// `serde_json` speaks of lines, where there is only one, and of our types, which no peer knows.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    format!("{} at column {}", shorten(what), error.column())
+    let what = what.split_once("expected struct ").map_or(what.into(), |(what, _)| format!("{what}expected an object"));
+    format!("{} at column {}", shorten(&what), error.column())
 }
 
 /// Keeps an error line short whatever the peer sent.

@@ -1,5 +1,28 @@
 //! The admin API: moderators and operators ask and act through gRPC.
+//!
+//! `serve` accepts connections and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
+//! API, whose calls are in `groups`, `connections`, `moderation`, `placement` and `watch`; `status` says in gRPC's words what
+//! went wrong.
+
+mod arguments;
+mod connections;
+mod gate;
+mod groups;
+mod health;
+mod moderation;
+mod pages;
+mod placement;
+mod reflection;
+mod status;
+mod watch;
 
 pub mod config;
+pub mod metrics;
+pub mod serve;
+pub mod service;
+pub mod token;
 
 pub use config::Config;
+pub use serve::Server;
+pub use service::Service;
+pub use token::Token;

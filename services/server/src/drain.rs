@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::front::Front;
 use crate::readiness::{Readiness, Reason};
@@ -39,25 +41,46 @@ impl Default for Config {
     }
 }
 
+/// What everybody is told.
+const WHY: &str = "the server is stopping";
+
+/// The task that accepts chat connections.
+#[derive(Debug)]
+pub struct Accepting {
+    stop: CancellationToken,
+    task: TaskTracker,
+}
+
+impl Accepting {
+    /// Accepts connections on `listener` from now on.
+    #[must_use]
+    pub fn start(front: &Front, listener: TcpListener) -> Self {
+        let accepting = Self { stop: CancellationToken::new(), task: TaskTracker::new() };
+        accepting.task.spawn(front.clone().serve(listener, accepting.stop.clone()));
+        accepting
+    }
+
+    /// Returns when no connection is accepted any more.
+    async fn end(&self) {
+        self.stop.cancel();
+        self.task.close();
+        self.task.wait().await;
+    }
+}
+
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop.
-pub async fn drain(
-    config: &Config,
-    readiness: &Readiness,
-    accepting: &CancellationToken,
-    front: &Front,
-    shards: &Shards,
-) {
-    readiness.set(Reason::Draining, "the server is stopping");
-    shards.events().tell(|| What::Draining);
+pub async fn drain(config: &Config, readiness: &Readiness, accepting: &Accepting, front: &Front, shards: &Shards) {
+    readiness.set(Reason::Draining, WHY);
+    shards.events().tell(|| What::Draining(WHY));
     tokio::time::sleep(config.delay).await;
-    accepting.cancel();
+    accepting.end().await;
     tracing::info!(open = front.registry().open(), "draining connections");
-    front.go_away("the server is stopping", config.reconnect_after);
+    front.go_away(WHY, config.reconnect_after);
     if front.registry().any_extended() {
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
     }
-    front.finish().await;
+    front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2).await;
     shards.stop().await;
 }

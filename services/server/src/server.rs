@@ -12,19 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::drain::drain;
+use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
 use crate::log::{Engine, Log, memory::Memory};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry};
-use crate::{http, log, shard};
+use crate::{admin, http, log, shard};
 
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
 
-/// Descriptors that are kept for all but chat connections.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// Descriptors that are kept for all but connections.
+const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Serves until it is told to stop.
 ///
@@ -47,7 +47,16 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), "local".to_owned());
     let front = Front::new(&config.chat, within_descriptors(&config), shards.clone());
 
-    let (accepting, serving) = (CancellationToken::new(), CancellationToken::new());
+    let serving = CancellationToken::new();
+    let service = admin::Service::new(
+        &config.admin,
+        shards.clone(),
+        Arc::clone(front.registry()),
+        config.limits.message_bytes,
+        serving.clone(),
+    );
+    let admin = admin::Server::new(&config.admin, service, readiness.clone()).context("cannot serve the admin API")?;
+
     let tasks = TaskTracker::new();
     telemetry.spawn_upkeep(&tasks, serving.clone());
     let render = {
@@ -60,7 +69,8 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     };
     let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
     tasks.spawn(http);
-    tasks.spawn(front.clone().serve(listeners.chat, accepting.clone()));
+    let accepting = Accepting::start(&front, listeners.chat);
+    tasks.spawn(admin.serve(listeners.admin, serving.clone(), tasks.clone()));
     tasks.spawn(watch_log(shards.clone(), readiness.clone(), serving.clone()));
     readiness.clear(Reason::Starting);
     listeners.addresses.tell();
@@ -89,6 +99,7 @@ fn describe() {
     front::metrics::describe();
     shard::metrics::describe();
     log::metrics::describe();
+    admin::metrics::describe();
     http::describe();
 }
 
@@ -101,7 +112,8 @@ fn open_log(config: &Config) -> Arc<dyn Log> {
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
 fn within_descriptors(config: &Config) -> front::Limits {
     let mut limits = config.limits.clone();
-    let wanted = limits.connections as u64 + OTHER_DESCRIPTORS;
+    let others = OTHER_DESCRIPTORS + (config.admin.connections + config.http.connections) as u64;
+    let wanted = limits.connections as u64 + others;
     let allowed = match rlimit::increase_nofile_limit(wanted) {
         Ok(allowed) => allowed,
         Err(error) => {
@@ -110,7 +122,7 @@ fn within_descriptors(config: &Config) -> front::Limits {
         }
     };
     if allowed < wanted {
-        limits.connections = usize::try_from(allowed.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+        limits.connections = usize::try_from(allowed.saturating_sub(others)).unwrap_or(usize::MAX).max(1);
         tracing::warn!(
             configured = config.limits.connections,
             possible = limits.connections,
@@ -134,6 +146,7 @@ async fn watch_log(shards: Shards, readiness: Readiness, stop: CancellationToken
 
 struct Listeners {
     chat: TcpListener,
+    admin: TcpListener,
     http: TcpListener,
     addresses: Addresses,
 }
@@ -142,6 +155,7 @@ struct Listeners {
 #[derive(Debug, Serialize)]
 struct Addresses {
     chat: SocketAddr,
+    admin: SocketAddr,
     http: SocketAddr,
 }
 
@@ -154,9 +168,10 @@ impl Listeners {
             anyhow::Ok((listener, bound))
         };
         let (chat, chat_address) = bind("chat", config.chat.address)?;
+        let (admin, admin_address) = bind("admin", config.admin.address)?;
         let (http, http_address) = bind("http", config.http.address)?;
-        let addresses = Addresses { chat: chat_address, http: http_address };
-        Ok(Self { chat, http, addresses })
+        let addresses = Addresses { chat: chat_address, admin: admin_address, http: http_address };
+        Ok(Self { chat, admin, http, addresses })
     }
 }
 
@@ -167,7 +182,7 @@ impl Addresses {
         struct Line<'a> {
             listening: &'a Addresses,
         }
-        tracing::info!(chat = %self.chat, http = %self.http, version = env!("CARGO_PKG_VERSION"), "listening");
+        tracing::info!(chat = %self.chat, admin = %self.admin, http = %self.http, version = env!("CARGO_PKG_VERSION"), "listening");
         let line = serde_json::to_string(&Line { listening: self }).unwrap_or_default();
         let mut stdout = std::io::stdout().lock();
         if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {

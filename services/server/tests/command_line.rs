@@ -42,6 +42,28 @@ fn each_fault_of_a_configuration_is_a_line_and_the_exit_code_is_2() {
 }
 
 #[test]
+fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let (missing, empty) = (directory.path().join("missing"), directory.path().join("empty"));
+    std::fs::write(&empty, "\n").unwrap();
+    for (file, why) in [(missing, "cannot read the token in"), (empty, "there is no token in")] {
+        let file = file.to_str().unwrap();
+        let ports = ["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let (code, stdout, stderr) = run(&[&ports[..], &["--admin-token-file", file]].concat(), &[]);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""));
+        let last = stderr.lines().last().unwrap();
+        let begin = format!("tertulia-server: cannot serve the admin API: {why} {file} (admin.token_file)");
+        assert!(last.starts_with(&begin), "{last}");
+    }
+    let (code, _, stderr) = run(&["check-config", "--admin", "0.0.0.0:8089"], &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("must be a loopback address unless admin.token_file"), "{stderr}");
+    for guard in [&["--admin-insecure"][..], &["--admin-token-file", "token"]] {
+        assert_eq!(run(&[&["check-config", "--admin", "0.0.0.0:8089"], guard].concat(), &[]).0, Some(0));
+    }
+}
+
+#[test]
 fn the_printed_configuration_can_be_read_again() {
     let directory = tempfile::tempdir().unwrap();
     for (format, name) in [("toml", "a.toml"), ("yaml", "a.yaml")] {

@@ -34,7 +34,15 @@ fn a_fault_names_what_and_where() {
     assert_eq!(message(b"{\"Join\":{}}"), "the line is not valid: missing field `group_name` at column 10");
     assert_eq!(message(b"{\"Join\":"), "the line is not valid: EOF while parsing a value at column 8");
     assert_eq!(message(b"\xff"), "the line is not UTF-8 at column 1");
-    assert_eq!(message(b"[]"), "the line is not valid: expected value at column 1");
+    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Ping, Pong, at column 1";
+    for line in ["[]", "{}", "\"Join\"", "1", "{\"Join\":{},\"Post\":{}}"] {
+        assert_eq!(message(line.as_bytes()), shape);
+    }
+    assert_eq!(
+        message(b"{\"Ping\":null}"),
+        "the line is not valid: invalid type: null, expected an object at column 12"
+    );
+    assert_eq!(decode_extended(b"{\"Post\":{}}").unwrap_err().kind, Some("Post"));
     let unknown = decode_extended(br#"{"Dance":{"with":"me"}}"#).unwrap_err();
     assert_eq!(unknown.code, Code::UnknownKind);
     assert!(unknown.message.contains("'Dance'"), "{unknown}");

@@ -17,10 +17,18 @@ pub struct Config {
     pub insecure: bool,
     /// Connections at the same time; one more is closed at once.
     pub connections: usize,
+    /// Callers that watch events at the same time; one more is refused.
+    pub watchers: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], 8089)), token_file: None, insecure: false, connections: 64 }
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 8089)),
+            token_file: None,
+            insecure: false,
+            connections: 64,
+            watchers: 16,
+        }
     }
 }

@@ -225,6 +225,8 @@ static ADMIN: &[Entry] = &[
     .flag("--admin-insecure"),
     Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_admin_connections"),
+    Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")
+        .bound("one more is refused with RESOURCE_EXHAUSTED", "tertulia_admin_watchers"),
 ];
 
 static HTTP: &[Entry] = &[

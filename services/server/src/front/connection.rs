@@ -71,8 +71,10 @@ pub(super) struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Reads what has come, then finishes.
+    /// Reads what has come, then no more.
     LastCall,
+    /// Takes no more lines; messages go on.
+    Listening,
     /// Takes no more lines; ends when all that was read is answered and all that was posted so far is written.
     Finishing(CloseReason),
     /// Writes what waits, then ends.
@@ -119,6 +121,7 @@ impl Task {
         self.shared.metrics.closed(reason);
         self.log_end(reason);
         self.leave_all();
+        self.me.answered();
         if reason != CloseReason::Socket {
             // In a box, so that the task is not larger all its life for what it does at its end.
             Box::pin(linger(&mut self.socket)).await;
@@ -152,6 +155,7 @@ impl Task {
         loop {
             self.poll_orders(cx);
             let input = self.poll_requests(cx);
+            self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
             let (blocked, before) = (self.is_blocked(), self.out.len());
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
@@ -193,12 +197,13 @@ impl Task {
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
-                    Order::Finish if self.phase == Phase::Open => self.phase = Phase::LastCall,
-                    Order::Finish => {}
-                    Order::Disconnect(reason) => {
-                        self.tell_disconnected(reason.as_deref());
-                        self.close(CloseReason::Admin);
+                    Order::LastCall if self.phase == Phase::Open => {
+                        self.phase = Phase::LastCall;
+                        self.me.set_closing();
                     }
+                    Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
+                    Order::LastCall | Order::Finish => {}
+                    Order::Disconnect => self.on_disconnect(),
                 }
             }
         }
@@ -243,7 +248,11 @@ impl Task {
             || self.question.is_some()
             || self.in_flight >= self.shared.limits.posts_in_flight
             || self.out.len() >= self.shared.limits.outbound_bytes
-            || matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+            || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    fn may_listen(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::LastCall | Phase::Listening)
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
@@ -257,16 +266,12 @@ impl Task {
         while self.take_lines() {
             match self.socket.poll_read_ready(cx) {
                 Poll::Pending => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     return Ok(());
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
                 Poll::Ready(Ok(())) if reads == READS => {
-                    if self.phase == Phase::LastCall {
-                        self.phase = Phase::Finishing(CloseReason::Drain);
-                    }
+                    self.end_last_call();
                     cx.waker().wake_by_ref();
                     return Ok(());
                 }
@@ -291,6 +296,12 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn end_last_call(&mut self) {
+        if self.phase == Phase::LastCall {
+            self.phase = Phase::Listening;
+        }
     }
 
     /// Carries out the lines that have come; answers whether more may be read.
@@ -325,6 +336,7 @@ impl Task {
         self.clocks.partial = None;
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Finishing(CloseReason::Client);
+            self.me.set_closing();
         }
     }
 
@@ -394,33 +406,72 @@ impl Task {
                 Err(_) => return Err(failed(self.phase)),
             }
         }
+        if !self.out.is_empty() {
+            self.me.set_waiting(self.clocks.wrote.into_std());
+        }
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
         Ok(())
     }
 
     // ---- the end
 
+    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    fn on_disconnect(&mut self) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Finishing(CloseReason::Admin);
+            self.clocks.heard = tokio::time::Instant::now();
+        }
+    }
+
+    fn dismiss_once_answered(&mut self) {
+        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
+            self.dismiss();
+        }
+    }
+
+    fn dismiss(&mut self) {
+        let me = Arc::clone(&self.me);
+        self.tell_disconnected(me.disconnect_reason());
+        self.close(CloseReason::Admin);
+        self.clocks.heard = tokio::time::Instant::now();
+    }
+
     /// Writes what waits, then ends; the first reason counts.
     pub(super) fn close(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(reason);
+            self.me.set_closing();
         }
     }
 
-    fn ended(&self) -> Option<CloseReason> {
+    fn ended(&mut self) -> Option<CloseReason> {
+        // Who does not take its answers is asked no further: others wait for the end of the last call.
+        if self.phase == Phase::LastCall && self.out.len() >= self.shared.limits.outbound_bytes {
+            self.end_last_call();
+        }
         match self.phase {
             Phase::Open | Phase::LastCall => None,
+            Phase::Listening => {
+                if self.is_answered() {
+                    self.me.answered();
+                }
+                None
+            }
             Phase::Closing(reason) => self.out.is_empty().then_some(reason),
             Phase::Finishing(reason) => {
-                let answered = self.in_flight == 0
-                    && self.unsent.is_empty()
-                    && self.sending.is_none()
-                    && self.question.is_none()
-                    && self.out.is_empty();
+                let answered = self.is_answered();
+                if answered {
+                    self.me.answered();
+                }
                 let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
-                (answered && served()).then_some(reason)
+                (answered && self.out.is_empty() && served()).then_some(reason)
             }
         }
+    }
+
+    /// Whether all that was read is carried out and answered.
+    fn is_answered(&self) -> bool {
+        self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
     }
 
     // ---- the clock
@@ -432,6 +483,7 @@ impl Task {
             reading: !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: !self.out.is_empty(),
+            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
         std::task::ready!(self.timer.poll(deadline, cx));
@@ -447,6 +499,8 @@ impl Task {
                 self.out = Outbound::default();
                 self.close(CloseReason::WriteStall);
             }
+            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.out = Outbound::default(),
+            Due::Dismissal => self.dismiss(),
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
             }
@@ -477,6 +531,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 520 && future <= 128, "the task has {task} bytes, its future {future}");
+        assert!(task <= 560 && future <= 128, "the task has {task} bytes, its future {future}");
     }
 }

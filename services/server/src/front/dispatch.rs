@@ -123,7 +123,7 @@ impl Task {
 
     fn on_fault(&mut self, fault: Fault) {
         self.shared.metrics.requests.malformed.increment(1);
-        self.refuse(Refused::new(fault.code, fault.message));
+        self.refuse(Refused { request: fault.kind, ..Refused::new(fault.code, fault.message) });
         self.malformed += 1;
         let max = self.shared.limits.malformed_lines;
         if self.malformed >= max {

@@ -151,9 +151,13 @@ impl Front {
         self.tasks.wait().await;
     }
 
-    /// Lets every connection finish what it has read, write what waits, and close. Returns when all have ended. No connection may be
-    /// accepted any more.
-    pub async fn finish(&self) {
+    /// Lets every connection carry out what has come; when all is answered, or after `patience`, lets them write what waits and what
+    /// is still to be delivered, and close. Returns when all have ended. No connection may be accepted any more.
+    pub async fn finish(&self, patience: Duration) {
+        // First the answers, then the ends: so that nobody is gone when the last post is delivered.
+        if tokio::time::timeout(patience, self.registry.last_call()).await.is_err() {
+            tracing::warn!("some posts are not answered yet; connections are closed all the same");
+        }
         self.registry.finish();
         self.emptied().await;
     }

@@ -5,7 +5,6 @@
 //! the broadcast having moved on, leads back to the log.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use super::metrics::{Metrics, SAMPLE};
 use super::outbound::Outbound;
 use crate::shard::directory::Lag;
 use crate::shard::events::{What, Who};
+use crate::shard::request::Progress;
 use crate::shard::session::Joined;
 use crate::shard::{
     Delivery, GroupStatus, JoinFrom, Page, PageLimit, Range, ReadError, Record, Session, Shards, Subscription,
@@ -45,7 +45,7 @@ pub(super) struct Membership {
     /// The next `seq` to be written.
     next: u64,
     /// `next - 1`, for others to see.
-    delivered: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     state: State,
     /// Counts this member as lagging while it is caught up because it fell behind.
     lag: Option<Lag>,
@@ -92,8 +92,9 @@ impl Membership {
             metrics.resume_catchups.increment(1);
             State::CatchingUp { subscription: joined.subscription, page: None }
         };
-        joined.delivered.store(next - 1, Ordering::Relaxed);
-        Self { status: joined.status, next, delivered: joined.delivered, state, lag: None, drains: 0 }
+        joined.progress.set_delivered(next - 1);
+        joined.progress.set_catching_up(matches!(state, State::CatchingUp { .. }));
+        Self { status: joined.status, next, progress: joined.progress, state, lag: None, drains: 0 }
     }
 
     pub(super) fn group(&self) -> &GroupName {
@@ -110,7 +111,7 @@ impl Membership {
         let before = self.next;
         let result = self.poll_states(cx, around);
         if self.next != before {
-            self.delivered.store(self.next - 1, Ordering::Relaxed);
+            self.progress.set_delivered(self.next - 1);
         }
         result
     }
@@ -213,12 +214,21 @@ impl Membership {
     fn fall_behind(&mut self, subscription: Subscription, around: &Surroundings<'_>) {
         if self.lag.is_none() {
             around.metrics.lag_catchups.increment(1);
-            let behind = (self.status.head() + 1).saturating_sub(self.next);
-            let who = || Who::from(around.session);
-            around.shards.events().tell(|| What::Lagged(self.status.name.clone(), who(), behind));
+            self.tell_watchers(0, around);
             self.lag = Some(self.status.lag());
         }
+        self.progress.set_catching_up(true);
         self.state = State::CatchingUp { subscription, page: None };
+    }
+
+    /// Tells those who watch that this member is behind, and how much of that it has lost.
+    fn tell_watchers(&self, lost: u64, around: &Surroundings<'_>) {
+        around.shards.events().tell(|| What::Lagged {
+            group: self.status.name.clone(),
+            who: Who::from(around.session),
+            behind: (self.status.head() + 1).saturating_sub(self.next),
+            lost,
+        });
     }
 
     fn on_page(&mut self, page: Result<Option<Page>, ReadError>, around: &mut Surroundings<'_>) {
@@ -264,12 +274,14 @@ impl Membership {
 
     fn go_live(&mut self, subscription: Subscription) {
         self.lag = None;
+        self.progress.set_catching_up(false);
         self.listen(subscription);
     }
 
     fn tell_lost(&self, first: u64, last: u64, around: &mut Surroundings<'_>) {
         let group = self.status.name.as_str();
         around.metrics.dropped.increment(last + 1 - first);
+        self.tell_watchers(last + 1 - first, around);
         match around.dialect {
             Dialect::Classic => {
                 around.out.push(&classic::FromServer::Error(classic::dropped(last + 1 - first, group).into()));

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tertulia_protocol::Dialect;
+pub use tertulia_protocol::Dialect;
+use tokio::sync::mpsc;
 
 use super::Limits;
 use crate::shard::{ConnectionId, Inbox, Session, Target};
@@ -78,6 +79,8 @@ impl CloseReason {
     }
 }
 
+type Unanswered = mpsc::Sender<std::convert::Infallible>;
+
 /// What a connection's task and those who look at it share.
 #[derive(Debug)]
 pub struct Connection {
@@ -93,6 +96,12 @@ pub struct Connection {
     orders: AtomicU8,
     going_away: Mutex<Option<(Arc<str>, Duration)>>,
     disconnect: OnceLock<Option<Arc<str>>>,
+    /// Held from the last call until everything that came before it is answered.
+    unanswered: Mutex<Option<Unanswered>>,
+    closing: AtomicBool,
+    opened: Instant,
+    /// When the socket last took bytes, in milliseconds since `opened`; kept up only while bytes wait.
+    wrote: AtomicU64,
     /// Groups it is a member of.
     pub groups: AtomicU32,
     /// Posts taken from it.
@@ -109,20 +118,39 @@ pub struct Connection {
     pub in_flight: AtomicUsize,
 }
 
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It has not sent its first line.
+    Handshake,
+    /// It chats.
+    Open,
+    /// Bytes wait for it, and for a while it has taken none.
+    Stalled,
+    /// It is being closed.
+    Closing,
+}
+
+/// So long must bytes wait for a connection to count as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+
 /// What a task is ordered to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
     /// Tell the client to go elsewhere.
     GoAway(Arc<str>, Duration),
-    /// Finish what was read, flush, close.
+    /// Carry out what has come, and then no more lines.
+    LastCall,
+    /// Write what waits and what is still to be delivered, then close.
     Finish,
-    /// Close; the client is told this.
-    Disconnect(Option<Arc<str>>),
+    /// Close because a moderator wants it; [`Connection::disconnect_reason`] tells why.
+    Disconnect,
 }
 
 const GO_AWAY: u8 = 1;
-const FINISH: u8 = 2;
-const DISCONNECT: u8 = 4;
+const LAST_CALL: u8 = 2;
+const FINISH: u8 = 4;
+const DISCONNECT: u8 = 8;
 
 impl Connection {
     /// Who it is and how it speaks, once its first line has told.
@@ -136,15 +164,57 @@ impl Connection {
         drop(self.session.set((session, dialect)));
     }
 
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if self.closing.load(Ordering::Relaxed) {
+            return State::Closing;
+        }
+        if self.session().is_none() {
+            return State::Handshake;
+        }
+        let wrote = Duration::from_millis(self.wrote.load(Ordering::Relaxed));
+        let waits = self.outbound.load(Ordering::Relaxed) > 0;
+        let stalled = waits && self.opened.elapsed().saturating_sub(wrote) >= STALLED_AFTER;
+        if stalled { State::Stalled } else { State::Open }
+    }
+
+    /// Says that it takes no more lines and will end.
+    pub(super) fn set_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that bytes wait, and when the socket last took some.
+    pub(super) fn set_waiting(&self, wrote: Instant) {
+        let since = u64::try_from(wrote.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
+        self.wrote.store(since, Ordering::Relaxed);
+    }
+
     /// Ends the connection after telling the client why.
     pub fn disconnect(&self, reason: Option<Arc<str>>) {
+        self.set_closing();
         drop(self.disconnect.set(reason));
         self.order(DISCONNECT);
+    }
+
+    /// What the moderator who ends it has said.
+    pub(super) fn disconnect_reason(&self) -> Option<&str> {
+        self.disconnect.get()?.as_deref()
     }
 
     fn go_away(&self, reason: Arc<str>, reconnect_after: Duration) {
         *lock(&self.going_away) = Some((reason, reconnect_after));
         self.order(GO_AWAY);
+    }
+
+    fn last_call(&self, unanswered: Unanswered) {
+        *lock(&self.unanswered) = Some(unanswered);
+        self.order(LAST_CALL);
+    }
+
+    /// All that came before the last call is answered.
+    pub(super) fn answered(&self) {
+        drop(lock(&self.unanswered).take());
     }
 
     fn order(&self, order: u8) {
@@ -160,10 +230,10 @@ impl Connection {
         };
         let going_away = if orders & GO_AWAY != 0 { lock(&self.going_away).take() } else { None };
         let go_away = going_away.map(|(reason, after)| Order::GoAway(reason, after));
+        let last_call = (orders & LAST_CALL != 0).then_some(Order::LastCall);
         let finish = (orders & FINISH != 0).then_some(Order::Finish);
-        let disconnect =
-            (orders & DISCONNECT != 0).then(|| Order::Disconnect(self.disconnect.get().cloned().flatten()));
-        [go_away, disconnect, finish].into_iter().flatten()
+        let disconnect = (orders & DISCONNECT != 0).then_some(Order::Disconnect);
+        [go_away, disconnect, last_call, finish].into_iter().flatten()
     }
 
     fn matches(&self, target: &Target) -> bool {
@@ -254,6 +324,10 @@ impl Registry {
             orders: AtomicU8::new(0),
             going_away: Mutex::default(),
             disconnect: OnceLock::new(),
+            unanswered: Mutex::default(),
+            closing: AtomicBool::new(false),
+            opened: Instant::now(),
+            wrote: AtomicU64::new(0),
             groups: AtomicU32::new(0),
             posts: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
@@ -332,7 +406,18 @@ impl Registry {
         }
     }
 
-    /// Orders every connection to finish what it has read, flush and close.
+    /// Orders every connection to take no more lines than have come, and returns when what came is answered.
+    pub async fn last_call(&self) {
+        // Nothing is sent: the channel closes when the last connection has let go of its end.
+        let (unanswered, mut all_answered) = mpsc::channel(1);
+        for connection in self.list(None, usize::MAX, |_| true) {
+            connection.last_call(unanswered.clone());
+        }
+        drop(unanswered);
+        all_answered.recv().await;
+    }
+
+    /// Orders every connection to write what waits and close.
     pub fn finish(&self) {
         for connection in self.list(None, usize::MAX, |_| true) {
             connection.order(FINISH);
@@ -402,7 +487,7 @@ mod tests {
         registry.go_away(&"stop".into(), Duration::ZERO);
         registry.disconnect(&Target::Address([127, 0, 0, 1].into()), None);
         let orders: Vec<Order> = admitted.connection.take_orders().collect();
-        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect(None), Order::Finish]);
+        assert_eq!(orders, [Order::GoAway("stop".into(), Duration::ZERO), Order::Disconnect, Order::Finish]);
         assert_eq!(admitted.connection.take_orders().count(), 0);
     }
 }

@@ -36,7 +36,7 @@ impl Timer {
 #[derive(Debug)]
 pub(super) struct Clocks {
     pub(super) opened: Instant,
-    /// When bytes last came.
+    /// When bytes last came; of a connection that a moderator ends, since when it waits for its answers, or to have taken them.
     pub(super) heard: Instant,
     /// When the line that is not whole yet was begun.
     pub(super) partial: Option<Instant>,
@@ -45,6 +45,9 @@ pub(super) struct Clocks {
     /// When the server asked for a sign of life.
     pub(super) pinged: Option<Instant>,
 }
+
+/// When a moderator ends a connection: how long it may take until what it asked is answered, and then to take the answers.
+const DISMISSAL: Duration = Duration::from_secs(2);
 
 /// What to do when a deadline has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub(super) enum Due {
     Ping,
     Dead,
     Stall,
+    Dismissal,
 }
 
 /// What a connection is doing, as far as deadlines depend on it.
@@ -67,6 +71,8 @@ pub(super) struct Doing {
     /// In no group, and nothing under way.
     pub(super) idle: bool,
     pub(super) writing: bool,
+    /// A moderator ends it.
+    pub(super) dismissed: bool,
 }
 
 /// The limits of section `limits` and `chat.heartbeat`.
@@ -94,7 +100,8 @@ impl Clocks {
             Some(pinged) => (pinged + patience.heartbeat, Due::Dead),
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
-        [hello, line, idle, alive, stall].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
+        [hello, line, idle, alive, stall, dismissal].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -109,7 +116,8 @@ mod tests {
         heartbeat: Duration::from_secs(10),
         stall: Duration::from_secs(20),
     };
-    const DOING: Doing = Doing { introduced: true, extended: true, reading: true, idle: false, writing: false };
+    const DOING: Doing =
+        Doing { introduced: true, extended: true, reading: true, idle: false, writing: false, dismissed: false };
 
     #[test]
     fn deadlines_follow_what_the_connection_does() {
@@ -127,6 +135,7 @@ mod tests {
         assert_eq!(due(&clocks, DOING), Some((3, Due::Line)));
         clocks.partial = None;
         assert_eq!(due(&clocks, Doing { writing: true, extended: false, ..DOING }), Some((20, Due::Stall)));
+        assert_eq!(due(&clocks, Doing { writing: true, dismissed: true, ..DOING }), Some((2, Due::Dismissal)));
     }
 
     #[tokio::test(start_paused = true)]

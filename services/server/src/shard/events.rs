@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tertulia_protocol::{GroupName, UserName};
 use tokio::sync::broadcast;
@@ -39,21 +39,92 @@ impl From<&Session> for Who {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A connection became a member.
-    Joined(GroupName, Who),
-    /// A member left, by itself or because its connection ended.
-    Left(GroupName, Who),
+    Joined {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        who: Who,
+        /// Members of the group after it.
+        members: u64,
+    },
+    /// A member left.
+    Left {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        who: Who,
+        /// Members of the group after it.
+        members: u64,
+        /// Whether by itself or because its connection ended.
+        how: Leaving,
+    },
     /// A moderator removed a member.
-    Kicked(GroupName, Who, Option<Arc<str>>),
-    /// A member fell behind what its group keeps for it, by so many messages, and is being caught up from the log.
-    Lagged(GroupName, Who, u64),
+    Kicked {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        who: Who,
+        /// Members of the group after it.
+        members: u64,
+        /// What the moderator said.
+        reason: Option<Arc<str>>,
+        /// For how long it may not come back.
+        hold: Duration,
+    },
+    /// A member fell behind what its group keeps for it and is being caught up from the log. It is told again when some of what the
+    /// member needs turns out to be no longer in the log.
+    Lagged {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        who: Who,
+        /// By how many messages.
+        behind: u64,
+        /// How many of them the log no longer held.
+        lost: u64,
+    },
     /// A group came to be.
-    Created(GroupName),
+    Created {
+        /// The group.
+        group: GroupName,
+        /// Its shard.
+        shard: u16,
+        /// Its life.
+        epoch: u64,
+    },
     /// A moderator closed a group.
-    Closed(GroupName, Option<Arc<str>>),
+    Closed {
+        /// The group.
+        group: GroupName,
+        /// What the moderator said.
+        reason: Option<Arc<str>>,
+        /// Members that were removed.
+        members: u64,
+        /// For how long nobody may join or post.
+        hold: Duration,
+    },
     /// A moderator deleted a group.
-    Deleted(GroupName, Option<Arc<str>>),
-    /// The server began to stop.
-    Draining,
+    Deleted {
+        /// The group.
+        group: GroupName,
+        /// What the moderator said.
+        reason: Option<Arc<str>>,
+        /// Members that were removed.
+        members: u64,
+        /// Messages that were removed from the log.
+        messages: u64,
+    },
+    /// The server began to stop; why, in words.
+    Draining(&'static str),
+}
+
+/// How a member left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It asked to.
+    Asked,
+    /// Its connection ended.
+    Disconnected,
 }
 
 impl What {
@@ -61,14 +132,14 @@ impl What {
     #[must_use]
     pub fn group(&self) -> Option<&GroupName> {
         match self {
-            Self::Joined(group, _)
-            | Self::Left(group, _)
-            | Self::Kicked(group, ..)
-            | Self::Lagged(group, ..)
-            | Self::Created(group)
-            | Self::Closed(group, _)
-            | Self::Deleted(group, _) => Some(group),
-            Self::Draining => None,
+            Self::Joined { group, .. }
+            | Self::Left { group, .. }
+            | Self::Kicked { group, .. }
+            | Self::Lagged { group, .. }
+            | Self::Created { group, .. }
+            | Self::Closed { group, .. }
+            | Self::Deleted { group, .. } => Some(group),
+            Self::Draining(_) => None,
         }
     }
 }

@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::broadcast;
 
 use super::dedup::Dedup;
-use super::request::Member;
+use super::request::{Member, Progress};
 use super::session::{ConnectionId, Session, Stored};
 use super::{Batch, Delivery, GroupStatus, Record, Subscription};
 
@@ -152,15 +151,15 @@ impl Group {
     }
 
     /// Adds a member, or does nothing if it is one. What is posted from now on is in the subscription.
-    pub(super) fn join(&mut self, session: &Arc<Session>, now: u64) -> (bool, Subscription, Arc<AtomicU64>) {
+    pub(super) fn join(&mut self, session: &Arc<Session>, now: u64) -> (bool, Subscription, Arc<Progress>) {
         let mut new = false;
         let member = self.members.entry((session.user.clone(), session.id)).or_insert_with(|| {
             new = true;
-            Member { session: Arc::clone(session), joined_at: now, delivered: Arc::new(self.head.into()) }
+            Member { session: Arc::clone(session), joined_at: now, progress: Arc::new(Progress::new(self.head)) }
         });
-        let delivered = Arc::clone(&member.delivered);
+        let progress = Arc::clone(&member.progress);
         self.members_changed();
-        (new, self.fanout.subscribe(), delivered)
+        (new, self.fanout.subscribe(), progress)
     }
 
     /// Removes a member; answers whether it was one.

@@ -69,6 +69,18 @@ impl Listed {
     pub fn head(&self) -> u64 {
         self.status.as_ref().map(|status| status.head()).max(self.stored.map(|head| head.seq)).unwrap_or(0)
     }
+
+    /// The oldest message that the log holds; one after the newest if it holds none.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.stored.map_or(1, |head| head.first)
+    }
+
+    /// The life of the group.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.status.as_ref().map(|status| status.epoch()).or(self.stored.map(|head| head.epoch)).unwrap_or(0)
+    }
 }
 
 impl Shards {
@@ -196,6 +208,18 @@ impl Shards {
         Ok((merged, more))
     }
 
+    /// One group, be it in memory or only in the log; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub async fn group(&self, name: &GroupName) -> Result<Option<Listed>, ReadError> {
+        let stored = self.inner.shared.log.head(self.shard_of(name), name).await?;
+        // After the log: a group that is not there yet, and by now is, was in memory all the time.
+        let status = self.directory().get(name.as_str());
+        let exists = stored.is_some() || status.is_some();
+        Ok(exists.then(|| Listed { name: name.clone(), status, stored }))
+    }
+
     /// Asks the owner of one shard; `None` if it has stopped.
     pub async fn ask<T>(&self, shard: u16, request: impl FnOnce(oneshot::Sender<T>) -> Admin) -> Option<T> {
         let (reply, answer) = oneshot::channel();
@@ -203,13 +227,13 @@ impl Shards {
         answer.await.ok()
     }
 
-    /// Asks the owners of all shards, one after the other.
-    pub async fn ask_all<T>(&self, mut request: impl FnMut(oneshot::Sender<T>) -> Admin) -> Vec<T> {
+    /// Asks the owners of all shards, one after the other; `None` if one has stopped.
+    pub async fn ask_all<T>(&self, mut request: impl FnMut(oneshot::Sender<T>) -> Admin) -> Option<Vec<T>> {
         let mut answers = Vec::new();
         for shard in 0..self.inner.map.shards() {
-            answers.extend(self.ask(shard, &mut request).await);
+            answers.push(self.ask(shard, &mut request).await?);
         }
-        answers
+        Some(answers)
     }
 
     /// Brings the gauges up to date, before they are read.

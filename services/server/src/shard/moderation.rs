@@ -1,5 +1,6 @@
 //! Whom a moderator keeps out, and for how long.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,16 @@ pub enum Target {
     Connection(ConnectionId),
     /// All connections from an address.
     Address(IpAddr),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user {user}"),
+            Self::Connection(id) => write!(f, "connection {id}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
 }
 
 impl Target {
@@ -61,6 +72,16 @@ impl Holds {
         self.closed_until = (!hold.is_zero()).then(|| far(hold));
     }
 
+    /// Whether nobody is kept out, not even for a time that is over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.closed_until.is_none()
+    }
+
+    /// Until when everybody is kept out, unless that is over.
+    pub(super) fn closed_until(&self) -> Option<Instant> {
+        self.closed_until.filter(|until| *until > Instant::now())
+    }
+
     /// For how much longer the session is kept out.
     pub(super) fn held_for(&self, session: &Session) -> Option<Duration> {
         if self.held.is_empty() {
@@ -73,15 +94,15 @@ impl Holds {
 
     /// For how much longer everybody is kept out.
     pub(super) fn closed_for(&self) -> Option<Duration> {
-        self.closed_until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
+        self.closed_until().map(|until| until.duration_since(Instant::now()))
     }
 
     /// Forgets what is over; answers whether anything is left.
     pub(super) fn prune(&mut self) -> bool {
         let now = Instant::now();
         self.held.retain(|(_, until)| *until > now);
-        self.closed_until = self.closed_until.filter(|until| *until > now);
-        !self.held.is_empty() || self.closed_until.is_some()
+        self.closed_until = self.closed_until();
+        !self.is_empty()
     }
 }
 

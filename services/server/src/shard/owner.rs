@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::dedup::Dedup;
-use super::events::What;
+use super::events::{Leaving, What};
 use super::group::Group;
 use super::handle::Shared;
 use super::moderation::Holds;
@@ -94,7 +94,7 @@ impl Owner {
     }
 
     fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.holds.is_empty()
+        self.groups.is_empty() && self.holds.is_empty() && self.everywhere.is_empty()
     }
 
     fn has_room(&self) -> bool {
@@ -144,10 +144,14 @@ impl Owner {
         if group.member_count() >= max && !group.is_member(session) {
             return Err(Refusal::GroupFull { group: name.clone(), max });
         }
-        let (new, subscription, delivered) = group.join(session, now_ms());
+        let (new, subscription, progress) = group.join(session, now_ms());
         if new {
             self.shared.metrics.joined.increment(1);
-            self.shared.events.tell(|| What::Joined(name.clone(), (&**session).into()));
+            self.shared.events.tell(|| What::Joined {
+                group: name.clone(),
+                who: (&**session).into(),
+                members: group.member_count() as u64,
+            });
         } else {
             self.shared.metrics.joined_again.increment(1);
         }
@@ -158,17 +162,23 @@ impl Owner {
             head: group.head(),
             first,
             members: group.member_count() as u64,
-            delivered,
+            progress,
             from,
         })
     }
 
     fn on_leave(&mut self, group: GroupName, session: &Session, answer: bool) {
-        let was_member = self.groups.get_mut(&group).is_some_and(|group| group.leave(session));
-        if was_member {
-            let reason = if answer { &self.shared.metrics.left } else { &self.shared.metrics.disconnected };
+        let left = self.groups.get_mut(&group).filter(|group| group.is_member(session));
+        let was_member = left.is_some();
+        if let Some(left) = left {
+            left.leave(session);
+            let (reason, how) = match answer {
+                true => (&self.shared.metrics.left, Leaving::Asked),
+                false => (&self.shared.metrics.disconnected, Leaving::Disconnected),
+            };
             reason.increment(1);
-            self.shared.events.tell(|| What::Left(group.clone(), session.into()));
+            let members = left.member_count() as u64;
+            self.shared.events.tell(|| What::Left { group: group.clone(), who: session.into(), members, how });
         }
         if answer {
             session.inbox.push(Event::Left { group, was_member });
@@ -260,7 +270,7 @@ impl Owner {
         }
         let epoch = self.next_epoch();
         self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
-        self.shared.events.tell(|| What::Created(name.clone()));
+        self.shared.events.tell(|| What::Created { group: name.clone(), shard: self.shard, epoch });
         Ok(())
     }
 
@@ -317,11 +327,19 @@ impl Owner {
     /// Lets go of groups that nobody uses.
     fn on_housekeeping(&mut self) {
         let Some(since) = tokio::time::Instant::now().checked_sub(self.shared.config.group_idle) else { return };
-        self.holds.retain(|_, holds| holds.prune());
-        self.everywhere.prune();
         let directory = &self.shared.directory;
+        self.holds.retain(|name, holds| {
+            let keep = holds.prune();
+            directory.set_closed(name, holds.closed_until());
+            keep
+        });
+        self.everywhere.prune();
+        let holds = &self.holds;
         self.groups.retain(|name, group| {
-            let keep = !group.is_quiet() || group.last_used > since;
+            // Of a group without messages nothing is left but what is in memory; a moderator must find it to open it again.
+            let is_closed =
+                || !group.is_stored() && holds.get(name).is_some_and(|holds| holds.closed_until().is_some());
+            let keep = !group.is_quiet() || group.last_used > since || is_closed();
             if !keep {
                 directory.remove(name, group.is_stored());
             }

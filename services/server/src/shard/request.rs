@@ -1,7 +1,7 @@
 //! What an owner is asked.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -99,7 +99,7 @@ pub enum Admin {
         /// At most so many.
         limit: usize,
         /// `None` for a group that does not exist.
-        reply: oneshot::Sender<Option<Vec<Member>>>,
+        reply: oneshot::Sender<Result<Option<Vec<Member>>, Refusal>>,
     },
     /// Remove members, and keep them out for a while.
     Kick {
@@ -112,7 +112,7 @@ pub enum Admin {
         /// For how long they may not come back.
         hold: Duration,
         /// The connections that were members, once per membership; `None` for a group that does not exist.
-        reply: oneshot::Sender<Option<Vec<ConnectionId>>>,
+        reply: oneshot::Sender<Result<Option<Vec<ConnectionId>>, Refusal>>,
     },
     /// Remove all members and keep everybody out for a while, or delete the group with its messages.
     End {
@@ -124,8 +124,8 @@ pub enum Admin {
         reason: Option<Arc<str>>,
         /// For how long nobody may join or post.
         hold: Duration,
-        /// How many members there were; `None` for a group that does not exist.
-        reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
+        /// What came of it; `None` for a group that does not exist.
+        reply: oneshot::Sender<Result<Option<Ended>, Refusal>>,
     },
     /// Remove messages up to and including `through`.
     Purge {
@@ -142,16 +142,21 @@ pub enum Admin {
         group: Option<GroupName>,
         /// The text.
         message: Arc<str>,
-        /// What came of it in each group; empty if the named group does not exist.
-        reply: oneshot::Sender<Vec<oneshot::Receiver<Result<Stored, Refusal>>>>,
+        /// What will have come of it in each group; `None` if the named group does not exist.
+        reply: oneshot::Sender<Result<Option<Announced>, Refusal>>,
     },
-    /// What the owner knows of a group.
-    Describe {
-        /// The group.
-        group: GroupName,
-        /// `None` for a group that does not exist.
-        reply: oneshot::Sender<Option<Description>>,
-    },
+}
+
+/// For each group that an announcement goes to, what comes of it.
+pub type Announced = Vec<oneshot::Receiver<Result<Stored, Refusal>>>;
+
+/// What closing or deleting a group did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Members that were removed.
+    pub members: u64,
+    /// Messages that were removed from the log.
+    pub messages: u64,
 }
 
 /// A member, as a moderator sees it.
@@ -162,16 +167,42 @@ pub struct Member {
     /// When it joined (milliseconds since 1970-01-01 UTC).
     pub joined_at: u64,
     /// How far it has been served: its connection keeps this up to date.
-    pub delivered: Arc<AtomicU64>,
+    pub progress: Arc<Progress>,
 }
 
-/// A group, as a moderator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    /// The life of the group.
-    pub epoch: u64,
-    /// The newest message.
-    pub head: u64,
-    /// For how much longer nobody may join or post.
-    pub closed_for: Option<Duration>,
+/// How far a member has been served, and how.
+#[derive(Debug)]
+pub struct Progress {
+    delivered: AtomicU64,
+    catching_up: AtomicBool,
+}
+
+impl Progress {
+    /// Of a member that is served live from after `seq`.
+    #[must_use]
+    pub fn new(seq: u64) -> Self {
+        Self { delivered: seq.into(), catching_up: false.into() }
+    }
+
+    /// The newest message that was handed to the connection.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is served from the log.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.catching_up.load(Ordering::Relaxed)
+    }
+
+    /// Says that messages up to this one were handed to the connection.
+    pub fn set_delivered(&self, seq: u64) {
+        self.delivered.store(seq, Ordering::Relaxed);
+    }
+
+    /// Says where the messages come from.
+    pub fn set_catching_up(&self, catching_up: bool) {
+        self.catching_up.store(catching_up, Ordering::Relaxed);
+    }
 }

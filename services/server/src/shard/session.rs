@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::refusal::Refusal;
-use super::request::JoinFrom;
+use super::request::{JoinFrom, Progress};
 use super::{GroupStatus, Subscription};
 
 /// Names a connection for the life of the process.
@@ -93,8 +93,8 @@ pub struct Joined {
     pub first: u64,
     /// Members, this one included.
     pub members: u64,
-    /// Where the connection says how far the member has been served (a `seq`).
-    pub delivered: Arc<AtomicU64>,
+    /// Where the connection says how far the member has been served.
+    pub progress: Arc<Progress>,
     /// What was asked for.
     pub from: JoinFrom,
 }

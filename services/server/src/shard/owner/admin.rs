@@ -6,22 +6,20 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::{GroupName, UserName};
 use tokio::sync::oneshot;
 
-use super::{Answer, Asker, Owner, now_ms, unavailable};
+use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
 use crate::shard::Refusal;
 use crate::shard::events::What;
-use crate::shard::moderation::Target;
-use crate::shard::request::{Admin, Description};
-use crate::shard::session::{ConnectionId, Event, Removal, Session, Stored};
-
-type Announced = Vec<oneshot::Receiver<Result<Stored, Refusal>>>;
+use crate::shard::moderation::{Holds, Target};
+use crate::shard::request::{Admin, Announced, Ended};
+use crate::shard::session::{ConnectionId, Event, Removal, Session};
 
 impl Owner {
     pub(super) async fn on_admin(&mut self, admin: Admin) {
         // Who asked may have given up: an answer that nobody takes is dropped.
         match admin {
             Admin::Members { group, after, limit, reply } => {
-                let group = self.load(&group).await.ok().flatten();
-                drop(reply.send(group.map(|group| group.members_after(after).take(limit).cloned().collect())));
+                let page = |group: &mut Group| group.members_after(after).take(limit).cloned().collect();
+                drop(reply.send(self.load(&group).await.map(|group| group.map(page))));
             }
             Admin::Kick { group, target, reason, hold, reply } => {
                 drop(reply.send(self.kick(group, &target, reason, hold).await));
@@ -31,15 +29,6 @@ impl Owner {
             }
             Admin::Purge { group, through, reply } => drop(reply.send(self.purge(&group, through).await)),
             Admin::Announce { group, message, reply } => drop(reply.send(self.announce(group, &message).await)),
-            Admin::Describe { group: name, reply } => {
-                let closed_for = self.holds.get(&name).and_then(|holds| holds.closed_for());
-                let group = self.load(&name).await.ok().flatten();
-                let describe = |group: &mut _| {
-                    let group: &super::Group = group;
-                    Description { epoch: group.epoch(), head: group.head(), closed_for }
-                };
-                drop(reply.send(group.map(describe)));
-            }
         }
     }
 
@@ -49,11 +38,15 @@ impl Owner {
         target: &Target,
         reason: Option<Arc<str>>,
         hold: Duration,
-    ) -> Option<Vec<ConnectionId>> {
+    ) -> Result<Option<Vec<ConnectionId>>, Refusal> {
         let names = match group {
             Some(name) => {
-                self.load(&name).await.ok().flatten()?;
-                self.holds.entry(name.clone()).or_default().hold(target.clone(), hold);
+                if self.load(&name).await?.is_none() {
+                    return Ok(None);
+                }
+                if !hold.is_zero() {
+                    self.holds.entry(name.clone()).or_default().hold(target.clone(), hold);
+                }
                 vec![name]
             }
             None => {
@@ -63,12 +56,21 @@ impl Owner {
         };
         let mut kicked = Vec::new();
         for name in names {
-            for session in self.remove(&name, |session| target.matches(session), Removal::Kicked, reason.as_ref()) {
-                self.shared.events.tell(|| What::Kicked(name.clone(), (&*session).into(), reason.clone()));
+            let gone = self.remove(&name, |session| target.matches(session), Removal::Kicked, reason.as_ref());
+            let mut members = self.groups.get(&name).map_or(0, Group::member_count) + gone.len();
+            for session in gone {
+                members -= 1;
+                self.shared.events.tell(|| What::Kicked {
+                    group: name.clone(),
+                    who: (&*session).into(),
+                    members: members as u64,
+                    reason: reason.clone(),
+                    hold,
+                });
                 kicked.push(session.id);
             }
         }
-        Some(kicked)
+        Ok(Some(kicked))
     }
 
     async fn end(
@@ -77,30 +79,35 @@ impl Owner {
         how: Removal,
         reason: Option<Arc<str>>,
         hold: Duration,
-    ) -> Result<Option<u64>, Refusal> {
+    ) -> Result<Option<Ended>, Refusal> {
         self.settle().await;
         if self.load(&name).await?.is_none() {
             return Ok(None);
         }
+        let mut messages = 0;
         if how == Removal::Deleted {
+            let head = self.shared.log.head(self.shard, &name).await.map_err(|_| unavailable(&name))?;
+            messages = head.map_or(0, |head| head.seq + 1 - head.first);
             let deleted = self.shared.log.delete(self.shard, &name).await;
             deleted.map_err(|error| {
                 tracing::warn!(%error, "group could not be deleted");
                 unavailable(&name)
             })?;
         }
-        let removed = self.remove(&name, |_| true, how, reason.as_ref()).len() as u64;
+        let members = self.remove(&name, |_| true, how, reason.as_ref()).len() as u64;
         if how == Removal::Deleted
             && let Some(group) = self.groups.remove(&name)
         {
             self.shared.directory.remove(&name, group.is_stored());
         }
-        self.holds.entry(name.clone()).or_default().close(hold);
+        let holds = self.holds.entry(name.clone()).or_default();
+        holds.close(hold);
+        self.shared.directory.set_closed(&name, holds.closed_until());
         self.shared.events.tell(|| match how {
-            Removal::Deleted => What::Deleted(name, reason),
-            Removal::Closed | Removal::Kicked => What::Closed(name, reason),
+            Removal::Deleted => What::Deleted { group: name, reason, members, messages },
+            Removal::Closed | Removal::Kicked => What::Closed { group: name, reason, members, hold },
         });
-        Ok(Some(removed))
+        Ok(Some(Ended { members, messages }))
     }
 
     /// Ends memberships and tells those who had them.
@@ -137,20 +144,24 @@ impl Owner {
         }
     }
 
-    async fn announce(&mut self, group: Option<GroupName>, message: &Arc<str>) -> Announced {
+    async fn announce(&mut self, group: Option<GroupName>, message: &Arc<str>) -> Result<Option<Announced>, Refusal> {
         let names: Vec<GroupName> = match group {
-            Some(name) => self.load(&name).await.ok().flatten().map(|_| name).into_iter().collect(),
+            Some(name) if self.load(&name).await?.is_some() => vec![name],
+            Some(_) => return Ok(None),
             None => {
                 self.groups.iter().filter(|(_, group)| group.member_count() > 0).map(|(name, _)| name.clone()).collect()
             }
         };
         let mut announced = Vec::new();
         for name in names {
-            let outcome = self.place(&name, &UserName::system(), None, Arc::clone(message), now_ms(), Instant::now());
+            let outcome = match self.holds.get(&name).and_then(Holds::closed_for) {
+                Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
+                None => self.place(&name, &UserName::system(), None, Arc::clone(message), now_ms(), Instant::now()),
+            };
             let (to, answer) = oneshot::channel();
             self.staged.answers.push(Answer { to: Asker::Admin(to), group: name, id: None, outcome });
             announced.push(answer);
         }
-        announced
+        Ok(Some(announced))
     }
 }

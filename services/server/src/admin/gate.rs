@@ -1,0 +1,85 @@
+//! What every request passes: the token, a limit of time, and the measurements.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use hyper::{Request, Response};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+use super::metrics::{Method, Metrics};
+use super::status::Error;
+use super::token::Token;
+
+/// Health is no secret, and those who ask for it, such as a kubelet, have no token.
+const OPEN: &str = "/grpc.health.v1.Health/";
+
+/// Who calls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(Option<SocketAddr>);
+
+impl Peer {
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get().copied().unwrap_or(Self(None))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+/// Stands before the services.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) routes: Routes,
+    pub(super) token: Option<Token>,
+    /// How long a request may take until it is answered; a stream, until it begins.
+    pub(super) patience: Duration,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Gate {
+    /// Answers a request.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let began = Instant::now();
+        let method = Method::of(request.uri().path());
+        let response = if self.lets_in(&request) {
+            request.extensions_mut().insert(Peer(Some(peer)));
+            let mut routes = self.routes.clone();
+            match tokio::time::timeout(self.patience, routes.call(request)).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(_) => refuse(Error::TimedOut(self.patience.as_secs())),
+            }
+        } else {
+            tracing::debug!(%peer, path = request.uri().path(), "admin request without the right token");
+            refuse(Error::Unauthenticated)
+        };
+        // An error is in the headers; what ends well says so only after its messages.
+        let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+        self.metrics.answered(method, code, began.elapsed());
+        response
+    }
+
+    fn lets_in(&self, request: &Request<Incoming>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let presented = || request.headers().get(AUTHORIZATION);
+        request.uri().path().starts_with(OPEN)
+            || presented().is_some_and(|value| token.is_presented_by(value.as_bytes()))
+    }
+}
+
+fn refuse(error: Error) -> Response<Body> {
+    Status::from(error).into_http()
+}

@@ -1,0 +1,184 @@
+//! What the admin API measures.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use tonic::Code;
+
+/// Requests by method and code.
+pub const REQUESTS: &str = "tertulia_admin_requests_total";
+/// Time of a request.
+pub const REQUEST_SECONDS: &str = "tertulia_admin_request_seconds";
+/// Open connections.
+pub const CONNECTIONS: &str = "tertulia_admin_connections";
+/// Connections for which there was no room.
+pub const REFUSED: &str = "tertulia_admin_connections_refused_total";
+/// Callers that watch events.
+pub const WATCHERS: &str = "tertulia_admin_watchers";
+
+/// Gives every metric of this part its text.
+pub fn describe() {
+    describe_counter!(
+        REQUESTS,
+        "Requests to the admin API by method (other: health, reflection and what there is not) and gRPC code"
+    );
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "Time from a request to the admin API until its answer, or until a stream began"
+    );
+    describe_gauge!(CONNECTIONS, "Connections to the admin API that are open; their limit is admin.connections");
+    describe_counter!(REFUSED, "Connections to the admin API closed at once because admin.connections were open");
+    describe_gauge!(WATCHERS, "Callers that watch events now; their limit is admin.watchers");
+}
+
+/// Calls of the API, and `other` for all that is not one: the label `method`.
+const METHODS: [&str; 13] = [
+    "ListGroups",
+    "GetGroup",
+    "ListMembers",
+    "ListConnections",
+    "KickMember",
+    "Disconnect",
+    "CloseGroup",
+    "DeleteGroup",
+    "PurgeHistory",
+    "Announce",
+    "GetShardMap",
+    "WatchEvents",
+    "other",
+];
+
+/// One of [`METHODS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Method(usize);
+
+impl Method {
+    /// The method of a request to `/SERVICE/METHOD`.
+    pub(super) fn of(path: &str) -> Self {
+        let name = path.strip_prefix("/tertulia.admin.v1.AdminService/").unwrap_or_default();
+        let other = METHODS.len() - 1;
+        Self(METHODS[..other].iter().position(|method| *method == name).unwrap_or(other))
+    }
+}
+
+/// The gRPC codes, in the order of their numbers: the label `code`.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Handles, made once; those of requests that fail when the first of their kind comes, since most pairs never do.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    requests: [[OnceLock<Counter>; CODES.len()]; METHODS.len()],
+    seconds: Histogram,
+    connections: Gauge,
+    pub(super) refused: Counter,
+    watchers: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let metrics = Self {
+            requests: Default::default(),
+            seconds: histogram!(REQUEST_SECONDS),
+            connections: gauge!(CONNECTIONS),
+            refused: counter!(REFUSED),
+            watchers: gauge!(WATCHERS),
+        };
+        metrics.connections.set(0.0);
+        metrics.watchers.set(0.0);
+        metrics.refused.absolute(0);
+        for method in 0..METHODS.len() {
+            metrics.requests(Method(method), Code::Ok).absolute(0);
+        }
+        metrics
+    }
+
+    pub(super) fn answered(&self, method: Method, code: Code, duration: Duration) {
+        self.requests(method, code).increment(1);
+        self.seconds.record(duration.as_secs_f64());
+    }
+
+    fn requests(&self, method: Method, code: Code) -> &Counter {
+        // Every code has its place: a number that none has is made UNKNOWN when it is read.
+        let code = (code as usize).min(CODES.len() - 1);
+        let make = || counter!(REQUESTS, "method" => METHODS[method.0], "code" => CODES[code]);
+        self.requests[method.0][code].get_or_init(make)
+    }
+
+    /// Counts a connection until the guard goes.
+    pub(super) fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
+    }
+
+    /// Counts a watcher until the guard goes.
+    pub(super) fn watcher(&self) -> Counted {
+        Counted::new(&self.watchers)
+    }
+}
+
+/// One that a gauge counts, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_api_has_its_label() {
+        let files = FileDescriptorSet::decode(tertulia_proto::FILE_DESCRIPTOR_SET).unwrap().file;
+        let admin = files.iter().find(|file| file.package() == "tertulia.admin.v1").unwrap();
+        let calls: Vec<&str> = admin.service[0].method.iter().map(|method| method.name()).collect();
+        assert_eq!(calls, METHODS[..calls.len()]);
+        assert_eq!(Method::of("/tertulia.admin.v1.AdminService/KickMember"), Method(4));
+        for other in ["/grpc.health.v1.Health/Check", "/tertulia.admin.v1.AdminService/other", "", "/x"] {
+            assert_eq!(Method::of(other), Method(12), "{other}");
+        }
+    }
+
+    #[test]
+    fn codes_are_in_the_order_of_their_numbers() {
+        for (code, name) in
+            [(Code::Ok, "OK"), (Code::NotFound, "NOT_FOUND"), (Code::Unauthenticated, "UNAUTHENTICATED")]
+        {
+            assert_eq!(CODES[code as usize], name);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What moderators do to members, connections and groups. Each call leaves one line in the server's log: who, what, with which
+//! result.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tertulia_proto::admin::v1::{
+    AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
+    DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
+    PurgeHistoryResponse,
+};
+use tertulia_protocol::GroupName;
+
+use super::arguments;
+use super::gate::Peer;
+use super::groups::count;
+use super::service::Service;
+use super::status::Error;
+use crate::shard::request::{Admin, Ended};
+use crate::shard::{ConnectionId, Removal, Target};
+
+/// At most so many kicked connections are named.
+const MAX_NAMED: usize = 1_000;
+
+impl Service {
+    pub(super) async fn kick(&self, peer: Peer, request: KickMemberRequest) -> Result<KickMemberResponse, Error> {
+        let target = arguments::kick_target(request.target)?;
+        let group = arguments::group_or_all(&request.group_name)?;
+        let reason = arguments::reason(&request.reason)?;
+        let hold = arguments::hold(request.hold_seconds)?;
+        let mut account = Account::new("KickMember", peer, group.as_ref(), Some(&target), reason.as_ref());
+        let kicked = account.close(self.kicked(group, &target, reason.as_ref(), hold).await, |kicked| {
+            format!("{} members removed, held for {} s", kicked.len(), hold.as_secs())
+        })?;
+        let connections: BTreeSet<ConnectionId> = kicked.iter().copied().collect();
+        Ok(KickMemberResponse {
+            kicked: count(kicked.len() as u64),
+            connection_ids: connections.iter().take(MAX_NAMED).map(ToString::to_string).collect(),
+        })
+    }
+
+    async fn kicked(
+        &self,
+        group: Option<GroupName>,
+        target: &Target,
+        reason: Option<&Arc<str>>,
+        hold: Duration,
+    ) -> Result<Vec<ConnectionId>, Error> {
+        let ask =
+            |reply| Admin::Kick { group: group.clone(), target: target.clone(), reason: reason.cloned(), hold, reply };
+        match &group {
+            Some(name) => {
+                let answer = self.shards.ask(self.shards.shard_of(name), ask).await.ok_or(Error::Stopped)?;
+                answer?.ok_or_else(|| Error::NoSuchGroup(name.clone()))
+            }
+            None => {
+                let answers = self.shards.ask_all(ask).await.ok_or(Error::Stopped)?;
+                let mut kicked = Vec::new();
+                for answer in answers {
+                    kicked.extend(answer?.unwrap_or_default());
+                }
+                Ok(kicked)
+            }
+        }
+    }
+
+    pub(super) fn end_connections(&self, peer: Peer, request: DisconnectRequest) -> Result<DisconnectResponse, Error> {
+        let target = arguments::disconnect_target(request.target)?;
+        let reason = arguments::reason(&request.reason)?;
+        let mut account = Account::new("Disconnect", peer, None, Some(&target), reason.as_ref());
+        let ended = self.registry.disconnect(&target, reason.as_ref()).len();
+        account.close(Ok(()), |()| format!("{ended} connections told to close"))?;
+        Ok(DisconnectResponse { disconnected: count(ended as u64) })
+    }
+
+    pub(super) async fn close(&self, peer: Peer, request: CloseGroupRequest) -> Result<CloseGroupResponse, Error> {
+        let group = arguments::group(&request.group_name)?;
+        let reason = arguments::reason(&request.reason)?;
+        let hold = arguments::hold(request.hold_seconds)?;
+        let mut account = Account::new("CloseGroup", peer, Some(&group), None, reason.as_ref());
+        let ended = account.close(self.end(&group, Removal::Closed, reason, hold).await, |ended| {
+            format!("{} members removed, closed for {} s", ended.members, hold.as_secs())
+        })?;
+        Ok(CloseGroupResponse { removed_members: count(ended.members) })
+    }
+
+    pub(super) async fn delete(&self, peer: Peer, request: DeleteGroupRequest) -> Result<DeleteGroupResponse, Error> {
+        let group = arguments::group(&request.group_name)?;
+        let reason = arguments::reason(&request.reason)?;
+        let mut account = Account::new("DeleteGroup", peer, Some(&group), None, reason.as_ref());
+        let ended = account.close(self.end(&group, Removal::Deleted, reason, Duration::ZERO).await, |ended| {
+            format!("{} members and {} messages removed", ended.members, ended.messages)
+        })?;
+        Ok(DeleteGroupResponse { removed_members: count(ended.members), removed_messages: ended.messages })
+    }
+
+    async fn end(
+        &self,
+        group: &GroupName,
+        how: Removal,
+        reason: Option<Arc<str>>,
+        hold: Duration,
+    ) -> Result<Ended, Error> {
+        let ask = |reply| Admin::End { group: group.clone(), how, reason, hold, reply };
+        let answer = self.shards.ask(self.shards.shard_of(group), ask).await.ok_or(Error::Stopped)?;
+        answer?.ok_or_else(|| Error::NoSuchGroup(group.clone()))
+    }
+
+    pub(super) async fn purge(&self, peer: Peer, request: PurgeHistoryRequest) -> Result<PurgeHistoryResponse, Error> {
+        let group = arguments::group(&request.group_name)?;
+        let through = request.through_seq;
+        if through == 0 {
+            return Err(Error::argument("through_seq must be at least 1, the seq of a group's first message"));
+        }
+        let mut account = Account::new("PurgeHistory", peer, Some(&group), None, None);
+        let ask = |reply| Admin::Purge { group: group.clone(), through, reply };
+        let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped);
+        let purged = answer.and_then(|answer| answer?.ok_or_else(|| Error::NoSuchGroup(group.clone())));
+        let removed_messages =
+            account.close(purged, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
+        Ok(PurgeHistoryResponse { removed_messages })
+    }
+
+    pub(super) async fn post_announcement(
+        &self,
+        peer: Peer,
+        request: AnnounceRequest,
+    ) -> Result<AnnounceResponse, Error> {
+        let group = arguments::group_or_all(&request.group_name)?;
+        let message = arguments::message(&request.message, self.max_message)?;
+        let mut account = Account::new("Announce", peer, group.as_ref(), None, None);
+        let announced = match group {
+            Some(group) => self.announce_to(group, message).await,
+            None => self.announce_to_all(message).await,
+        };
+        account.close(announced, |told| format!("{} groups told, {} could not be", told.groups, told.failed_groups))
+    }
+
+    async fn announce_to(&self, group: GroupName, message: Arc<str>) -> Result<AnnounceResponse, Error> {
+        let shard = self.shards.shard_of(&group);
+        let ask = |reply| Admin::Announce { group: Some(group.clone()), message, reply };
+        let answer = self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?;
+        let outcome = answer?.and_then(|mut outcomes| outcomes.pop()).ok_or(Error::NoSuchGroup(group))?;
+        let stored = outcome.await.map_err(|_| Error::Stopped)??;
+        Ok(AnnounceResponse { groups: 1, failed_groups: 0, seq: Some(stored.seq) })
+    }
+
+    async fn announce_to_all(&self, message: Arc<str>) -> Result<AnnounceResponse, Error> {
+        let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), reply };
+        let answers = self.shards.ask_all(ask).await.ok_or(Error::Stopped)?;
+        let mut told = AnnounceResponse::default();
+        for answer in answers {
+            for outcome in answer?.unwrap_or_default() {
+                match outcome.await {
+                    Ok(Ok(_)) => told.groups += 1,
+                    Ok(Err(_)) | Err(_) => told.failed_groups += 1,
+                }
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// What is written to the log about one moderating call, also when its caller gives it up.
+struct Account {
+    call: &'static str,
+    peer: Peer,
+    group: String,
+    target: String,
+    reason: Option<Arc<str>>,
+    result: String,
+}
+
+impl Account {
+    fn new(
+        call: &'static str,
+        peer: Peer,
+        group: Option<&GroupName>,
+        target: Option<&Target>,
+        reason: Option<&Arc<str>>,
+    ) -> Self {
+        Self {
+            call,
+            peer,
+            group: group.map(ToString::to_string).unwrap_or_default(),
+            target: target.map(ToString::to_string).unwrap_or_default(),
+            reason: reason.cloned(),
+            result: "given up".to_owned(),
+        }
+    }
+
+    /// Notes the result, and hands it on.
+    fn close<T>(&mut self, result: Result<T, Error>, text: impl FnOnce(&T) -> String) -> Result<T, Error> {
+        self.result = match &result {
+            Ok(done) => text(done),
+            Err(error) => error.to_string(),
+        };
+        result
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let Self { call, peer, group, target, reason, result } = self;
+        let reason = reason.as_deref().unwrap_or_default();
+        tracing::info!(call, %peer, group, target, reason, result, "moderated");
+    }
+}

@@ -1,0 +1,239 @@
+//! The port of the admin API: HTTP/2 in the clear, for gRPC.
+//!
+//! A connection must begin with the preface of HTTP/2 within a time, and answer pings as long as it lives: what sends anything
+//! else, sends slowly or has died is closed, and nobody waits for it. All its tasks are of one tracker.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tertulia_proto::admin::v1::admin_service_server::AdminServiceServer;
+use tokio::io::{AsyncReadExt, AsyncWrite, join};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::server::health_reporter;
+
+use super::gate::Gate;
+use super::token::{self, Token};
+use super::{Config, Service, health, reflection};
+use crate::readiness::Readiness;
+
+/// What every connection of HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a request may take beside the text of an announcement, in bytes.
+const REQUEST_BYTES: usize = 16 * 1024;
+/// What the headers of a request may take, in bytes.
+const HEADER_BYTES: u32 = 16 * 1024;
+/// Requests at the same time on one connection.
+const REQUESTS: u32 = 32;
+/// What waits to be sent of one answer, and what may come unasked of one request, in bytes.
+const STREAM_BYTES: u32 = 64 * 1024;
+/// What may come unasked on one connection, in bytes.
+const CONNECTION_BYTES: u32 = 256 * 1024;
+/// The shortest and the longest pause after a failed accept.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long a connection may take for what it does.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Until its preface has arrived.
+    preface: Duration,
+    /// Until a request is answered, or its stream begins.
+    request: Duration,
+    /// Between two pings, and until one is answered.
+    ping: Duration,
+    /// Until what is under way has ended, counted from the server's shutdown.
+    shutdown: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    preface: Duration::from_secs(5),
+    request: Duration::from_secs(10),
+    ping: Duration::from_secs(10),
+    shutdown: Duration::from_secs(2),
+};
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The token cannot be used.
+    #[error(transparent)]
+    Token(#[from] token::Error),
+    /// The descriptors of the API are not in order.
+    #[error("cannot describe the admin API")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// What serves the API, before it listens.
+#[derive(Debug)]
+pub struct Server {
+    gate: Arc<Gate>,
+    connections: Arc<Semaphore>,
+    patience: Patience,
+    readiness: Readiness,
+    health: tonic_health::server::HealthReporter,
+}
+
+impl Server {
+    /// A server of `service`; reads the token, if the configuration names one.
+    ///
+    /// # Errors
+    /// If the token cannot be used.
+    pub fn new(config: &Config, service: Service, readiness: Readiness) -> Result<Self, Error> {
+        Self::with_patience(config, service, readiness, PATIENCE)
+    }
+
+    fn with_patience(
+        config: &Config,
+        service: Service,
+        readiness: Readiness,
+        patience: Patience,
+    ) -> Result<Self, Error> {
+        let token = config.token_file.as_deref().map(Token::read).transpose()?;
+        let metrics = Arc::clone(&service.metrics);
+        let max_request = service.max_message + REQUEST_BYTES;
+        let (health, health_service) = health_reporter();
+        let mut routes = Routes::builder();
+        routes.add_service(AdminServiceServer::new(service).max_decoding_message_size(max_request));
+        routes.add_service(health_service);
+        reflection::add_to(&mut routes)?;
+        let gate = Gate { routes: routes.routes().prepare(), token, patience: patience.request, metrics };
+        let connections = Arc::new(Semaphore::new(config.connections));
+        Ok(Self { gate: Arc::new(gate), connections, patience, readiness, health })
+    }
+
+    /// Serves until `stop`. Connections are tasks of `tracker` and end soon after it.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken, tracker: TaskTracker) {
+        let Self { gate, connections, patience, readiness, health } = self;
+        tracker.spawn(health::follow(health, readiness.subscribe(), stop.clone()));
+        let mut backoff = BACKOFF.0;
+        loop {
+            // Both are cancel-safe.
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    backoff = BACKOFF.0;
+                    let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+                        gate.metrics.refused.increment(1);
+                        tracing::debug!(%peer, "admin connection refused: too many");
+                        continue;
+                    };
+                    let open = gate.metrics.connection();
+                    let converse = converse(stream, peer, Arc::clone(&gate), patience, stop.clone(), tracker.clone());
+                    tracker.spawn(async move {
+                        converse.await;
+                        drop((place, open));
+                    });
+                }
+                // Such as too many open files: others may close some.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the admin port");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(backoff) => {}
+                    }
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+}
+
+/// One connection, from its first byte to its end.
+async fn converse(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    gate: Arc<Gate>,
+    patience: Patience,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) {
+    let began = stop.run_until_cancelled(timeout(patience.preface, begins_with_preface(&mut stream))).await;
+    if !matches!(began, Some(Ok(true))) {
+        tracing::debug!(%peer, "admin connection closed: it does not speak HTTP/2");
+        return;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "socket options not set");
+    }
+    let answer = service_fn(move |request| {
+        let gate = Arc::clone(&gate);
+        async move { Ok::<_, Infallible>(gate.answer(request, peer).await) }
+    });
+    let connection = http2::Builder::new(OnTracker(tracker))
+        .timer(TokioTimer::new())
+        .keep_alive_interval(patience.ping)
+        .keep_alive_timeout(patience.ping)
+        .max_concurrent_streams(REQUESTS)
+        .max_header_list_size(HEADER_BYTES)
+        .max_send_buf_size(STREAM_BYTES as usize)
+        .initial_stream_window_size(STREAM_BYTES)
+        .initial_connection_window_size(CONNECTION_BYTES)
+        .serve_connection(TokioIo::new(with_preface(stream)), answer);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        biased;
+        result = connection.as_mut() => Some(result),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(patience.shutdown, connection.as_mut()).await.ok()
+        }
+    };
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "admin connection failed"),
+        None => tracing::debug!(%peer, "admin connection cut off"),
+    }
+}
+
+/// Reads the preface; ends at the first byte that is none of it.
+async fn begins_with_preface(stream: &mut TcpStream) -> bool {
+    let mut read = [0; PREFACE.len()];
+    let mut length = 0;
+    while length < PREFACE.len() {
+        match stream.read(&mut read[length..]).await {
+            Ok(0) | Err(_) => return false,
+            Ok(count) => length += count,
+        }
+        if read[..length] != PREFACE[..length] {
+            return false;
+        }
+    }
+    true
+}
+
+/// A stream whose preface was read, as it was before.
+fn with_preface(stream: TcpStream) -> impl tokio::io::AsyncRead + AsyncWrite + Unpin + Send {
+    let (read, write) = stream.into_split();
+    join((&PREFACE[..]).chain(read), write)
+}
+
+/// Has requests run as tasks of a tracker, so that their end can be waited for.
+#[derive(Debug, Clone)]
+struct OnTracker(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for OnTracker
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! What goes wrong in a call, and the one place that says it in gRPC's words. Every text is fit for the caller.
+
+use tertulia_protocol::{GroupName, NameError};
+use tonic::{Code, Status};
+
+use crate::shard::{ReadError, Refusal};
+
+/// Why a call fails.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A name breaks a rule.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Another field breaks a rule; the text says which.
+    #[error("{0}")]
+    Argument(String),
+    /// There is no such group.
+    #[error("there is no group '{0}'")]
+    NoSuchGroup(GroupName),
+    /// The owner of a group refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The log cannot be read; the operators' text stays in the server's log.
+    #[error("the message log cannot be read now")]
+    Unreadable(#[from] ReadError),
+    /// The owner of a group has stopped.
+    #[error("the server is stopping")]
+    Stopped,
+    /// A call took too long.
+    #[error("the call was not answered within {0} s; what it does may be done or not")]
+    TimedOut(u64),
+    /// As many watch as may.
+    #[error("{max} watch already, as many as may (admin.watchers)")]
+    TooManyWatchers {
+        /// The limit.
+        max: usize,
+    },
+    /// No token, or a wrong one.
+    #[error("this call needs the header 'authorization: Bearer TOKEN' with the right token")]
+    Unauthenticated,
+}
+
+impl Error {
+    /// A field breaks a rule.
+    pub(super) fn argument(rule: impl Into<String>) -> Self {
+        Self::Argument(rule.into())
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Name(_) | Self::Argument(_) => Code::InvalidArgument,
+            Self::NoSuchGroup(_) | Self::Refused(Refusal::NoSuchGroup(_)) => Code::NotFound,
+            Self::Refused(
+                Refusal::Closed { .. }
+                | Refusal::Kicked { .. }
+                | Refusal::NotAMember(_)
+                | Refusal::GroupFull { .. }
+                | Refusal::ServerFull { .. },
+            ) => Code::FailedPrecondition,
+            Self::Refused(Refusal::Unavailable { .. } | Refusal::Draining)
+            | Self::Unreadable(_)
+            | Self::Stopped
+            | Self::TimedOut(_) => Code::Unavailable,
+            Self::TooManyWatchers { .. } => Code::ResourceExhausted,
+            Self::Unauthenticated => Code::Unauthenticated,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        if let Error::Unreadable(cause) = &error {
+            tracing::warn!(error = %cause, "admin call failed");
+        }
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_code_of_the_contract_and_tells_the_rule() {
+        let group = GroupName::new("Dogs").unwrap();
+        let retry_after = Duration::from_secs(1);
+        let cases: [(Error, Code, &str); 6] = [
+            (GroupName::new("").unwrap_err().into(), Code::InvalidArgument, "a group name must not be empty"),
+            (Error::NoSuchGroup(group.clone()), Code::NotFound, "there is no group 'Dogs'"),
+            (Refusal::Unavailable { group: group.clone(), retry_after }.into(), Code::Unavailable, "cannot be stored"),
+            (Refusal::Closed { group, retry_after }.into(), Code::FailedPrecondition, "is closed"),
+            (ReadError { reason: "disk sda1".into() }.into(), Code::Unavailable, "the message log cannot be read now"),
+            (Error::TooManyWatchers { max: 3 }, Code::ResourceExhausted, "3 watch already"),
+        ];
+        for (error, code, text) in cases {
+            let status = Status::from(error);
+            assert_eq!(status.code(), code, "{status}");
+            assert!(status.message().contains(text), "{status}");
+        }
+    }
+}

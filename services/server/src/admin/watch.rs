@@ -1,0 +1,180 @@
+//! Streams what happens.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream;
+use tertulia_proto::Timestamp;
+use tertulia_proto::admin::v1::event::Kind;
+use tertulia_proto::admin::v1::{
+    Drain, Event, EventKind, GroupClosed, GroupCreated, GroupDeleted, Join, Kick, Lag, Leave, LeaveReason, Missed,
+    WatchEventsRequest, WatchEventsResponse,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::groups::count;
+use super::metrics::Counted;
+use super::service::Service;
+use super::status::Error;
+use crate::shard::events::{Happening, Leaving, What, Who};
+
+/// The events of one watcher.
+pub(super) type Stream =
+    Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<WatchEventsResponse, Status>> + Send>>;
+
+impl Service {
+    pub(super) fn watch(&self, request: WatchEventsRequest) -> Result<Stream, Error> {
+        let filter = Filter::new(request)?;
+        let place = Arc::clone(&self.watchers).try_acquire_owned();
+        let place = place.map_err(|_| Error::TooManyWatchers { max: self.max_watchers })?;
+        let watcher = Watcher {
+            events: self.shards.events().watch(),
+            filter,
+            node: self.shards.node().to_owned(),
+            stop: self.stop.clone(),
+            _place: place,
+            _counted: self.metrics.watcher(),
+        };
+        let events = stream::unfold(watcher, |mut watcher| async move {
+            let event = watcher.next().await?;
+            Some((Ok(WatchEventsResponse { event: Some(event) }), watcher))
+        });
+        Ok(Box::pin(events))
+    }
+}
+
+struct Watcher {
+    events: Receiver<Arc<Happening>>,
+    filter: Filter,
+    node: String,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+impl Watcher {
+    /// The next event that passes; `None` once the server has stopped and all that happened before was told.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            // Both are cancel-safe.
+            let received = tokio::select! {
+                biased;
+                received = self.events.recv() => received,
+                () = self.stop.cancelled() => return None,
+            };
+            let (at, kind) = match received {
+                Ok(happening) if self.filter.passes(&happening.what) => (happening.at, tell(&happening)),
+                Ok(_) => continue,
+                Err(RecvError::Lagged(count)) => (SystemTime::now(), Kind::Missed(Missed { count })),
+                Err(RecvError::Closed) => return None,
+            };
+            return Some(Event { at: Some(timestamp(at)), node: self.node.clone(), kind: Some(kind) });
+        }
+    }
+}
+
+/// What a watcher wants to hear of.
+#[derive(Debug)]
+struct Filter {
+    /// All, if it is empty.
+    kinds: Vec<EventKind>,
+    prefix: String,
+}
+
+impl Filter {
+    fn new(request: WatchEventsRequest) -> Result<Self, Error> {
+        let kind = |number: &i32| match EventKind::try_from(*number) {
+            Ok(EventKind::Unspecified) | Err(_) => Err(Error::argument(format!("{number} is no kind of event"))),
+            Ok(kind) => Ok(kind),
+        };
+        let kinds = request.kinds.iter().map(kind).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Self { kinds, prefix: request.group_prefix })
+    }
+
+    fn passes(&self, what: &What) -> bool {
+        let in_group = what.group().is_none_or(|group| group.as_str().starts_with(&self.prefix));
+        in_group && (self.kinds.is_empty() || self.kinds.contains(&kind(what)))
+    }
+}
+
+fn kind(what: &What) -> EventKind {
+    match what {
+        What::Joined { .. } => EventKind::Join,
+        What::Left { .. } => EventKind::Leave,
+        What::Kicked { .. } => EventKind::Kick,
+        What::Lagged { .. } => EventKind::Lag,
+        What::Created { .. } => EventKind::GroupCreated,
+        What::Closed { .. } => EventKind::GroupClosed,
+        What::Deleted { .. } => EventKind::GroupDeleted,
+        What::Draining(_) => EventKind::Drain,
+    }
+}
+
+fn tell(happening: &Happening) -> Kind {
+    let user = |who: &Who| who.user.as_str().to_owned();
+    let text = |reason: &Option<Arc<str>>| reason.as_deref().unwrap_or_default().to_owned();
+    let group_name = happening.what.group().map(ToString::to_string).unwrap_or_default();
+    match &happening.what {
+        What::Joined { who, members, .. } => Kind::Join(Join {
+            group_name,
+            user: user(who),
+            connection_id: who.connection.to_string(),
+            members: count(*members),
+        }),
+        What::Left { who, members, how, .. } => {
+            let reason = match how {
+                Leaving::Asked => LeaveReason::Asked,
+                Leaving::Disconnected => LeaveReason::Disconnected,
+            };
+            Kind::Leave(Leave {
+                group_name,
+                user: user(who),
+                connection_id: who.connection.to_string(),
+                members: count(*members),
+                reason: reason.into(),
+            })
+        }
+        What::Kicked { who, members, reason, hold, .. } => Kind::Kick(Kick {
+            group_name,
+            user: user(who),
+            connection_id: who.connection.to_string(),
+            members: count(*members),
+            reason: text(reason),
+            hold_seconds: count(hold.as_secs()),
+        }),
+        What::Lagged { who, behind, lost, .. } => Kind::Lag(Lag {
+            group_name,
+            user: user(who),
+            connection_id: who.connection.to_string(),
+            behind: *behind,
+            lost: *lost,
+        }),
+        What::Created { shard, epoch, .. } => {
+            Kind::GroupCreated(GroupCreated { group_name, shard: (*shard).into(), epoch: *epoch })
+        }
+        What::Closed { reason, members, hold, .. } => Kind::GroupClosed(GroupClosed {
+            group_name,
+            reason: text(reason),
+            removed_members: count(*members),
+            closed_until: (!hold.is_zero()).then(|| timestamp(happening.at + *hold)),
+        }),
+        What::Deleted { reason, members, messages, .. } => Kind::GroupDeleted(GroupDeleted {
+            group_name,
+            reason: text(reason),
+            removed_members: count(*members),
+            removed_messages: *messages,
+        }),
+        What::Draining(why) => Kind::Drain(Drain { reason: (*why).to_owned() }),
+    }
+}
+
+/// A moment as the API tells it.
+pub(super) fn timestamp(at: SystemTime) -> Timestamp {
+    let since: Duration = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    tertulia_proto::timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
