@@ -14,7 +14,7 @@ ARGS ?=
 # Passed to `cargo test` by `make test`, such as TESTS='-p tertulia-server shard::'.
 TESTS ?= --workspace
 
-TEST_TOOLS := grpcurl promtool
+TEST_TOOLS := grpcurl nats-server promtool
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
 

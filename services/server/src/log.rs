@@ -9,8 +9,11 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 pub mod config;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod memory;
 pub mod metrics;
+pub mod nats;
 
 pub use config::{Config, Engine, Retention};
 

@@ -13,7 +13,9 @@ use super::trouble::{Cause, Trouble};
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A URL that is none.
-    #[error("nats.urls: '{url}' is not the URL of a NATS server ({cause}); write it as nats://host:4222 or tls://host:4222")]
+    #[error(
+        "nats.urls: '{url}' is not the URL of a NATS server ({cause}); write it as nats://host:4222 or tls://host:4222"
+    )]
     Url {
         /// What was given.
         url: String,

@@ -99,6 +99,22 @@ struct ApiError {
     description: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct Info {
+    state: InfoState,
+    /// Subjects in all pages.
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct InfoState {
+    last_seq: u64,
+    #[serde(default)]
+    bytes: u64,
+    subjects: Option<std::collections::HashMap<String, u64>>,
+}
+
 impl Ack {
     fn published(self) -> Published {
         match self.error {
@@ -236,8 +252,38 @@ impl Link {
             seq: u64,
             no_erase: bool,
         }
-        let removed = self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &Remove { seq: position, no_erase: true });
-        removed.await.map(drop)
+        let question = Remove { seq: position, no_erase: true };
+        self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &question).await.map(drop)
+    }
+
+    /// The subjects of a stream that a filter takes, and the stream's last sequence before they were listed.
+    pub(crate) async fn subjects(&self, stream: u16, filter: &str) -> Result<(u64, Vec<String>), NoAnswer> {
+        #[derive(Serialize)]
+        struct Question<'a> {
+            subjects_filter: &'a str,
+            offset: usize,
+        }
+        let mut all = Vec::new();
+        let mut last = None;
+        loop {
+            let question = Question { subjects_filter: filter, offset: all.len() };
+            let info: Info = self.api("STREAM.INFO", stream, &question).await?;
+            let last = *last.get_or_insert(info.state.last_seq);
+            let page = info.state.subjects.unwrap_or_default();
+            let is_end = page.is_empty() || all.len() + page.len() >= info.total;
+            all.extend(page.into_keys());
+            if is_end {
+                return Ok((last, all));
+            }
+        }
+    }
+
+    /// How many bytes a stream has.
+    pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
+        #[derive(Serialize)]
+        struct Question {}
+        let info: Info = self.api("STREAM.INFO", stream, &Question {}).await?;
+        Ok(info.state.bytes)
     }
 
     /// Asks the leader of a stream.

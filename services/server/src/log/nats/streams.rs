@@ -105,8 +105,8 @@ fn wanted(link: &Link, config: &Config, retention: &Retention, shards: u16, stre
 }
 
 async fn ensure_one(context: &jetstream::Context, config: &Config, wanted: Stream) -> Result<(), StreamError> {
+    use jetstream::ErrorCode;
     use jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-    use jetstream::errors::ErrorCode;
     let name = wanted.name.clone();
     let failed = |what, cause, advice| StreamError::Failed { what, stream: name.clone(), cause, advice };
     let found = match context.get_stream(&name).await {
@@ -127,7 +127,13 @@ async fn ensure_one(context: &jetstream::Context, config: &Config, wanted: Strea
                     }
                 }
             }
-            _ => return Err(failed("ask for", chain(&error), "Has the NATS cluster a leader, and may the account ask?")),
+            _ => {
+                return Err(failed(
+                    "ask for",
+                    chain(&error),
+                    "Has the NATS cluster a leader, and may the account ask?",
+                ));
+            }
         },
     };
     let Some(difference) = differences(&found, &wanted).into_iter().next() else { return Ok(()) };

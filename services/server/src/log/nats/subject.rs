@@ -9,8 +9,6 @@
 //! `stream = shard mod streams`. In a token letters, digits, `-` and `_` stand for themselves and every other byte is `=` and two
 //! hexadecimal digits. All this is stored: it never changes.
 
-use std::fmt::Write;
-
 use tertulia_protocol::GroupName;
 
 /// Makes the names of one deployment.
@@ -55,8 +53,8 @@ impl Names {
             if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
                 subject.push(char::from(byte));
             } else {
-                // Writing to a text cannot fail.
-                drop(write!(subject, "={byte:02X}"));
+                let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0').to_ascii_uppercase();
+                subject.extend(['=', digit(byte >> 4), digit(byte & 15)]);
             }
         }
         subject
@@ -65,11 +63,6 @@ impl Names {
     /// The groups of a shard, for filters.
     pub(crate) fn groups_of_shard(&self, shard: u16) -> String {
         format!("{}.group.*", self.shard(shard))
-    }
-
-    /// The groups of a stream, for filters.
-    pub(crate) fn groups_of_stream(&self, stream: u16) -> String {
-        format!("{}.log.{stream}.*.group.*", self.prefix)
     }
 
     /// The shard and the group of a subject that [`Names::group`] made.
@@ -119,9 +112,12 @@ mod tests {
     #[test]
     fn what_is_no_group_is_not_taken_for_one() {
         let names = Names::new("tertulia", 16);
-        for subject in
-            ["tertulia.log.3.787.fence", "other.log.3.787.group.a", "tertulia.log.3.787.group.=4", "tertulia.log.3.x.group.a"]
-        {
+        for subject in [
+            "tertulia.log.3.787.fence",
+            "other.log.3.787.group.a",
+            "tertulia.log.3.787.group.=4",
+            "tertulia.log.3.x.group.a",
+        ] {
             assert_eq!(names.parse_group(subject), None, "{subject}");
         }
     }
