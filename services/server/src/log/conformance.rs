@@ -19,10 +19,17 @@ pub(crate) trait Engine: Send {
     fn open(&self) -> impl Future<Output = Arc<dyn Log>> + Send;
 }
 
-/// One test for each property.
+/// `conformance!(Engine)` makes one test of each property; `conformance!(in one: Engine)` runs them one after the other, for engines that
+/// are costly to set up.
 macro_rules! conformance {
     ($engine:ty) => {
-        $crate::log::conformance::conformance! { $engine:
+        $crate::log::conformance::conformance! { @list each $engine }
+    };
+    (in one: $engine:ty) => {
+        $crate::log::conformance::conformance! { @list one $engine }
+    };
+    (@list $how:ident $engine:ty) => {
+        $crate::log::conformance::conformance! { @$how $engine:
             appends_are_read_back
             a_batch_must_follow_the_head
             an_append_happens_as_a_whole_or_not_at_all
@@ -38,11 +45,17 @@ macro_rules! conformance {
             what_was_appended_is_there_after_a_restart
         }
     };
-    ($engine:ty: $($test:ident)*) => {
+    (@each $engine:ty: $($test:ident)*) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             $crate::log::conformance::$test(&<$engine as $crate::log::conformance::Engine>::new()).await;
         })*
+    };
+    (@one $engine:ty: $($test:ident)*) => {
+        $(
+            println!("{}", stringify!($test));
+            $crate::log::conformance::$test(&<$engine as $crate::log::conformance::Engine>::new()).await;
+        )*
     };
 }
 pub(crate) use conformance;

@@ -1,26 +1,29 @@
 //! The engine against real servers.
 
+mod faults;
+mod fights;
+mod proxy;
 mod server;
+mod suite;
+mod writer;
 
-mod conformance_on_one_server;
-
-use std::sync::Arc;
-
-use tertulia_protocol::GroupName;
+use std::time::Duration;
 
 use self::server::Servers;
 use super::{Config, Nats};
-use crate::log::{Batch, Log, Retention};
+use crate::log::Retention;
 
 /// Shards of a log under test.
 const SHARDS: u16 = 16;
+/// Everything is kept, so that everything can be judged.
+const EVERYTHING: Retention = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
 
 fn config(urls: &str) -> Config {
     Config { urls: urls.to_owned(), streams: 2, ..Config::default() }
 }
 
 async fn open(config: &Config) -> Nats {
-    Nats::open(config, &Retention::default(), SHARDS, "a").await.unwrap()
+    Nats::open(config, &EVERYTHING, SHARDS, "a").await.unwrap()
 }
 
 /// A log that may extend all shards.
