@@ -149,11 +149,11 @@ async fn a_client_that_takes_nothing_does_not_hold_it_beyond_the_grace() -> Resu
     let options = ServerOptions::new().set("drain.linger", "500ms").set("drain.grace", "3s");
     let mut server = options.start().await?;
     let connector = server.connector();
-    let mut stuck = connector.clone().receive_buffer(4096).extended("stuck").await?;
+    let mut stuck = connector.clone().small_buffers().extended("stuck").await?;
     stuck.join(GROUP).await?;
     let mut ada = connector.extended("ada").await?;
     let filling = "x".repeat(16_000);
-    for number in 0..600 {
+    for number in 0..300 {
         ada.post(GROUP, &filling, &number.to_string()).await?;
     }
     let began = Instant::now();

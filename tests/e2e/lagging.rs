@@ -24,7 +24,7 @@ async fn sleepers(server: &Server, count: usize) -> Result<Vec<Recording>> {
     let connector = server.connector();
     let mut ada = connector.extended("ada").await?;
     ada.join(GROUP).await?;
-    let sleepy = connector.clone().receive_buffer(4096);
+    let sleepy = connector.clone().small_buffers();
     let mut extended = sleepy.extended("sleeper").await?;
     extended.join(GROUP).await?;
     let mut classic = sleepy.classic("classic sleeper").await?;
@@ -48,7 +48,7 @@ async fn sleepers(server: &Server, count: usize) -> Result<Vec<Recording>> {
 #[tokio::test]
 async fn they_are_caught_up_whole_from_the_log() -> Result<()> {
     let server = ServerOptions::new().set("log.retention.bytes", "64MiB").start().await?;
-    let recordings = sleepers(&server, 1200).await?;
+    let recordings = sleepers(&server, 400).await?;
     let told = |recording: &Recording| {
         recording.events.iter().any(|event| matches!(event, Event::Lagged(_) | Event::Error(_)))
     };
@@ -63,7 +63,7 @@ async fn they_are_caught_up_whole_from_the_log() -> Result<()> {
 #[tokio::test]
 async fn they_are_told_exactly_what_retention_removed() -> Result<()> {
     let server = ServerOptions::new().set("log.retention.messages", 100).start().await?;
-    let recordings = sleepers(&server, 1200).await?;
+    let recordings = sleepers(&server, 400).await?;
     let lagged = |event: &Event| match event {
         Event::Lagged(lagged) => Some(lagged.last - lagged.first + 1),
         _ => None,

@@ -21,20 +21,25 @@ mod writer;
 pub use reader::Reader;
 pub use writer::Writer;
 
+/// What a connection with small buffers holds of what is received, in bytes.
+const RECEIVE_BUFFER: u32 = 4096;
+/// The longest segment of such a connection, in bytes.
+const SEGMENT: u32 = 536;
+
 /// Makes connections to one server that share what they see alike.
 #[derive(Debug, Clone)]
 pub struct Connector {
     address: SocketAddr,
     shared: Arc<Shared>,
     patience: Duration,
-    receive_buffer: Option<u32>,
+    small_buffers: bool,
 }
 
 impl Connector {
     /// Connections to `address`.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, shared: Arc::default(), patience: PATIENCE, receive_buffer: None }
+        Self { address, shared: Arc::default(), patience: PATIENCE, small_buffers: false }
     }
 
     /// Waits for `patience` instead of [`PATIENCE`].
@@ -44,10 +49,11 @@ impl Connector {
         self
     }
 
-    /// Asks the system for a receive buffer of about `bytes`, so that a client that does not read is felt soon.
+    /// Makes the system hold little for a connection, in both directions, so that a client that does not read is felt soon.
+    /// (Between processes of one machine, segments are long, and the sender's buffer is as many times as long.)
     #[must_use]
-    pub fn receive_buffer(mut self, bytes: u32) -> Self {
-        self.receive_buffer = Some(bytes);
+    pub fn small_buffers(mut self) -> Self {
+        self.small_buffers = true;
         self
     }
 
@@ -81,8 +87,9 @@ impl Connector {
     async fn stream(&self) -> Result<TcpStream> {
         within(self.patience, "a connection to the server", async {
             let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            if let Some(bytes) = self.receive_buffer {
-                socket.set_recv_buffer_size(bytes)?;
+            if self.small_buffers {
+                socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+                socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
             }
             let stream = socket.connect(self.address).await?;
             stream.set_nodelay(true)?;

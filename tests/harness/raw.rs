@@ -31,6 +31,14 @@ impl RawClient {
         &mut self.stream
     }
 
+    /// Makes the connection end with a reset instead of a farewell.
+    ///
+    /// # Errors
+    /// If the system does not do it.
+    pub fn reset_on_drop(&mut self) -> Result<()> {
+        Ok(self.stream.set_zero_linger()?)
+    }
+
     /// Sends bytes as they are.
     ///
     /// # Errors

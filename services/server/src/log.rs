@@ -11,6 +11,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 pub mod config;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod embedded;
 pub mod memory;
 pub mod metrics;
 pub mod nats;

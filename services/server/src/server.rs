@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
-use crate::log::{Engine, Log, memory::Memory};
+use crate::log::{Engine, Log, embedded, memory::Memory};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry};
@@ -38,7 +38,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     readiness.set(Reason::Starting, "starting");
 
     let listeners = Listeners::bind(&config)?;
-    let engine = open_log(&config);
+    let engine = open_log(&config)?;
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
@@ -103,10 +103,11 @@ fn describe() {
     http::describe();
 }
 
-fn open_log(config: &Config) -> Arc<dyn Log> {
-    match config.log.engine {
+fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    Ok(match config.log.engine {
         Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
-    }
+        Engine::Embedded => embedded::open(&config.log).context("cannot open the log")?,
+    })
 }
 
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.

@@ -176,8 +176,8 @@ static SHARD: &[Entry] = &[
 static LOG: &[Entry] = &[
     Entry::new(
         "log.engine",
-        Kind::OneOf(&["memory"]),
-        "Where messages are kept. `memory`: nothing survives the process.",
+        Kind::OneOf(&["memory", "embedded"]),
+        "Where messages are kept. `memory`: nothing survives the process; `embedded`: on disk, under `log.data_dir`.",
     )
     .flag("--engine"),
     Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory of engines that keep messages on disk.")
@@ -188,6 +188,60 @@ static LOG: &[Entry] = &[
         "Bytes of messages that the `memory` engine keeps over all groups.",
     )
     .bound("the oldest messages go first", "tertulia_log_bytes"),
+    Entry::new(
+        "log.durability",
+        Kind::OneOf(&["fsync", "os"]),
+        "What an acknowledgement of `embedded` means. `fsync`: it survives a power cut; `os`: it survives the end of the process.",
+    ),
+    Entry::new("log.segment_bytes", bytes(MIB, 16 * GIB), "One file of the commit log (`embedded`)."),
+    Entry::new("log.spare_segments", int(0, 64), "Files of the commit log that are held ready (`embedded`)."),
+    Entry::new(
+        "log.append_queue",
+        int(1, 1_000_000),
+        "Appends that may wait for the commit log's writer (`embedded`).",
+    ),
+    Entry::new(
+        "log.unapplied_bytes",
+        bytes(MIB, TIB),
+        "Bytes that may be in the commit log and not yet in the tables (`embedded`); beyond it appends wait.",
+    ),
+    Entry::new(
+        "log.apply_records",
+        int(1, 10_000_000),
+        "Messages that are moved into the tables in one transaction (`embedded`).",
+    ),
+    Entry::new(
+        "log.apply_interval",
+        time(millis(1), HOUR),
+        "How long a message may be in the commit log alone when few come in (`embedded`).",
+    ),
+    Entry::new(
+        "log.cache_bytes",
+        bytes(0, TIB),
+        "Heads and recent messages of active groups that are kept in memory (`embedded`).",
+    ),
+    Entry::new(
+        "log.cache_records",
+        int(0, 1_000_000),
+        "Newest messages of an active group that are kept in memory (`embedded`).",
+    ),
+    Entry::new("log.table_cache_bytes", bytes(MIB, TIB), "Bytes of the tables cached in memory (`embedded`)."),
+    Entry::new("log.readers", int(1, 1_024), "Reads of the tables that may run at once (`embedded`)."),
+    Entry::new(
+        "log.sweep_interval",
+        time(secs(1), DAY),
+        "How often groups in which nothing happens are looked at for retention (`embedded`).",
+    ),
+    Entry::new(
+        "log.disk_bytes",
+        bytes(0, 1024 * TIB),
+        "Bytes on disk beyond which posts are refused (`embedded`); 0: no bound.",
+    ),
+    Entry::new(
+        "log.reserve_bytes",
+        bytes(0, TIB),
+        "Bytes of the file system that stay free: below it posts are refused (`embedded`).",
+    ),
     Entry::new(
         "log.retention.messages",
         int(0, 1_000_000_000_000),

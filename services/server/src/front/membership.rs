@@ -49,6 +49,8 @@ pub(super) struct Membership {
     state: State,
     /// Counts this member as lagging while it is caught up because it fell behind.
     lag: Option<Lag>,
+    /// Counts this member as lagging while its socket takes nothing and messages wait for it.
+    held_up: Option<Lag>,
     /// Counts towards the next measurement.
     drains: u32,
 }
@@ -94,7 +96,7 @@ impl Membership {
         };
         joined.progress.set_delivered(next - 1);
         joined.progress.set_catching_up(matches!(state, State::CatchingUp { .. }));
-        Self { status: joined.status, next, progress: joined.progress, state, lag: None, drains: 0 }
+        Self { status: joined.status, next, progress: joined.progress, state, lag: None, held_up: None, drains: 0 }
     }
 
     pub(super) fn group(&self) -> &GroupName {
@@ -120,7 +122,10 @@ impl Membership {
         while around.out.len() < around.max_outbound {
             match &mut self.state {
                 State::Live(receiving) => {
-                    let (received, subscription) = ready!(receiving.poll(cx));
+                    let Poll::Ready((received, subscription)) = receiving.poll(cx) else {
+                        self.held_up = None;
+                        return Poll::Pending;
+                    };
                     self.sample_lag(around.metrics);
                     self.drain(received, subscription, around);
                 }
@@ -133,6 +138,9 @@ impl Membership {
                 }
                 State::Closed => return Poll::Pending,
             }
+        }
+        if self.lag.is_none() && self.held_up.is_none() && self.status.head() >= self.next {
+            self.held_up = Some(self.status.lag());
         }
         Poll::Ready(())
     }
@@ -212,6 +220,7 @@ impl Membership {
     }
 
     fn fall_behind(&mut self, subscription: Subscription, around: &Surroundings<'_>) {
+        self.held_up = None;
         if self.lag.is_none() {
             around.metrics.lag_catchups.increment(1);
             self.tell_watchers(0, around);
@@ -273,6 +282,7 @@ impl Membership {
     }
 
     fn go_live(&mut self, subscription: Subscription) {
+        self.held_up = None;
         self.lag = None;
         self.progress.set_catching_up(false);
         self.listen(subscription);

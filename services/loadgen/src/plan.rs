@@ -1,0 +1,213 @@
+//! What a scenario comes to: how many connections of which kind, and how posts are paced.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use crate::args::{Done, Load, Mode, Scenario};
+use crate::driver::Protocol;
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Reads, and may post.
+    Member,
+    /// Posts, and is in no group.
+    Outside,
+    /// Does not read until it is told to.
+    Slow,
+    /// Reads history over and over.
+    Laggard,
+    /// Leaves and comes back.
+    Churner,
+}
+
+/// How posts are paced.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pace {
+    /// Nobody posts.
+    None,
+    /// So many posts under way.
+    Closed(u32),
+    /// So many posts a second.
+    Open(f64),
+}
+
+/// What is going to happen.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the command line")]
+pub struct Plan {
+    pub scenario: Scenario,
+    pub protocol: Protocol,
+    pub groups: u32,
+    pub members: u32,
+    pub posters: u16,
+    /// Posters have connections of their own.
+    pub outside: bool,
+    /// Members of each group, the last ones, that have the scenario's special role.
+    pub special: u32,
+    pub pace: Pace,
+    pub done: Done,
+    pub size: usize,
+    pub depth: u64,
+    /// Leaves and losses of connections a second.
+    pub churn: f64,
+    #[serde(serialize_with = "seconds")]
+    pub warmup: Duration,
+    #[serde(serialize_with = "seconds")]
+    pub duration: Duration,
+    #[serde(skip)]
+    pub patience: Duration,
+    pub threads: u16,
+    pub connections: usize,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+/// Of a scenario: groups, members, window, rate (in place of a window), share of special members, seconds.
+struct Usual(u32, u32, u32, Option<f64>, f64, u64);
+
+fn usual(scenario: Scenario) -> Usual {
+    match scenario {
+        Scenario::Fanout => Usual(1, 1_000, 256, None, 0.0, 10),
+        Scenario::Groups => Usual(1_000, 10, 256, None, 0.0, 10),
+        Scenario::Pairs => Usual(9_500, 2, 256, None, 0.0, 10),
+        Scenario::Idle => Usual(1_000, 10, 1, None, 0.0, 5),
+        Scenario::Slow => Usual(1, 100, 256, None, 0.1, 10),
+        Scenario::Ingest => Usual(1, 1, 512, None, 0.0, 10),
+        Scenario::Churn => Usual(100, 20, 64, Some(1_000.0), 0.5, 10),
+        Scenario::Catchup => Usual(10, 20, 64, Some(2_000.0), 0.25, 10),
+        Scenario::Soak => Usual(100, 10, 64, Some(1_000.0), 0.1, 600),
+    }
+}
+
+impl Plan {
+    /// What the command line asks for.
+    ///
+    /// # Errors
+    /// If its parts do not go together.
+    pub fn new(scenario: Scenario, load: &Load) -> Result<Self> {
+        let Usual(groups, members, window, rate, share, seconds) = usual(scenario);
+        let (groups, members) = (load.groups.unwrap_or(groups), load.members.unwrap_or(members));
+        let protocol = load.wire();
+        let share = load.share.unwrap_or(share);
+        ensure!((0.0..=1.0).contains(&share), "--share must be between 0 and 1");
+        let has_special = matches!(scenario, Scenario::Slow | Scenario::Churn | Scenario::Catchup | Scenario::Soak);
+        let special = if has_special { (f64::from(members) * share).round() as u32 } else { 0 };
+        let outside = load.outside_posters || scenario == Scenario::Ingest;
+        let inside = if outside { 1 } else { u32::from(load.posters) };
+        ensure!(
+            special + inside <= members,
+            "{members} members are too few for {inside} who post or watch and {special} who are slow, lag or come and go"
+        );
+        if scenario == Scenario::Catchup && !protocol.has_history() {
+            bail!("`catchup` needs --dialect extended: only there can a member ask for history");
+        }
+        let rated = load.rate.or(if load.window.is_none() { rate } else { None });
+        let pace = match (load.mode, rated) {
+            _ if scenario == Scenario::Idle => Pace::None,
+            (Some(Mode::Open), None) => bail!("an open loop needs --rate"),
+            (Some(Mode::Closed), Some(_)) if load.rate.is_some() => bail!("a closed loop has no --rate"),
+            (Some(Mode::Closed), _) | (None, None) => Pace::Closed(load.window.unwrap_or(window)),
+            (_, Some(rate)) => Pace::Open(rate),
+        };
+        if let Pace::Open(rate) = pace {
+            ensure!(rate.is_finite() && rate > 0.0, "--rate must be above 0");
+        }
+        let churn = match scenario {
+            Scenario::Churn => load.churn_rate.unwrap_or(200.0),
+            Scenario::Soak => load.churn_rate.unwrap_or(5.0),
+            _ => 0.0,
+        };
+        ensure!(churn.is_finite() && churn >= 0.0, "--churn-rate must not be below 0");
+        let extra = if outside && pace != Pace::None { u32::from(load.posters) } else { 0 };
+        Ok(Self {
+            scenario,
+            protocol,
+            groups,
+            members,
+            posters: load.posters,
+            outside,
+            special,
+            pace,
+            done: load.done,
+            size: load.size,
+            depth: load.depth,
+            churn,
+            warmup: if scenario == Scenario::Idle { Duration::ZERO } else { load.warmup },
+            duration: load.duration.unwrap_or(Duration::from_secs(seconds)),
+            patience: load.patience,
+            threads: load.threads,
+            connections: groups as usize * (members + extra) as usize,
+        })
+    }
+
+    /// What the member at `place` of a group does.
+    #[must_use]
+    pub fn role(&self, place: u32) -> Role {
+        match self.scenario {
+            _ if place < self.members - self.special => Role::Member,
+            Scenario::Slow => Role::Slow,
+            Scenario::Catchup => Role::Laggard,
+            _ => Role::Churner,
+        }
+    }
+
+    /// Which poster of its group the member at `place` is.
+    #[must_use]
+    pub fn poster(&self, place: u32) -> Option<u16> {
+        u16::try_from(place).ok().filter(|place| !self.outside && *place < self.posters)
+    }
+
+    /// How many members must see a post before it is done.
+    #[must_use]
+    pub fn watchers(&self) -> u32 {
+        match self.done {
+            Done::All => self.members - self.special,
+            Done::Own => 1,
+        }
+    }
+
+    /// Whether a post is seen to be done by the member at `place`.
+    #[must_use]
+    pub fn watches(&self, place: u32, poster: u16) -> bool {
+        match self.done {
+            Done::All => place < self.members - self.special,
+            Done::Own if self.outside => place == 0,
+            Done::Own => place == u32::from(poster),
+        }
+    }
+
+    /// The thread whose work it is to post to a group.
+    #[must_use]
+    pub fn home(&self, group: u32) -> usize {
+        (group % u32::from(self.threads)) as usize
+    }
+
+    /// The thread that has a member of a group: groups stay together if there are enough of them.
+    #[must_use]
+    pub fn thread_of(&self, group: u32, place: u32) -> usize {
+        let spread = if self.groups >= u32::from(self.threads) || self.poster(place).is_some() { 0 } else { place };
+        ((group + spread) % u32::from(self.threads)) as usize
+    }
+
+    /// The slots of the window that a thread has: first and number.
+    #[must_use]
+    pub fn slots(&self, thread: usize) -> (u32, u32) {
+        let Pace::Closed(window) = self.pace else { return (0, 0) };
+        let posting = self.groups.min(u32::from(self.threads));
+        let thread = thread as u32;
+        if thread >= posting {
+            return (window, 0);
+        }
+        let edge = |thread: u32| (u64::from(window) * u64::from(thread) / u64::from(posting)) as u32;
+        (edge(thread), edge(thread + 1) - edge(thread))
+    }
+}
+
+#[cfg(test)]
+mod tests;

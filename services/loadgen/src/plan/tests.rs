@@ -1,0 +1,74 @@
+use clap::Parser;
+
+use super::*;
+use crate::args::{Cli, Command};
+
+fn plan(arguments: &str) -> Result<Plan> {
+    let cli = Cli::try_parse_from(["loadgen"].into_iter().chain(arguments.split(' ')))?;
+    match cli.command {
+        Command::Fanout(load) => Plan::new(Scenario::Fanout, &load),
+        Command::Slow(load) => Plan::new(Scenario::Slow, &load),
+        Command::Ingest(load) => Plan::new(Scenario::Ingest, &load),
+        Command::Catchup(load) => Plan::new(Scenario::Catchup, &load),
+        Command::Soak(load) => Plan::new(Scenario::Soak, &load),
+        _ => bail!("not used here"),
+    }
+}
+
+#[test]
+fn a_rate_opens_the_loop_and_a_window_closes_it() {
+    assert_eq!(plan("fanout").unwrap().pace, Pace::Closed(256));
+    assert_eq!(plan("fanout --rate 50").unwrap().pace, Pace::Open(50.0));
+    assert_eq!(plan("soak").unwrap().pace, Pace::Open(1_000.0));
+    assert_eq!(plan("soak --window 8").unwrap().pace, Pace::Closed(8));
+    assert_eq!(plan("soak --mode closed").unwrap().pace, Pace::Closed(64));
+    for wrong in ["fanout --mode open", "fanout --mode closed --rate 5", "fanout --rate 0", "fanout --rate inf"] {
+        assert!(plan(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn the_special_members_are_the_last_ones() {
+    let plan = plan("slow --members 20 --share 0.1").unwrap();
+    assert_eq!(
+        (plan.role(0), plan.role(17), plan.role(18), plan.role(19)),
+        (Role::Member, Role::Member, Role::Slow, Role::Slow)
+    );
+    assert_eq!((plan.poster(0), plan.poster(1)), (Some(0), None));
+    assert_eq!(plan.watchers(), 18);
+    assert!(plan.watches(17, 0) && !plan.watches(18, 0));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    assert!(plan("slow --members 2 --share 1").is_err());
+    assert!(plan("catchup").is_err(), "the classic dialect has no history");
+    assert!(plan("catchup --dialect extended").is_ok());
+}
+
+#[test]
+fn posters_outside_are_connections_of_their_own() {
+    let plan = plan("ingest --posters 3").unwrap();
+    assert_eq!((plan.connections, plan.poster(0)), (4, None));
+    assert!(plan.watches(0, 2));
+}
+
+#[test]
+fn the_window_is_shared_out_whole() {
+    for (arguments, shares) in [
+        ("fanout --threads 3", [256, 0, 0]),
+        ("fanout --groups 2 --threads 3 --window 5", [2, 3, 0]),
+        ("fanout --groups 9 --threads 3 --window 100", [33, 33, 34]),
+    ] {
+        let plan = plan(arguments).unwrap();
+        assert_eq!([0, 1, 2].map(|thread| plan.slots(thread).1), shares, "{arguments}");
+    }
+}
+
+#[test]
+fn posters_are_where_posting_is_done() {
+    let plan = plan("fanout --groups 1 --members 9 --threads 4 --posters 2").unwrap();
+    assert_eq!(plan.thread_of(0, 0), plan.home(0));
+    assert_eq!(plan.thread_of(0, 1), plan.home(0));
+    assert_eq!(plan.thread_of(0, 7), 3);
+}

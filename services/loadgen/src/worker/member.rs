@@ -1,0 +1,270 @@
+//! What a connection is in its group, and what it makes of what it hears.
+
+use std::sync::atomic::Ordering;
+
+use crate::check::{Seen, Verdict};
+use crate::driver::{Event, Head, Sink};
+use crate::pace::Window;
+use crate::payload::NO_SLOT;
+use crate::plan::{Plan, Role};
+use crate::shared::{Phase, Shared};
+use crate::tally::Tally;
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Closed,
+    Connecting,
+    /// It has said who it is, and waits to be ready.
+    Opening,
+    Ready,
+    /// It asked to leave.
+    Leaving,
+}
+
+/// Something to be done on a connection, found while its bytes were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    Pong(usize),
+    Ready(usize),
+    Left(usize),
+    History(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) group: u32,
+    pub(crate) place: u32,
+    pub(crate) role: Role,
+    /// Which poster of its group it is.
+    pub(crate) poster: Option<u16>,
+    pub(crate) state: State,
+    pub(crate) joined: bool,
+    /// Since when it has been coming back.
+    pub(crate) away_since: Option<u64>,
+    seen: Seen,
+    /// Its group, where it was told of it.
+    pub(crate) head: Option<Head>,
+    /// The history that it reads.
+    catching_up: Option<CatchUp>,
+    /// Posts of each poster were sent before it came (back) into the group, and it need not see them.
+    came_late: bool,
+}
+
+/// History that was asked for.
+#[derive(Debug, Clone, Copy)]
+struct CatchUp {
+    /// It begins after this message.
+    after: u64,
+    /// It is over with this message, which is known once the join is answered.
+    last: Option<u64>,
+    /// When it was asked for.
+    since: u64,
+}
+
+/// The connections of a thread.
+pub(super) fn of_thread(plan: &Plan, thread: usize) -> Vec<Member> {
+    let mut members = Vec::new();
+    let member = |group, place, role, poster| Member {
+        group,
+        place,
+        role,
+        poster,
+        state: State::Closed,
+        joined: false,
+        away_since: None,
+        seen: Seen::from_the_start(if role == Role::Outside { 0 } else { plan.posters.into() }),
+        head: None,
+        catching_up: None,
+        came_late: false,
+    };
+    for group in 0..plan.groups {
+        if plan.outside && plan.home(group) == thread {
+            members.extend((0..plan.posters).map(|poster| member(group, u32::MAX, Role::Outside, Some(poster))));
+        }
+        let here = (0..plan.members).filter(|place| plan.thread_of(group, *place) == thread);
+        members.extend(here.map(|place| member(group, place, plan.role(place), plan.poster(place))));
+    }
+    members
+}
+
+impl Member {
+    pub(super) fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    /// Whether it must have all messages in the end.
+    pub(super) fn is_awaited(&self, slow_too: bool) -> bool {
+        match self.role {
+            Role::Member => true,
+            Role::Slow => slow_too,
+            Role::Churner => !self.came_late,
+            Role::Laggard | Role::Outside => false,
+        }
+    }
+
+    pub(super) fn missing(&self, shared: &Shared) -> u32 {
+        (0..shared.plan.posters).map(|poster| self.seen.missing(poster.into(), shared.sent(self.group, poster))).sum()
+    }
+
+    pub(super) fn story(&self) -> Option<(u64, u64)> {
+        (self.role == Role::Member).then(|| self.seen.story())?
+    }
+
+    /// The place in the group's messages where it can go on.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.seen.last_seq()
+    }
+
+    /// It goes away, and comes back to what it missed, or, without history, to what is new.
+    pub(super) fn goes_away(&mut self, now: u64, has_history: bool) {
+        self.joined = false;
+        self.away_since = Some(now);
+        if !has_history {
+            self.seen.restart(None);
+            self.came_late = true;
+        }
+    }
+
+    /// It has asked for the messages after this one.
+    pub(super) fn reads_from(&mut self, after: u64, now: u64) {
+        self.catching_up = Some(CatchUp { after, last: None, since: now });
+    }
+
+    fn on_joined(&mut self, head: Option<Head>) {
+        let Some(new) = head else { return };
+        match (&mut self.catching_up, self.head) {
+            (Some(catch_up), _) => {
+                self.seen.restart(Some(catch_up.after));
+                // Where there is no history yet, the next message will do.
+                catch_up.last = Some(new.seq.max(catch_up.after + 1));
+            }
+            // The first message after the join must be the next one.
+            (None, None) => self.seen.resume_at(new.seq + 1),
+            // It comes back, and goes on after what it has seen.
+            (None, Some(_)) => {}
+        }
+        self.head = Some(new);
+    }
+
+    /// If this message ends the history that was asked for: when that was.
+    fn caught_up(&mut self, seq: u64) -> Option<u64> {
+        let catch_up = self.catching_up.filter(|catch_up| catch_up.last.is_some_and(|last| seq >= last))?;
+        self.catching_up = None;
+        Some(catch_up.since)
+    }
+}
+
+/// What listens to a connection's bytes.
+pub(super) struct Ears<'a> {
+    pub(super) member: &'a mut Member,
+    pub(super) index: usize,
+    pub(super) tally: &'a mut Tally,
+    pub(super) shared: &'a Shared,
+    pub(super) window: Option<&'a mut Window>,
+    pub(super) others_done: &'a mut [Vec<u32>],
+    pub(super) wants: &'a mut Vec<Want>,
+    /// When the bytes came.
+    pub(super) now: u64,
+}
+
+impl Sink for Ears<'_> {
+    fn message(&mut self, text: &[u8], seq: Option<u64>) {
+        let (member, shared, faults) = (&mut *self.member, self.shared, &mut self.tally.faults);
+        let stamp = match shared.format.read(text) {
+            Ok(stamp) if stamp.group == member.group => stamp,
+            _ => {
+                faults.foreign += 1;
+                faults
+                    .say(|| format!("not a message of ours: {}", String::from_utf8_lossy(&text[..text.len().min(80)])));
+                return;
+            }
+        };
+        if stamp.probe {
+            if !member.joined {
+                member.joined = true;
+                self.wants.push(Want::Ready(self.index));
+            }
+            return;
+        }
+        let verdict = member.seen.post(stamp.poster, stamp.number);
+        let numbered = seq.map_or(Verdict::Next, |seq| member.seen.seq(seq));
+        match verdict {
+            Verdict::Next if numbered != Verdict::Next => {
+                faults.misnumbered += 1;
+                faults.say(|| format!("seq {} of group {}: {numbered:?}", seq.unwrap_or(0), member.group));
+            }
+            Verdict::Next => {}
+            Verdict::After(count) => {
+                faults.missing += u64::from(count);
+                faults.say(|| {
+                    format!(
+                        "group {}, place {}: {count} messages before {stamp:?} are missing",
+                        member.group, member.place
+                    )
+                });
+            }
+            Verdict::Again => {
+                faults.repeated += 1;
+                faults.say(|| {
+                    format!("group {}, place {}: {stamp:?} came again or too late", member.group, member.place)
+                });
+                return;
+            }
+        }
+        if member.role == Role::Member {
+            self.tally.deliveries += 1;
+            let measured = shared.measure_from.load(Ordering::Relaxed)..shared.measure_to.load(Ordering::Relaxed);
+            if measured.contains(&stamp.at) {
+                self.tally.latency.saturating_record(self.now.saturating_sub(stamp.at) / 1_000);
+            }
+        } else {
+            self.tally.late_deliveries += 1;
+        }
+        if let Some(since) = seq.and_then(|seq| member.caught_up(seq)) {
+            self.tally.catchups.saturating_record(self.now.saturating_sub(since) / 1_000);
+            self.wants.push(Want::History(self.index));
+        }
+        if stamp.slot != NO_SLOT && shared.plan.watches(member.place, stamp.poster) && shared.remaining.seen(stamp.slot)
+        {
+            match &mut self.window {
+                Some(window) if window.owns(stamp.slot) => window.give_back(stamp.slot),
+                _ => self.others_done[shared.plan.home(stamp.group)].push(stamp.slot),
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Ready => {
+                if self.member.role == Role::Outside {
+                    self.wants.push(Want::Ready(self.index));
+                }
+            }
+            Event::Joined(head) => {
+                if self.member.role != Role::Outside {
+                    self.member.on_joined(head);
+                    if !std::mem::replace(&mut self.member.joined, true) {
+                        self.wants.push(Want::Ready(self.index));
+                    }
+                }
+            }
+            Event::Left => self.wants.push(Want::Left(self.index)),
+            Event::Acked => self.tally.acks += 1,
+            Event::Ping => self.wants.push(Want::Pong(self.index)),
+            Event::Dropped(count) => {
+                self.tally.faults.told_lost += count;
+                self.tally.faults.say(|| format!("the server says that it lost {count} messages"));
+            }
+            // A probe may come before the first join.
+            Event::Refused(text) if self.shared.phase() == Phase::Probe && text.ends_with("does not exist") => {}
+            Event::Refused(text) => {
+                self.tally.faults.refused += 1;
+                if self.shared.phase() <= Phase::Probe {
+                    self.shared.fail(format!("the server refused: {text}"));
+                }
+                self.tally.faults.say(|| format!("the server refused: {text}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Posts are sent, as the window or the schedule allows.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+
+use super::Worker;
+use super::member::Member;
+use crate::pace::{Schedule, Window};
+use crate::payload::{NO_SLOT, Stamp};
+use crate::plan::{Pace, Plan};
+
+/// Who posts, in turn.
+#[derive(Debug)]
+pub(super) struct Posting {
+    /// Connections of all posters of this thread's groups: first those that are poster 0 of their group.
+    posters: Vec<usize>,
+    /// Of these, with their group: the first posters.
+    first: Vec<(u32, usize)>,
+    next: usize,
+    pace: Pacing,
+}
+
+#[derive(Debug)]
+enum Pacing {
+    None,
+    Closed(Window),
+    /// Posts a second in total; this thread's part begins when posting begins.
+    Open {
+        rate: f64,
+        offset: u64,
+        step: u64,
+        schedule: Option<Schedule>,
+    },
+}
+
+impl Posting {
+    pub(super) fn new(plan: &Plan, thread: usize, members: &[Member]) -> Self {
+        let posters = members.iter().enumerate().filter(|(_, member)| plan.home(member.group) == thread);
+        let mut posters: Vec<_> =
+            posters.filter_map(|(index, member)| Some((member.poster?, member.group, index))).collect();
+        posters.sort_unstable();
+        let first = posters.iter().take_while(|(poster, ..)| *poster == 0).map(|(_, group, index)| (*group, *index));
+        let pace = match plan.pace {
+            Pace::Closed(_) => {
+                let (first, size) = plan.slots(thread);
+                Pacing::Closed(Window::new(first, size))
+            }
+            // Groups are shared out evenly; if there are fewer than threads, only some of these post.
+            Pace::Open(rate) if !posters.is_empty() => {
+                let posting = u64::from(plan.groups.min(u32::from(plan.threads)));
+                Pacing::Open { rate, offset: thread as u64, step: posting, schedule: None }
+            }
+            Pace::Open(_) | Pace::None => Pacing::None,
+        };
+        Self { first: first.collect(), posters: posters.into_iter().map(|(.., index)| index).collect(), next: 0, pace }
+    }
+
+    pub(super) fn window(&mut self) -> Option<&mut Window> {
+        match &mut self.pace {
+            Pacing::Closed(window) => Some(window),
+            Pacing::None | Pacing::Open { .. } => None,
+        }
+    }
+
+    /// The groups of this thread, each with the connection of its first poster.
+    pub(super) fn first_posters(&self) -> &[(u32, usize)] {
+        &self.first
+    }
+
+    /// The next post, if there is one now: its slot and when it was due.
+    fn take(&mut self, now: u64) -> Option<(u32, u64)> {
+        match &mut self.pace {
+            Pacing::None => None,
+            Pacing::Closed(window) => Some((window.take()?, now)),
+            Pacing::Open { rate, offset, step, schedule } => {
+                let schedule = schedule.get_or_insert_with(|| Schedule::new(now, *rate, *offset, *step));
+                Some((NO_SLOT, schedule.take_due(now)?))
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        match &self.pace {
+            Pacing::Open { schedule: Some(schedule), .. } => Some(schedule.next()),
+            _ => None,
+        }
+    }
+}
+
+impl Worker {
+    /// Sends all posts that are due or have room.
+    pub(super) fn post(&mut self, now: u64) -> Result<()> {
+        let foreign = self.shared.lanes[self.thread].take_done();
+        if let Some(window) = self.posting.window() {
+            foreign.into_iter().for_each(|slot| window.give_back(slot));
+        }
+        while let Some((slot, due)) = self.posting.take(now) {
+            self.post_one(slot, due, now);
+        }
+        match self.posting.next_due() {
+            Some(due) => self.timer.set(due, now),
+            None => Ok(()),
+        }
+    }
+
+    fn post_one(&mut self, slot: u32, due: u64, now: u64) {
+        let Some(&index) = self.posting.posters.get(self.posting.next) else { return };
+        self.posting.next = (self.posting.next + 1) % self.posting.posters.len();
+        let (shared, member) = (&self.shared, &self.members[index]);
+        let (group, poster) = (member.group, member.poster.unwrap_or(0));
+        let number = shared.count_post(group, poster);
+        if slot != NO_SLOT {
+            shared.remaining.begin(slot, shared.plan.watchers());
+        }
+        let stamp = Stamp { probe: false, group, poster, number, slot, at: due };
+        let connection = &mut self.connections[index];
+        let out = connection.out();
+        if out.is_empty() {
+            self.dirty.push(index);
+        }
+        let (name, size) = (&shared.names[group as usize], shared.plan.size);
+        shared.plan.protocol.post(out, name, size, |out| shared.format.write(&stamp, out));
+        self.tally.posts += 1;
+        if due >= shared.measure_from.load(Ordering::Relaxed) {
+            self.tally.lateness.saturating_record(now.saturating_sub(due) / 1_000);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The `embedded` engine: everything on this machine's disk, and nothing acknowledged is ever lost.
+//!
+//! ```text
+//! append ─▶ queue ─▶ commit (one thread: write + fsync = the acknowledgement) ─▶ tail (memory) ─▶ readers
+//!                       │                                                          ▲
+//!                       └▶ backlog ─▶ applier (one thread: large transactions) ─▶ tables (redb) ─▶ readers
+//!                                        └▶ files (recycles what is applied)
+//! ```
+//!
+//! The decision and its measurements are in `docs/decisions/0001-embedded-log.md`.
+
+mod applier;
+mod apply;
+mod backlog;
+mod backup;
+mod commit;
+mod disk;
+mod files;
+mod frame;
+pub mod metrics;
+mod offline;
+mod open;
+mod queue;
+mod read;
+mod record;
+mod retention;
+mod scan;
+mod table;
+mod tail;
+mod trouble;
+
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::GroupName;
+use tokio::sync::{Semaphore, oneshot};
+
+use self::backlog::Backlog;
+use self::disk::Disk;
+use self::files::Files;
+use self::metrics::Metrics;
+use self::queue::{Queue, Request};
+use self::record::Operation;
+use self::retention::Rules;
+use self::table::{TableError, Tables};
+use self::tail::{Known, NoGroup, Tail, View};
+use self::trouble::{Cause, Trouble};
+use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+
+pub use self::backup::BackupError;
+pub use self::offline::{DirectoryStats, OfflineError, Verified, export, stats, verify};
+pub use self::open::{OpenError, open};
+
+/// The engine.
+pub struct Embedded {
+    core: Arc<Core>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Debug, Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    applier: Option<JoinHandle<()>>,
+    files: Option<JoinHandle<()>>,
+}
+
+/// What the callers' side of the engine works with.
+#[derive(Debug)]
+struct Core {
+    disk: Arc<dyn Disk>,
+    queue: Arc<Queue>,
+    places: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    tail: Arc<Tail>,
+    backlog: Arc<Backlog>,
+    tables: Arc<Tables>,
+    files: Arc<Files>,
+    rules: Arc<Rules>,
+    trouble: Arc<Trouble>,
+    groups: Arc<AtomicI64>,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("directory", &self.core.disk.path("")).finish_non_exhaustive()
+    }
+}
+
+impl From<TableError> for ReadError {
+    fn from(error: TableError) -> Self {
+        Self { reason: error.to_string() }
+    }
+}
+
+fn unavailable(reason: impl Into<String>) -> AppendError {
+    AppendError::Unavailable { reason: reason.into() }
+}
+
+impl Core {
+    /// The head of a group as the tables have it, if memory has not.
+    fn load(&self, group: &GroupName) -> Result<Option<Head>, ReadError> {
+        let Some(loading) = self.tail.begin_load(group) else {
+            return Ok(match self.tail.known(group) {
+                Some(Known::Present(head)) => Some(head),
+                Some(Known::Absent) => None,
+                Some(Known::Loading) | None => self.row_head(group)?,
+            });
+        };
+        match self.row_head(group) {
+            Ok(head) => {
+                self.tail.end_load(group, loading, head);
+                Ok(head)
+            }
+            Err(error) => {
+                self.tail.abort_load(group);
+                Err(error)
+            }
+        }
+    }
+
+    fn row_head(&self, group: &GroupName) -> Result<Option<Head>, ReadError> {
+        let row = self.tables.row(group)?;
+        Ok(row.map(|row| self.rules.seen(group, row.head)))
+    }
+
+    /// Runs what may wait for the disk where it may; few at once.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
+        let place = Arc::clone(&self.readers).acquire_owned().await.map_err(stopped)?;
+        let core = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(&core);
+            drop(place);
+            result
+        });
+        task.await.map_err(|error| ReadError { reason: format!("the reading task ended: {error}") })?
+    }
+
+    /// Sees to it that the writer finds the heads in memory, and need not wait for the tables.
+    async fn warm(self: &Arc<Self>, operations: &[Operation]) -> Result<(), ReadError> {
+        let is_known = |group: &GroupName| matches!(self.tail.known(group), Some(Known::Present(_) | Known::Absent));
+        let groups = operations.iter().map(Operation::group).filter(|group| !is_known(group));
+        let missing: Vec<GroupName> = groups.cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.blocking(move |core| missing.iter().try_for_each(|group| core.load(group).map(drop))).await
+    }
+
+    async fn submit(self: Arc<Self>, operations: Vec<Operation>) -> Result<u64, AppendError> {
+        let begun = Instant::now();
+        self.warm(&operations).await.map_err(|error| unavailable(error.reason))?;
+        let mut payload = Vec::with_capacity(operations.iter().map(Operation::bytes).sum());
+        operations.iter().for_each(|operation| operation.encode(&mut payload));
+        let closed = || unavailable("the log is closed");
+        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| closed())?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { operations, heads: Vec::new(), payload, reply, begun, permit: Some(permit) };
+        self.queue.push(request).map_err(|_| closed())?;
+        let lost = |_| unavailable("the log stopped before it answered; the append may or may not have happened");
+        answer.await.map_err(lost)?
+    }
+
+    async fn read(
+        self: Arc<Self>,
+        group: GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> Result<Option<Page>, ReadError> {
+        let limit = PageLimit { records: limit.records.max(1), ..limit };
+        match self.tail.view(&group, range, limit.records) {
+            Some(Err(NoGroup)) => return Ok(None),
+            Some(Ok(view)) => {
+                if let Some(page) = read::from_memory(&view, range, limit) {
+                    self.metrics.reads_memory.increment(1);
+                    return Ok(Some(page));
+                }
+            }
+            None => {}
+        }
+        self.metrics.reads_tables.increment(1);
+        self.blocking(move |core| {
+            let view = match core.tail.view(&group, range, limit.records) {
+                Some(view) => view,
+                None => {
+                    let loaded = core.load(&group)?;
+                    let bare = |head: Head| View { head, recent: Vec::new(), memory_first: head.seq + 1 };
+                    let view = core.tail.view(&group, range, limit.records);
+                    view.unwrap_or_else(|| loaded.map(bare).ok_or(NoGroup))
+                }
+            };
+            let Ok(view) = view else { return Ok(None) };
+            match read::from_memory(&view, range, limit) {
+                Some(page) => Ok(Some(page)),
+                None => Ok(Some(read::from_tables(&core.tables, &group, &view, range, limit)?)),
+            }
+        })
+        .await
+    }
+
+    fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(GroupName, Head)>, ReadError> {
+        // First memory, then the tables: what leaves memory in between is in the tables by then.
+        let blocks = self.backlog.blocks();
+        let in_range = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
+        let changed = blocks.iter().flat_map(|block| &block.operations).map(Operation::group);
+        let changed: BTreeSet<&GroupName> = changed.filter(|group| in_range(group.as_str())).collect();
+        let mut heads: HashMap<&str, Option<Head>> = HashMap::with_capacity(changed.len());
+        for group in changed {
+            match self.tail.known(group) {
+                Some(Known::Present(head)) => drop(heads.insert(group.as_str(), Some(head))),
+                Some(Known::Absent) => drop(heads.insert(group.as_str(), None)),
+                Some(Known::Loading) | None => {}
+            }
+        }
+        let stored = read::groups(&self.tables, prefix, after, limit, &|name| heads.contains_key(name))?;
+        let mut found = Vec::with_capacity(stored.len());
+        for (name, head) in stored {
+            let name = GroupName::new(&name).map_err(|error| ReadError { reason: error.to_string() })?;
+            found.push((name.clone(), self.rules.seen(&name, head)));
+        }
+        for (name, head) in heads {
+            if let Some(head) = head {
+                let name = GroupName::new(name).map_err(|error| ReadError { reason: error.to_string() })?;
+                found.push((name, head));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Ends the threads without waiting for anything.
+    fn abort(&self) {
+        self.trouble.set(Cause::Stopped, Some("the log is closed".to_owned()));
+        self.queue.close();
+        self.backlog.abort();
+        self.files.close();
+    }
+}
+
+impl Embedded {
+    /// Moves everything that is acknowledged by now from the commit log into the tables. `false` if that cannot be.
+    async fn flush(&self) -> bool {
+        let backlog = Arc::clone(&self.core.backlog);
+        tokio::task::spawn_blocking(move || backlog.flush()).await.unwrap_or(false)
+    }
+
+    fn join(&self) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let join = |thread: Option<JoinHandle<()>>| {
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a thread of the log panicked");
+            }
+        };
+        join(threads.writer.take());
+        self.core.trouble.set(Cause::Stopped, Some("the log is closed".to_owned()));
+        self.core.backlog.close();
+        join(threads.applier.take());
+        self.core.files.close();
+        join(threads.files.take());
+    }
+
+    /// Ends as a killed process would: what is acknowledged and not applied is in the commit log alone.
+    #[cfg(test)]
+    pub(crate) fn crash(&self) {
+        self.core.abort();
+        self.join();
+        drop(self.core.tables.close());
+        self.core.disk.release();
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.core.abort();
+    }
+}
+
+impl Log for Embedded {
+    fn append(&self, _shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            // Known troubles are told at once; the commit log's own is tried again by its writer.
+            if let Some(reason) = core.trouble.of(Cause::Space) {
+                return Err(unavailable(reason));
+            }
+            if batches.is_empty() {
+                return Ok(());
+            }
+            for batch in &batches {
+                let dense = batch.records.iter().zip(batch.first()..).all(|(record, seq)| record.seq == seq);
+                if batch.records.is_empty() || batch.first() == 0 || !dense {
+                    let reason = format!("a batch for group '{}' is empty or not dense", batch.group);
+                    return Err(unavailable(reason));
+                }
+            }
+            core.submit(batches.into_iter().map(Operation::append).collect()).await.map(drop)
+        })
+    }
+
+    fn head(&self, _shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        let core = Arc::clone(&self.core);
+        let group = group.clone();
+        Box::pin(async move {
+            match core.tail.known(&group) {
+                Some(Known::Present(head)) => Ok(Some(head)),
+                Some(Known::Absent) => Ok(None),
+                Some(Known::Loading) | None => core.blocking(move |core| core.load(&group)).await,
+            }
+        })
+    }
+
+    fn read(
+        &self,
+        _shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
+        Box::pin(Arc::clone(&self.core).read(group.clone(), range, limit))
+    }
+
+    fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>> {
+        let core = Arc::clone(&self.core);
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        Box::pin(async move { core.blocking(move |core| core.groups(&prefix, after.as_deref(), limit)).await })
+    }
+
+    fn purge(&self, _shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let purge = Operation::Purge { group: group.clone(), through };
+        Box::pin(Arc::clone(&self.core).submit(vec![purge]))
+    }
+
+    fn delete(&self, _shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
+        let submitted = Arc::clone(&self.core).submit(vec![Operation::Delete { group: group.clone() }]);
+        Box::pin(async move { Ok(submitted.await? > 0) })
+    }
+
+    fn stats(&self) -> Stats {
+        let groups = self.core.groups.load(Ordering::Relaxed).max(0) as u64;
+        Stats { groups, bytes: self.core.tables.disk_bytes() + self.core.files.bytes() }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.core.trouble.any()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let core = Arc::clone(&self.core);
+        core.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let closing = Embedded { core: Arc::clone(&core), threads: Mutex::new(threads) };
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || {
+                closing.join();
+                if let Err(error) = closing.core.tables.close() {
+                    tracing::error!(%error, "cannot close the tables; the next start repairs them");
+                }
+                closing.core.disk.release();
+            });
+            if done.await.is_err() {
+                tracing::error!("the log did not close in order; the next start replays the commit log");
+            }
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! The applier's thread: moves blocks into the tables, recycles the commit log behind it, and sees to retention in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tertulia_protocol::GroupName;
+
+use super::apply::{Applied, apply};
+use super::backlog::{Backlog, Block, Work};
+use super::files::Files;
+use super::metrics::Metrics;
+use super::record::DecodeError;
+use super::retention::{self, Rules, oldest_kept};
+use super::table::{GROUPS, MESSAGES, Row, TableError, Tables};
+use super::tail::Tail;
+use super::trouble::{Cause, Trouble};
+
+/// How soon a transaction that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Groups that one look of the sweep goes through.
+const SWEEP_GROUPS: usize = 2048;
+
+/// The applier.
+#[derive(Debug)]
+pub(crate) struct Applier {
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) trouble: Arc<Trouble>,
+    pub(crate) metrics: Metrics,
+    pub(crate) sweep: Sweep,
+}
+
+/// A walk over all groups, in slices, for what retention removes where nothing happens.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    interval: Duration,
+    begun: Instant,
+    /// The last group that was looked at; `None` between two walks.
+    cursor: Option<String>,
+    due: Vec<GroupName>,
+}
+
+impl Sweep {
+    /// A first walk at once, since the rules may have changed, or removals may have been left over.
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self { interval, begun: Instant::now(), cursor: Some(String::new()), due: Vec::new() }
+    }
+}
+
+impl Applier {
+    /// Applies until the backlog is closed and empty.
+    pub(crate) fn run(mut self) {
+        let mut trims_left = true;
+        loop {
+            let blocks = match self.backlog.next(trims_left || !self.sweep.due.is_empty()) {
+                Work::Blocks(blocks) => blocks,
+                Work::Idle => Vec::new(),
+                Work::Stop => return,
+            };
+            if self.tables.is_suspect()
+                && let Err(error) = self.tables.reopen()
+            {
+                tracing::warn!(%error, "cannot open the tables again after an error of the disk");
+            }
+            if let Err(error) = self.look_around() {
+                tracing::warn!(%error, "cannot look for what retention removes");
+            }
+            if blocks.is_empty() && !trims_left && self.sweep.due.is_empty() {
+                self.trouble.set(Cause::Tables, None);
+                self.report();
+                continue;
+            }
+            match self.step(&blocks) {
+                Some(applied) => trims_left = applied.trims_left,
+                None => return,
+            }
+            self.report();
+        }
+    }
+
+    /// One transaction, tried until it succeeds; `None` if the engine ends before.
+    fn step(&mut self, blocks: &[Arc<Block>]) -> Option<Applied> {
+        let mut failed = false;
+        loop {
+            let begun = Instant::now();
+            match apply(&self.tables, &self.rules, blocks, &self.sweep.due, retention::now()) {
+                Ok(applied) => {
+                    self.metrics.apply.record(begun.elapsed());
+                    self.metrics.applied_records.increment(applied.records as u64);
+                    self.metrics.retention_removed.increment(applied.retired);
+                    self.finish(blocks, &applied);
+                    if failed {
+                        tracing::info!("the tables can be written again");
+                    }
+                    return Some(applied);
+                }
+                Err(error) => {
+                    if !failed {
+                        tracing::error!(%error, "cannot move messages into the tables; they stay in the commit log");
+                    }
+                    failed = true;
+                    self.backlog.set_failing(Some(error.to_string()));
+                    // After an error of the disk, redb has to be opened again.
+                    if let Err(error) = self.tables.reopen() {
+                        tracing::debug!(%error, "cannot open the tables again");
+                    }
+                    if !self.backlog.pause(RETRY) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, blocks: &[Arc<Block>], applied: &Applied) {
+        self.sweep.due.clone_from(&applied.again);
+        for (group, operations, head) in &applied.groups {
+            self.tail.applied(group, *operations, *head);
+        }
+        self.backlog.done(blocks.len());
+        self.trouble.set(Cause::Tables, None);
+        if let Some(block) = blocks.last() {
+            // The file that the position is in is still needed: it says that the commit log is there.
+            self.files.retire(block.position.file);
+        }
+    }
+
+    /// Looks at the next groups of the sweep.
+    fn look_around(&mut self) -> Result<(), TableError> {
+        let sweep = &mut self.sweep;
+        if sweep.cursor.is_none() {
+            if sweep.begun.elapsed() < sweep.interval {
+                return Ok(());
+            }
+            sweep.begun = Instant::now();
+        }
+        let from = sweep.cursor.take().unwrap_or_default();
+        let now = retention::now();
+        let (rules, due) = (&self.rules, &mut sweep.due);
+        sweep.cursor = self.tables.read(|transaction| {
+            let groups = transaction.open_table(GROUPS)?;
+            let messages = transaction.open_table(MESSAGES)?;
+            let mut last = None;
+            let mut seen = 0;
+            for entry in groups.range::<&str>(from.as_str()..)?.take(SWEEP_GROUPS) {
+                let (name, value) = entry?;
+                let row = Row::decode(value.value())?;
+                if oldest_kept(rules.of(name.value()), &row, now, &messages)?.first > row.head.first {
+                    due.push(GroupName::new(name.value()).map_err(|error| DecodeError::new(error.to_string()))?);
+                }
+                last = Some(name.value().to_owned());
+                seen += 1;
+            }
+            // The last group is looked at once more, as the first of the next slice.
+            Ok(last.filter(|_| seen == SWEEP_GROUPS))
+        })?;
+        Ok(())
+    }
+
+    fn report(&self) {
+        let size = self.backlog.size();
+        self.metrics.unapplied_records.set(size.records as f64);
+        self.metrics.unapplied_bytes.set(size.bytes as f64);
+        self.metrics.bytes.set((self.tables.disk_bytes() + self.files.bytes()) as f64);
+    }
+}

@@ -1,0 +1,262 @@
+//! Moving acknowledged operations into the tables.
+//!
+//! One transaction takes many blocks, folds them by group and writes in key order; the position of the last block goes in with it, so
+//! that a start knows where to go on. The same function serves the applier's thread and a start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use redb::{ReadableTable, Table, WriteTransaction};
+use tertulia_protocol::GroupName;
+
+use super::backlog::Block;
+use super::frame::Position;
+use super::record::{Operation, encode_record};
+use super::retention::{Look, Rules, oldest_kept};
+use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
+use crate::log::{Batch, Head, Record};
+
+/// A chunk is closed when it has so many bytes: with its key it then fills one page of the tables.
+const CHUNK_BYTES: usize = 3500;
+/// Chunks removed in one transaction, so that a large removal does not hold up what comes in.
+const TRIM_CHUNKS: usize = 8192;
+
+/// What a transaction did.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Each group, how many operations it had, and its head now.
+    pub(crate) groups: Vec<(GroupName, usize, Option<Head>)>,
+    /// Messages that were moved.
+    pub(crate) records: usize,
+    /// Messages that retention removed.
+    pub(crate) retired: u64,
+    /// Groups of which retention has not seen all.
+    pub(crate) again: Vec<GroupName>,
+    /// Whether chunks are left to be removed.
+    pub(crate) trims_left: bool,
+}
+
+/// The operations of one group.
+#[derive(Debug, Default)]
+struct Plan<'a> {
+    count: usize,
+    /// The group is removed before `operations`.
+    dropped: bool,
+    operations: Vec<&'a Operation>,
+    row: Option<Row>,
+    /// Where the oldest message stood in the tables before.
+    first_before: u64,
+}
+
+/// Applies `blocks` in order, and retention to their groups and to those that are `due`.
+pub(crate) fn apply(
+    tables: &Tables,
+    rules: &Rules,
+    blocks: &[Arc<Block>],
+    due: &[GroupName],
+    now: u64,
+) -> Result<Applied, TableError> {
+    let mut plans: HashMap<&GroupName, Plan<'_>, foldhash::fast::FixedState> = HashMap::default();
+    for operation in blocks.iter().flat_map(|block| &block.operations) {
+        let plan = plans.entry(operation.group()).or_default();
+        plan.count += 1;
+        if let Operation::Delete { .. } = operation {
+            plan.dropped = true;
+            plan.operations.clear();
+        } else {
+            plan.operations.push(operation);
+        }
+    }
+    for group in due {
+        plans.entry(group).or_default();
+    }
+    let mut plans: Vec<_> = plans.into_iter().collect();
+    plans.sort_unstable_by_key(|(group, _)| *group);
+    let end = blocks.last().map(|block| block.position);
+    let mut applied = tables.write(|transaction| write(transaction, rules, &mut plans, end, now))?;
+    applied.records = blocks.iter().map(|block| block.records).sum();
+    let heads = plans.into_iter().map(|(group, plan)| (group.clone(), plan.count, plan.row.map(|row| row.head)));
+    applied.groups = heads.collect();
+    Ok(applied)
+}
+
+fn write(
+    transaction: &WriteTransaction,
+    rules: &Rules,
+    plans: &mut [(&GroupName, Plan<'_>)],
+    end: Option<Position>,
+    now: u64,
+) -> Result<Applied, TableError> {
+    let mut groups = transaction.open_table(GROUPS)?;
+    let mut messages = transaction.open_table(MESSAGES)?;
+    let mut trims = transaction.open_table(TRIMS)?;
+    let mut numbers = transaction.open_table(META)?;
+    let mut next_id = numbers.get(meta::NEXT_ID)?.map_or(1, |value| value.value());
+
+    let mut chunks = Vec::new();
+    for (group, plan) in plans.iter_mut() {
+        let stored = groups.get(group.as_str())?.map(|value| Row::decode(value.value())).transpose()?;
+        plan.row = stored;
+        plan.first_before = stored.map_or(1, |row| row.head.first);
+        if plan.dropped
+            && let Some(row) = plan.row.take()
+        {
+            groups.remove(group.as_str())?;
+            trims.insert(row.id, u64::MAX)?;
+            plan.first_before = 1;
+        }
+        fold(group, plan, &mut next_id, &mut chunks)?;
+    }
+    chunks.sort_unstable_by_key(|(key, _)| *key);
+    for (key, value) in &chunks {
+        messages.insert(*key, value.as_slice())?;
+    }
+
+    let mut result = Applied::default();
+    let mut budget = TRIM_CHUNKS;
+    for (group, plan) in plans.iter_mut() {
+        let Some(row) = &mut plan.row else { continue };
+        let Look { first, more } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
+        if more {
+            result.again.push((*group).clone());
+        }
+        result.retired += first - row.head.first;
+        row.head.first = first;
+        groups.insert(group.as_str(), row.encode().as_slice())?;
+        if first > plan.first_before && !trim(&mut messages, row.id, first - 1, &mut budget)? {
+            trims.insert(row.id, first - 1)?;
+        }
+    }
+    result.trims_left = trim_later(&mut messages, &mut trims, &mut budget)?;
+
+    numbers.insert(meta::NEXT_ID, next_id)?;
+    if let Some(end) = end {
+        numbers.insert(meta::APPLIED_FILE, end.file)?;
+        numbers.insert(meta::APPLIED_END, end.end)?;
+        numbers.insert(meta::APPLIED_BLOCK, end.block)?;
+    }
+    Ok(result)
+}
+
+type ChunkEntry = ((u64, u64), Vec<u8>);
+
+/// Folds a group's operations into its row, and its messages into chunks.
+fn fold(
+    group: &GroupName,
+    plan: &mut Plan<'_>,
+    next_id: &mut u64,
+    chunks: &mut Vec<ChunkEntry>,
+) -> Result<(), TableError> {
+    let mut open: Option<OpenChunk> = None;
+    for operation in &plan.operations {
+        match operation {
+            Operation::Append { batch, .. } => {
+                let row = plan.row.get_or_insert_with(|| {
+                    *next_id += 1;
+                    let head = Head { epoch: batch.epoch, seq: 0, first: 1, at: 0 };
+                    Row { id: *next_id - 1, head, bytes: 0 }
+                });
+                if !follows(group, row, batch)? {
+                    continue;
+                }
+                for record in &batch.records {
+                    let chunk = open.get_or_insert_with(|| OpenChunk::new(row));
+                    chunk.push(record);
+                    row.bytes += record.size() as u64;
+                    row.head.seq = record.seq;
+                    row.head.at = record.at;
+                    if chunk.records.len() >= CHUNK_BYTES {
+                        chunks.extend(open.take().map(|chunk| chunk.close(row)));
+                    }
+                }
+            }
+            Operation::Purge { through, .. } => {
+                if let Some(row) = &mut plan.row {
+                    let head = &mut row.head;
+                    head.first = head.first.max(through.saturating_add(1)).min(head.seq + 1);
+                }
+            }
+            Operation::Delete { .. } => {}
+        }
+    }
+    if let (Some(chunk), Some(row)) = (open, &plan.row) {
+        chunks.push(chunk.close(row));
+    }
+    Ok(())
+}
+
+/// Whether the batch is new to the tables (a start may meet what they already hold).
+fn follows(group: &GroupName, row: &Row, batch: &Batch) -> Result<bool, TableError> {
+    let head = row.head;
+    if head.epoch == batch.epoch && head.seq + 1 == batch.first() {
+        return Ok(true);
+    }
+    if head.epoch == batch.epoch && batch.last() <= head.seq {
+        return Ok(false);
+    }
+    Err(TableError::Contradiction(format!(
+        "group '{group}' stands at {} in epoch {}, but the commit log goes on at {} in epoch {}",
+        head.seq,
+        head.epoch,
+        batch.first(),
+        batch.epoch
+    )))
+}
+
+/// A chunk that is being filled.
+struct OpenChunk {
+    count: u32,
+    before: u64,
+    records: Vec<u8>,
+}
+
+impl OpenChunk {
+    fn new(row: &Row) -> Self {
+        Self { count: 0, before: row.bytes, records: Vec::with_capacity(CHUNK_BYTES) }
+    }
+
+    fn push(&mut self, record: &Record) {
+        self.count += 1;
+        encode_record(record, &mut self.records);
+    }
+
+    fn close(self, row: &Row) -> ChunkEntry {
+        let mut value = Chunk::header(self.count, self.before).to_vec();
+        value.extend_from_slice(&self.records);
+        ((row.id, row.head.seq), value)
+    }
+}
+
+/// Removes chunks of a group that end at or before `through`, as far as the budget goes. Answers whether that was all.
+fn trim(
+    messages: &mut Table<'_, (u64, u64), &'static [u8]>,
+    id: u64,
+    through: u64,
+    budget: &mut usize,
+) -> Result<bool, TableError> {
+    let mut gone = Vec::new();
+    for entry in messages.range((id, 0)..=(id, through))?.take(*budget) {
+        gone.push(entry?.0.value());
+    }
+    for key in &gone {
+        messages.remove(*key)?;
+    }
+    *budget -= gone.len();
+    Ok(*budget > 0)
+}
+
+/// Removes chunks that were left over before. Answers whether some still are.
+fn trim_later(
+    messages: &mut Table<'_, (u64, u64), &'static [u8]>,
+    trims: &mut Table<'_, u64, u64>,
+    budget: &mut usize,
+) -> Result<bool, TableError> {
+    while *budget > 0 {
+        let next = trims.first()?.map(|(id, through)| (id.value(), through.value()));
+        let Some((id, through)) = next else { return Ok(false) };
+        if trim(messages, id, through, budget)? {
+            trims.remove(id)?;
+        }
+    }
+    Ok(trims.first()?.is_some())
+}

@@ -1,0 +1,161 @@
+//! The disk below the commit log and the tables.
+//!
+//! A trait, so that a simulated disk can lose what was not synced, fail and fill up: nothing else in the engine
+//! touches the file system. All names are of files in one directory.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::open::OpenError;
+
+/// The file whose lock keeps a second process away.
+const LOCK: &str = "LOCK";
+
+/// A directory of files.
+pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Opens a file for reading and writing; makes it if asked to and it is not there.
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
+    /// The names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Gives a file another name, in place of a file that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes what was created, renamed and removed so far last.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that may still be written.
+    fn free_bytes(&self) -> io::Result<u64>;
+    /// A file's name as operators know it.
+    fn path(&self, name: &str) -> PathBuf;
+    /// Lets another process have the directory.
+    fn release(&self);
+}
+
+/// One file. Its methods may be called from several threads at once.
+pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
+    /// Bytes from the beginning to the end.
+    fn len(&self) -> io::Result<u64>;
+    /// Bytes that the file takes on the disk.
+    fn allocated(&self) -> io::Result<u64>;
+    /// Fills `buffer` from `offset` on, or fails.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`, or fails; what is then written is unknown.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts the file, or extends it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes what was written so far last.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the file system, locked for this process.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    lock: Mutex<Option<File>>,
+}
+
+impl Directory {
+    /// Makes the directory if need be and locks it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, OpenError> {
+        let failed = |action, path: &Path, source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                OpenError::NotWritable { path: path.to_owned(), source }
+            }
+            _ => OpenError::Io { action, path: path.to_owned(), source },
+        };
+        if !path.is_dir() {
+            fs::create_dir_all(path).map_err(|source| failed("create the data directory", path, source))?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                let synced = File::open(parent).and_then(|parent| parent.sync_all());
+                synced.map_err(|source| failed("sync the directory above the data directory", parent, source))?;
+            }
+        }
+        let file = path.join(LOCK);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
+        let lock = opened.map_err(|source| failed("open the lock file", &file, source))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(failed("lock the data directory", &file, source)),
+        }
+    }
+}
+
+impl Disk for Directory {
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        Ok(Arc::new(Plain(file)))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn release(&self) {
+        // Closing the file gives the lock back.
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// A file of the file system.
+#[derive(Debug)]
+struct Plain(File);
+
+impl DiskFile for Plain {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        const BLOCK: u64 = 512;
+        Ok(self.0.metadata()?.blocks().saturating_mul(BLOCK))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

@@ -1,0 +1,332 @@
+//! The commit log's files: made, handed out, taken back.
+//!
+//! Making a file means writing all of it, so that a later append changes no metadata (its fsync is then one flush) and finds its
+//! space reserved. That takes time, so a thread of its own does it ahead, in slices that no append has to wait behind. A
+//! file whose blocks are all applied is renamed and used again.
+//!
+//! The same thread watches the space on the disk.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::disk::{Disk, DiskFile};
+use super::frame::{FileHeader, PAGE, pages};
+use super::scan::file_name;
+use super::trouble::{Cause, Trouble};
+
+const SPARE: &str = "spare-";
+/// How often the free space is looked at, and how soon something that failed is tried again.
+const WATCH: Duration = Duration::from_millis(250);
+/// How long a rotation waits for a file before the append is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a byte in the commit log may take in the tables, with the pages that are written anew on the way.
+const APPLY_FACTOR: u64 = 2;
+
+/// What the rest of the engine takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Demand {
+    /// Bytes of the tables.
+    pub(crate) tables: u64,
+    /// Bytes of the commit log that the tables have to take over.
+    pub(crate) unapplied: u64,
+}
+
+/// What bounds the files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of a file.
+    pub(crate) segment: u64,
+    /// Files held ready.
+    pub(crate) spares: usize,
+    /// Bytes that stay free on the file system.
+    pub(crate) reserve: u64,
+    /// Bytes that the directory may take; 0 for any.
+    pub(crate) disk: u64,
+}
+
+/// A file that is written.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) number: u64,
+    pub(crate) size: u64,
+}
+
+#[derive(Debug)]
+struct Spare {
+    name: String,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spares: VecDeque<Spare>,
+    /// Files in the chain that may still be needed, oldest first.
+    live: VecDeque<(u64, u64)>,
+    /// Files that nobody needs any more.
+    retired: VecDeque<(String, u64)>,
+    next_spare: u64,
+    error: Option<String>,
+    closed: bool,
+}
+
+/// The files of the commit log.
+#[derive(Debug)]
+pub(crate) struct Files {
+    disk: Arc<dyn Disk>,
+    limits: Limits,
+    trouble: Arc<Trouble>,
+    state: Mutex<State>,
+    /// Something for the thread to do.
+    wanted: Condvar,
+    /// A spare file has come, or an error.
+    ready: Condvar,
+}
+
+impl Files {
+    /// Takes over what is in the directory: whole spare files are used, the others removed, and the files of the
+    /// earlier commit log are recycled once [`Files::retire`] says so.
+    pub(crate) fn new(disk: Arc<dyn Disk>, limits: Limits, trouble: Arc<Trouble>, found: &[u64]) -> io::Result<Self> {
+        let segment = pages(limits.segment.max(2 * PAGE));
+        let limits = Limits { segment, ..limits };
+        let mut state = State::default();
+        for name in disk.list()?.into_iter().filter(|name| name.starts_with(SPARE)) {
+            let number = name.strip_prefix(SPARE).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+            state.next_spare = state.next_spare.max(number + 1);
+            let file = disk.open(&name, false)?;
+            if file.len()? == segment && state.spares.len() < limits.spares.max(1) {
+                state.spares.push_back(Spare { name, file, size: segment });
+            } else {
+                disk.remove(&name)?;
+            }
+        }
+        for &number in found {
+            let size = disk.open(&file_name(number), false)?.len()?;
+            state.live.push_back((number, size));
+        }
+        let (wanted, ready) = (Condvar::new(), Condvar::new());
+        Ok(Self { disk, limits, trouble, state: Mutex::new(state), wanted, ready })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a file that follows what `header.previous` names and has room for `need` bytes of blocks. When this returns, the
+    /// file and its header are on the disk, and what may stand after the previous position is void.
+    pub(crate) fn begin(&self, header: FileHeader, need: u64) -> io::Result<Segment> {
+        let spare = self.take(need + PAGE)?;
+        let name = file_name(header.file);
+        let begun = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync());
+        if let Err(error) = begun {
+            // What the file holds now is unknown: it is not used again.
+            drop(self.disk.remove(&spare.name));
+            return Err(error);
+        }
+        // Renamed only now: a file under a commit log's name always has its header.
+        if let Err(error) = self.disk.rename(&spare.name, &name) {
+            drop(self.disk.remove(&spare.name));
+            return Err(error);
+        }
+        self.state().live.push_back((header.file, spare.size));
+        self.wanted.notify_one();
+        self.disk.sync_dir()?;
+        Ok(Segment { file: spare.file, number: header.file, size: spare.size })
+    }
+
+    fn take(&self, need: u64) -> io::Result<Spare> {
+        if need > self.limits.segment {
+            // One append larger than a file gets a file of its own.
+            let name = self.next_name(&mut self.state());
+            return self.make(name, pages(need));
+        }
+        let begun = Instant::now();
+        let mut state = self.state();
+        loop {
+            if let Some(spare) = state.spares.pop_front() {
+                self.wanted.notify_one();
+                return Ok(spare);
+            }
+            if let Some(error) = &state.error {
+                return Err(io::Error::other(error.clone()));
+            }
+            if state.closed || begun.elapsed() > PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no file of the commit log is ready"));
+            }
+            self.wanted.notify_one();
+            state = self.ready.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Gives back the files before `number`: what they hold is in the tables.
+    pub(crate) fn retire(&self, number: u64) {
+        let mut state = self.state();
+        while let Some(&(oldest, size)) = state.live.front() {
+            if oldest >= number {
+                break;
+            }
+            state.live.pop_front();
+            state.retired.push_back((file_name(oldest), size));
+        }
+        self.wanted.notify_one();
+    }
+
+    /// Makes the first spare file, if there is none: what a start needs.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        let name = {
+            let mut state = self.state();
+            if !state.spares.is_empty() {
+                return Ok(());
+            }
+            self.next_name(&mut state)
+        };
+        let spare = self.make(name, self.limits.segment)?;
+        self.state().spares.push_back(spare);
+        Ok(())
+    }
+
+    /// Bytes that the commit log takes on the disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        let state = self.state();
+        let spares: u64 = state.spares.iter().map(|spare| spare.size).sum();
+        let live: u64 = state.live.iter().map(|(_, size)| size).sum();
+        let retired: u64 = state.retired.iter().map(|(_, size)| size).sum();
+        spares + live + retired
+    }
+
+    /// Ends the thread.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.wanted.notify_all();
+        self.ready.notify_all();
+    }
+
+    /// The thread: keeps spare files ready and watches the space. `demand` tells what the rest of the engine takes and will take.
+    pub(crate) fn run(&self, demand: &dyn Fn() -> Demand) {
+        let mut watched: Option<Instant> = None;
+        loop {
+            let mut state = self.state();
+            if state.closed {
+                return;
+            }
+            let idle = state.retired.is_empty() && state.spares.len() >= self.limits.spares.max(1);
+            if idle || state.error.is_some() {
+                state = self.wanted.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if state.closed {
+                return;
+            }
+            drop(state);
+            if watched.is_none_or(|at| at.elapsed() >= WATCH) {
+                self.watch(demand());
+                watched = Some(Instant::now());
+            }
+            let result = self.provide(demand());
+            let mut state = self.state();
+            if let Err(error) = &result
+                && state.error.is_none()
+            {
+                tracing::warn!(%error, "cannot make a file of the commit log; trying again");
+            }
+            state.error = result.err().map(|error| error.to_string());
+            drop(state);
+            self.ready.notify_all();
+        }
+    }
+
+    /// Does one thing: recycles a file, or makes one.
+    fn provide(&self, demand: Demand) -> io::Result<()> {
+        let mut state = self.state();
+        let enough = state.spares.len() >= self.limits.spares.max(1);
+        if let Some((name, size)) = state.retired.pop_front() {
+            let fits = !enough && size == self.limits.segment;
+            let spare = self.next_name(&mut state);
+            drop(state);
+            let done = if fits { self.recycle(&name, spare, size) } else { self.disk.remove(&name) };
+            if done.is_err() {
+                self.state().retired.push_front((name, size));
+            }
+            return done;
+        }
+        if enough {
+            return Ok(());
+        }
+        let name = self.next_name(&mut state);
+        drop(state);
+        // The commit log must not take the space that the tables need to take over what is in it.
+        if self.disk.free_bytes()? < self.kept_free(demand).saturating_add(self.limits.segment) {
+            let has_spare = !self.state().spares.is_empty();
+            return if has_spare { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) };
+        }
+        let spare = self.make(name, self.limits.segment)?;
+        self.state().spares.push_back(spare);
+        Ok(())
+    }
+
+    fn kept_free(&self, demand: Demand) -> u64 {
+        self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR))
+    }
+
+    fn recycle(&self, name: &str, spare: String, size: u64) -> io::Result<()> {
+        self.disk.rename(name, &spare)?;
+        // On the disk before the file gets another header: a header must never stand under another file's name.
+        if let Err(error) = self.disk.sync_dir() {
+            drop(self.disk.rename(&spare, name));
+            return Err(error);
+        }
+        let file = self.disk.open(&spare, false)?;
+        self.state().spares.push_back(Spare { name: spare, file, size });
+        Ok(())
+    }
+
+    fn next_name(&self, state: &mut State) -> String {
+        let name = format!("{SPARE}{}", state.next_spare);
+        state.next_spare += 1;
+        name
+    }
+
+    fn make(&self, name: String, size: u64) -> io::Result<Spare> {
+        let made = self.fill(&name, size);
+        if made.is_err() {
+            drop(self.disk.remove(&name));
+        }
+        Ok(Spare { file: made?, name, size })
+    }
+
+    fn fill(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+        const SLICE: u64 = 1024 * 1024;
+        let file = self.disk.open(name, true)?;
+        let zeros = vec![0; SLICE.min(size) as usize];
+        let mut offset = 0;
+        while offset < size {
+            let length = SLICE.min(size - offset);
+            file.write_at(&zeros[..length as usize], offset)?;
+            // Little by little, so that an append's fsync has little to wait for.
+            file.sync()?;
+            offset += length;
+        }
+        Ok(file)
+    }
+
+    fn watch(&self, demand: Demand) {
+        let used = demand.tables + self.bytes();
+        let kept_free = self.kept_free(demand);
+        let problem = match self.disk.free_bytes() {
+            Ok(free) if free < kept_free => Some(format!(
+                "{free} bytes are free on the disk, less than the {kept_free} that log.reserve_bytes and the commit log ask for: \
+                 free some space"
+            )),
+            Ok(_) if self.limits.disk > 0 && used > self.limits.disk => Some(format!(
+                "{used} bytes are used, more than log.disk_bytes = {}: lower the retention or raise the bound",
+                self.limits.disk
+            )),
+            Ok(_) => None,
+            Err(error) => Some(format!("cannot tell how much space is free: {error}")),
+        };
+        self.trouble.set(Cause::Space, problem);
+    }
+}

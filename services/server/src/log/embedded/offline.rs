@@ -1,0 +1,226 @@
+//! What operators can do with a data directory that no server uses: check it, count it, copy messages out of it.
+//!
+//! All three bring the tables up to the commit log first, as a start does.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{ReadableTable, ReadableTableMetadata};
+use serde::Serialize;
+use tertulia_protocol::GroupName;
+
+use super::disk::{Directory, Disk};
+use super::open::{OpenError, Recovered, recover};
+use super::retention::Rules;
+use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TRIMS, TableError};
+use crate::log::Record;
+use crate::log::config::{Config, Retention};
+
+/// Why a command on a data directory failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory holds no log.
+    #[error("there is no log in {0}: give the directory that log.data_dir names")]
+    NoLog(String),
+    /// The tables cannot be read, or contradict themselves.
+    #[error("{0}; restore a backup")]
+    Damaged(String),
+    /// There is no such group.
+    #[error("the log has no group '{0}'")]
+    NoGroup(String),
+    /// The output cannot be written.
+    #[error("cannot write the export: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl From<TableError> for OfflineError {
+    fn from(error: TableError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {
+        $(impl From<$error> for OfflineError {
+            fn from(error: $error) -> Self {
+                TableError::from(error).into()
+            }
+        })*
+    };
+}
+
+from_redb!(redb::StorageError, redb::TableError, super::record::DecodeError);
+
+/// What was checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Groups.
+    pub groups: u64,
+    /// Messages that were read.
+    pub messages: u64,
+    /// Messages that were still in the commit log alone.
+    pub replayed: u64,
+    /// Whether the tables were whole; if not, redb has repaired them.
+    pub tables_whole: bool,
+}
+
+/// What a directory holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DirectoryStats {
+    /// Groups.
+    pub groups: u64,
+    /// Messages that are kept.
+    pub messages: u64,
+    /// Bytes of the tables on the disk.
+    pub table_bytes: u64,
+    /// Bytes of the commit log on the disk.
+    pub commit_log_bytes: u64,
+}
+
+/// A message as it is exported.
+#[derive(Serialize)]
+struct Exported<'a> {
+    group_name: &'a GroupName,
+    epoch: u64,
+    seq: u64,
+    at: u64,
+    sender: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    message: &'a str,
+}
+
+/// Opens a directory as a start would, but without retention: a command to look must not remove anything.
+fn open(dir: &Path) -> Result<(Arc<dyn Disk>, Recovered), OfflineError> {
+    if !dir.join(table::FILE).is_file() {
+        return Err(OfflineError::NoLog(dir.display().to_string()));
+    }
+    let disk: Arc<dyn Disk> = Arc::new(Directory::lock(dir)?);
+    let unlimited = Retention { messages: 0, bytes: 0, age: std::time::Duration::ZERO };
+    let config = Config { data_dir: dir.to_owned(), retention: unlimited, ..Config::default() };
+    let recovered = recover(&disk, &config, &Rules::new(&config))?;
+    Ok((disk, recovered))
+}
+
+/// Checks everything: the commit log's blocks, the tables' checksums, and that every group is dense.
+///
+/// # Errors
+/// The first fault, with its place.
+pub fn verify(dir: &Path) -> Result<Verified, OfflineError> {
+    let (_disk, recovered) = open(dir)?;
+    let tables = recovered.tables;
+    let tables_whole = tables.exclusive(|database| Ok(database.check_integrity()?))?;
+    let mut verified = Verified { tables_whole, replayed: recovered.replayed as u64, ..Verified::default() };
+    let checked = tables.read(|transaction| {
+        let groups = transaction.open_table(GROUPS)?;
+        let messages = transaction.open_table(MESSAGES)?;
+        let trims = transaction.open_table(TRIMS)?;
+        for entry in groups.iter()? {
+            let (name, value) = entry?;
+            let row = Row::decode(value.value())?;
+            let head = row.head;
+            let fault = |what: String| TableError::Contradiction(format!("group '{}': {what}", name.value()));
+            let mut expected = None;
+            // Chunks below this are waiting to be removed; some may have been.
+            let waiting = trims.get(row.id)?.map_or(0, |through| through.value());
+            for entry in messages.range((row.id, waiting + 1)..=(row.id, u64::MAX))? {
+                let (key, value) = entry?;
+                let chunk = Chunk::decode(key.value().1, value.value())?;
+                if let Some(expected) = expected
+                    && chunk.first != expected
+                {
+                    return Err(fault(format!("message {expected} is missing; {} follows", chunk.first)));
+                }
+                if expected.is_none() && chunk.first > head.first {
+                    return Err(fault(format!("the oldest message is {}, not {}", chunk.first, head.first)));
+                }
+                expected = Some(chunk.last + 1);
+                verified.messages += chunk.records()?.iter().filter(|record| record.seq >= head.first).count() as u64;
+            }
+            if head.first <= head.seq && expected != Some(head.seq + 1) {
+                return Err(fault(format!("the newest message is not {}", head.seq)));
+            }
+            verified.groups += 1;
+        }
+        Ok(())
+    });
+    checked?;
+    tables.close()?;
+    Ok(verified)
+}
+
+/// Counts what a directory holds.
+///
+/// # Errors
+/// As [`verify`], as far as things are read.
+pub fn stats(dir: &Path) -> Result<DirectoryStats, OfflineError> {
+    let (disk, recovered) = open(dir)?;
+    let tables = recovered.tables;
+    let mut stats = tables.read(|transaction| {
+        let groups = transaction.open_table(GROUPS)?;
+        let mut stats = DirectoryStats { groups: groups.len()?, ..DirectoryStats::default() };
+        for entry in groups.iter()? {
+            let head = Row::decode(entry?.1.value())?.head;
+            stats.messages += (head.seq + 1).saturating_sub(head.first);
+        }
+        Ok(stats)
+    })?;
+    stats.table_bytes = tables.disk_bytes();
+    for name in disk.list()?.iter().filter(|name| name.starts_with("commit-") || name.starts_with("spare-")) {
+        stats.commit_log_bytes += disk.open(name, false)?.allocated()?;
+    }
+    tables.close()?;
+    Ok(stats)
+}
+
+/// Writes the messages of a group, oldest first, one JSON object per line. Answers how many.
+///
+/// # Errors
+/// As [`verify`], as far as things are read; and of the output.
+pub fn export(dir: &Path, group: &GroupName, out: &mut dyn Write) -> Result<u64, OfflineError> {
+    let (_disk, recovered) = open(dir)?;
+    let row = recovered.tables.row(group)?.ok_or_else(|| OfflineError::NoGroup(group.to_string()))?;
+    let mut written = 0;
+    let mut failed = None;
+    recovered.tables.read(|transaction| {
+        let messages = transaction.open_table(MESSAGES)?;
+        for entry in messages.range((row.id, row.head.first)..=(row.id, u64::MAX))? {
+            let (key, value) = entry?;
+            for record in Chunk::decode(key.value().1, value.value())?.records()? {
+                if record.seq < row.head.first {
+                    continue;
+                }
+                if let Err(error) = write_line(group, row.head.epoch, &record, out) {
+                    failed = Some(error);
+                    return Ok(());
+                }
+                written += 1;
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    out.flush()?;
+    recovered.tables.close()?;
+    Ok(written)
+}
+
+fn write_line(group: &GroupName, epoch: u64, record: &Record, out: &mut dyn Write) -> io::Result<()> {
+    let exported = Exported {
+        group_name: group,
+        epoch,
+        seq: record.seq,
+        at: record.at,
+        sender: record.sender.as_str(),
+        id: record.id.as_ref().map(|id| id.as_str()),
+        message: &record.message,
+    };
+    serde_json::to_writer(&mut *out, &exported)?;
+    out.write_all(b"\n")
+}

@@ -1,0 +1,329 @@
+//! Opening: locks the directory, checks what is there, brings the tables up to the commit log, and starts the threads.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::applier::{Applier, Sweep};
+use super::apply::apply;
+use super::backlog::{Backlog, Block, Triggers};
+use super::commit::Writer;
+use super::disk::{Directory, Disk};
+use super::files::{Demand, Files, Limits};
+use super::frame::{FIRST_BLOCK, Position};
+use super::metrics::Metrics;
+use super::queue::Queue;
+use super::retention::{self, Rules};
+use super::scan;
+use super::table::{self, TableError, Tables, meta};
+use super::tail::Tail;
+use super::trouble::{Cause, Trouble};
+use super::{Core, Embedded, Threads};
+use crate::log::ReadError;
+use crate::log::config::Config;
+
+/// Why the log cannot be opened. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk or the file system failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing can be written there.
+    #[error("cannot write in the data directory, at {}: {source}; make it writable for this user, or set log.data_dir", path.display())]
+    NotWritable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process uses the directory.
+    #[error("the data directory {} is in use by another process; stop that one, or set another log.data_dir", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of the commit log is not what was written, in a part that had been on the disk.
+    #[error(
+        "the commit log is corrupt: {} at byte {offset}: {reason}. Messages that were acknowledged may be in what cannot be read: \
+         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and run `log verify`",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that must be there is not.
+    #[error("the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file was written in another format.
+    #[error(
+        "{} has format {found}, and this version reads format {supported}: use the version that wrote it, export the groups and import them",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What this version reads.
+        supported: u32,
+    },
+    /// A file of another log lies in the directory.
+    #[error("{} belongs to another data directory: move it away", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The tables cannot be opened or brought up to date.
+    #[error("cannot open the tables {}: {reason}; if they are damaged, restore a backup", path.display())]
+    Tables {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        reason: String,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread of the log: {source}")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Opens the log in `config.data_dir`, and makes it if there is none. Blocks while it reads what a crash left in the commit log.
+///
+/// # Errors
+/// What was found, where, and what to do about it.
+pub fn open(config: &Config) -> Result<Arc<Embedded>, OpenError> {
+    let disk = Directory::lock(&config.data_dir)?;
+    start(Arc::new(disk), config)
+}
+
+/// The tables, brought up to the end of the commit log.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) tables: Tables,
+    pub(crate) log: u64,
+    /// The end of the last valid block.
+    pub(crate) end: Position,
+    /// The numbers of all files of the commit log.
+    pub(crate) files: Vec<u64>,
+    /// Messages that came from the commit log.
+    pub(crate) replayed: usize,
+}
+
+fn tables_error(disk: &dyn Disk) -> impl Fn(TableError) -> OpenError {
+    let path = disk.path(table::FILE);
+    move |error| OpenError::Tables { path: path.clone(), reason: error.to_string() }
+}
+
+/// Opens the tables and checks that they fit the directory.
+pub(crate) fn open_tables(disk: &Arc<dyn Disk>, cache: usize) -> Result<Tables, OpenError> {
+    let failed = tables_error(&**disk);
+    let listed = disk.list();
+    let names = listed.map_err(|source| OpenError::Io { action: "list the files of", path: disk.path(""), source })?;
+    let is_new = !names.iter().any(|name| name == table::FILE);
+    if is_new && names.iter().any(|name| name.starts_with("commit-")) {
+        return Err(OpenError::MissingFile { path: disk.path(table::FILE) });
+    }
+    // Random: which log a file belongs to.
+    let log = RandomState::new().build_hasher().finish();
+    let tables = Tables::open(Arc::clone(disk), cache, log).map_err(&failed)?;
+    let found = tables.number(meta::VERSION).map_err(&failed)?;
+    if found != table::VERSION {
+        let (found, supported) = (found as u32, table::VERSION as u32);
+        return Err(OpenError::Version { path: disk.path(table::FILE), found, supported });
+    }
+    Ok(tables)
+}
+
+/// Opens the tables and moves into them what the commit log has beyond them.
+pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> Result<Recovered, OpenError> {
+    let begun = Instant::now();
+    let failed = tables_error(&**disk);
+    let tables = open_tables(disk, config.table_cache_bytes)?;
+    let log = tables.number(meta::LOG).map_err(&failed)?;
+    let applied = tables.applied().map_err(&failed)?;
+    let found = scan::find(&**disk, log, applied)?;
+    if found.is_empty() && tables.number(meta::IN_USE).map_err(&failed)? > 0 {
+        return Err(OpenError::MissingFile { path: disk.path(&scan::file_name(applied.file.max(1))) });
+    }
+
+    let mut waiting: Vec<Arc<Block>> = Vec::new();
+    let (mut waiting_records, mut replayed) = (0, 0);
+    let scanned = found.replay(&**disk, &mut |block| {
+        let block = Block::new(block.position, block.operations, 0);
+        waiting_records += block.records;
+        waiting.push(Arc::new(block));
+        if waiting_records >= config.apply_records {
+            apply(&tables, rules, &waiting, &[], retention::now()).map_err(&failed)?;
+            replayed += waiting_records;
+            waiting.clear();
+            waiting_records = 0;
+        }
+        Ok(())
+    })?;
+    if !waiting.is_empty() {
+        apply(&tables, rules, &waiting, &[], retention::now()).map_err(&failed)?;
+        replayed += waiting_records;
+    }
+    if let (Some(torn), Some(&newest)) = (scanned.torn, found.files.last()) {
+        let file = disk.path(&scan::file_name(newest));
+        tracing::warn!(
+            file = %file.display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "the commit log ends in a torn tail, as a crash leaves it: cut"
+        );
+    }
+    if replayed > 0 {
+        tracing::info!(messages = replayed, took = ?begun.elapsed(), "took messages from the commit log into the tables");
+    }
+    Ok(Recovered { tables, log, end: scanned.end, files: found.files, replayed })
+}
+
+/// Opens the log on a disk.
+pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded>, OpenError> {
+    let rules = Arc::new(Rules::new(config));
+    let metrics = Metrics::new();
+    let Recovered { tables, log, end, files: found, replayed } = recover(&disk, config, &rules)?;
+    metrics.replayed_records.set(replayed as f64);
+    let tables_failed = tables_error(&*disk);
+    let io = |action| {
+        let path = disk.path("");
+        move |source| OpenError::Io { action, path, source }
+    };
+
+    let limits = Limits {
+        segment: config.segment_bytes,
+        spares: config.spare_segments,
+        reserve: config.reserve_bytes,
+        disk: config.disk_bytes,
+    };
+    let trouble = Arc::new(Trouble::default());
+    let files = Files::new(Arc::clone(&disk), limits, Arc::clone(&trouble), &found);
+    let files = Arc::new(files.map_err(io("take over the files of the commit log in"))?);
+    let tail = Arc::new(Tail::new(Arc::clone(&rules), config.cache_bytes, config.cache_records));
+    let triggers = Triggers {
+        records: config.apply_records.max(1),
+        bytes: (config.unapplied_bytes / 2).max(1),
+        interval: config.apply_interval.max(Duration::from_millis(1)),
+    };
+    let backlog = Arc::new(Backlog::new(config.unapplied_bytes.max(1), triggers, end.block));
+    let groups = tables.count().map_err(&tables_failed)?;
+    metrics.groups.set(groups as f64);
+    let core = Arc::new(Core {
+        disk: Arc::clone(&disk),
+        queue: Arc::new(Queue::default()),
+        places: Arc::new(Semaphore::new(config.append_queue.clamp(1, Semaphore::MAX_PERMITS))),
+        readers: Arc::new(Semaphore::new(config.readers.clamp(1, Semaphore::MAX_PERMITS))),
+        tail,
+        backlog,
+        tables: Arc::new(tables),
+        files,
+        rules,
+        trouble,
+        groups: Arc::new(AtomicI64::new(groups as i64)),
+        metrics: metrics.clone(),
+    });
+
+    let loader = Arc::clone(&core);
+    let mut writer = Writer {
+        log,
+        durability: config.durability,
+        queue: Arc::clone(&core.queue),
+        files: Arc::clone(&core.files),
+        tail: Arc::clone(&core.tail),
+        backlog: Arc::clone(&core.backlog),
+        trouble: Arc::clone(&core.trouble),
+        metrics: metrics.clone(),
+        load_head: Box::new(move |group| -> Result<_, ReadError> { loader.load(group) }),
+        groups: Arc::clone(&core.groups),
+        segment: None,
+        end,
+        offset: FIRST_BLOCK,
+        synced: FIRST_BLOCK,
+        last_file: found.last().copied().unwrap_or(0).max(end.file),
+    };
+    // The first file is begun here: its header makes a torn tail void. A full disk is no reason not to serve reads.
+    match core.files.prepare().and_then(|()| writer.rotate(0)) {
+        Ok(()) => core.files.retire(writer.last_file),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            core.trouble.set(Cause::Commit, Some(error.to_string()));
+        }
+        Err(source) => return Err(io("begin a file of the commit log in")(source)),
+    }
+    if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
+        core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;
+    }
+    let applier = Applier {
+        tables: Arc::clone(&core.tables),
+        rules: Arc::clone(&core.rules),
+        tail: Arc::clone(&core.tail),
+        backlog: Arc::clone(&core.backlog),
+        files: Arc::clone(&core.files),
+        trouble: Arc::clone(&core.trouble),
+        metrics,
+        sweep: Sweep::new(config.sweep_interval),
+    };
+    let (files, tables, backlog) = (Arc::clone(&core.files), Arc::clone(&core.tables), Arc::clone(&core.backlog));
+    let demand = move || Demand { tables: tables.disk_bytes(), unapplied: backlog.size().bytes as u64 };
+    let threads = Threads {
+        writer: Some(spawn("log-commit", &core, move || writer.run())?),
+        applier: Some(spawn("log-apply", &core, move || applier.run())?),
+        files: Some(spawn("log-files", &core, move || files.run(&demand))?),
+    };
+    Ok(Arc::new(Embedded { core, threads: Mutex::new(threads) }))
+}
+
+/// Stops the engine if one of its threads panics: better no log than half of one.
+struct Guard(Arc<Core>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.abort();
+            tracing::error!("a thread of the log panicked: nothing is written any more");
+            self.0.trouble.set(Cause::Stopped, Some("a thread of the log panicked: restart the server".to_owned()));
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    core: &Arc<Core>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, OpenError> {
+    let guard = Guard(Arc::clone(core));
+    let work = move || {
+        let guard = guard;
+        run();
+        drop(guard);
+    };
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|source| {
+        core.abort();
+        OpenError::Thread { source }
+    })
+}

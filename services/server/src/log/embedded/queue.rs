@@ -1,0 +1,109 @@
+//! Appends on their way to the commit log's writer.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::record::Operation;
+use crate::log::{AppendError, Head};
+
+/// One append, purge or delete: all of it happens, or nothing.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) operations: Vec<Operation>,
+    /// What each operation makes of its group's head; the writer fills it in.
+    pub(crate) heads: Vec<Option<Head>>,
+    /// The operations' bytes.
+    pub(crate) payload: Vec<u8>,
+    /// Answers with the number of messages or groups removed; 0 for an append.
+    pub(crate) reply: oneshot::Sender<Result<u64, AppendError>>,
+    pub(crate) begun: Instant,
+    /// A place in the queue.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Request {
+    /// Whether it adds messages (a purge or a delete frees space, and is let through when space is short).
+    pub(crate) fn appends(&self) -> bool {
+        self.operations.iter().any(|operation| matches!(operation, Operation::Append { .. }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: VecDeque<Request>,
+    closed: bool,
+}
+
+/// What the writer gets.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Requests that waited; at least one.
+    Requests(Vec<Request>),
+    /// None came in the time given.
+    Nothing,
+    /// None will come any more.
+    Closed,
+}
+
+/// The queue. Its bound is the semaphore whose permits the requests carry.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request; gives it back if the queue is closed.
+    pub(crate) fn push(&self, request: Request) -> Result<(), Request> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(request);
+        }
+        state.requests.push_back(request);
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Takes what waits, up to `bytes` (but at least one request); waits for the first, for at most `patience`.
+    pub(crate) fn take(&self, bytes: usize, patience: Option<Duration>) -> Taken {
+        let begun = Instant::now();
+        let mut state = self.state();
+        while state.requests.is_empty() {
+            if state.closed {
+                return Taken::Closed;
+            }
+            state = match patience {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(patience) => {
+                    let left = patience.saturating_sub(begun.elapsed());
+                    if left.is_zero() {
+                        return Taken::Nothing;
+                    }
+                    self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        let mut taken = 0;
+        let count = state.requests.iter().position(|request| {
+            let full = taken > 0 && taken + request.payload.len() > bytes;
+            taken += request.payload.len();
+            full
+        });
+        let count = count.unwrap_or(state.requests.len());
+        Taken::Requests(state.requests.drain(..count).collect())
+    }
+
+    /// Takes no more requests; what waits is still handed out.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.filled.notify_all();
+    }
+}

@@ -1,0 +1,132 @@
+//! What is kept of a group: the rules, and how far they move its oldest message.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redb::ReadableTable;
+use tertulia_protocol::GroupName;
+
+use super::table::{Chunk, Row, TableError};
+use crate::log::Head;
+use crate::log::config::{Config, Retention};
+
+/// The rules for all groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    default: Retention,
+    /// Longest prefix first.
+    overrides: Vec<(String, Retention)>,
+}
+
+impl Rules {
+    pub(crate) fn new(config: &Config) -> Self {
+        let rule = |rule: &crate::log::config::RetentionOverride| {
+            let kept = Retention { messages: rule.messages, bytes: rule.bytes, age: rule.age };
+            (rule.prefix.clone(), kept)
+        };
+        let mut overrides: Vec<_> = config.retention_overrides.iter().map(rule).collect();
+        overrides.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Self { default: config.retention.clone(), overrides }
+    }
+
+    /// The rule for a group.
+    pub(crate) fn of(&self, group: &str) -> &Retention {
+        let special = self.overrides.iter().find(|(prefix, _)| group.starts_with(prefix.as_str()));
+        special.map_or(&self.default, |(_, rule)| rule)
+    }
+
+    /// The head as it is seen: the bound on the number of messages holds at once, before anything is removed.
+    pub(crate) fn seen(&self, group: &GroupName, head: Head) -> Head {
+        Head { first: first_by_count(self.of(group.as_str()), head), ..head }
+    }
+}
+
+fn first_by_count(rule: &Retention, head: Head) -> u64 {
+    match rule.messages {
+        0 => head.first,
+        messages => head.first.max((head.seq + 1).saturating_sub(messages)),
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Chunks that one look at a group goes through; the next look goes on.
+const CHUNKS_PER_LOOK: usize = 256;
+
+/// How far a look at a group came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The oldest message that is kept, as far as it is known.
+    pub(crate) first: u64,
+    /// Whether there is more to look at.
+    pub(crate) more: bool,
+}
+
+/// The oldest message that the rule keeps. The newest message is removed by its age only.
+pub(crate) fn oldest_kept(
+    rule: &Retention,
+    row: &Row,
+    now: u64,
+    messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+) -> Result<Look, TableError> {
+    let mut first = first_by_count(rule, row.head);
+    // All bytes that the group ever had may be kept: then what it has now may be kept.
+    let by_bytes = rule.bytes > 0 && row.bytes > rule.bytes;
+    let too_old = (!rule.age.is_zero()).then(|| now.saturating_sub(rule.age.as_millis() as u64));
+    if first > row.head.seq || (!by_bytes && too_old.is_none()) {
+        return Ok(Look { first, more: false });
+    }
+    let mut chunks = 0;
+    for entry in messages.range((row.id, first)..=(row.id, u64::MAX))?.take(CHUNKS_PER_LOOK) {
+        let (key, value) = entry?;
+        chunks += 1;
+        let chunk = Chunk::decode(key.value().1, value.value())?;
+        let mut before = chunk.before;
+        for record in chunk.records()? {
+            let over = by_bytes && row.bytes - before > rule.bytes && record.seq < row.head.seq;
+            let old = too_old.is_some_and(|limit| record.at < limit);
+            if record.seq >= first {
+                if !over && !old {
+                    return Ok(Look { first, more: false });
+                }
+                first = record.seq + 1;
+            }
+            before += record.size() as u64;
+        }
+    }
+    Ok(Look { first, more: chunks == CHUNKS_PER_LOOK })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::config::RetentionOverride;
+    use std::time::Duration;
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let rule = |prefix: &str, messages| RetentionOverride {
+            prefix: prefix.to_owned(),
+            messages,
+            bytes: 0,
+            age: Duration::ZERO,
+        };
+        let config = Config { retention_overrides: vec![rule("a", 1), rule("ab", 2)], ..Config::default() };
+        let rules = Rules::new(&config);
+        assert_eq!(rules.of("abc").messages, 2);
+        assert_eq!(rules.of("ac").messages, 1);
+        assert_eq!(rules.of("x"), &config.retention);
+    }
+
+    #[test]
+    fn the_bound_on_messages_holds_at_once() {
+        let rule = Retention { messages: 10, bytes: 0, age: Duration::ZERO };
+        let head = |seq, first| Head { epoch: 1, seq, first, at: 0 };
+        assert_eq!(first_by_count(&rule, head(5, 1)), 1);
+        assert_eq!(first_by_count(&rule, head(10, 1)), 1);
+        assert_eq!(first_by_count(&rule, head(11, 1)), 2);
+        assert_eq!(first_by_count(&rule, head(11, 9)), 9);
+    }
+}

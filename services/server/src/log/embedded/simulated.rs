@@ -1,0 +1,410 @@
+//! A disk that can lose power, fail and fill up, for tests.
+//!
+//! What was written is in two layers: what a sync made last, and the writes since. At a power cut, each page of a write that was not synced
+//! is kept, lost or (if the write covers it) zeroed, independently of the others; of the changes to the directory since its last sync, any
+//! first part happened, as in a file system with a journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::disk::{Disk, DiskFile};
+
+const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+
+/// A small generator of random numbers, the same on every machine (splitmix64).
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetLen(usize),
+}
+
+#[derive(Debug, Default, Clone)]
+struct Inode {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+    /// Which pages take space; the others are holes.
+    taken: BTreeSet<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+/// What is to go wrong.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Faults {
+    /// The power goes after so many more writes, syncs and changes of the directory.
+    pub(crate) operations_left: Option<u64>,
+    /// So many syncs of files whose name begins so fail; what they should have synced may be lost for good.
+    pub(crate) failing_syncs: Option<(&'static str, u64)>,
+    /// Whether what a failing sync should have synced is on the disk all the same.
+    pub(crate) failed_sync_keeps: bool,
+    /// So many writes to files whose name begins so fail half way.
+    pub(crate) failing_writes: Option<(&'static str, u64)>,
+    /// Reads of files whose name begins so fail.
+    pub(crate) failing_reads: Option<&'static str>,
+    /// Bytes that all files may have.
+    pub(crate) capacity: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    name_changes: Vec<NameChange>,
+    faults: Faults,
+    off: bool,
+}
+
+/// The disk. A clone is another handle of the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SimulatedDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    inode: usize,
+}
+
+fn power_lost() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+impl State {
+    /// Counts an operation that changes something; the power may go instead.
+    fn operate(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.faults.operations_left {
+            if *left == 0 {
+                self.off = true;
+            } else {
+                *left -= 1;
+            }
+        }
+        self.check()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.off { Err(power_lost()) } else { Ok(()) }
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|inode| (self.inodes[*inode].taken.len() * PAGE) as u64).sum()
+    }
+
+    /// Takes the space that a write needs, if there is so much.
+    fn take(&mut self, inode: usize, offset: usize, len: usize) -> io::Result<()> {
+        let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
+        let more = pages.clone().filter(|page| !self.inodes[inode].taken.contains(page)).count() * PAGE;
+        match self.faults.capacity {
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => {
+                self.inodes[inode].taken.extend(pages);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_named(&self, inode: usize, prefix: &str) -> bool {
+        self.names.iter().any(|(name, number)| *number == inode && name.starts_with(prefix))
+    }
+}
+
+impl Inode {
+    fn durable(content: Vec<u8>) -> Self {
+        let taken = (0..content.len().div_ceil(PAGE)).collect();
+        Self { current: content.clone(), durable: content, pending: Vec::new(), taken }
+    }
+
+    /// Makes what is pending last; or forgets it, as a system does whose sync has failed: it is in memory, and no later
+    /// sync writes it.
+    fn settle(&mut self, kept: bool) {
+        for change in self.pending.drain(..).filter(|_| kept) {
+            match change {
+                Change::Write { offset, bytes } => overwrite(&mut self.durable, offset, &bytes),
+                Change::SetLen(len) => self.durable.resize(len, 0),
+            }
+        }
+    }
+
+    /// The content after a power cut.
+    fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
+        let mut content = self.durable.clone();
+        for change in &self.pending {
+            match change {
+                Change::SetLen(len) if random.below(2) == 0 => content.resize(*len, 0),
+                Change::SetLen(_) => {}
+                Change::Write { offset, bytes } => {
+                    let mut at = *offset;
+                    let end = offset + bytes.len();
+                    while at < end {
+                        // A page that is covered as a whole goes as a whole; the parts of others by sectors.
+                        let whole = at.is_multiple_of(PAGE) && at + PAGE <= end;
+                        let step = if whole { PAGE } else { SECTOR - at % SECTOR };
+                        let piece = &bytes[at - offset..(at + step).min(end) - offset];
+                        match random.below(if whole { 3 } else { 2 }) {
+                            0 => overwrite(&mut content, at, piece),
+                            1 => {}
+                            _ => overwrite(&mut content, at, &[0; PAGE]),
+                        }
+                        at += piece.len();
+                    }
+                }
+            }
+        }
+        content
+    }
+}
+
+fn overwrite(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
+}
+
+fn apply_name_change(names: &mut BTreeMap<String, usize>, change: &NameChange) {
+    match change {
+        NameChange::Create(name, inode) => drop(names.insert(name.clone(), *inode)),
+        NameChange::Remove(name) => drop(names.remove(name)),
+        NameChange::Rename(from, to) => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+    }
+}
+
+impl SimulatedDisk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Sets what is to go wrong.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// Switches the power off, if it still is on.
+    pub(crate) fn power_off(&self) {
+        self.state().off = true;
+    }
+
+    /// Whether the power is off.
+    pub(crate) fn is_off(&self) -> bool {
+        self.state().off
+    }
+
+    /// The disk as it is found when the power comes back.
+    pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
+        let state = self.state();
+        let mut names = state.durable_names.clone();
+        let happened = random.below(state.name_changes.len() as u64 + 1) as usize;
+        state.name_changes[..happened].iter().for_each(|change| apply_name_change(&mut names, change));
+        Self::with(names, |inode| state.inodes[inode].after_power_cut(random))
+    }
+
+    /// The disk as a killed process leaves it: nothing is lost.
+    pub(crate) fn copy(&self) -> Self {
+        let state = self.state();
+        Self::with(state.names.clone(), |inode| state.inodes[inode].current.clone())
+    }
+
+    fn with(names: BTreeMap<String, usize>, mut content: impl FnMut(usize) -> Vec<u8>) -> Self {
+        let mut state = State::default();
+        for (name, inode) in names {
+            let content = content(inode);
+            state.names.insert(name, state.inodes.len());
+            state.inodes.push(Inode::durable(content));
+        }
+        state.durable_names = state.names.clone();
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// The bytes of a file.
+    pub(crate) fn content(&self, name: &str) -> Vec<u8> {
+        let state = self.state();
+        state.inodes[state.names[name]].current.clone()
+    }
+
+    /// Puts other bytes into a file.
+    pub(crate) fn set_content(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.inodes[inode] = Inode::durable(bytes);
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        state.check()?;
+        let inode = match state.names.get(name) {
+            Some(inode) => *inode,
+            None if create => {
+                state.operate()?;
+                let inode = state.inodes.len();
+                state.inodes.push(Inode::default());
+                state.names.insert(name.to_owned(), inode);
+                state.name_changes.push(NameChange::Create(name.to_owned(), inode));
+                inode
+            }
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Arc::new(SimulatedFile { disk: self.clone(), inode }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.state();
+        state.check()?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        if !state.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let change = NameChange::Rename(from.to_owned(), to.to_owned());
+        apply_name_change(&mut state.names, &change);
+        state.name_changes.push(change);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        let change = NameChange::Remove(name.to_owned());
+        apply_name_change(&mut state.names, &change);
+        state.name_changes.push(change);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        state.durable_names = state.names.clone();
+        state.name_changes.clear();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.state();
+        Ok(state.faults.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(state.used())))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from("simulated").join(name)
+    }
+
+    fn release(&self) {}
+}
+
+impl DiskFile for SimulatedFile {
+    fn len(&self) -> io::Result<u64> {
+        let state = self.disk.state();
+        state.check()?;
+        Ok(state.inodes[self.inode].current.len() as u64)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok((self.disk.state().inodes[self.inode].taken.len() * PAGE) as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.disk.state();
+        state.check()?;
+        if state.faults.failing_reads.is_some_and(|prefix| state.is_named(self.inode, prefix)) {
+            return Err(io::Error::other("a read failed"));
+        }
+        let offset = offset as usize;
+        let found = state.inodes[self.inode].current.get(offset..offset + buffer.len());
+        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let was_off = state.off;
+        let operated = state.operate();
+        let offset = offset as usize;
+        state.take(self.inode, offset, bytes.len())?;
+        let mut fails = false;
+        if let Some((prefix, left)) = state.faults.failing_writes
+            && left > 0
+            && state.is_named(self.inode, prefix)
+        {
+            state.faults.failing_writes = Some((prefix, left - 1));
+            fails = true;
+        }
+        let inode = &mut state.inodes[self.inode];
+        if !was_off {
+            // The write during which the power goes may still reach the disk, in part.
+            let part = if fails { &bytes[..bytes.len() / 2] } else { bytes };
+            overwrite(&mut inode.current, offset, part);
+            inode.pending.push(Change::Write { offset, bytes: part.to_vec() });
+        }
+        operated?;
+        if fails { Err(io::Error::other("a write failed")) } else { Ok(()) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.operate()?;
+        let len = len as usize;
+        let inode = &mut state.inodes[self.inode];
+        inode.current.resize(len, 0);
+        inode.taken.retain(|page| page * PAGE < len);
+        inode.pending.push(Change::SetLen(len));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.operate()?;
+        if let Some((prefix, left)) = state.faults.failing_syncs
+            && left > 0
+            && state.is_named(self.inode, prefix)
+        {
+            state.faults.failing_syncs = Some((prefix, left - 1));
+            let kept = state.faults.failed_sync_keeps;
+            state.inodes[self.inode].settle(kept);
+            return Err(io::Error::other("a sync failed"));
+        }
+        state.inodes[self.inode].settle(true);
+        Ok(())
+    }
+}

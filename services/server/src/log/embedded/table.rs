@@ -1,0 +1,351 @@
+//! The tables: redb, which holds everything that is read.
+//!
+//! Messages are kept in **chunks**: consecutive messages of a group that were applied in one transaction, up to about a page. A
+//! chunk instead of a message as the unit makes applying, reading and removing an order of magnitude cheaper in B-tree work.
+//! Each carries the bytes of its group before it, so that what a group holds from any message on is a subtraction.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use tertulia_protocol::GroupName;
+
+use super::disk::{Disk, DiskFile};
+use super::frame::Position;
+use super::record::{DecodeError, Input, decode_record};
+use crate::log::{Head, Record};
+
+/// The file of the tables.
+pub(crate) const FILE: &str = "messages.redb";
+/// The tables while they are made for the first time.
+const NEW_FILE: &str = "messages.redb.new";
+/// The format of the tables.
+pub(crate) const VERSION: u64 = 1;
+
+/// Groups by name: [`Row`].
+pub(crate) const GROUPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("groups");
+/// Chunks by group id and the `seq` of their last message.
+pub(crate) const MESSAGES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("messages");
+/// Group ids whose chunks up to a `seq` are still to be removed.
+pub(crate) const TRIMS: TableDefinition<'_, u64, u64> = TableDefinition::new("trims");
+/// Single numbers.
+pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// The keys of [`META`].
+pub(crate) mod meta {
+    pub(crate) const VERSION: &str = "version";
+    pub(crate) const LOG: &str = "log";
+    pub(crate) const NEXT_ID: &str = "next_group_id";
+    pub(crate) const APPLIED_FILE: &str = "applied_file";
+    pub(crate) const APPLIED_END: &str = "applied_end";
+    pub(crate) const APPLIED_BLOCK: &str = "applied_block";
+    /// 1 while a commit log must be there beside the tables.
+    pub(crate) const IN_USE: &str = "in_use";
+}
+
+/// What went wrong with the tables.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TableError {
+    /// redb's own.
+    #[error("{0}")]
+    Redb(#[from] Box<redb::Error>),
+    /// A value is not what was written.
+    #[error("the tables are damaged: {0}")]
+    Decode(#[from] DecodeError),
+    /// The commit log and the tables contradict each other.
+    #[error("the tables are damaged: {0}")]
+    Contradiction(String),
+    /// The tables were closed, or are being opened again after an error.
+    #[error("the tables are not open now")]
+    Closed,
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {
+        $(impl From<$error> for TableError {
+            fn from(error: $error) -> Self {
+                Self::Redb(Box::new(error.into()))
+            }
+        })*
+    };
+}
+
+from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+
+/// A group as the tables hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) id: u64,
+    pub(crate) head: Head,
+    /// Bytes of all messages that the group ever had.
+    pub(crate) bytes: u64,
+}
+
+impl Row {
+    pub(crate) fn encode(&self) -> [u8; 48] {
+        let mut out = [0; 48];
+        let numbers = [self.id, self.head.epoch, self.head.seq, self.head.first, self.head.at, self.bytes];
+        for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
+            slot.copy_from_slice(&number.to_le_bytes());
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut input = Input::new(bytes);
+        let id = input.u64()?;
+        let head = Head { epoch: input.u64()?, seq: input.u64()?, first: input.u64()?, at: input.u64()? };
+        Ok(Self { id, head, bytes: input.u64()? })
+    }
+}
+
+/// A value of [`MESSAGES`].
+#[derive(Debug)]
+pub(crate) struct Chunk<'a> {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Bytes of the group's messages before this chunk.
+    pub(crate) before: u64,
+    records: Input<'a>,
+}
+
+impl<'a> Chunk<'a> {
+    /// The bytes that come before the records.
+    pub(crate) fn header(count: u32, before: u64) -> [u8; 12] {
+        let mut out = [0; 12];
+        out[..4].copy_from_slice(&count.to_le_bytes());
+        out[4..].copy_from_slice(&before.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(last: u64, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut input = Input::new(bytes);
+        let count = u64::from(input.u32()?);
+        let before = input.u64()?;
+        if count == 0 || count > last {
+            return Err(DecodeError::new(format!("a chunk of {count} messages ends at {last}")));
+        }
+        Ok(Self { first: last + 1 - count, last, before, records: input })
+    }
+
+    /// All its messages, oldest first.
+    pub(crate) fn records(mut self) -> Result<Vec<Record>, DecodeError> {
+        (self.first..=self.last).map(|seq| decode_record(seq, &mut self.records)).collect()
+    }
+}
+
+/// The open tables. An error of the disk is final for an opened redb, so they can be opened again.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    disk: Arc<dyn Disk>,
+    cache: usize,
+    database: RwLock<Option<Database>>,
+    file: RwLock<Option<Arc<dyn DiskFile>>>,
+    /// An error of the disk was met.
+    suspect: AtomicBool,
+}
+
+impl Tables {
+    /// Opens the tables, or makes empty ones for a log called `log`.
+    pub(crate) fn open(disk: Arc<dyn Disk>, cache: usize, log: u64) -> Result<Self, TableError> {
+        let io = |error: std::io::Error| TableError::from(redb::StorageError::Io(error));
+        if !disk.list().map_err(io)?.iter().any(|name| name == FILE) {
+            // Made under another name, so that a crash on the way leaves nothing that must be understood.
+            let file = disk.open(NEW_FILE, true).map_err(io)?;
+            file.set_len(0).map_err(io)?;
+            let database = redb::Builder::new().create_with_backend(Backend::new(file))?;
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(META)?;
+                table.insert(meta::VERSION, VERSION)?;
+                table.insert(meta::LOG, log)?;
+                table.insert(meta::NEXT_ID, 1)?;
+                transaction.open_table(GROUPS)?;
+                transaction.open_table(MESSAGES)?;
+                transaction.open_table(TRIMS)?;
+            }
+            transaction.commit()?;
+            database.close()?;
+            disk.rename(NEW_FILE, FILE).map_err(io)?;
+            disk.sync_dir().map_err(io)?;
+        }
+        let tables =
+            Self { disk, cache, database: RwLock::new(None), file: RwLock::new(None), suspect: AtomicBool::new(false) };
+        tables.reopen()?;
+        Ok(tables)
+    }
+
+    /// Opens the tables again after an error.
+    pub(crate) fn reopen(&self) -> Result<(), TableError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        let file = self.disk.open(FILE, false).map_err(|error| TableError::from(redb::StorageError::Io(error)))?;
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(Backend::new(file))?;
+        *database = Some(opened);
+        self.suspect.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes the tables; whoever reads now ends first.
+    pub(crate) fn close(&self) -> Result<(), TableError> {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.file.write().unwrap_or_else(PoisonError::into_inner).take());
+        database.map_or(Ok(()), |database| Ok(database.close()?))
+    }
+
+    /// Bytes that the tables take on the disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().and_then(|file| file.allocated().ok()).unwrap_or(0)
+    }
+
+    fn guard(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `read` on one moment of the tables.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        let guard = self.guard();
+        let database = guard.as_ref().ok_or(TableError::Closed)?;
+        let result = database.begin_read().map_err(TableError::from).and_then(|transaction| read(&transaction));
+        if let Err(TableError::Redb(error)) = &result
+            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
+        {
+            self.suspect.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether a read met an error of the disk, after which redb has to be opened again.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Runs `write` in a transaction that is durable when this returns, or did not happen.
+    pub(crate) fn write<T>(
+        &self,
+        write: impl FnOnce(&redb::WriteTransaction) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        let guard = self.guard();
+        let mut transaction = guard.as_ref().ok_or(TableError::Closed)?.begin_write()?;
+        // A start after a crash must not have to read all of the tables.
+        transaction.set_quick_repair(true);
+        let value = write(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// Runs `f` on the database itself.
+    pub(crate) fn exclusive<T>(&self, f: impl FnOnce(&mut Database) -> Result<T, TableError>) -> Result<T, TableError> {
+        let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        f(guard.as_mut().ok_or(TableError::Closed)?)
+    }
+
+    /// A group.
+    pub(crate) fn row(&self, group: &GroupName) -> Result<Option<Row>, TableError> {
+        self.read(|transaction| row(transaction, group))
+    }
+
+    /// How many groups there are.
+    pub(crate) fn count(&self) -> Result<u64, TableError> {
+        self.read(|transaction| Ok(transaction.open_table(GROUPS)?.len()?))
+    }
+
+    /// A single number; 0 if it was never set.
+    pub(crate) fn number(&self, key: &str) -> Result<u64, TableError> {
+        self.read(|transaction| Ok(transaction.open_table(META)?.get(key)?.map_or(0, |value| value.value())))
+    }
+
+    /// Sets a single number.
+    pub(crate) fn set_number(&self, key: &str, value: u64) -> Result<(), TableError> {
+        self.write(|transaction| {
+            transaction.open_table(META)?.insert(key, value)?;
+            Ok(())
+        })
+    }
+
+    /// What of the commit log the tables hold.
+    pub(crate) fn applied(&self) -> Result<Position, TableError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(META)?;
+            let number = |key| Ok::<_, TableError>(table.get(key)?.map_or(0, |value| value.value()));
+            Ok(Position {
+                file: number(meta::APPLIED_FILE)?,
+                end: number(meta::APPLIED_END)?,
+                block: number(meta::APPLIED_BLOCK)?,
+            })
+        })
+    }
+}
+
+/// A group at one moment.
+pub(crate) fn row(transaction: &ReadTransaction, group: &GroupName) -> Result<Option<Row>, TableError> {
+    let table = transaction.open_table(GROUPS)?;
+    let value = table.get(group.as_str())?;
+    Ok(value.map(|value| Row::decode(value.value())).transpose()?)
+}
+
+/// Bytes after which redb's writes are synced on the way. A commit writes many megabytes at once, and one sync of all of them
+/// would hold up the commit log's on the same disk.
+const SYNC_BYTES: usize = 1024 * 1024;
+
+/// redb's way to the disk.
+#[derive(Debug)]
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    unsynced: AtomicUsize,
+}
+
+impl Backend {
+    fn new(file: Arc<dyn DiskFile>) -> Self {
+        Self { file, unsynced: AtomicUsize::new(0) }
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.file.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.file.write_at(data, offset)?;
+        let unsynced = self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len();
+        if unsynced >= SYNC_BYTES { self.sync_data() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_comes_back() {
+        let row = Row { id: 1, head: Head { epoch: 2, seq: 3, first: 4, at: 5 }, bytes: 6 };
+        assert_eq!(Row::decode(&row.encode()), Ok(row));
+        assert!(Row::decode(&row.encode()[1..]).is_err());
+    }
+
+    #[test]
+    fn a_chunk_that_counts_wrong_is_refused() {
+        assert!(Chunk::decode(3, &Chunk::header(4, 0)).is_err());
+        assert!(Chunk::decode(3, &Chunk::header(0, 0)).is_err());
+        assert!(Chunk::decode(3, &Chunk::header(3, 0)).unwrap().records().is_err(), "the records are missing");
+    }
+}

@@ -1,0 +1,97 @@
+//! The engine as a whole, on real files and on a disk that fails.
+
+mod damage;
+mod faults;
+mod model;
+mod power;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tertulia_protocol::UserName;
+
+use super::disk::Disk;
+use super::simulated::SimulatedDisk;
+use super::{Embedded, open, open::start};
+use crate::log::config::{Config, Retention};
+use crate::log::conformance::{ALL, Engine, conformance, group};
+use crate::log::{Batch, Log, Range, Record};
+
+/// Small files and large patience, so that tests decide what happens.
+fn config() -> Config {
+    Config {
+        segment_bytes: 64 * 1024,
+        spare_segments: 1,
+        apply_interval: Duration::from_secs(3600),
+        table_cache_bytes: 1024 * 1024,
+        reserve_bytes: 0,
+        retention: Retention { messages: 0, bytes: 0, age: Duration::ZERO },
+        ..Config::default()
+    }
+}
+
+fn start_on(disk: &SimulatedDisk, config: &Config) -> Arc<Embedded> {
+    start(Arc::new(disk.clone()) as Arc<dyn Disk>, config).unwrap()
+}
+
+/// Records whose content follows from group, epoch and `seq`; of different sizes, up to some pages.
+fn batch(name: &str, epoch: u64, first: u64, last: u64) -> Arc<Batch> {
+    let record = |seq: u64| Record {
+        seq,
+        at: 1_700_000_000_000 + seq,
+        sender: UserName::new("ada").unwrap(),
+        id: None,
+        message: format!("{name}/{epoch}/{seq}/{}", "x".repeat((seq * 977 % 2500) as usize)).into(),
+    };
+    Arc::new(Batch { group: group(name), epoch, records: (first..=last).map(record).collect() })
+}
+
+/// Compares records, without printing all their text.
+fn assert_records(found: &[Record], expected: &[Record], what: &str) {
+    let seqs = |records: &[Record]| records.iter().map(|record| record.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(found), seqs(expected), "{what}");
+    assert!(found == expected, "{what}: the right numbers with other content");
+}
+
+/// Checks that a group holds just these records, forward and backward.
+async fn assert_holds(log: &dyn Log, name: &str, epoch: u64, first: u64, last: u64) {
+    let expected = &batch(name, epoch, first, last).records;
+    for range in [Range::After(0), Range::Before(u64::MAX)] {
+        let page = log.read(0, &group(name), range, ALL).await.unwrap().unwrap();
+        assert_eq!((page.head.epoch, page.head.first, page.head.seq), (epoch, first, last), "{name}");
+        assert_records(&page.records, expected, &format!("{name} {range:?}"));
+    }
+}
+
+/// On real files; `INTERVAL` decides how soon messages go into the tables.
+struct OnFiles<const INTERVAL: u64>(TempDir);
+
+impl<const INTERVAL: u64> Engine for OnFiles<INTERVAL> {
+    const DURABLE: bool = true;
+
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    async fn open(&self) -> Arc<dyn Log> {
+        let config = Config {
+            data_dir: self.0.path().to_owned(),
+            apply_interval: Duration::from_millis(INTERVAL),
+            // Read from the tables what can be.
+            cache_bytes: if INTERVAL == 1 { 0 } else { 1024 * 1024 },
+            ..config()
+        };
+        open(&config).unwrap()
+    }
+}
+
+mod conformance_from_memory {
+    use super::{OnFiles, conformance};
+    conformance!(OnFiles<3_600_000>);
+}
+
+mod conformance_from_tables {
+    use super::{OnFiles, conformance};
+    conformance!(OnFiles<1>);
+}

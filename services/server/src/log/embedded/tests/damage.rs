@@ -1,0 +1,159 @@
+//! Torn tails, flipped bits, missing and foreign files.
+
+use super::*;
+use crate::log::embedded::OpenError;
+use crate::log::embedded::frame::{PAGE, Position};
+use crate::log::embedded::scan::{self, Torn, file_name};
+
+/// A commit log of blocks with nothing applied: the disk, and where each block ends.
+async fn written(blocks: u64) -> (SimulatedDisk, Vec<u64>) {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    let mut ends = vec![PAGE];
+    for seq in 1..=blocks {
+        log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
+        ends.push(log.core.backlog.blocks().last().unwrap().position.end);
+    }
+    log.crash();
+    (disk.copy(), ends)
+}
+
+fn log_of(disk: &SimulatedDisk) -> u64 {
+    let page = disk.content(&file_name(1));
+    crate::log::embedded::frame::FileHeader::decode(&page).unwrap().log
+}
+
+/// The blocks that are read back, and the torn tail.
+fn scanned(disk: &SimulatedDisk) -> Result<(u64, Option<Torn>), OpenError> {
+    let found = scan::find(disk, log_of(disk), Position::default())?;
+    let mut blocks = 0;
+    let scanned = found.replay(disk, &mut |_| {
+        blocks += 1;
+        Ok(())
+    })?;
+    assert_eq!(scanned.end.block, blocks);
+    Ok((blocks, scanned.torn))
+}
+
+#[tokio::test]
+async fn a_log_cut_anywhere_in_its_last_batch_keeps_all_before() {
+    let (disk, ends) = written(4).await;
+    let whole = disk.content(&file_name(1));
+    let (begin, end) = (ends[3] as usize, ends[4] as usize);
+    let length = begin + whole[begin..end].iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for cut in begin..end {
+        disk.set_content(&file_name(1), whole[..cut].to_vec());
+        let (blocks, torn) = scanned(&disk).unwrap();
+        assert_eq!(blocks, if cut < length { 3 } else { 4 }, "cut at {cut}");
+        let reported = cut >= begin + 40 && cut < length;
+        assert_eq!(torn.is_some(), reported, "cut at {cut}: {torn:?}");
+        // The whole engine now and then: it takes long.
+        if cut % 251 == 0 {
+            let log = start_on(&disk.copy(), &config());
+            assert_holds(&*log, "Dogs", 7, 1, blocks).await;
+            log.append(0, vec![batch("Dogs", 7, blocks + 1, blocks + 2)]).await.unwrap();
+            log.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_lost_from_the_last_batch_tear_it_as_a_whole() {
+    let (disk, ends) = written(4).await;
+    let whole = disk.content(&file_name(1));
+    for page in (ends[3]..ends[4]).step_by(PAGE as usize) {
+        let mut torn = whole.clone();
+        torn[page as usize..(page + PAGE) as usize].fill(0);
+        disk.set_content(&file_name(1), torn);
+        assert_eq!(scanned(&disk).unwrap().0, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_what_was_synced_stops_the_start_and_is_named() {
+    let (disk, ends) = written(4).await;
+    let whole = disk.content(&file_name(1));
+    let (begin, end) = (ends[1] as usize, ends[2] as usize);
+    let length = begin + whole[begin..end].iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for at in begin..length {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        disk.set_content(&file_name(1), flipped);
+        match scanned(&disk) {
+            Err(OpenError::Corrupt { path, offset, .. }) => {
+                assert!(path.ends_with(file_name(1)));
+                assert_eq!(offset, begin as u64);
+            }
+            other => panic!("byte {at}: {other:?}"),
+        }
+    }
+    let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err().to_string();
+    assert!(error.contains(&file_name(1)) && error.contains(&begin.to_string()), "{error}");
+    assert!(error.contains("restore a backup"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_header_stops_the_start() {
+    let (disk, _) = written(1).await;
+    let mut content = disk.content(&file_name(1));
+    content[30] ^= 1;
+    disk.set_content(&file_name(1), content);
+    let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { offset: 0, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn another_format_is_refused() {
+    let (disk, _) = written(1).await;
+    let mut content = disk.content(&file_name(1));
+    content[8] = 9;
+    disk.set_content(&file_name(1), content);
+    let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    assert!(matches!(error, OpenError::Version { found: 9, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn missing_and_foreign_files_stop_the_start() {
+    let (disk, _) = written(40).await;
+    let start = |disk: &SimulatedDisk| start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    let names: Vec<String> = disk.list().unwrap().into_iter().filter(|name| name.starts_with("commit-")).collect();
+    assert!(names.len() > 2, "{names:?}");
+
+    let without = disk.copy();
+    without.remove(&file_name(2)).unwrap();
+    assert!(matches!(start(&without), OpenError::MissingFile { .. }));
+
+    let without = disk.copy();
+    names.iter().for_each(|name| without.remove(name).unwrap());
+    assert!(matches!(start(&without), OpenError::MissingFile { .. }));
+
+    let without = disk.copy();
+    without.remove("messages.redb").unwrap();
+    assert!(matches!(start(&without), OpenError::MissingFile { .. }));
+
+    let (other, _) = written(1).await;
+    let mixed = disk.copy();
+    mixed.set_content(names.last().unwrap(), other.content(&file_name(1)));
+    assert!(matches!(start(&mixed), OpenError::Foreign { .. }));
+}
+
+#[tokio::test]
+async fn damaged_tables_stop_the_start() {
+    let (disk, _) = written(1).await;
+    let size = disk.content("messages.redb").len();
+    disk.set_content("messages.redb", vec![0x5a; size]);
+    let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    assert!(matches!(error, OpenError::Tables { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_opener_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { data_dir: dir.path().to_owned(), ..config() };
+    let log = open(&config).unwrap();
+    let error = open(&config).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(&dir.path().display().to_string()));
+    log.close().await;
+    open(&config).unwrap().close().await;
+}

@@ -1,0 +1,159 @@
+//! Random actions against a simple model, with restarts in between; and retention.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::log::config::RetentionOverride;
+use crate::log::embedded::simulated::Random;
+use crate::log::{AppendError, PageLimit};
+
+/// A group of the model: epoch, oldest and newest `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Group {
+    epoch: u64,
+    first: u64,
+    last: u64,
+}
+
+async fn check(log: &Embedded, model: &BTreeMap<String, Group>, random: &mut Random) {
+    let listed = log.groups("", None, usize::MAX).await.unwrap();
+    let listed: BTreeMap<_, _> = listed
+        .into_iter()
+        .map(|(name, head)| (name.as_str().to_owned(), Group { epoch: head.epoch, first: head.first, last: head.seq }))
+        .collect();
+    assert_eq!(&listed, model);
+    assert_eq!(log.stats().groups, model.len() as u64);
+    for (name, state) in model {
+        let records = 1 + random.below(20);
+        let limit = PageLimit { records: records as usize, bytes: usize::MAX };
+        let at = random.below(state.last + 3);
+        let page = log.read(0, &group(name), Range::After(at), limit).await.unwrap().unwrap();
+        let from = state.first.max(at + 1);
+        let expected = batch(name, state.epoch, from, state.last.min(from + records - 1));
+        assert_records(&page.records, &expected.records, &format!("{name} after {at}: {state:?}"));
+
+        let page = log.read(0, &group(name), Range::Before(at), limit).await.unwrap().unwrap();
+        let to = state.last.min(at.saturating_sub(1));
+        let from = state.first.max((to + 1).saturating_sub(records)).max(1);
+        let expected = batch(name, state.epoch, from, to);
+        assert_records(&page.records, &expected.records, &format!("{name} before {at}: {state:?}"));
+    }
+}
+
+async fn round(seed: u64) {
+    let mut random = Random::new(seed);
+    let mut disk = SimulatedDisk::default();
+    let mut model: BTreeMap<String, Group> = BTreeMap::new();
+    let mut epochs = 0;
+    for _ in 0..5 {
+        let messages = 40;
+        let config = Config {
+            segment_bytes: 4096 * (4 + random.below(30)),
+            apply_interval: Duration::from_millis(1 + random.below(10)),
+            apply_records: 1 + random.below(100) as usize,
+            cache_bytes: 64 * random.below(65_536) as usize,
+            cache_records: random.below(50) as usize,
+            retention: Retention { messages, bytes: 0, age: Duration::ZERO },
+            ..config()
+        };
+        let log = start_on(&disk, &config);
+        check(&log, &model, &mut random).await;
+        for _ in 0..60 {
+            let name = format!("group {}", random.below(6));
+            let known = model.get(&name).copied();
+            match (random.below(20), known) {
+                (0, _) => {
+                    assert_eq!(log.delete(0, &group(&name)).await, Ok(known.is_some()));
+                    model.remove(&name);
+                }
+                (1, Some(state)) => {
+                    let through = random.below(state.last + 3);
+                    let first = state.first.max(through + 1).min(state.last + 1);
+                    assert_eq!(log.purge(0, &group(&name), through).await, Ok(first - state.first));
+                    model.insert(name, Group { first, ..state });
+                }
+                (2, Some(state)) => {
+                    let stale = log.append(0, vec![batch(&name, state.epoch, state.last, state.last)]).await;
+                    assert!(
+                        matches!(stale, Err(AppendError::Fenced { found, .. }) if found == state.last),
+                        "{stale:?}"
+                    );
+                }
+                (3, _) => check(&log, &model, &mut random).await,
+                (4, _) => assert!(log.flush().await),
+                _ => {
+                    let state = known.unwrap_or_else(|| {
+                        epochs += 1;
+                        Group { epoch: epochs, first: 1, last: 0 }
+                    });
+                    let last = state.last + 1 + random.below(8);
+                    log.append(0, vec![batch(&name, state.epoch, state.last + 1, last)]).await.unwrap();
+                    let first = state.first.max((last + 1).saturating_sub(messages));
+                    model.insert(name, Group { first, last, ..state });
+                }
+            }
+        }
+        check(&log, &model, &mut random).await;
+        match random.below(2) {
+            0 => log.close().await,
+            _ => tokio::task::block_in_place(|| log.crash()),
+        }
+        disk = disk.copy();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_does_what_the_model_does() {
+    let base = u64::from(std::process::id()) << 32;
+    for n in 0..60 {
+        let seed = base + n;
+        let result = tokio::spawn(round(seed)).await;
+        assert!(result.is_ok(), "failed with seed {seed}");
+    }
+}
+
+async fn first_of(log: &Embedded, name: &str) -> u64 {
+    assert!(log.flush().await);
+    log.head(0, &group(name)).await.unwrap().unwrap().first
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_goes_by_bytes_and_age_and_prefix() {
+    let disk = SimulatedDisk::default();
+    let forever = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
+    let rule = |prefix: &str, bytes, age| RetentionOverride { prefix: prefix.to_owned(), messages: 0, bytes, age };
+    let overrides = vec![rule("small/", 20_000, Duration::ZERO), rule("young/", 0, Duration::from_secs(3600))];
+    let kept = Config { retention: forever, retention_overrides: overrides, ..config() };
+    let log = start_on(&disk, &kept);
+    for first in (1..=991).step_by(10) {
+        let names = ["small/a", "young/a", "other"];
+        let batches = names.map(|name| batch(name, 7, first, first + 9));
+        log.append(0, batches.to_vec()).await.unwrap();
+    }
+    // A large removal goes in slices.
+    while first_of(&log, "small/a").await < 980 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let first = first_of(&log, "small/a").await;
+    let size = |first| batch("small/a", 7, first, 1000).records.iter().map(Record::size).sum::<usize>();
+    assert!(size(first) <= 20_000 && size(first - 1) > 20_000, "kept from {first} on: {} bytes", size(first));
+    assert_holds(&*log, "small/a", 7, first, 1000).await;
+    // All are as old as the numbers that `batch` gives them: too old.
+    while first_of(&log, "young/a").await < 1001 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_holds(&*log, "other", 7, 1, 1000).await;
+    log.close().await;
+
+    // A group in which nothing happens is found by the sweep.
+    let rules = vec![rule("other", 0, Duration::from_secs(1))];
+    let swept = Config { retention_overrides: rules, apply_interval: Duration::from_millis(1), ..config() };
+    let log = start_on(&disk.copy(), &swept);
+    let begun = std::time::Instant::now();
+    while log.head(0, &group("other")).await.unwrap().unwrap().first != 1001 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the sweep never came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    log.append(0, vec![batch("other", 7, 1001, 1001)]).await.unwrap();
+    log.close().await;
+}
