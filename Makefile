@@ -51,7 +51,7 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/tools/nats-servers
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all
