@@ -102,10 +102,10 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
             std::future::ready(())
         });
     let options = tls(config, options)?;
-    let client = options.connect(addresses).await.map_err(|error| ConnectError::Connect {
-        urls: urls.clone(),
-        cause: chain(&error),
-        advice: advice(error.kind()),
+    let client = options.connect(addresses).await.map_err(|error| {
+        let cause = chain(&error);
+        let advice = advice(error.kind(), &cause);
+        ConnectError::Connect { urls: urls.clone(), cause, advice }
     })?;
     check(&client, urls).await?;
     Ok(client)
@@ -133,13 +133,16 @@ fn on_event(trouble: &Trouble, event: &async_nats::Event) {
     }
 }
 
-fn advice(kind: async_nats::ConnectErrorKind) -> &'static str {
+fn advice(kind: async_nats::ConnectErrorKind, cause: &str) -> &'static str {
     use async_nats::ConnectErrorKind as Kind;
     match kind {
         Kind::Authentication | Kind::AuthorizationViolation => {
             "Check nats.user and nats.password_file, nats.token_file, nats.nkey_file or nats.creds_file"
         }
-        Kind::Tls => "Check nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file and nats.tls_required",
+        // What rustls refuses comes as an error of the socket.
+        _ if matches!(kind, Kind::Tls) || cause.contains("certificate") || cause.contains("tls") => {
+            "Check nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file and nats.tls_required"
+        }
         _ => "Check nats.urls, and that the server runs and can be reached from here",
     }
 }

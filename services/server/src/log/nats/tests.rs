@@ -2,6 +2,7 @@
 
 mod faults;
 mod fights;
+mod opening;
 mod proxy;
 mod server;
 mod suite;
