@@ -20,6 +20,7 @@ mod message;
 pub mod metrics;
 mod read;
 mod remove;
+mod retention;
 mod streams;
 mod subject;
 mod trouble;
@@ -48,6 +49,7 @@ use self::metrics::Metrics;
 pub use self::streams::StreamError;
 use self::subject::Names;
 use self::trouble::Trouble;
+use super::metrics::Removed;
 use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Retention, Stats};
 
 /// Why the log could not be opened.
@@ -80,6 +82,7 @@ struct Core {
     closing: CancellationToken,
     tasks: TaskTracker,
     metrics: Metrics,
+    removed: Removed,
 }
 
 impl fmt::Debug for Nats {
@@ -171,8 +174,10 @@ impl Nats {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             metrics: Metrics::new(),
+            removed: Removed::new(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
+        core.tasks.spawn(Arc::clone(&core).sweep());
         Ok(Self { core })
     }
 
@@ -244,7 +249,12 @@ impl Log for Nats {
 
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
         let (core, group) = (Arc::clone(&self.core), group.clone());
-        Box::pin(remove::finish(Arc::clone(&self.core), async move { core.purge(shard, &group, through).await }))
+        let work = async move {
+            let removed = core.purge(shard, &group, through).await?;
+            core.removed.moderator.increment(removed);
+            Ok(removed)
+        };
+        Box::pin(remove::finish(Arc::clone(&self.core), work))
     }
 
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

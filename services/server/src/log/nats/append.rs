@@ -45,14 +45,17 @@ pub(super) fn unavailable(reason: impl Into<String>) -> AppendError {
 }
 
 impl Core {
-    pub(super) async fn append(&self, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
+    pub(super) async fn append(self: &Arc<Self>, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
         let begun = Instant::now();
         let this = self.shard(shard);
         let _writer = this.writer.lock().await;
         let result = self.append_alone(shard, batches).await;
         self.metrics.append_took(begun.elapsed());
         match &result {
-            Ok(()) => self.metrics.stored.increment(1),
+            Ok(()) => {
+                self.metrics.stored.increment(1);
+                batches.iter().for_each(|batch| self.bound_bytes(shard, &batch.group));
+            }
             Err(AppendError::Fenced { .. }) => self.metrics.fenced.increment(1),
             Err(AppendError::Unavailable { .. }) => self.metrics.unavailable.increment(1),
         }

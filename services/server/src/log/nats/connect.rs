@@ -104,7 +104,7 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
     let options = tls(config, options)?;
     let client = options.connect(addresses).await.map_err(|error| {
         let cause = chain(&error);
-        let advice = advice(error.kind(), &cause);
+        let advice = advice(error.kind(), &cause, config.tls_required);
         ConnectError::Connect { urls: urls.clone(), cause, advice }
     })?;
     check(&client, urls).await?;
@@ -133,7 +133,7 @@ fn on_event(trouble: &Trouble, event: &async_nats::Event) {
     }
 }
 
-fn advice(kind: async_nats::ConnectErrorKind, cause: &str) -> &'static str {
+fn advice(kind: async_nats::ConnectErrorKind, cause: &str, with_tls: bool) -> &'static str {
     use async_nats::ConnectErrorKind as Kind;
     match kind {
         Kind::Authentication | Kind::AuthorizationViolation => {
@@ -142,6 +142,9 @@ fn advice(kind: async_nats::ConnectErrorKind, cause: &str) -> &'static str {
         // What rustls refuses comes as an error of the socket.
         _ if matches!(kind, Kind::Tls) || cause.contains("certificate") || cause.contains("tls") => {
             "Check nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file and nats.tls_required"
+        }
+        _ if with_tls => {
+            "Check nats.urls, that the server runs and can be reached from here, and that it has TLS, since nats.tls_required is set"
         }
         _ => "Check nats.urls, and that the server runs and can be reached from here",
     }

@@ -73,6 +73,8 @@ pub(crate) struct Known {
     pub(crate) bytes_before_first: Option<u64>,
     /// When the oldest was taken in, once that is known.
     pub(crate) first_at: Option<u64>,
+    /// Whether its bytes are being looked at.
+    pub(crate) is_being_bounded: bool,
     /// Where the messages begin that have not been asked to be removed.
     pub(crate) trimmed: u64,
 }
@@ -91,6 +93,7 @@ impl Known {
             points,
             bytes_before_first: None,
             first_at: None,
+            is_being_bounded: false,
             trimmed: 0,
         }
     }

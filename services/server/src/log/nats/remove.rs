@@ -56,6 +56,7 @@ impl Core {
             return Ok(false);
         };
         let position = self.say(shard, group, Kind::Deleted, &known, head).await?;
+        self.removed.moderator.increment(head.seq + 1 - head.first);
         let was_listed = this.state().names.remove(group);
         if was_listed {
             self.remove_names(std::slice::from_ref(group));

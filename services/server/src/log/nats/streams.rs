@@ -14,6 +14,8 @@ use crate::log::Retention;
 const SPARE: u64 = 64;
 /// How long a server may take to make a stream.
 const MAKING: Duration = Duration::from_secs(10);
+/// How often a stream that does not answer is asked again.
+const ASKING: usize = 2;
 /// The layout of subjects and messages that this server writes.
 const LAYOUT: &str = "1";
 
@@ -109,7 +111,17 @@ async fn ensure_one(context: &jetstream::Context, config: &Config, wanted: Strea
     use jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
     let name = wanted.name.clone();
     let failed = |what, cause, advice| StreamError::Failed { what, stream: name.clone(), cause, advice };
-    let found = match context.get_stream(&name).await {
+    // Its servers may just be choosing a leader.
+    let mut asked = context.get_stream(&name).await;
+    for _ in 0..ASKING {
+        let Err(error) = &asked else { break };
+        if matches!(error.kind(), GetStreamErrorKind::JetStream(_)) {
+            break;
+        }
+        tracing::warn!(stream = name, error = chain(error), "a stream does not answer: asking again");
+        asked = context.get_stream(&name).await;
+    }
+    let found = match asked {
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {

@@ -4,6 +4,7 @@ mod faults;
 mod fights;
 mod opening;
 mod proxy;
+mod retention;
 mod server;
 mod suite;
 mod writer;

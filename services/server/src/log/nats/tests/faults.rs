@@ -20,15 +20,20 @@ fn impatient(urls: &str) -> Config {
 /// Appends until told to stop, whatever comes.
 fn keep_writing(mut writer: Writer, end: Instant) -> tokio::task::JoinHandle<Writer> {
     tokio::spawn(async move {
-        let mut round = 0;
+        let (mut round, mut longest) = (0, Duration::ZERO);
+        let mut last = Instant::now();
         while Instant::now() < end {
             round += 1;
             match writer.append(if round % 10 == 0 { 600 } else { 3 }).await {
-                Ok(()) => {}
+                Ok(()) => {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
                 Err(AppendError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error @ AppendError::Fenced { .. }) => panic!("nobody else writes: {error}"),
             }
         }
+        println!("at most {longest:?} between two acknowledgements");
         writer
     })
 }

@@ -97,8 +97,15 @@ impl Servers {
         }
     }
 
+    /// Stalls a server; it has stopped when this returns.
     pub(crate) fn pause(&self, index: usize) {
         self.signal(index, Signal::STOP);
+        let id = self.servers[index].child.as_ref().map_or(0, Child::id);
+        let begun = Instant::now();
+        while std::fs::read_to_string(format!("/proc/{id}/status")).is_ok_and(|status| !status.contains("State:\tT")) {
+            assert!(begun.elapsed() < PATIENCE, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn resume(&self, index: usize) {
