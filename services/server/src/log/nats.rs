@@ -72,6 +72,7 @@ pub struct Nats {
 struct Core {
     link: Link,
     node: String,
+    instance: String,
     retention: Retention,
     shards: Box<[Shard]>,
     /// The groups of the shards that are ours, for lists.
@@ -162,8 +163,10 @@ impl Nats {
         let client = connect::connect(config, node, &trouble).await?;
         let link = Link { client, names: Names::new(&config.prefix, config.streams), timeout: config.timeout };
         streams::ensure(&link, config, retention, shards).await?;
+        let instance = link.client.new_inbox();
         let core = Arc::new(Core {
             link,
+            instance,
             node: node.to_owned(),
             retention: retention.clone(),
             shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),

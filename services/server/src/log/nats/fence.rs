@@ -57,11 +57,13 @@ pub(crate) enum Unread {
 }
 
 /// What a fence message holds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     node: String,
-    /// Differs with each attempt.
-    token: String,
+    /// Differs with each log that is opened.
+    instance: String,
+    /// The position after which it was put. One such attempt succeeds at most, whoever makes it and however late it arrives.
+    after: u64,
 }
 
 /// Waits between attempts, longer each time.
@@ -82,9 +84,6 @@ impl Core {
     /// Puts our message on the fence. With `only_after`, only directly after that message; else after whichever is last.
     pub(super) async fn claim(&self, shard: u16, only_after: Option<u64>) -> Result<u64, TakeOverError> {
         let unavailable = |reason: String| TakeOverError::Unavailable { shard, reason };
-        let token = self.link.client.new_inbox();
-        let claim = Claim { node: self.node.clone(), token: token.clone() };
-        let payload = Bytes::from(serde_json::to_vec(&claim).map_err(|error| unavailable(error.to_string()))?);
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut expected = match only_after {
             Some(fence) => fence,
@@ -95,7 +94,9 @@ impl Core {
         };
         let mut patience = Patience::new();
         loop {
-            let reason = match self.link.publish_fence(shard, expected, payload.clone()).await {
+            let claim = Claim { node: self.node.clone(), instance: self.instance.clone(), after: expected };
+            let payload = Bytes::from(serde_json::to_vec(&claim).map_err(|error| unavailable(error.to_string()))?);
+            let reason = match self.link.publish_fence(shard, expected, payload).await {
                 Published::Stored(position) => return Ok(position),
                 Published::Refused(reason) => return Err(unavailable(reason)),
                 Published::Busy => "the stream is busy".to_owned(),
@@ -103,7 +104,8 @@ impl Core {
                 Published::Fenced => {
                     let last = self.last_claim(shard).await.map_err(|error| unavailable(error.0))?;
                     match last {
-                        Some((position, last)) if last.token == token => return Ok(position),
+                        // An attempt before this one has come through after all.
+                        Some((position, last)) if last == claim => return Ok(position),
                         Some((position, last)) if position > expected => match only_after {
                             Some(_) => return Err(TakeOverError::Taken { shard, node: last.node }),
                             None => expected = position,

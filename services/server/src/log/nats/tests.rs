@@ -1,5 +1,6 @@
 //! The engine against real servers.
 
+mod claims;
 mod faults;
 mod fights;
 mod opening;

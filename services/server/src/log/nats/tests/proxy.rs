@@ -19,8 +19,8 @@ struct State {
     cuts: AtomicUsize,
 }
 
-/// What the last message of an append ends with, in the headers of both kinds: see `link`.
-const SINGLE: &[u8] = b"Nats-Expected-Last-Subject-Sequence-Subject";
+/// What is in the headers of a takeover or an append of one message, of the end of a larger one, and of its parts: see `link`.
+const SINGLE: &[u8] = b"Nats-Expected-Last-Subject-Sequence";
 const COMMIT: &[u8] = b"Nats-Batch-Commit";
 const MEMBER: &[u8] = b"Nats-Batch-Id";
 
