@@ -100,7 +100,7 @@ fn wanted(link: &Link, config: &Config, retention: &Retention, shards: u16, stre
         duplicate_window: Duration::from_secs(120),
         allow_direct: true,
         allow_atomic_publish: true,
-        placement: (!tags.is_empty()).then(|| Placement { cluster: None, tags }),
+        placement: (!tags.is_empty()).then_some(Placement { cluster: None, tags }),
         metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         ..Stream::default()
     }
