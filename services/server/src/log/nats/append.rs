@@ -18,10 +18,11 @@ use super::message::{Kind, Message};
 use super::trouble::Cause;
 use crate::log::{AppendError, Batch, Head, Record};
 
-/// Records that one message holds at most.
-const PACK_RECORDS: usize = 256;
+/// Records that one message holds at most. A server without replicas stages every atomic batch in files of its own, for
+/// milliseconds, so what an append has for one group should be one message.
+const PACK_RECORDS: usize = 1_024;
 /// Bytes of records that one message holds at most, unless it is a single one.
-const PACK_BYTES: usize = 64 * 1024;
+const PACK_BYTES: usize = 256 * 1024;
 
 /// A message on its way into the log.
 #[derive(Debug, Clone)]
@@ -178,7 +179,6 @@ impl Core {
         let messages: Vec<(String, Bytes)> = outgoing.iter().map(encode).collect();
         self.metrics.append_messages.record(messages.len() as f64);
         let deadline = Instant::now() + self.link.timeout;
-        let mut patience = Patience::new();
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
             match self.link.publish(shard, fence, &messages).await {
@@ -187,7 +187,7 @@ impl Core {
                     self.lose(shard);
                     return Err(Failure::Lost);
                 }
-                Published::Busy if Instant::now() < deadline => patience.wait().await,
+                Published::Busy if Instant::now() < deadline => Patience::short().await,
                 Published::Busy => return Err(Failure::NotNow("the stream is busy".to_owned())),
                 Published::Refused(reason) => {
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));

@@ -74,6 +74,11 @@ impl Patience {
         Self(Duration::from_millis(1))
     }
 
+    /// For what passes within a round trip.
+    pub(crate) async fn short() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Duration::from_millis(250));
@@ -99,6 +104,11 @@ impl Core {
             let reason = match self.link.publish_fence(shard, expected, payload).await {
                 Published::Stored(position) => return Ok(position),
                 Published::Refused(reason) => return Err(unavailable(reason)),
+                // An owner that appends without a pause leaves the fence free for moments only: be quick.
+                Published::Busy if Instant::now() < deadline => {
+                    Patience::short().await;
+                    continue;
+                }
                 Published::Busy => "the stream is busy".to_owned(),
                 Published::Unknown(reason) => reason,
                 Published::Fenced => {

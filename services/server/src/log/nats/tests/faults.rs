@@ -24,7 +24,7 @@ fn keep_writing(mut writer: Writer, end: Instant) -> tokio::task::JoinHandle<Wri
         let mut last = Instant::now();
         while Instant::now() < end {
             round += 1;
-            match writer.append(if round % 10 == 0 { 600 } else { 3 }).await {
+            match writer.append(if round % 10 == 0 { 1_400 } else { 3 }).await {
                 Ok(()) => {
                     longest = longest.max(last.elapsed());
                     last = Instant::now();
@@ -116,7 +116,7 @@ async fn an_answer_that_is_lost_is_found_out_about() {
     let mut writer = Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs");
     for round in 0..12 {
         // Of one message, and of several.
-        let count = if round % 2 == 0 { 2 } else { 600 };
+        let count = if round % 2 == 0 { 2 } else { 1_400 };
         well(&writer.log).await;
         proxy.cut_after_next_append();
         let ended = tokio::time::timeout(PATIENCE, writer.append(count)).await.unwrap();

@@ -64,7 +64,7 @@ async fn fight(config: &Config, time: Duration) {
                 writer.look().await;
                 for round in 0..40 {
                     // Of one message, and of several.
-                    let count = if round % 5 == 0 { 700 } else { 1 + index as u64 };
+                    let count = if round % 5 == 0 { 1_500 } else { 1 + index as u64 };
                     if writer.append(count).await.is_err() {
                         break;
                     }
