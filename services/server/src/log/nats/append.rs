@@ -21,8 +21,8 @@ use crate::log::{AppendError, Batch, Head, Record};
 /// Records that one message holds at most. A server without replicas stages every atomic batch in files of its own, for
 /// milliseconds, so what an append has for one group should be one message.
 const PACK_RECORDS: usize = 1_024;
-/// Bytes of records that one message holds at most, unless it is a single one.
-const PACK_BYTES: usize = 256 * 1024;
+/// Bytes of records that one message holds at most, unless it is a single one. Servers take messages of 1 MiB unless told otherwise.
+const PACK_BYTES: usize = 512 * 1024;
 
 /// A message on its way into the log.
 #[derive(Debug, Clone)]
@@ -131,12 +131,13 @@ impl Core {
         let kept = self.retention.messages;
         let mut bytes = known.map_or(0, |known| known.bytes);
         let mut floor = known.and_then(|known| known.head).map_or(1, |head| head.first);
+        let most = PACK_BYTES.min(self.link.client.max_payload() / 2);
         let mut rest = &batch.records[..];
         while !rest.is_empty() {
             let mut size = 0;
             let fits = |record: &&Record| {
                 size += record.size();
-                size <= PACK_BYTES
+                size <= most
             };
             let count = rest.iter().take(PACK_RECORDS).take_while(fits).count().max(1);
             let (records, after) = rest.split_at(count);
