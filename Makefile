@@ -13,16 +13,23 @@ CARGO ?= cargo
 ARGS ?=
 # Passed to `cargo test` by `make test`, such as TESTS='-p tertulia-server shard::'.
 TESTS ?= --workspace
+# Passed to tests/deploy/run by `make test-deploy`.
+DEPLOY ?=
 
 TEST_TOOLS := grpcurl nats-server promtool
+# What `make bench` measures beside tertulia.
+BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
+PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+	tests/observe/run tests/observe/picture
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean
+.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+	chart-files chart-files-check chart-readme
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-		while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+		while IFS=$$'\t' read -r target text; do printf '  make %-18s %s\n' "$$target" "$$text"; done
 
 run: ## Build and start the server with its defaults (ARGS='...' for more)
 	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia
@@ -31,6 +38,40 @@ run: ## Build and start the server with its defaults (ARGS='...' for more)
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
+
+test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster' for some)
+	$(CARGO) build --locked --workspace --bins
+	tests/deploy/run $(DEPLOY)
+
+chart-files: ## Copy rules and dashboards into the chart, which can only bring along what is in its folder
+	@mkdir -p helm/tertulia/files/rules helm/tertulia/files/dashboards
+	rm -f helm/tertulia/files/rules/* helm/tertulia/files/dashboards/*
+	cp deploy/prometheus/rules/*.yml helm/tertulia/files/rules/
+	cp deploy/grafana/dashboards/*.json helm/tertulia/files/dashboards/
+
+chart-files-check: ## Whether the copies of `make chart-files` are current
+	@for part in prometheus/rules grafana/dashboards; do \
+		[ ! -e "deploy/$$part" ] || diff -r "deploy/$$part" "helm/tertulia/files/$${part#*/}" || { echo 'run: make chart-files' >&2; exit 1; }; \
+	done
+
+chart-readme: ## Write the chart's README from its values
+	helm/readme
+
+test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
+	@tests/tools/fetch prometheus promtool grpcurl
+	$(CARGO) build --locked --bin tertulia-server
+	tests/observe/run
+
+picture: ## The picture of the overview in the README, made anew
+	@tests/tools/fetch prometheus
+	python3 -m pip install --quiet --target .tools/python matplotlib==3.11.2
+	$(CARGO) build --locked --release --bin tertulia-server
+	TERTULIA_SERVER="$${CARGO_TARGET_DIR:-target}/release/tertulia-server" PYTHONPATH=.tools/python tests/observe/picture
+
+bench: ## Measure beside Redis, NATS and Mosquitto (BENCH=quick for a few minutes); see docs/benchmarks.md
+	@tests/tools/fetch $(BENCH_TOOLS)
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	tests/bench/run
 
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
@@ -51,7 +92,9 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/tools/nats-servers
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
+
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

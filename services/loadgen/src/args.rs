@@ -181,7 +181,8 @@ pub struct Load {
     /// The server's process: tells its CPU time and memory
     #[arg(long, value_name = "PID", help_heading = "Report", conflicts_with = "metrics")]
     pub pid: Option<u32>,
-    /// The server's metrics (http://host:port/metrics), if its process is out of sight
+    /// The server's metrics (http://host:port/metrics), if its process is out of sight. tertulia tells its CPU time there in whole
+    /// seconds: measure for long
     #[arg(long, value_name = "URL", help_heading = "Report")]
     pub metrics: Option<String>,
     /// Write the results there as JSON; `-` for standard output instead of the table

@@ -91,6 +91,9 @@ pub struct Post<'a> {
     /// Makes a retry harmless: the same id of the same user is stored once.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
+    /// The client's place in a trace, as W3C Trace Context writes it; what it does not allow is ignored.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Cow<'a, str>>,
 }
 
 /// Read messages that the log holds, forwards from `after` or backwards from `before` (the newest without either).

@@ -32,7 +32,7 @@ use layer::Layer;
 use table::Entry;
 
 /// The configuration of the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The chat listener.
@@ -67,7 +67,7 @@ pub struct Sources {
 }
 
 /// A configuration, and who said what in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,

@@ -8,6 +8,7 @@ mod connection;
 mod dispatch;
 mod encode;
 mod linger;
+mod marks;
 mod membership;
 mod outbound;
 mod replies;

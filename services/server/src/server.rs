@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt};
@@ -18,7 +19,7 @@ use crate::front::{self, Front};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
-use crate::telemetry::{Buckets, Telemetry};
+use crate::telemetry::{Buckets, Telemetry, trace};
 use crate::{admin, http, log, shard};
 
 /// Histograms of the parts that have bounds of their own.
@@ -29,6 +30,9 @@ const NODE: &str = "local";
 
 /// Descriptors that are kept for all but connections.
 const OTHER_DESCRIPTORS: u64 = 64;
+
+/// How long the end of the server waits for the collector of traces.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop.
 ///
@@ -41,6 +45,8 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     readiness.set(Reason::Starting, "starting");
 
+    let environment = |name: &str| std::env::var(name).ok();
+    let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
     let listeners = Listeners::bind(&config)?;
     let engine = open_log(&config, NODE).await?;
     let bounds = Bounds {
@@ -49,7 +55,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         post_without_join: config.chat.post_without_join,
     };
     let shards = Shards::start(shard_config(&config), bounds, Arc::clone(&engine), NODE.to_owned());
-    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone());
+    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone(), tracer.clone());
 
     let serving = CancellationToken::new();
     let service = admin::Service::new(
@@ -59,7 +65,8 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         config.limits.message_bytes,
         serving.clone(),
     );
-    let admin = admin::Server::new(&config.admin, service, readiness.clone()).context("cannot serve the admin API")?;
+    let admin = admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone())
+        .context("cannot serve the admin API")?;
 
     let tasks = TaskTracker::new();
     telemetry.spawn_upkeep(&tasks, serving.clone());
@@ -68,6 +75,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         move || {
             front.observe();
             shards.observe();
+            tracer.observe();
             telemetry.render()
         }
     };
@@ -87,6 +95,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         serving.cancel();
         tasks.close();
         tasks.wait().await;
+        exporting.stop(LAST_SPANS).await;
     };
     tokio::select! {
         () = stop => {}
@@ -163,7 +172,7 @@ fn within_descriptors(config: &Config) -> front::Limits {
 
 /// Passes on to load balancers whether the log can be written.
 async fn watch_log(shards: Shards, readiness: Readiness, stop: CancellationToken) {
-    const EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+    const EVERY: Duration = Duration::from_millis(250);
     let mut ticks = tokio::time::interval(EVERY);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match shards.trouble() {

@@ -1,4 +1,4 @@
-//! What the server tells of itself: its log and its metrics.
+//! What the server tells of itself: its log, its metrics and its traces.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -7,6 +7,7 @@ pub mod config;
 mod logs;
 mod metrics;
 mod prometheus;
+pub mod trace;
 
 pub use config::Config;
 pub use prometheus::{Buckets, LATENCY_SECONDS, POWERS_OF_FOUR};

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use harness::{Client, Connector, Event};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Two members of a group of their own.
 pub(crate) struct Probe {
@@ -44,6 +46,32 @@ impl Probe {
             all.push(self.once().await?);
         }
         Ok(p99(all))
+    }
+}
+
+/// A round trip that has nothing to do with the server: how much the machine itself delays things meanwhile.
+pub(crate) struct Control(TcpStream);
+
+impl Control {
+    pub(crate) async fn new() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await?;
+            let (mut read, mut write) = socket.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Sends one byte there and back, and answers how long it took.
+    pub(crate) async fn once(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        self.0.write_all(b".").await?;
+        self.0.read_exact(&mut [0]).await?;
+        Ok(began.elapsed())
     }
 }
 

@@ -72,8 +72,8 @@ impl Writer {
                 self.send(&classic::FromClient::Post { group_name: group.into(), message: text.into() }).await
             }
             Dialect::Extended => {
-                let post =
-                    extended::Post { group_name: group.into(), message: text.into(), id: sent_id.map(Into::into) };
+                let id = sent_id.map(Into::into);
+                let post = extended::Post { group_name: group.into(), message: text.into(), id, traceparent: None };
                 self.send(&extended::FromClient::Post(post)).await
             }
         }

@@ -381,8 +381,8 @@ impl State {
         let window = if self.limits.posts_per_second > 0 { 1 } else { WINDOW };
         while let Some(post) = self.outbox.next(now, window) {
             let before = self.wire.len();
-            let line =
-                Post { group_name: (&post.group).into(), message: (&post.text).into(), id: Some((&post.id).into()) };
+            let id = Some((&post.id).into());
+            let line = Post { group_name: (&post.group).into(), message: (&post.text).into(), id, traceparent: None };
             codec::encode(&FromClient::Post(line), &mut self.wire);
             // A line over the limit would cost the connection, again and again.
             let bytes = (self.wire.len() - before - 1) as u64;

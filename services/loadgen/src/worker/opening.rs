@@ -14,7 +14,7 @@ use crate::payload::{NO_SLOT, Stamp};
 use crate::plan::Role;
 
 /// Connections a second at most, where the server does not tell when it has got round to one: its queue must not overflow.
-const UNHEARD_RATE: u64 = 5_000;
+const UNHEARD_RATE: u64 = 10_000;
 /// How often probes are sent, and to how many groups at once: few enough to be no load of their own.
 const PROBE: u64 = 5_000_000;
 const PROBES: usize = 64;

@@ -77,11 +77,9 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
             epoch
         })),
         text().prop_map(|group_name| FromClient::Leave { group_name }),
-        (text(), text(), proptest::option::of(text())).prop_map(|(group_name, message, id)| FromClient::Post(Post {
-            group_name,
-            message,
-            id
-        })),
+        (text(), text(), proptest::option::of(text()), proptest::option::of(text())).prop_map(
+            |(group_name, message, id, traceparent)| FromClient::Post(Post { group_name, message, id, traceparent })
+        ),
         (text(), number(), number(), number()).prop_map(|(group_name, after, before, limit)| {
             FromClient::History(HistoryRequest { group_name, after, before, limit })
         }),

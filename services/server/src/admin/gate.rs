@@ -16,23 +16,32 @@ use tonic::{Code, Status};
 use super::metrics::{Method, Metrics};
 use super::status::Error;
 use super::token::Token;
+use crate::telemetry::trace::{Call, TraceId, Tracer};
 
 /// Health is no secret, and those who ask for it, such as a kubelet, have no token.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
-/// Who calls.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(Option<SocketAddr>);
+/// Who calls, and the trace of the call if there is one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Peer {
+    address: Option<SocketAddr>,
+    trace: Option<TraceId>,
+}
 
 impl Peer {
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or(Self(None))
+        request.extensions().get().copied().unwrap_or_default()
+    }
+
+    /// The id of the trace, for the log.
+    pub(super) fn trace_id(&self) -> Option<TraceId> {
+        self.trace
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.address {
             Some(address) => address.fmt(f),
             None => f.write_str("unknown"),
         }
@@ -47,6 +56,7 @@ pub(super) struct Gate {
     /// How long a request may take until it is answered; a stream, until it begins.
     pub(super) patience: Duration,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
 }
 
 impl Gate {
@@ -54,8 +64,11 @@ impl Gate {
     pub(super) async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
         let began = Instant::now();
         let method = Method::of(request.uri().path());
+        let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let call = self.tracer.call(traceparent, method.is_of_api());
         let response = if self.lets_in(&request) {
-            request.extensions_mut().insert(Peer(Some(peer)));
+            let trace = call.as_ref().map(Call::trace_id);
+            request.extensions_mut().insert(Peer { address: Some(peer), trace });
             let mut routes = self.routes.clone();
             match tokio::time::timeout(self.patience, routes.call(request)).await {
                 Ok(Ok(response)) => response,
@@ -69,6 +82,9 @@ impl Gate {
         // An error is in the headers; what ends well says so only after its messages.
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         self.metrics.answered(method, code, began.elapsed());
+        if let Some(call) = call {
+            call.answered(method.name(), peer, code as i32, is_failure(code));
+        }
         response
     }
 
@@ -78,6 +94,12 @@ impl Gate {
         request.uri().path().starts_with(OPEN)
             || presented().is_some_and(|value| token.is_presented_by(value.as_bytes()))
     }
+}
+
+/// Whether the fault is the server's, as the conventions of OpenTelemetry for gRPC servers count it.
+fn is_failure(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 fn refuse(error: Error) -> Response<Body> {

@@ -65,6 +65,18 @@ impl Method {
     }
 }
 
+impl Method {
+    /// As the labels name it.
+    pub(super) fn name(self) -> &'static str {
+        METHODS[self.0]
+    }
+
+    /// Whether it is a call of the API.
+    pub(super) fn is_of_api(self) -> bool {
+        self.0 + 1 < METHODS.len()
+    }
+}
+
 /// The gRPC codes, in the order of their numbers: the label `code`.
 const CODES: [&str; 17] = [
     "OK",

@@ -204,6 +204,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         let Self { call, peer, group, target, reason, result } = self;
         let reason = reason.as_deref().unwrap_or_default();
-        tracing::info!(call, %peer, group, target, reason, result, "moderated");
+        let trace_id = peer.trace_id().map(tracing::field::display);
+        tracing::info!(call, %peer, group, target, reason, result, trace_id, "moderated");
     }
 }

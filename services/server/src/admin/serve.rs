@@ -26,6 +26,7 @@ use super::gate::Gate;
 use super::token::{self, Token};
 use super::{Config, Service, health, reflection};
 use crate::readiness::Readiness;
+use crate::telemetry::trace::Tracer;
 
 /// What every connection of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -84,18 +85,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of `service`; reads the token, if the configuration names one.
+    /// A server of `service`, whose calls `tracer` may choose to be traced; reads the token, if the configuration names one.
     ///
     /// # Errors
     /// If the token cannot be used.
-    pub fn new(config: &Config, service: Service, readiness: Readiness) -> Result<Self, Error> {
-        Self::with_patience(config, service, readiness, PATIENCE)
+    pub fn new(config: &Config, service: Service, readiness: Readiness, tracer: Tracer) -> Result<Self, Error> {
+        Self::with_patience(config, service, readiness, tracer, PATIENCE)
     }
 
     fn with_patience(
         config: &Config,
         service: Service,
         readiness: Readiness,
+        tracer: Tracer,
         patience: Patience,
     ) -> Result<Self, Error> {
         let token = config.token_file.as_deref().map(Token::read).transpose()?;
@@ -106,7 +108,7 @@ impl Server {
         routes.add_service(AdminServiceServer::new(service).max_decoding_message_size(max_request));
         routes.add_service(health_service);
         reflection::add_to(&mut routes)?;
-        let gate = Gate { routes: routes.routes().prepare(), token, patience: patience.request, metrics };
+        let gate = Gate { routes: routes.routes().prepare(), token, patience: patience.request, metrics, tracer };
         let connections = Arc::new(Semaphore::new(config.connections));
         Ok(Self { gate: Arc::new(gate), connections, patience, readiness, health })
     }

@@ -50,6 +50,10 @@ pub enum Kind {
     },
     /// Levels of the log, in the syntax of `EnvFilter`.
     LogLevels,
+    /// A part of a whole, from 0 to 1, or nothing (written as an empty text).
+    Ratio,
+    /// Where something is served: `http://HOST:PORT`, or nothing (written as an empty text).
+    Url,
 }
 
 impl Kind {
@@ -97,6 +101,10 @@ impl Kind {
                 .map(|text| text.split(',').map(str::trim).collect::<Vec<_>>().join(","))
                 .filter(|text| are_log_levels(text))
                 .map(ValueKind::String),
+            Self::Ratio if is_none(value) => Some(ValueKind::Nil),
+            Self::Ratio => ratio(value).map(ValueKind::Float),
+            Self::Url if is_none(value) => Some(ValueKind::Nil),
+            Self::Url => text(value).filter(|text| is_url(text)).map(|text| ValueKind::String(text.to_owned())),
         }
     }
 
@@ -119,6 +127,8 @@ impl Kind {
             Self::LogLevels => {
                 "error, warn, info, debug, trace or off, or a list such as info,tertulia_server::front=debug".to_owned()
             }
+            Self::Ratio => "a number from 0 to 1, or empty".to_owned(),
+            Self::Url => "an address such as http://localhost:4317, or empty".to_owned(),
         }
     }
 
@@ -140,6 +150,8 @@ impl Kind {
             Self::Text { optional: false } => "text".to_owned(),
             Self::Text { optional: true } => "text or empty".to_owned(),
             Self::LogLevels => "levels".to_owned(),
+            Self::Ratio => "0 to 1, or empty".to_owned(),
+            Self::Url => "http://HOST:PORT or empty".to_owned(),
         }
     }
 
@@ -160,6 +172,7 @@ impl Kind {
         match self {
             Self::Int { .. } | Self::Bool => true,
             Self::Bytes { .. } => text.bytes().all(|byte| byte.is_ascii_digit()),
+            Self::Ratio => !text.is_empty(),
             _ => false,
         }
     }
@@ -201,6 +214,25 @@ pub(super) fn bytes_to_text(bytes: u64) -> String {
         }
     }
     bytes.to_string()
+}
+
+fn is_none(value: &ValueKind) -> bool {
+    matches!(value, ValueKind::Nil) || text(value).is_some_and(str::is_empty)
+}
+
+fn ratio(value: &ValueKind) -> Option<f64> {
+    let ratio = match value {
+        ValueKind::Float(ratio) => Some(*ratio),
+        ValueKind::String(text) => text.trim().parse().ok(),
+        whole => number(whole, int_from_text).map(|number| number as f64),
+    };
+    ratio.filter(|ratio| (0.0..=1.0).contains(ratio))
+}
+
+fn is_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<hyper::Uri>() else { return false };
+    let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/");
+    url.scheme_str() == Some("http") && url.port_u16().is_some() && bare
 }
 
 fn duration(value: &ValueKind) -> Option<Duration> {
@@ -319,6 +351,40 @@ mod tests {
         assert_eq!(text.normalise(&string("nats://a:1, nats://b:2")), Some(string("nats://a:1, nats://b:2")));
         assert_eq!((text.normalise(&string("")), text.normalise(&string("a\nb"))), (None, None));
         assert_eq!(Kind::Text { optional: true }.normalise(&string("")), Some(string("")));
+    }
+
+    #[test]
+    fn a_ratio_is_from_0_to_1_or_nothing() {
+        for (given, expected) in [
+            (ValueKind::Float(0.25), ValueKind::Float(0.25)),
+            (ValueKind::I64(1), ValueKind::Float(1.0)),
+            (string(" 0.5 "), ValueKind::Float(0.5)),
+            (string(""), ValueKind::Nil),
+            (ValueKind::Nil, ValueKind::Nil),
+        ] {
+            assert_eq!(Kind::Ratio.normalise(&given), Some(expected), "{given:?}");
+        }
+        for bad in [ValueKind::Float(1.01), ValueKind::Float(f64::NAN), ValueKind::I64(-1), string("half"), string("2")]
+        {
+            assert_eq!(Kind::Ratio.normalise(&bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_a_host_and_a_port_and_no_more() {
+        for good in ["http://localhost:4317", "http://[::1]:4317/", "http://collector.monitoring.svc:4317"] {
+            assert_eq!(Kind::Url.normalise(&string(good)), Some(string(good)));
+        }
+        assert_eq!(Kind::Url.normalise(&string("")), Some(ValueKind::Nil));
+        for bad in [
+            "localhost:4317",
+            "http://localhost",
+            "https://localhost:4317",
+            "http://localhost:4317/v1/traces",
+            "http://",
+        ] {
+            assert_eq!(Kind::Url.normalise(&string(bad)), None, "{bad}");
+        }
     }
 
     #[test]

@@ -70,7 +70,11 @@ pub static SECTIONS: &[Section] = &[
         help: "How the server stops on SIGTERM or SIGINT. A second signal ends it at once.",
         entries: DRAIN,
     },
-    Section { name: "telemetry", help: "The server's own log, on stderr.", entries: TELEMETRY },
+    Section {
+        name: "telemetry",
+        help: "The server's own log, on stderr, and its traces ([traces.md](traces.md)).",
+        entries: TELEMETRY,
+    },
 ];
 
 /// All options, in the order of the documentation.
@@ -336,4 +340,30 @@ static TELEMETRY: &[Entry] = &[
         "What is logged: a level, or a list of levels for parts such as `info,tertulia_server::front=debug`.",
     )
     .flag("--log-level"),
+    Entry::new(
+        "telemetry.traces.enabled",
+        Kind::Bool,
+        "Whether traces of posts and of admin calls go to a collector (OTLP over gRPC). The standard `OTEL_*` variables are honoured, but alone turn nothing on.",
+    ),
+    Entry::new(
+        "telemetry.traces.endpoint",
+        Kind::Url,
+        "Where the collector is; empty: what `OTEL_EXPORTER_OTLP_ENDPOINT` says, else `http://localhost:4317`.",
+    ),
+    Entry::new(
+        "telemetry.traces.ratio",
+        Kind::Ratio,
+        "Which part is traced of what comes without a caller's decision (`traceparent`); empty: what `OTEL_TRACES_SAMPLER` says, else 0.01.",
+    ),
+    Entry::new(
+        "telemetry.traces.per_second",
+        int(1, 1_000_000),
+        "Traces that begin in a second, whoever asks for them.",
+    )
+    .bound("what comes is served but not traced", "tertulia_traces_limited_total"),
+    Entry::new(
+        "telemetry.traces.group_names",
+        Kind::Bool,
+        "Whether spans tell the names of groups; without it they tell the shard and a hash of the name.",
+    ),
 ];

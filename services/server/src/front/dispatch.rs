@@ -77,7 +77,7 @@ impl Task {
     fn on_classic_line(&mut self, line: &[u8]) {
         match decode_classic(line) {
             Ok(classic::FromClient::Join { group_name }) => self.on_join(&group_name, JoinFrom::Now),
-            Ok(classic::FromClient::Post { group_name, message }) => self.on_post(&group_name, &message, None),
+            Ok(classic::FromClient::Post { group_name, message }) => self.on_post(&group_name, &message, None, None),
             Err(fault) => self.on_fault(fault),
         }
     }
@@ -86,7 +86,9 @@ impl Task {
         use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post};
         let requests = &self.shared.metrics.requests;
         match decode_extended(line) {
-            Ok(Post(post)) => self.on_post(&post.group_name, &post.message, post.id.as_deref()),
+            Ok(Post(post)) => {
+                self.on_post(&post.group_name, &post.message, post.id.as_deref(), post.traceparent.as_deref());
+            }
             Ok(Join(join)) => match join_from(&join) {
                 Ok(from) => self.on_join(&join.group_name, from),
                 Err(text) => self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name)),
@@ -184,11 +186,16 @@ impl Task {
         self.send(shard, request);
     }
 
-    fn on_post(&mut self, name: &str, message: &str, id: Option<&str>) {
+    fn on_post(&mut self, name: &str, message: &str, id: Option<&str>, traceparent: Option<&str>) {
         self.shared.metrics.requests.post.increment(1);
-        let post = match self.check_post(name, message, id) {
+        // Here it is decided whether the post is traced; from here on one that is not carries nothing.
+        let mut trace = self.shared.tracer.post(traceparent, self.read_at, self.me.id.0);
+        let mut post = match self.check_post(name, message, id) {
             Ok(post) => post,
             Err(refused) => {
+                if let Some(trace) = trace {
+                    trace.refused_at_once(refused.code.as_str());
+                }
                 let id = id.map(|id| id.chars().take(tertulia_protocol::name::MAX_POST_ID_BYTES).collect());
                 let known_group = refused.code != Code::BadGroupName;
                 let refused = Refused { id, ..refused };
@@ -196,6 +203,10 @@ impl Task {
                 return;
             }
         };
+        if let Some(trace) = &mut trace {
+            trace.routed();
+        }
+        post.trace = trace;
         let shard = self.shared.shards.shard_of(&post.group);
         if self.gathered.as_ref().is_some_and(|(gathered, _)| *gathered != shard) {
             self.send_gathered();
@@ -226,7 +237,7 @@ impl Task {
             let text = format!("at most {max} posts per second: try again in {} ms", wait.as_millis().max(1));
             return Err(Refused { retry_after: Some(wait), ..Refused::new(Code::RateLimited, text) });
         }
-        Ok(NewPost { group, message: Arc::from(message), id })
+        Ok(NewPost { group, message: Arc::from(message), id, trace: None })
     }
 
     fn page(&self, limit: Option<u64>) -> usize {

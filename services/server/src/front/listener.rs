@@ -21,6 +21,7 @@ use super::registry::{NotAdmitted, Registry};
 use super::timers::Patience;
 use super::{Config, Limits};
 use crate::shard::Shards;
+use crate::telemetry::trace::Tracer;
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) patience: Patience,
     pub(super) shards: Shards,
     pub(super) metrics: Metrics,
+    pub(super) tracer: Tracer,
 }
 
 /// The chat listener and its connections.
@@ -56,9 +58,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Front {
-    /// A front whose connections use `shards`.
+    /// A front whose connections use `shards`, and whose posts `tracer` may choose to be traced.
     #[must_use]
-    pub fn new(config: &Config, limits: Limits, shards: Shards) -> Self {
+    pub fn new(config: &Config, limits: Limits, shards: Shards, tracer: Tracer) -> Self {
         let rules = NameRules {
             max_bytes: limits.group_name_bytes,
             ascii_only: limits.group_name_characters == Characters::Ascii,
@@ -73,7 +75,7 @@ impl Front {
         let registry = Arc::new(Registry::new(&limits));
         let metrics = Metrics::new();
         metrics.limit.set(limits.connections as f64);
-        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics });
+        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer });
         Self { shared, registry, tasks: TaskTracker::new(), refusing: Arc::default() }
     }
 

@@ -199,6 +199,9 @@ impl Membership {
         let count = last + 1 - self.next;
         if first == self.next {
             around.out.share(delivery.lines(dialect, |batch| encode::batch(dialect, batch)));
+            if let Some(trace) = &delivery.trace {
+                around.out.mark(around.session.id, Arc::clone(trace));
+            }
         } else {
             self.write(batch.records.iter().skip_while(|record| record.seq < self.next), around);
         }

@@ -2,11 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use serde::Serialize;
 use tertulia_protocol::codec::encode;
 use tokio::net::TcpStream;
+
+use super::marks::Marks;
+use crate::shard::ConnectionId;
+use crate::telemetry::trace::FanOut;
 
 /// Shared lines shorter than this are copied: that costs less than one more piece in the system call.
 const COPY_BELOW: usize = 1024;
@@ -20,6 +25,8 @@ pub(super) struct Outbound {
     /// Comes after all pieces.
     tail: Vec<u8>,
     bytes: usize,
+    /// `None` unless something that waits is traced.
+    marks: Option<Box<Marks>>,
 }
 
 impl Outbound {
@@ -53,6 +60,11 @@ impl Outbound {
             self.seal();
             self.pieces.push_back(lines.clone());
         }
+    }
+
+    /// What was appended last ends a traced delivery.
+    pub(super) fn mark(&mut self, connection: ConnectionId, trace: Arc<FanOut>) {
+        self.marks.get_or_insert_default().add(self.bytes, connection, trace);
     }
 
     fn seal(&mut self) {
@@ -89,6 +101,11 @@ impl Outbound {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        if let Some(marks) = &mut self.marks
+            && !marks.advance(written)
+        {
+            self.marks = None;
+        }
         while written > 0 {
             let Some(piece) = self.pieces.front_mut() else {
                 if written == self.tail.len() {

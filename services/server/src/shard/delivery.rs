@@ -8,6 +8,7 @@ use tertulia_protocol::Dialect;
 use tokio::sync::broadcast;
 
 use super::Batch;
+use crate::telemetry::trace::FanOut;
 
 /// The receiving end of a group's broadcast.
 pub type Subscription = broadcast::Receiver<Arc<Delivery>>;
@@ -20,6 +21,8 @@ pub struct Delivery {
     pub batch: Arc<Batch>,
     /// When the oldest of them was read from its poster's socket.
     pub received: Instant,
+    /// If one of them is traced: what becomes of the delivery.
+    pub trace: Option<Arc<FanOut>>,
     classic: OnceLock<Bytes>,
     extended: OnceLock<Bytes>,
 }
@@ -27,8 +30,8 @@ pub struct Delivery {
 impl Delivery {
     /// A delivery whose lines nobody has needed yet.
     #[must_use]
-    pub fn new(batch: Arc<Batch>, received: Instant) -> Self {
-        Self { batch, received, classic: OnceLock::new(), extended: OnceLock::new() }
+    pub fn new(batch: Arc<Batch>, received: Instant, trace: Option<Arc<FanOut>>) -> Self {
+        Self { batch, received, trace, classic: OnceLock::new(), extended: OnceLock::new() }
     }
 
     /// The lines in a dialect; `encode` makes them if nobody has yet.

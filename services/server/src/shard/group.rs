@@ -15,6 +15,7 @@ use super::dedup::Dedup;
 use super::request::{Member, Progress};
 use super::session::{ConnectionId, Session, Stored};
 use super::{Batch, Delivery, GroupStatus, Record, Subscription};
+use crate::telemetry::trace::FanOut;
 
 #[derive(Debug)]
 pub(super) struct Group {
@@ -109,16 +110,20 @@ impl Group {
     }
 
     /// The log has taken `batch`: now it may be seen. Answers whether it was the group's first.
-    pub(super) fn commit(&mut self, batch: Arc<Batch>, received: Instant) -> bool {
+    pub(super) fn commit(&mut self, batch: Arc<Batch>, received: Instant, trace: Option<Arc<FanOut>>) -> bool {
         let first = self.head == 0;
         self.head = batch.last();
         self.status.committed(self.head, batch.records.len() as u64);
         if let Some(dedup) = &self.dedup {
             self.status.set_ids(dedup.len());
         }
-        if self.fanout.receiver_count() > 0 {
+        let members = self.fanout.receiver_count();
+        if members > 0 {
+            if let Some(trace) = &trace {
+                trace.sent(members);
+            }
             // The last receiver may go between the two lines; then nobody misses it.
-            drop(self.fanout.send(Arc::new(Delivery::new(batch, received))));
+            drop(self.fanout.send(Arc::new(Delivery::new(batch, received, trace))));
         }
         first
     }

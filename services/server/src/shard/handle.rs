@@ -152,7 +152,8 @@ impl Shards {
     ///
     /// # Errors
     /// Gives the request back if there is none.
-    pub fn try_send(&self, shard: u16, request: Request) -> Result<(), NotSent> {
+    pub fn try_send(&self, shard: u16, mut request: Request) -> Result<(), NotSent> {
+        request.queued();
         self.owner(shard).try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(request) => NotSent::Full(request),
             mpsc::error::TrySendError::Closed(_) => NotSent::Stopped,
@@ -163,7 +164,13 @@ impl Shards {
     #[must_use]
     pub fn send(&self, shard: u16, request: Request) -> BoxFuture<'static, bool> {
         let owner = self.owner(shard).clone();
-        Box::pin(async move { owner.send(request).await.is_ok() })
+        Box::pin(async move {
+            let Ok(room) = owner.reserve().await else { return false };
+            let mut request = request;
+            request.queued();
+            room.send(request);
+            true
+        })
     }
 
     fn owner(&self, shard: u16) -> &mpsc::Sender<Request> {

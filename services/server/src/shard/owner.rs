@@ -25,6 +25,7 @@ use crate::log::{PageLimit, Range};
 
 mod admin;
 mod append;
+mod traced;
 
 use append::{Answer, Asker, InFlight, Staged, returned};
 
@@ -193,11 +194,16 @@ impl Owner {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
             };
-            if outcome.is_err() {
+            let mut trace = post.trace;
+            if let Err(refusal) = &outcome {
                 self.shared.metrics.refused.increment(1);
+                if let Some(trace) = trace.take() {
+                    trace.refused(self.shard, &post.group, refusal.reason());
+                }
             }
+            self.staged.traced += usize::from(trace.is_some());
             let to = Asker::Session(Arc::clone(&session));
-            self.staged.answers.push(Answer { to, group: post.group, id: post.id, outcome });
+            self.staged.answers.push(Answer { to, group: post.group, id: post.id, outcome, trace });
         }
     }
 

@@ -59,6 +59,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Why, in one word that names nobody: the code of the protocol.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSuchGroup(_) => "no_such_group",
+            Self::NotAMember(_) => "not_a_member",
+            Self::Kicked { .. } => "kicked",
+            Self::Closed { .. } => "closed",
+            Self::GroupFull { .. } => "group_full",
+            Self::ServerFull { .. } => "server_full",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Draining => "draining",
+        }
+    }
+
     /// When the same request may succeed, if time alone can help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::moderation::Target;
 use super::session::{ConnectionId, Session, Stored};
 use super::{Refusal, Removal};
+use crate::telemetry::trace;
 
 /// A request to the owner of a shard. Those of one sender are carried out in their order.
 #[derive(Debug)]
@@ -49,6 +50,17 @@ pub enum Request {
     Admin(Box<Admin>),
 }
 
+impl Request {
+    /// It enters the queue of its shard: traced posts note when.
+    pub(super) fn queued(&mut self) {
+        if let Self::Post(posts) = self {
+            for trace in posts.posts.iter_mut().filter_map(|post| post.trace.as_mut()) {
+                trace.queued();
+            }
+        }
+    }
+}
+
 /// Posts of one connection to groups of one shard, in order.
 #[derive(Debug)]
 pub struct Posts {
@@ -69,6 +81,8 @@ pub struct NewPost {
     pub message: Arc<str>,
     /// Makes a retry harmless.
     pub id: Option<PostId>,
+    /// If it is traced.
+    pub trace: Option<Box<trace::Post>>,
 }
 
 /// Where a new member begins.

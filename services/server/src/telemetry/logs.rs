@@ -56,7 +56,7 @@ mod tests {
     fn logged(log_format: LogFormat, log_level: &str, log: impl FnOnce()) -> String {
         let captured = Captured::default();
         let writer = captured.clone();
-        let config = Config { log_format, log_level: log_level.to_owned() };
+        let config = Config { log_format, log_level: log_level.to_owned(), ..Config::default() };
         with_default(subscriber(&config, false, move || writer.clone()).unwrap(), log);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

@@ -13,6 +13,7 @@ use super::*;
 use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
 use crate::shard::{self, Bounds, Shards};
+use crate::telemetry::trace::Tracer;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(60);
@@ -31,11 +32,12 @@ impl Serving {
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let bounds = Bounds { members_per_group: 10, groups: 10, post_without_join: true };
         let shards = Shards::start(config, bounds, Arc::new(Memory::new(&log::Config::default(), 1)), "local".into());
-        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone());
+        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default());
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let registry = Arc::clone(front.registry());
         let service = Service::new(&Config::default(), shards.clone(), registry, 100, stop.clone());
-        let server = Server::with_patience(&Config::default(), service, Readiness::new(), patience).unwrap();
+        let server =
+            Server::with_patience(&Config::default(), service, Readiness::new(), Tracer::default(), patience).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tracker.spawn(server.serve(listener, stop.clone(), tracker.clone()));

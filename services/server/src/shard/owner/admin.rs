@@ -159,7 +159,7 @@ impl Owner {
                 None => self.place(&name, &UserName::system(), None, Arc::clone(message), now_ms(), Instant::now()),
             };
             let (to, answer) = oneshot::channel();
-            self.staged.answers.push(Answer { to: Asker::Admin(to), group: name, id: None, outcome });
+            self.staged.answers.push(Answer { to: Asker::Admin(to), group: name, id: None, outcome, trace: None });
             announced.push(answer);
         }
         Ok(Some(announced))

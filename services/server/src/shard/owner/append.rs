@@ -7,11 +7,13 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
+use super::traced::TracedPosts;
 use super::{Owner, unavailable};
 use crate::log::AppendError;
 use crate::shard::group::Group;
 use crate::shard::session::{Ack, Event, Session, Stored};
 use crate::shard::{Batch, Refusal};
+use crate::telemetry::trace::Post;
 
 /// What the next append takes.
 #[derive(Default)]
@@ -20,12 +22,15 @@ pub(super) struct Staged {
     pub(super) answers: Vec<Answer>,
     pub(super) posts: usize,
     pub(super) bytes: usize,
+    /// How many of the answers are traced.
+    pub(super) traced: usize,
 }
 
 pub(super) struct InFlight {
     append: BoxFuture<'static, Result<(), AppendError>>,
     batches: Vec<(Arc<Batch>, Instant)>,
     pub(super) answers: Vec<Answer>,
+    traced: usize,
     started: Instant,
 }
 
@@ -35,6 +40,8 @@ pub(super) struct Answer {
     pub(super) group: GroupName,
     pub(super) id: Option<PostId>,
     pub(super) outcome: Result<Stored, Refusal>,
+    /// If it is traced and has its place.
+    pub(super) trace: Option<Box<Post>>,
 }
 
 pub(super) enum Asker {
@@ -47,11 +54,12 @@ impl Owner {
         if self.in_flight.is_some() || self.staged.answers.is_empty() {
             return;
         }
-        let Staged { groups, answers, bytes, .. } = std::mem::take(&mut self.staged);
+        let Staged { groups, mut answers, bytes, traced, .. } = std::mem::take(&mut self.staged);
         let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
         let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
         if batches.is_empty() {
             // Repeats and refusals only: nothing to wait for.
+            TracedPosts::take(self.shard, &mut answers, traced, &batches).repeated();
             send_answers(answers);
             return;
         }
@@ -59,26 +67,36 @@ impl Owner {
         self.shared.metrics.append_messages.record(posts as f64);
         self.shared.metrics.append_bytes.record(bytes as f64);
         let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
-        self.in_flight = Some(InFlight { append, batches, answers, started: Instant::now() });
+        self.in_flight = Some(InFlight { append, batches, answers, traced, started: Instant::now() });
     }
 
     pub(super) async fn on_appended(&mut self, result: Result<(), AppendError>) {
-        let Some(InFlight { batches, answers, started, .. }) = self.in_flight.take() else { return };
+        let Some(in_flight) = self.in_flight.take() else { return };
+        let InFlight { batches, mut answers, traced, started, .. } = in_flight;
+        let returned = Instant::now();
+        let mut traced = TracedPosts::take(self.shard, &mut answers, traced, &batches);
         match result {
             Ok(()) => {
                 let metrics = &self.shared.metrics;
-                metrics.append_seconds.record(started.elapsed().as_secs_f64());
+                metrics.append_seconds.record(returned.duration_since(started).as_secs_f64());
                 for (batch, received) in batches {
                     metrics.stored.increment(batch.records.len() as u64);
                     let Some(group) = self.groups.get_mut(&batch.group) else { continue };
                     group.last_used = tokio::time::Instant::now();
-                    if group.commit(batch, received) {
+                    let trace = traced.fan_out(&batch, started, returned);
+                    if group.commit(batch, received, trace) {
                         self.shared.directory.now_stored();
                     }
                 }
+                traced.repeated();
                 send_answers(answers);
             }
-            Err(error) => self.on_append_failed(&error, &batches, answers).await,
+            Err(error) => {
+                let trace_id = traced.any_id().map(tracing::field::display);
+                tracing::warn!(shard = self.shard, %error, trace_id, "append failed");
+                traced.failed(started, returned, |group| self.head(group));
+                self.on_append_failed(&error, &batches, answers).await;
+            }
         }
     }
 
@@ -89,11 +107,11 @@ impl Owner {
         batches: &[(Arc<Batch>, Instant)],
         mut answers: Vec<Answer>,
     ) {
-        tracing::warn!(shard = self.shard, %error, "append failed");
-        let staged = std::mem::take(&mut self.staged);
+        let mut staged = std::mem::take(&mut self.staged);
+        TracedPosts::take(self.shard, &mut staged.answers, staged.traced, &[]).given_up(|group| self.head(group));
         answers.extend(staged.answers);
         for answer in &mut answers {
-            let head = self.groups.get(&answer.group).map_or(0, Group::head);
+            let head = self.head(&answer.group);
             if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
                 answer.outcome = Err(unavailable(&answer.group));
                 self.shared.metrics.failed.increment(1);
@@ -115,6 +133,11 @@ impl Owner {
             }
         }
         send_answers(answers);
+    }
+
+    /// Up to which `seq` a group is in the log.
+    fn head(&self, group: &GroupName) -> u64 {
+        self.groups.get(group).map_or(0, Group::head)
     }
 
     /// Finishes every append, for requests that need to see their end.
@@ -146,7 +169,7 @@ fn send_answers(answers: Vec<Answer>) {
             session.inbox.push(Event::Posted(acks));
         }
     };
-    for Answer { to, group, id, outcome } in answers {
+    for Answer { to, group, id, outcome, .. } in answers {
         match to {
             // Who asked may have given up.
             Asker::Admin(reply) => drop(reply.send(outcome)),

@@ -81,6 +81,8 @@ impl Log for Shared {
     }
 }
 
+mod traced;
+
 struct World {
     shards: Shards,
     log: Shared,
@@ -120,6 +122,7 @@ impl World {
             group: self.group.clone(),
             message: format!("message {id}").into(),
             id: (!id.is_empty()).then(|| PostId::new(id).unwrap()),
+            trace: None,
         };
         let posts = ids.iter().map(post).collect();
         let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };

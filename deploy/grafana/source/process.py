@@ -1,0 +1,59 @@
+"""The process: what it is, and what it takes of its machine."""
+
+from .panels import CHOSEN, GREEN, PROCESS, RED, Row, dashboard, graph, quantile, query, rate, steps, table, total
+
+
+def process(metric, legend="{{pod}}"):
+    return query(f"sum by (pod) ({metric}{{{PROCESS}}})", legend)
+
+
+PROGRAM = Row("Program", [
+    table("Versions", "What runs, and what it was built from.",
+          f"max by (pod, version, commit, rustc) (tertulia_build_info{{{CHOSEN}}})", ["pod", "version", "commit", "rustc"]),
+    graph("Uptime", "Time since the start of the process.",
+          [query(f"time() - max by (pod) (process_start_time_seconds{{{PROCESS}}})", "{{pod}}")], "s", width=6, height=6),
+    graph("Starts in 1 h", "How often the process started in the last hour, the first start not counted.",
+          [query(f"sum by (pod) (changes(process_start_time_seconds{{{PROCESS}}}[1h]))", "{{pod}}")], width=6, height=6,
+          thresholds=steps((None, GREEN), (3, RED))),
+])
+
+RESOURCES = Row("Resources", [
+    graph("CPU", "Processor time per second: 1 is one core. It is counted in whole seconds, so that little load shows as steps.",
+          [query(f"sum by (pod) (rate(process_cpu_seconds_total{{{PROCESS}}}[$__rate_interval]))", "{{pod}}")]),
+    graph("Memory", "Resident memory of each server, buffers of slow readers and the memory log among it.", [process("process_resident_memory_bytes")], "bytes"),
+    graph("Descriptors", "Open file descriptors, and how many one process may have.", [
+        process("process_open_fds"), query(f"min (process_max_fds{{{PROCESS}}})", "limit")]),
+    graph("Network", "Bytes per second read from chat clients and written to them.", [
+        query(rate("tertulia_received_bytes_total"), "in"), query(rate("tertulia_sent_bytes_total"), "out")], "Bps"),
+    graph("Outbound buffers", "Bytes that wait to be written, over all connections of each server. Slow readers fill them; each is bounded by "
+          "limits.outbound_bytes.", [query(total("tertulia_outbound_bytes", "pod"), "{{pod}}")], "bytes"),
+    graph("Fullest outbound buffer", "Bytes that wait to be written to the connection with the most. At limits.outbound_bytes (256 KiB by default) nothing "
+          "more is taken up for it: it falls behind and is caught up from the log.",
+          [query(total("tertulia_outbound_bytes_max", "pod", "max"), "{{pod}}")], "bytes"),
+])
+
+RUNTIME = Row("Runtime and ports", [
+    graph("Tasks", "Tasks of the server: about one for each connection and each shard.",
+          [query(total("tertulia_runtime_alive_tasks", "pod"), "{{pod}}")]),
+    graph("Queued tasks", "Tasks that wait in the queue that all threads of the runtime share. If it stays high there is too little CPU.",
+          [query(total("tertulia_runtime_queued_tasks", "pod"), "{{pod}}")]),
+    graph("Threads", "Threads of the process, and those of them that run the server's tasks.", [
+        process("process_threads", "{{pod}} all"), query(total("tertulia_runtime_workers", "pod"), "{{pod}} workers")]),
+    graph("HTTP port", "Connections to the HTTP port, and those per second closed at once because http.connections were open.", [
+        query(total("tertulia_http_connections", "pod"), "{{pod}} open"),
+        query(rate("tertulia_http_connections_refused_total", "pod"), "{{pod}} refused per second")]),
+    graph("Connections of one address", "Connections of the address with the most. Counted only where limits.connections_per_address is set.",
+          [query(total("tertulia_connections_per_address_max", "pod", "max"), "{{pod}}")]),
+    graph("HTTP requests", "Requests per second to the HTTP port, by page and status.",
+          [query(rate("tertulia_http_requests_total", "page, status"), "{{page}} {{status}}")], "cps"),
+    graph("Admin requests", "Calls per second of the admin API, by method and gRPC code.",
+          [query(rate("tertulia_admin_requests_total", "method, code"), "{{method}} {{code}}")], "cps"),
+    graph("Admin time", "Time from a call of the admin API until its answer, or until its stream began.",
+          [query(quantile(0.99, "tertulia_admin_request_seconds"), "p99")], "s", log=True),
+    graph("Admin port", "Connections to the admin port, callers that watch events, and connections per second closed at once because admin.connections were open.", [
+        query(total("tertulia_admin_connections"), "open"), query(total("tertulia_admin_watchers"), "watchers"),
+        query(rate("tertulia_admin_connections_refused_total"), "refused per second")]),
+])
+
+DASHBOARD = dashboard("tertulia-process", "tertulia / process", "Version, resources and ports of the servers.",
+                      [PROGRAM, RESOURCES, RUNTIME])

@@ -1,0 +1,191 @@
+{{- define "tertulia.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 50 characters, so that the suffixes of pods and services fit. */}}
+{{- define "tertulia.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "tertulia.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "tertulia.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "tertulia.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tertulia.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tertulia.serverLabels" -}}
+{{ include "tertulia.selectorLabels" . }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{/* Labels of all objects, without the component. */}}
+{{- define "tertulia.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "tertulia.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: tertulia
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The annotations of an object: (list . OWN-ANNOTATIONS). */}}
+{{- define "tertulia.annotations" -}}
+{{- $all := merge (dict) (index . 1) (index . 0).Values.commonAnnotations }}
+{{- with $all }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "tertulia.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "tertulia.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "tertulia.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* One address of the configuration: (list . "chat"). */}}
+{{- define "tertulia.address" -}}
+{{- $part := index . 1 }}
+{{- $section := get (index . 0).Values.config $part | default dict }}
+{{- $address := get $section "address" | default "" }}
+{{- if not (regexMatch ":[1-9][0-9]*$" $address) }}
+{{- fail (printf "config.%s.address must be IP:PORT with a port that is not 0, not '%v'" $part $address) }}
+{{- end }}
+{{- $address }}
+{{- end }}
+
+{{- define "tertulia.port" -}}
+{{- include "tertulia.address" . | splitList ":" | last }}
+{{- end }}
+
+{{/* Not empty if only the pod itself reaches the address: (list . "admin"). */}}
+{{- define "tertulia.isLoopback" -}}
+{{- if regexMatch "^(127\\.|\\[::1\\]|\\[::ffff:127\\.)" (include "tertulia.address" .) }}yes{{ end }}
+{{- end }}
+
+{{- define "tertulia.adminExposed" -}}
+{{- if not (include "tertulia.isLoopback" (list . "admin")) }}yes{{ end }}
+{{- end }}
+
+{{- define "tertulia.engine" -}}
+{{- get (.Values.config.log | default dict) "engine" | default "memory" }}
+{{- end }}
+
+{{/* Where messages are: claim (a PersistentVolumeClaim), emptyDir, or none (the engine keeps nothing on disk). */}}
+{{- define "tertulia.storage" -}}
+{{- if ne (include "tertulia.engine" .) "embedded" }}none
+{{- else if .Values.persistence.enabled }}claim
+{{- else }}emptyDir
+{{- end }}
+{{- end }}
+
+{{/* Whole seconds of a time as the server writes it (1m 30s), rounded up. */}}
+{{- define "tertulia.seconds" -}}
+{{- $text := toString . }}
+{{- if not (regexMatch "^([0-9]+ ?(ms|s|m|h) ?)+$" $text) }}
+{{- fail (printf "config.drain.grace must be a time such as 20s or 1m 30s, not '%s'" $text) }}
+{{- end }}
+{{- $total := 0 }}
+{{- range regexFindAll "[0-9]+ ?(ms|s|m|h)" $text -1 }}
+{{- $number := regexFind "^[0-9]+" . | int }}
+{{- $unit := regexFind "[a-z]+$" . }}
+{{- if eq $unit "ms" }}
+{{- $total = add $total (div (add $number 999) 1000) }}
+{{- else }}
+{{- $total = add $total (mul $number (get (dict "s" 1 "m" 60 "h" 3600) $unit)) }}
+{{- end }}
+{{- end }}
+{{- $total }}
+{{- end }}
+
+{{/* The server ends by itself before Kubernetes kills it. */}}
+{{- define "tertulia.terminationGracePeriodSeconds" -}}
+{{- $grace := get (.Values.config.drain | default dict) "grace" | default "20s" }}
+{{- $seconds := include "tertulia.seconds" $grace | int }}
+{{- $given := .Values.terminationGracePeriodSeconds }}
+{{- if kindIs "invalid" $given }}
+{{- add $seconds 10 }}
+{{- else if le (int $given) $seconds }}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be more than config.drain.grace (%s)" (int $given) $grace) }}
+{{- else }}
+{{- int $given }}
+{{- end }}
+{{- end }}
+
+{{/* The file that the server reads: the configuration as it was given, and the place of the mounted token. */}}
+{{- define "tertulia.config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- if .Values.admin.existingSecret }}
+{{- if dig "admin" "token_file" "" $config }}
+{{- fail "admin.existingSecret and config.admin.token_file exclude each other" }}
+{{- end }}
+{{- $_ := set $config "admin" (merge (dict "token_file" "/etc/tertulia-admin/token") ($config.admin | default dict)) }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* What would come up, and could not be reached or would not be let up. */}}
+{{- define "tertulia.validate" -}}
+{{- range list "chat" "http" }}
+{{- if include "tertulia.isLoopback" (list $ .) }}
+{{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
+{{- end }}
+{{- end }}
+{{- if and (include "tertulia.adminExposed" .) (not .Values.admin.existingSecret) (not (dig "admin" "token_file" "" .Values.config)) (not (dig "admin" "insecure" false .Values.config)) }}
+{{- fail "config.admin.address is not on loopback: set admin.existingSecret to the Secret that holds the token of the admin API" }}
+{{- end }}
+{{- end }}
+
+{{/* The environment of the server, also where only its configuration is checked. */}}
+{{- define "tertulia.environment" -}}
+{{- with .Values.extraEnv }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "tertulia.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where any pod of the release may run. */}}
+{{- define "tertulia.placement" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,119 @@
+//! Whole runs against the bare server, in this process.
+
+use std::net::SocketAddr;
+use std::process::Command as Process;
+
+use clap::Parser;
+use tertulia_loadgen::args::{Cli, Command, Scenario};
+use tertulia_loadgen::bare::Bare;
+use tertulia_loadgen::plan::Plan;
+use tertulia_loadgen::report::Report;
+use tertulia_loadgen::run::run;
+
+/// A server that loses every n-th post, or none; it ends with the test's process.
+fn server(lose_every: Option<u64>) -> anyhow::Result<SocketAddr> {
+    let mut server = Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    if let Some(n) = lose_every {
+        server = server.lose_every(n);
+    }
+    let address = server.address()?;
+    std::thread::spawn(|| server.run());
+    Ok(address)
+}
+
+fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
+    let target = target.to_string();
+    let fixed =
+        ["loadgen", "--quiet", "--warmup", "50ms", "--duration", "300ms", "--patience", "2s", "--target", &target];
+    let (scenario, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    let arguments = fixed[..1].iter().copied().chain([scenario]).chain(fixed[1..].iter().copied());
+    let cli = Cli::try_parse_from(arguments.chain(rest.split_whitespace()))?;
+    let (scenario, load) = match cli.command {
+        Command::Fanout(load) => (Scenario::Fanout, load),
+        Command::Pairs(load) => (Scenario::Pairs, load),
+        Command::Idle(load) => (Scenario::Idle, load),
+        Command::Ingest(load) => (Scenario::Ingest, load),
+        Command::Slow(load) => (Scenario::Slow, load),
+        Command::Churn(load) => (Scenario::Churn, load),
+        _ => anyhow::bail!("not used here"),
+    };
+    run(Plan::new(scenario, &load)?, &load, None)
+}
+
+#[test]
+fn a_server_that_does_its_work_has_no_faults() {
+    let target = server(None).unwrap();
+    for arguments in [
+        "fanout --members 50 --window 16",
+        "fanout --members 50 --window 16 --prefix own --done own",
+        "fanout --members 50 --posters 3 --prefix posters",
+        "fanout --members 50 --threads 3 --prefix threads",
+        "pairs --groups 40 --window 8 --threads 2 --prefix pairs",
+        "ingest --window 64 --prefix ingest",
+        "ingest --posters 2 --members 3 --threads 2 --prefix two",
+        "fanout --members 20 --rate 500 --prefix rate",
+        "churn --groups 5 --members 6 --rate 500 --churn-rate 100 --prefix churn",
+        "fanout --members 10 --size 5000 --sources 2 --prefix large",
+    ] {
+        let report = report(target, arguments).unwrap_or_else(|error| panic!("{arguments}: {error:#}"));
+        assert!(report.faults.none(), "{arguments}: {report}");
+        assert!(report.posts > 0 && report.deliveries > 0, "{arguments}: {report}");
+        assert!(report.latency.count > 0, "{arguments}: {report}");
+        assert!(report.own.cpu_seconds > 0.0, "{arguments}: {report}");
+    }
+}
+
+#[test]
+fn every_delivery_in_a_run_is_counted_once() {
+    let report = report(server(None).unwrap(), "fanout --members 25 --window 1").unwrap();
+    // One post at a time: what is delivered when the measurement begins and ends differs by less than one post each.
+    assert!(report.deliveries.abs_diff(report.posts * 25) <= 50, "{report}");
+}
+
+#[test]
+fn slow_members_read_in_the_end_and_get_everything() {
+    let report = report(server(None).unwrap(), "slow --members 10 --share 0.2 --rate 500").unwrap();
+    assert!(report.faults.none(), "{report}");
+    // All that was posted, to two members; some of it before the measurement.
+    assert!(report.resumed.unwrap().deliveries >= report.posts * 2, "{report}");
+}
+
+#[test]
+fn idle_connections_only_join() {
+    let report = report(server(None).unwrap(), "idle --groups 20 --members 5").unwrap();
+    assert_eq!((report.posts, report.deliveries, report.plan.connections), (0, 0, 100));
+    assert!(report.faults.none(), "{report}");
+}
+
+#[test]
+fn a_lost_message_is_a_fault_for_every_member() {
+    let report = report(server(Some(10)).unwrap(), "fanout --members 10 --rate 1000").unwrap();
+    assert!(report.faults.missing > 0 && report.faults.missing.is_multiple_of(10), "{report}");
+    assert!(report.faults.first.is_some());
+}
+
+#[test]
+fn a_run_with_faults_exits_with_one_and_says_so() {
+    let run = |target: SocketAddr| {
+        let target = target.to_string();
+        let fixed = ["fanout", "--members", "5", "--rate", "1000", "--warmup", "0s", "--duration", "200ms", "--quiet"];
+        let mut process = Process::new(env!("CARGO_BIN_EXE_tertulia-loadgen"));
+        process.args(fixed).args(["--patience", "500ms", "--json", "-", "--target", &target]).output().unwrap()
+    };
+    let good = run(server(None).unwrap());
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let results: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
+    assert!(results["latency"]["p99_9"].is_u64() && results["plan"]["pace"]["open"].is_f64(), "{results}");
+    let bad = run(server(Some(20)).unwrap());
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("the run failed"), "{bad:?}");
+    let results: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert!(results["faults"]["missing"].as_u64().unwrap() > 0, "{results}");
+}
+
+#[test]
+fn a_server_that_is_not_there_ends_the_run() {
+    let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = report(vacant, "fanout --members 2").unwrap_err();
+    assert!(format!("{error:#}").contains("connect to"), "{error:#}");
+}

@@ -1,0 +1,9 @@
+//! Traces of the real binary, as a collector receives them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking, its helpers too.
+
+mod admin;
+mod collector;
+mod outage;
+mod posts;
+mod server;

@@ -1,0 +1,180 @@
+"""Rendered manifests: reading them, and what all of ours must keep to."""
+
+import tempfile
+from pathlib import Path
+
+from support import need_python_libraries, run, server_binary
+
+need_python_libraries()
+import yaml  # noqa: E402
+
+
+class Manifests:
+    """The objects of one rendering."""
+
+    def __init__(self, text):
+        self.text = text
+        self.objects = [item for item in yaml.safe_load_all(text) if item]
+
+    def of(self, kind):
+        return [item for item in self.objects if item["kind"] == kind]
+
+    def one(self, kind, name=None):
+        found = [item for item in self.of(kind) if name is None or item["metadata"]["name"] == name]
+        assert len(found) == 1, f"{len(found)} objects {kind} {name or ''}"
+        return found[0]
+
+    def pods(self):
+        """What pods are made from, by the kind of what makes them: (kind, metadata, spec)."""
+        for item in self.objects:
+            if item["kind"] in ("StatefulSet", "Job"):
+                template = item["spec"]["template"]
+                yield item["kind"], template["metadata"], template["spec"]
+            elif item["kind"] == "Pod":
+                yield "Pod", item["metadata"], item["spec"]
+
+    def validate(self):
+        """Against the schemas of Kubernetes; unknown fields are errors. Kinds of others have no schema here."""
+        own = [item for item in self.objects if "monitoring.coreos.com" not in item["apiVersion"]]
+        said = run("kubernetes-validate", "--strict", "-", stdin=yaml.safe_dump_all(own))
+        assert said.stdout.count("passed for resource") == len(own), said.stdout
+
+    def config(self):
+        """The file that the server is given."""
+        (volume,) = [volume for volume in self.server()[1]["volumes"] if volume["name"] == "config"]
+        return yaml.safe_load(self.one("ConfigMap", volume["configMap"]["name"])["data"]["tertulia.yaml"])
+
+    def server(self):
+        """The pod of the server: (metadata, spec)."""
+        ((_, metadata, spec),) = [pod for pod in self.pods() if pod[0] == "StatefulSet"]
+        return metadata, spec
+
+
+def check(manifests):
+    """Everything that holds for every rendering."""
+    check_names(manifests)
+    for kind, metadata, spec in manifests.pods():
+        check_restricted(kind, spec)
+        assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False, kind
+    check_selectors(manifests)
+    check_ports_and_config(manifests)
+    check_volumes(manifests)
+
+
+def check_names(manifests):
+    keys = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in manifests.objects]
+    assert len(keys) == len(set(keys)), f"two objects of one name: {sorted(keys)}"
+    for item in manifests.objects:
+        assert len(item["metadata"]["name"]) <= 63 or item["kind"] == "ConfigMap", item["metadata"]["name"]
+        for key, value in item["metadata"].get("labels", {}).items():
+            assert isinstance(value, str) and len(value) <= 63, f"{item['kind']}: label {key}: {value}"
+
+
+def check_restricted(kind, spec):
+    """The profile `restricted` and a bit more: limits, no writable root, images that are named."""
+    pod = spec["securityContext"]
+    assert pod["runAsNonRoot"] is True and pod["runAsUser"] > 0 and pod["seccompProfile"]["type"] == "RuntimeDefault", kind
+    assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")), kind
+    for container in spec["containers"] + spec.get("initContainers", []):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False and context["readOnlyRootFilesystem"] is True, container["name"]
+        assert context["capabilities"] == {"drop": ["ALL"]}, container["name"]
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"]), container["name"]
+        assert ":" in container["image"], container["image"]
+    for volume in spec.get("volumes", []):
+        allowed = {"configMap", "secret", "emptyDir", "downwardAPI", "projected", "persistentVolumeClaim"}
+        assert set(volume) - {"name"} <= allowed, volume
+
+
+def check_selectors(manifests):
+    """Whatever selects pods selects the server's, and no other pod of the release."""
+    stateful = manifests.one("StatefulSet")
+    pods = [(kind, metadata["labels"]) for kind, metadata, _ in manifests.pods()]
+    selectors = [("StatefulSet", stateful["spec"]["selector"]["matchLabels"])]
+    selectors += [("Service", item["spec"]["selector"]) for item in manifests.of("Service")]
+    selectors += [("PodDisruptionBudget", item["spec"]["selector"]["matchLabels"]) for item in manifests.of("PodDisruptionBudget")]
+    selectors += [("NetworkPolicy", item["spec"]["podSelector"]["matchLabels"]) for item in manifests.of("NetworkPolicy")]
+    selectors += [
+        ("topologySpreadConstraints", each["labelSelector"]["matchLabels"])
+        for each in stateful["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    ]
+    for where, selector in selectors:
+        chosen = [kind for kind, labels in pods if selector.items() <= labels.items()]
+        assert chosen == ["StatefulSet"], f"{where} selects {chosen}"
+    headless = manifests.one("Service", stateful["spec"]["serviceName"])["spec"]
+    assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True
+    for monitor in manifests.of("ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        services = [item for item in manifests.of("Service") if wanted.items() <= item["metadata"]["labels"].items()]
+        assert len(services) == 1, f"ServiceMonitor selects {len(services)} services"
+        assert monitor["spec"]["endpoints"][0]["port"] in [port["name"] for port in services[0]["spec"]["ports"]]
+
+
+def check_ports_and_config(manifests):
+    """The server takes the configuration, binds the ports that the container names, and services and probes lead to these."""
+    metadata, spec = manifests.server()
+    (container,) = [each for each in spec["containers"] if each["name"] == "tertulia"]
+    config = effective(manifests.config(), container)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for part in ("chat", "http"):
+        address, _, port = config[part]["address"].rpartition(":")
+        assert ports[part] == int(port) and address in ("0.0.0.0", "[::]"), part
+    address, _, port = config["admin"]["address"].rpartition(":")
+    if "admin" in ports:
+        assert ports["admin"] == int(port) and address in ("0.0.0.0", "[::]")
+        assert config["admin"]["token_file"] or config["admin"]["insecure"]
+    else:
+        assert address in ("127.0.0.1", "[::1]")
+    for service in manifests.of("Service"):
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in ports, f"{service['metadata']['name']}: {port}"
+        # Load balancers lead to the chat alone.
+        if service["spec"]["type"] != "ClusterIP":
+            assert [port["name"] for port in service["spec"]["ports"]] == ["chat"]
+    for policy in manifests.of("NetworkPolicy"):
+        opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        assert opened == set(ports), f"{opened} {set(ports)}"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        path = "/readyz" if probe == "readinessProbe" else "/livez"
+        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+    annotations = metadata["annotations"]
+    if "prometheus.io/port" in annotations:
+        assert annotations["prometheus.io/port"] == str(ports["http"])
+    assert spec["terminationGracePeriodSeconds"] > seconds(config["drain"]["grace"])
+
+
+def effective(config, container):
+    """What the server makes of its file, environment and arguments; fails with its words if they are wrong."""
+    environment = {each["name"]: each["value"] for each in container.get("env", []) if "value" in each and each["name"].startswith("TERTULIA__")}
+    more = container["args"][2:]
+    assert container["args"][:2] == ["--config", "/etc/tertulia/tertulia.yaml"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tertulia.yaml"
+        file.write_text(yaml.safe_dump(config))
+        run(server_binary(), "check-config", "--config", file, *more, env=environment)
+        said = run(server_binary(), "print-config", "--format", "json", "--config", file, *more, env=environment)
+    return yaml.safe_load(said.stdout)
+
+
+def seconds(text):
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    total = 0
+    for part in text.split():
+        number = part.rstrip("mshour")
+        total += float(number) * units[part[len(number):]]
+    return total
+
+
+def check_volumes(manifests):
+    """Every mount has a volume, and an engine on disk has one where its data is."""
+    _, spec = manifests.server()
+    claims = manifests.one("StatefulSet")["spec"].get("volumeClaimTemplates", [])
+    volumes = {volume["name"] for volume in spec["volumes"]} | {claim["metadata"]["name"] for claim in claims}
+    (container,) = [each for each in spec["containers"] if each["name"] == "tertulia"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == volumes, f"{mounts} {volumes}"
+    log = manifests.config()["log"]
+    if log["engine"] == "embedded":
+        assert mounts["data"] == log["data_dir"]
+    else:
+        assert "data" not in mounts

@@ -1,0 +1,240 @@
+"""Chart and manifests, without a cluster: linted, rendered over a matrix of values, held against the schemas of Kubernetes, against rules of
+our own, and the configuration in them against the server."""
+
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+from support import ROOT, need, need_python_libraries, run
+
+need_python_libraries()
+import yaml  # noqa: E402
+
+from manifests import Manifests, check, seconds  # noqa: E402
+
+CHART = ROOT / "helm" / "tertulia"
+VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
+OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "kubernetes" / "overlays").glob("*/kustomization.yaml"))
+
+
+def setUpModule():
+    need("helm", "kubectl", "yamllint", "promtool")
+
+
+def render(values=None, *more, name="release"):
+    chosen = ["--values", values] if values else []
+    return Manifests(run("helm", "template", name, CHART, "--namespace", "chat", *chosen, *more).stdout)
+
+
+def refusal(*more):
+    """What Helm says when it does not take the values."""
+    done = run("helm", "template", "release", CHART, *more, check=False)
+    assert done.returncode != 0, f"{more} was taken"
+    return done.stderr
+
+
+class Chart(unittest.TestCase):
+    def test_lint_over_all_values(self):
+        self.assertGreaterEqual(len(VALUES), 12)
+        for values in VALUES:
+            run("helm", "lint", "--strict", "--quiet", CHART, "--values", values)
+
+    def test_every_rendering_is_valid_and_keeps_our_rules(self):
+        for values in VALUES:
+            with self.subTest(values.stem):
+                manifests = render(values)
+                manifests.validate()
+                check(manifests)
+
+    def test_large_numbers_stay_numbers(self):
+        config = render(ROOT / "tests/deploy/values/everything.yaml").one("ConfigMap", "release-tertulia")["data"]["tertulia.yaml"]
+        self.assertIn("groups: 100000000", config)
+
+    def test_time_to_stop_follows_the_drain(self):
+        stems = {"defaults": 30, "drain": 100, "drain-given": 120}
+        for stem, wanted in stems.items():
+            _, spec = render(ROOT / f"tests/deploy/values/{stem}.yaml").server()
+            self.assertEqual(spec["terminationGracePeriodSeconds"], wanted, stem)
+        self.assertIn("must be more than config.drain.grace (20s)", refusal("--set", "terminationGracePeriodSeconds=20"))
+        self.assertIn("config.drain.grace must be a time", refusal("--set", "config.drain.grace=soon"))
+
+    def test_a_changed_configuration_makes_another_pod(self):
+        def pods(*more):
+            return [metadata["annotations"] for kind, metadata, _ in render(None, *more).pods() if kind == "StatefulSet"]
+
+        self.assertEqual(pods(), pods("--set", "service.type=NodePort"))
+        self.assertNotEqual(pods(), pods("--set", "config.limits.groups=7"))
+
+    def test_wrong_values_are_refused_by_name(self):
+        cases = [
+            ("replcias=1", "'replcias'"),
+            ("replicas=2", "/replicas"),
+            ("replicas=many", "/replicas"),
+            ("image.tga=1", "'tga'"),
+            ("image.tag=5", "/image/tag"),
+            ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+            ("service.type=ExternalName", "/service/type"),
+            ("service.ports.chat=0", "/service/ports/chat"),
+            ("service.ports.caht=1", "'caht'"),
+            ("persistence.size=ten", "/persistence/size"),
+            ("persistence.accessModes={Often}", "/persistence/accessModes"),
+            ("metrics.serviceMonitor.enabled=perhaps", "/metrics/serviceMonitor/enabled"),
+            ("metrics.serviceMonitor.intervall=1s", "'intervall'"),
+            ("extraEnv[0].nmae=x", "/extraEnv/0"),
+            ("livenessProbe.periodSecond=1", "'periodSecond'"),
+            ("config.limits=5", "/config/limits"),
+            ("config.log.engine=memory,replicas=3", "/replicas"),
+        ]
+        for assignment, named in cases:
+            with self.subTest(assignment):
+                self.assertIn(named, refusal("--set", assignment))
+
+    def test_what_could_not_be_reached_is_refused(self):
+        cases = [
+            ("config.chat.address=127.0.0.1:8088", "config.chat.address is on loopback"),
+            ("config.http.address=127.0.0.1:8090", "config.http.address is on loopback"),
+            ("config.http.address=0.0.0.0:0", "config.http.address must be IP:PORT"),
+            ("config.admin.address=0.0.0.0:8089", "set admin.existingSecret"),
+            ("admin.existingSecret=a,config.admin.token_file=/b", "exclude each other"),
+        ]
+        for assignment, said in cases:
+            with self.subTest(assignment):
+                self.assertIn(said, refusal("--set", assignment))
+
+    def test_every_key_of_the_values_is_in_the_schema(self):
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+        def compare(value, node, path):
+            self.assertFalse(node.get("additionalProperties", False) is not False and path == "", path)
+            for key, inner in value.items():
+                self.assertIn(key, node["properties"], f"{path}{key}")
+                below = node["properties"][key]
+                if below.get("additionalProperties") is False and isinstance(inner, dict):
+                    compare(inner, below, f"{path}{key}.")
+
+        compare(values, schema, "")
+        self.assertEqual(set(schema["properties"]) - set(values), {"global"})
+
+    def test_the_readme_is_what_the_values_say(self):
+        run(ROOT / "helm" / "readme", "--check")
+
+    def test_rules_and_dashboards_are_copies(self):
+        run("make", "chart-files-check")
+
+    def test_monitoring(self):
+        manifests = render(ROOT / "tests/deploy/values/monitoring.yaml")
+        rule = manifests.one("PrometheusRule")
+        sources = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+        groups = [group for source in sources for group in yaml.safe_load(source.read_text())["groups"]]
+        self.assertEqual(rule["spec"]["groups"][:-1], groups)
+        self.assertEqual(rule["spec"]["groups"][-1]["rules"][0]["annotations"]["summary"], "{{ $labels.pod }} is silent")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "rules.yml"
+            file.write_text(yaml.safe_dump(rule["spec"]))
+            run("promtool", "check", "rules", file)
+        labelled = [each for each in manifests.of("ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]]
+        rendered = {name: json.loads(text) for each in labelled for name, text in each["data"].items()}
+        self.assertEqual(rendered, {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")})
+        for each in labelled:
+            self.assertLess(len(json.dumps(each)), 1_000_000)
+
+    def test_notes_tell_how_to_connect(self):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING")):
+            said = run(
+                "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
+                env={"KUBECONFIG": "/dev/null"},
+            ).stdout
+            notes = said.split("NOTES:")[1]
+            self.assertIn(wanted, notes)
+            self.assertIn("release-tertulia.chat:8088", notes)
+            self.assertIn("port-forward release-tertulia-0 8089:", notes)
+
+    def test_packages(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run("helm", "package", CHART, "--destination", folder)
+            self.assertEqual([path.name for path in Path(folder).iterdir()], ["tertulia-0.1.0.tgz"])
+
+    def test_versions_agree(self):
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        version = chart["appVersion"]
+        self.assertIn(f'version = "{version}"', (ROOT / "Cargo.toml").read_text())
+        self.assertIn(f"ARG VERSION={version}\n", (ROOT / "deploy/docker/Dockerfile").read_text())
+        self.assertIn(f'newTag: "{version}"', (ROOT / "deploy/kubernetes/base/kustomization.yaml").read_text())
+        self.assertIn(f"image: tertulia:{version}\n", (ROOT / "deploy/compose.yaml").read_text())
+
+
+class Kustomize(unittest.TestCase):
+    def test_every_overlay_is_valid_and_keeps_our_rules(self):
+        self.assertTrue(OVERLAYS)
+        for overlay in OVERLAYS:
+            with self.subTest(overlay.name):
+                manifests = Manifests(run("kubectl", "kustomize", overlay).stdout)
+                manifests.validate()
+                check(manifests)
+
+    def test_the_admin_token_component(self):
+        with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+            up = "../../deploy/kubernetes"
+            kustomization = {"resources": [f"{up}/overlays/single"], "components": [f"{up}/components/admin-token"]}
+            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+            manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
+        manifests.validate()
+        check(manifests)
+        self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
+
+    def test_the_chart_and_the_overlay_describe_the_same_server(self):
+        chart, overlay = render(name="tertulia"), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
+        self.assertEqual(chart.config(), {**overlay.config(), "admin": {"address": "127.0.0.1:8089"}})
+        (_, one), (_, other) = chart.server(), overlay.server()
+        for spec in (one, other):
+            spec["topologySpreadConstraints"][0].pop("labelSelector")
+            spec["volumes"] = [volume["name"] for volume in spec["volumes"]]
+        self.assertEqual(sorted(one), sorted(other))
+        for key in one:
+            if key == "containers":
+                for field in one[key][0]:
+                    ordered = (lambda v: sorted(v, key=str) if isinstance(v, list) else v)
+                    self.assertEqual(ordered(one[key][0][field]), ordered(other[key][0][field]), field)
+            else:
+                self.assertEqual(one[key], other[key], key)
+        names = [sorted((item["kind"], item["metadata"]["name"]) for item in each.objects if item["kind"] not in ("ConfigMap", "Job", "Pod")) for each in (chart, overlay)]
+        self.assertEqual(names[0], names[1])
+
+
+class Compose(unittest.TestCase):
+    def setUp(self):
+        self.folder = ROOT / "deploy"
+        self.compose = yaml.safe_load((self.folder / "compose.yaml").read_text())
+
+    def test_services_listen_on_loopback_and_keep_what_they_have(self):
+        services = self.compose["services"]
+        self.assertEqual(set(services), {"server", "prometheus", "grafana"})
+        for service in services.values():
+            for port in service["ports"]:
+                self.assertTrue(port.startswith("127.0.0.1:"), port)
+        used = {volume.split(":")[0] for service in services.values() for volume in service["volumes"] if not volume.startswith(".")}
+        self.assertEqual(used, set(self.compose["volumes"]))
+        server = services["server"]
+        self.assertTrue(server["read_only"] and server["cap_drop"] == ["ALL"])
+        self.assertGreater(seconds(server["stop_grace_period"]), 20)
+        self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
+
+    @unittest.skipUnless((ROOT / "deploy/prometheus").is_dir(), "there are no rules yet")
+    def test_what_is_mounted_is_there(self):
+        for service in self.compose["services"].values():
+            for volume in service["volumes"]:
+                source = volume.split(":")[0]
+                if source.startswith("."):
+                    self.assertTrue((self.folder / source).is_dir(), source)
+        run("promtool", "check", "config", self.folder / "prometheus" / "prometheus.yml")
+        for path in (self.folder / "grafana/provisioning").glob("*/*.yaml"):
+            self.assertTrue(yaml.safe_load(path.read_text())["apiVersion"])
+
+
+class Yaml(unittest.TestCase):
+    def test_yamllint(self):
+        rules = "{extends: default, rules: {line-length: disable, document-start: disable, braces: {max-spaces-inside: 0}, comments: {min-spaces-from-content: 1}}}"
+        files = [name for name in run("git", "ls-files", "*.yaml", "*.yml", "--cached", "--others", "--exclude-standard").stdout.splitlines() if "/templates/" not in name]
+        run("yamllint", "--strict", "--config-data", rules, *files)

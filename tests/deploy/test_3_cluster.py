@@ -1,0 +1,286 @@
+"""The overlays and the chart in a Kubernetes, in namespaces that enforce the profile `restricted`, used as people use them."""
+
+import json
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+import chat
+from cluster import Cluster, LogFollower, Namespace, image_values
+from support import IMAGE, ROOT, need_python_libraries, run, wait_until
+
+need_python_libraries()
+import yaml  # noqa: E402
+
+CHART = ROOT / "helm" / "tertulia"
+CLUSTER = None
+ADMIN = "tertulia.admin.v1.AdminService"
+
+
+def setUpModule():
+    global CLUSTER
+    CLUSTER = Cluster()
+
+
+def tearDownModule():
+    CLUSTER.stop()
+
+
+def page(address, path):
+    with urllib.request.urlopen(f"http://{address[0]}:{address[1]}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def admin(address, call, *headers, request="{}"):
+    words = [word for header in headers for word in ("-H", header)]
+    return run("grpcurl", "-plaintext", *words, "-d", request, f"{address[0]}:{address[1]}", f"{ADMIN}/{call}", check=False)
+
+
+def serves(test, namespace):
+    """Chat and metrics work through the services."""
+    chat.round_trip(namespace.service("tertulia", 8088))
+    ops = namespace.service("tertulia-ops", 8090)
+    test.assertEqual(page(ops, "/readyz").strip(), "ok")
+    test.assertIn("tertulia_connections_open", page(ops, "/metrics"))
+
+
+class Overlays(unittest.TestCase):
+    """kubectl apply -k"""
+
+    def setUp(self):
+        self.namespace = Namespace("overlay")
+        self.folder = tempfile.TemporaryDirectory(dir=ROOT / "target")
+
+    def tearDown(self):
+        self.namespace.remove()
+        self.folder.cleanup()
+
+    def kustomization(self, overlay, *components):
+        name, _, tag = IMAGE.rpartition(":")
+        up = "../../deploy/kubernetes"
+        text = yaml.safe_dump({
+            "namespace": self.namespace.name,
+            "resources": [f"{up}/overlays/{overlay}"],
+            "components": [f"{up}/components/{each}" for each in components],
+            "images": [{"name": "tertulia", "newName": name, "newTag": tag}],
+        })
+        Path(self.folder.name, "kustomization.yaml").write_text(text)
+        return self.folder.name
+
+    def apply(self, *what):
+        said = self.namespace.kubectl("apply", "-k", self.kustomization(*what))
+        self.assertNotIn("Warning", said.stderr, "of the Pod Security profile")
+        self.namespace.ready_pod()
+        serves(self, self.namespace)
+
+    def test_memory(self):
+        self.apply("memory")
+        said = admin(self.namespace.forward("pod/tertulia-0", 8089), "ListGroups")
+        self.assertIn("round-trip", said.stdout, said.stderr)
+        self.namespace.kubectl("delete", "-k", self.folder.name)
+        self.assertEqual(self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget,pvc"), [])
+
+    def test_single_with_an_open_admin_api(self):
+        self.namespace.kubectl("create", "secret", "generic", "tertulia-admin", "--from-literal=token=sesame")
+        self.apply("single", "admin-token")
+        address = self.namespace.service("tertulia-ops", 8089)
+        self.assertIn("Unauthenticated", admin(address, "ListGroups").stderr)
+        said = admin(address, "ListGroups", "authorization: Bearer sesame")
+        self.assertIn("round-trip", said.stdout, said.stderr)
+        self.namespace.kubectl("delete", "-k", self.folder.name)
+        self.assertEqual(self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget,pvc"), ["PersistentVolumeClaim/data-tertulia-0"])
+
+
+class Chart(unittest.TestCase):
+    """helm install, and the life of a release. The tests follow each other."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.namespace = Namespace("chart")
+        cls.namespace.kubectl("create", "secret", "generic", "chat-admin", "--from-literal=token=sesame")
+        cls.install()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.namespace.remove()
+
+    @classmethod
+    def values(cls):
+        values = ["admin.existingSecret=chat-admin", "config.admin.address=0.0.0.0:8089", "persistence.size=1Gi", "config.log.retention.messages=1000000"]
+        return [*image_values(), *(word for value in values for word in ("--set", value))]
+
+    @classmethod
+    def install(cls):
+        said = cls.namespace.helm("install", "tertulia", CHART, "--wait", "--timeout", "120s", *cls.values())
+        assert "would violate PodSecurity" not in said.stdout + said.stderr, said.stderr
+        cls.namespace.ready_pod()
+
+    def upgrade(self, *more, **options):
+        return self.namespace.helm("upgrade", "tertulia", CHART, "--wait", "--timeout", "120s", *self.values(), *more, **options)
+
+    def test_1_helm_test(self):
+        self.namespace.helm("test", "tertulia", "--timeout", "60s")
+
+    def test_2_it_serves_by_its_services(self):
+        serves(self, self.namespace)
+        address = self.namespace.service("tertulia-ops", 8089)
+        self.assertIn("Unauthenticated", admin(address, "ListGroups").stderr)
+        self.assertIn("round-trip", admin(address, "ListGroups", "authorization: Bearer sesame").stdout)
+        self.assertEqual(self.namespace.pod()["status"]["containerStatuses"][0]["restartCount"], 0)
+
+    def test_3_it_serves_by_port_forwards(self):
+        chat.round_trip(self.namespace.forward("service/tertulia", 8088), "forwarded")
+        self.assertIn("tertulia_build_info", page(self.namespace.forward("pod/tertulia-0", 8090), "/metrics"))
+        address = self.namespace.forward("pod/tertulia-0", 8089)
+        self.assertIn("forwarded", admin(address, "ListGroups", "authorization: Bearer sesame").stdout)
+
+    def test_4_the_client_in_the_image(self):
+        said = self.namespace.kubectl("exec", "tertulia-0", "--", "tertulia", "127.0.0.1:8088", "--join", "round-trip", "--last", "1")
+        self.assertIn("\thello", said.stdout)
+
+    def test_5_a_changed_configuration_rolls_the_pod(self):
+        before = self.namespace.ready_pod()
+        self.upgrade("--set", "config.limits.groups=4321")
+        self.namespace.ready_pod(other_than=before)
+        config = self.namespace.kubectl("exec", "tertulia-0", "--", "tertulia-server", "print-config", "--config", "/etc/tertulia/tertulia.yaml").stdout
+        self.assertIn("groups = 4321", config)
+
+    def test_6_an_upgrade_to_a_wrong_configuration_leaves_what_runs_alone(self):
+        before = self.namespace.ready_pod()
+        said = self.upgrade("--set", "config.limits.conections=5", check=False)
+        self.assertNotEqual(said.returncode, 0)
+        self.assertIn("unknown key 'limits.conections'", said.stdout + said.stderr)
+        self.assertEqual(self.namespace.ready_pod(), before)
+        serves(self, self.namespace)
+        self.upgrade()
+
+    def test_7_interruptions_lose_nothing(self):
+        address = self.namespace.service("tertulia", 8088)
+        interruptions = {
+            "rollout restart": lambda: self.namespace.kubectl("rollout", "restart", "statefulset/tertulia"),
+            "deletion": lambda: self.namespace.kubectl("delete", "pod", "tertulia-0", "--wait=false"),
+            "eviction": self.evict,
+            "upgrade": lambda: self.upgrade("--set", "config.limits.groups=777777"),
+            "kill": lambda: self.namespace.kubectl("delete", "pod", "tertulia-0", "--grace-period=0", "--force"),
+        }
+        for name, interrupt in interruptions.items():
+            with self.subTest(name):
+                load = chat.Load(address, f"during {name}").start()
+                before = self.namespace.ready_pod()
+                log = LogFollower(self.namespace, "tertulia-0") if name != "kill" else None
+                interrupt()
+                self.namespace.ready_pod(other_than=before)
+                load.progress()
+                load.stop()
+                self.assertGreater(min(load.reconnects.values()), 1, "nobody was interrupted")
+                load.verify()
+                if log:
+                    self.assertIn('"stopped"', log.end().splitlines()[-1], "the server did not end by itself")
+
+    def evict(self):
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "tertulia-0", "namespace": self.namespace.name}}
+        path = f"/api/v1/namespaces/{self.namespace.name}/pods/tertulia-0/eviction"
+        self.namespace.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+    def test_8_parking_and_coming_back(self):
+        self.upgrade("--set", "replicas=0")
+        wait_until("the pod is gone", lambda: not self.namespace.names("pod"), 60)
+        self.upgrade()
+        self.namespace.ready_pod()
+
+    def test_9_uninstalling_leaves_the_volume_and_nothing_else(self):
+        address = self.namespace.service("tertulia", 8088)
+        load = chat.Load(address, "last").start()
+        load.progress()
+        load.stop()
+        kinds = "statefulset,service,configmap,secret,serviceaccount,networkpolicy,poddisruptionbudget,job,pod,pvc"
+        self.namespace.helm("uninstall", "tertulia", "--wait", "--timeout", "90s")
+        wait_until("the pod is gone", lambda: not self.namespace.names("pod"), 60)
+        # What was there before: the Secret, and what every namespace is given.
+        given = ("ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default", "Secret/chat-admin")
+        left = [name for name in self.namespace.names(kinds) if name not in given]
+        self.assertEqual(left, ["PersistentVolumeClaim/data-tertulia-0"])
+        self.install()
+        load.verify(self.namespace.service("tertulia", 8088))
+
+
+class WrongConfiguration(unittest.TestCase):
+    """Without the check before: a pod that says why."""
+
+    def setUp(self):
+        self.namespace = Namespace("wrong")
+
+    def tearDown(self):
+        self.namespace.remove()
+
+    def test_the_pod_says_why(self):
+        self.namespace.helm(
+            "install", "tertulia", CHART, *image_values(), "--set", "configCheck.enabled=false", "--set", "config.log.engine=memory",
+            "--set", "config.limits.message_bytes=huge",
+        )
+
+        def reason():
+            status = self.namespace.pod()["status"]["containerStatuses"][0]
+            ended = status["state"].get("terminated") or status["lastState"].get("terminated")
+            return ended if ended and ended.get("message") else None
+
+        ended = wait_until("the pod has ended", reason, 60)
+        self.assertEqual(ended["exitCode"], 2)
+        self.assertIn("limits.message_bytes", ended["message"])
+        # The way back: the right configuration, and another pod.
+        self.namespace.helm("upgrade", "tertulia", CHART, *image_values(), "--set", "config.log.engine=memory")
+        self.namespace.kubectl("delete", "pod", "tertulia-0", "--wait=false")
+        self.namespace.ready_pod()
+
+    def test_an_installation_is_refused(self):
+        said = self.namespace.helm("install", "tertulia", CHART, *image_values(), "--set", "config.log.engine=stone", check=False)
+        self.assertNotEqual(said.returncode, 0)
+        self.assertIn("log.engine", said.stdout + said.stderr)
+        self.assertEqual(self.namespace.names("statefulset,service,pvc"), [])
+
+
+class Monitoring(unittest.TestCase):
+    """What the Prometheus Operator and the sidecar of Grafana look for is taken by the cluster."""
+
+    KINDS = {"servicemonitors": "ServiceMonitor", "prometheusrules": "PrometheusRule"}
+
+    def setUp(self):
+        self.namespace = Namespace("monitoring")
+        self.made = []
+        for plural, kind in self.KINDS.items():
+            name = f"{plural}.monitoring.coreos.com"
+            if run("kubectl", "get", "crd", name, check=False).returncode == 0:
+                continue
+            definition = {
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": name},
+                "spec": {
+                    "group": "monitoring.coreos.com", "scope": "Namespaced", "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
+                    "versions": [{
+                        "name": "v1", "served": True, "storage": True,
+                        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                    }],
+                },
+            }
+            run("kubectl", "apply", "-f", "-", stdin=json.dumps(definition))
+            self.made.append(name)
+            run("kubectl", "wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+
+    def tearDown(self):
+        self.namespace.remove()
+        for name in self.made:
+            run("kubectl", "delete", "crd", name, "--wait=false")
+
+    def test_they_are_made_and_lead_to_the_server(self):
+        on = [word for part in ("serviceMonitor", "prometheusRule", "dashboards") for word in ("--set", f"metrics.{part}.enabled=true")]
+        self.namespace.helm("install", "tertulia", CHART, "--wait", "--timeout", "90s", *image_values(), *on, "--set", "config.log.engine=memory")
+        monitor = self.namespace.get("servicemonitor", "tertulia")["spec"]
+        labels = ",".join(f"{key}={value}" for key, value in monitor["selector"]["matchLabels"].items())
+        (service,) = self.namespace.get("service", "--selector", labels)["items"]
+        (port,) = [each for each in service["spec"]["ports"] if each["name"] == monitor["endpoints"][0]["port"]]
+        address = self.namespace.service(service["metadata"]["name"], port["port"])
+        self.assertIn("tertulia_build_info", page(address, monitor["endpoints"][0]["path"]))
+        self.assertIn("groups", self.namespace.get("prometheusrule", "tertulia")["spec"])
+        dashboards = self.namespace.names("configmap")
+        for path in (ROOT / "deploy/grafana/dashboards").glob("*.json"):
+            self.assertIn(f"ConfigMap/tertulia-dashboard-{path.stem}", dashboards)

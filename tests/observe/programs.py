@@ -1,0 +1,204 @@
+"""Starts the real programs, on loopback and on ports that were free, and ends them."""
+
+import asyncio
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy" / "prometheus"
+START_DEADLINE = 30
+
+
+class Failed(Exception):
+    """What is wrong, for people."""
+
+
+def tool(name):
+    """Where a tool is: on PATH, or fetched."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools" / "bin")])
+    found = shutil.which(name, path=path)
+    if not found:
+        raise Failed(f"there is no {name}: run tests/tools/fetch {name}")
+    return found
+
+
+async def until(condition, seconds, what, every=0.1):
+    """Waits for an asynchronous condition to yield something true, and gives it back."""
+    deadline = time.monotonic() + seconds
+    while not (met := await condition()):
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {seconds} s: {what()}")
+        await asyncio.sleep(every)
+    return met
+
+
+class Program:
+    """A child process, whose output is kept in a file."""
+
+    def __init__(self, name, folder):
+        self.name = name
+        self.log = Path(folder) / f"{name}.log"
+        self.process = None
+
+    async def start(self, *command, stdout=None):
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *map(str, command), stdin=asyncio.subprocess.DEVNULL, stdout=stdout or log, stderr=log)
+
+    async def kill(self):
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+    def tail(self):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+
+class Server(Program):
+    """A tertulia-server on an address of its own, so that each counts as a pod of its own."""
+
+    def __init__(self, host, folder, settings=()):
+        super().__init__(f"server-{host}", folder)
+        self.pod = host
+        self.settings = [word for setting in settings for word in ("--set", setting)]
+        self.binary = Path(os.environ.get("TERTULIA_SERVER", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tertulia-server"))
+        self.data = Path(folder) / f"data-{host}"
+        self.addresses = {name: f"{host}:0" for name in ("chat", "admin", "http")}
+
+    async def run(self):
+        """Starts it; for a second time, on the ports of the first."""
+        if not self.binary.exists():
+            raise Failed(f"there is no {self.binary}: run cargo build --workspace --bins")
+        arguments = [word for name, address in self.addresses.items() for word in (f"--{name}", address)]
+        await self.start(self.binary, *arguments, "--data-dir", self.data, *self.settings, stdout=asyncio.subprocess.PIPE)
+        line = await asyncio.wait_for(self.process.stdout.readline(), START_DEADLINE)
+        if not line:
+            raise Failed(f"{self.name} does not start:\n{self.tail()}")
+        self.addresses.update(json.loads(line)["listening"])
+
+    def metrics(self):
+        """What it exposes now: sample name to the sum of its values."""
+        samples = {}
+        for line in fetch(f"http://{self.addresses['http']}/metrics").splitlines():
+            if line and not line.startswith("#"):
+                name, value = re.split(r"[{ ]", line, maxsplit=1)[0], line.rsplit(" ", 1)[1]
+                samples[name] = samples.get(name, 0) + float(value)
+        return samples
+
+
+class Prometheus(Program):
+    """A Prometheus with the project's own configuration and rules, in a hurry: everything each second, no alert waits."""
+
+    def __init__(self, folder, servers, volumes):
+        super().__init__("prometheus", folder)
+        self.folder = Path(folder) / "prometheus"
+        self.servers = servers
+        self.volumes = volumes
+        self.url = None
+
+    def configure(self, targets):
+        text = (DEPLOY / "prometheus.yml").read_text()
+        text = replace(text, '["server:8090"]', json.dumps(targets))
+        text = replace(text, "interval: 15s", "interval: 1s")
+        text += f"""
+  - job_name: kubelet
+    honor_labels: true
+    static_configs:
+      - targets: ["{self.volumes}"]
+"""
+        rules = self.folder / "rules"
+        rules.mkdir(parents=True, exist_ok=True)
+        for path in (DEPLOY / "rules").glob("*.yml"):
+            (rules / path.name).write_text(re.sub(r"\bfor: \w+", "for: 1s", path.read_text()))
+        (self.folder / "prometheus.yml").write_text(text)
+
+    async def run(self):
+        self.configure([server.addresses["http"] for server in self.servers])
+        await self.start(
+            tool("prometheus"), f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+            "--web.listen-address=127.0.0.1:0", "--log.level=info")
+
+        async def listening():
+            if self.process.returncode is not None:
+                raise Failed(f"prometheus does not start:\n{self.tail()}")
+            found = re.search(r'msg="Listening on" address=(\S+)', self.log.read_text())
+            return found and f"http://{found[1]}"
+
+        self.url = await until(listening, START_DEADLINE, lambda: "prometheus listens")
+
+        async def ready():
+            return "is Ready" in await asyncio.to_thread(fetch, f"{self.url}/-/ready")
+
+        await until(ready, START_DEADLINE, lambda: "prometheus is ready")
+
+    async def ask(self, path, **parameters):
+        """The `data` of an answer of its HTTP API."""
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        answer = json.loads(await asyncio.to_thread(fetch, url))
+        if answer["status"] != "success":
+            raise Failed(f"{path} {parameters}: {answer.get('error')}")
+        return answer["data"]
+
+    async def query(self, expr):
+        """The series of an expression that have a value now."""
+        data = await self.ask("query", query=expr)
+        return [sample for sample in data["result"] if sample["value"][1] != "NaN"]
+
+    async def firing(self):
+        """The alerts that fire now."""
+        return [alert for alert in (await self.ask("alerts"))["alerts"] if alert["state"] == "firing"]
+
+
+class Volumes:
+    """Stands in for the kubelet, which tells how full volumes are."""
+
+    def __init__(self):
+        self.available = 0.9
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                labels = '{namespace="local",persistentvolumeclaim="data-tertulia-0"}'
+                # It fills a little all the time.
+                outer.available -= 1e-6
+                body = (f"kubelet_volume_stats_capacity_bytes{labels} 1e10\n"
+                        f"kubelet_volume_stats_available_bytes{labels} {outer.available * 1e10}\n").encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = "127.0.0.1:%d" % self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def replace(text, old, new):
+    if old not in text:
+        raise Failed(f"deploy/prometheus/prometheus.yml has no {old!r}: this test needs to follow")
+    return text.replace(old, new)
+
+
+def fetch(url):
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()

@@ -1,0 +1,77 @@
+"""What can be told of rules, runbooks and dashboards without running anything of ours."""
+
+import re
+import subprocess
+import sys
+
+import dashboards
+from programs import DEPLOY, ROOT, tool
+
+RUNBOOKS = ROOT / "docs" / "runbooks"
+RULES_TEST = ROOT / "tests" / "observe" / "rules_test.yml"
+# Each runbook answers these.
+SECTIONS = ("## What it means", "## What people notice", "## What to look at", "## What to do", "## When it is over",
+            "## Why this threshold")
+
+
+def faults():
+    yield from commands()
+    yield from dashboards.faults(dashboards.load())
+    yield from rule_cases()
+    yield from runbooks()
+
+
+def commands():
+    """The real tools' own checks."""
+    promtool = tool("promtool")
+    rules = sorted(map(str, (DEPLOY / "rules").glob("*.yml")))
+    for command in (
+        [promtool, "check", "config", str(DEPLOY / "prometheus.yml")],
+        [promtool, "check", "rules", *rules],
+        [promtool, "test", "rules", str(RULES_TEST)],
+        [sys.executable, str(ROOT / "deploy" / "grafana" / "generate.py"), "--check"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            yield f"{' '.join(command)}:\n{done.stdout.strip()}\n{done.stderr.strip()}"
+
+
+def alerts():
+    text = "".join(path.read_text() for path in sorted((DEPLOY / "rules").glob("*.yml")))
+    return re.findall(r"- alert: (\w+)", text)
+
+
+def rule_cases():
+    """Each alert has a case in which it fires and one in which it does not."""
+    text = RULES_TEST.read_text()
+    quiet = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts: \[\]", text))
+    firing = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n", text))
+    for alert in alerts():
+        if alert not in quiet or alert not in firing:
+            yield f"rules_test.yml needs a case in which {alert} {'fires' if alert in quiet else 'does not fire'}"
+
+
+def runbooks():
+    """Each alert has its page and links to it, and each page has an alert."""
+    text = "".join(path.read_text() for path in sorted((DEPLOY / "rules").glob("*.yml")))
+    known = alerts()
+    for alert in known:
+        rule = text.split(f"- alert: {alert}\n")[1].split("- alert:")[0]
+        for part in ("for: ", "severity: ", "summary: ", "description: ", f"/docs/runbooks/{alert}.md\n"):
+            if part not in rule:
+                yield f"the alert {alert} has no {part.strip()}"
+        page = RUNBOOKS / f"{alert}.md"
+        if not page.exists():
+            yield f"there is no docs/runbooks/{alert}.md"
+            continue
+        body = page.read_text()
+        places = [body.find(f"\n{section}\n") for section in SECTIONS]
+        if not body.startswith(f"# {alert}\n") or -1 in places or places != sorted(places):
+            yield f"docs/runbooks/{alert}.md must begin with its name and answer, in this order: {', '.join(SECTIONS)}"
+    for page in RUNBOOKS.glob("Tertulia*.md"):
+        if page.stem not in known:
+            yield f"docs/runbooks/{page.name} is of no alert"
+    index = (RUNBOOKS / "README.md").read_text()
+    for alert in known:
+        if f"({alert}.md)" not in index:
+            yield f"docs/runbooks/README.md does not list {alert}"
