@@ -279,6 +279,7 @@ impl Log for Nats {
             core.closing.cancel();
             core.tasks.close();
             core.tasks.wait().await;
+            core.trouble.close();
             if let Err(error) = core.link.client.drain().await {
                 tracing::debug!(%error, "the connection to NATS is gone already");
             }

@@ -129,6 +129,7 @@ fn on_event(trouble: &Trouble, event: &async_nats::Event) {
         Event::Disconnected | Event::Closed => {
             trouble.set(Cause::Connection, Some("there is no connection to NATS".to_owned()));
         }
+        Event::Draining => tracing::debug!("leaving NATS"),
         event => tracing::warn!(%event, "NATS says"),
     }
 }

@@ -1,6 +1,7 @@
 //! Why the log cannot be written now, by what was met.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What was met.
@@ -16,6 +17,8 @@ pub(crate) enum Cause {
 #[derive(Debug, Default)]
 pub(crate) struct Trouble {
     reasons: Mutex<BTreeMap<Cause, String>>,
+    /// The log is being closed: what ends then is no trouble.
+    closing: AtomicBool,
 }
 
 impl Trouble {
@@ -23,8 +26,16 @@ impl Trouble {
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on there is no more news.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     /// Sets or clears one.
     pub(crate) fn set(&self, cause: Cause, reason: Option<String>) {
+        if self.closing.load(Ordering::Relaxed) {
+            return;
+        }
         let mut reasons = self.reasons();
         match reason {
             Some(reason) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::proxy::Proxy;
-use super::{Config, Servers, config, open};
+use super::{Config, Servers, config, open, well};
 use crate::log::Log;
 use crate::log::conformance::batch;
 
@@ -31,6 +31,7 @@ async fn a_takeover_survives_cut_connections() {
         proxy.cut_after_next_append();
         let taken = log.take_over(0).await;
         assert!(taken.is_ok(), "{taken:?}");
+        well(&log).await;
         log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
     }
     log.close().await;

@@ -6,12 +6,9 @@ use tokio::time::Instant;
 
 use super::proxy::Proxy;
 use super::writer::{Writer, content, judge, shard_of};
-use super::{Config, Servers, config, open, open_and_take};
+use super::{Config, PATIENCE, Servers, config, open, open_and_take, well};
 use crate::log::conformance::batch;
 use crate::log::{AppendError, Log};
-
-/// What is awaited comes far sooner, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn impatient(urls: &str) -> Config {
     Config { timeout: Duration::from_millis(500), ..config(urls) }
@@ -36,14 +33,6 @@ fn keep_writing(mut writer: Writer, end: Instant) -> tokio::task::JoinHandle<Wri
         println!("at most {longest:?} between two acknowledgements");
         writer
     })
-}
-
-async fn well(log: &super::Nats) {
-    let begun = Instant::now();
-    while let Some(trouble) = log.trouble() {
-        assert!(begun.elapsed() < PATIENCE, "{trouble}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
