@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::context::AccountErrorKind;
 use async_nats::{Client, ConnectOptions, ServerAddr};
 
 use super::Config;
 use super::trouble::{Cause, Trouble};
+
+/// How often JetStream is asked again, whose cluster may just be choosing a leader.
+const ASKING: usize = 5;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,12 @@ pub enum ConnectError {
         /// Why.
         cause: String,
     },
+    /// JetStream is there and does not answer.
+    #[error("JetStream at {urls} does not answer: has its cluster a leader, and more than half of its servers?")]
+    Silent {
+        /// Where.
+        urls: String,
+    },
     /// A server too old.
     #[error("NATS at {urls} is version {version}: atomic batches need 2.12 or newer")]
     TooOld {
@@ -116,8 +126,18 @@ async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
         return Err(ConnectError::TooOld { urls, version: client.server_info().version });
     }
     let context = async_nats::jetstream::new(client.clone());
-    match context.query_account().await {
+    let mut asked = context.query_account().await;
+    for _ in 0..ASKING {
+        let Err(error) = &asked else { break };
+        if error.kind() != AccountErrorKind::TimedOut {
+            break;
+        }
+        tracing::warn!("JetStream does not answer: asking again");
+        asked = context.query_account().await;
+    }
+    match asked {
         Ok(_) => Ok(()),
+        Err(error) if error.kind() == AccountErrorKind::TimedOut => Err(ConnectError::Silent { urls }),
         Err(error) => Err(ConnectError::NoJetStream { urls, cause: chain(&error) }),
     }
 }

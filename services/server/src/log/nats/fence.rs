@@ -66,6 +66,16 @@ struct Claim {
     after: u64,
 }
 
+/// How one attempt to put our message on a fence ended.
+enum Attempt {
+    /// It is there.
+    Ours(u64),
+    /// Another publish is on its way.
+    Busy,
+    /// It is not known to be there, and why.
+    Failed(String),
+}
+
 /// Waits between attempts, longer each time.
 pub(crate) struct Patience(Duration);
 
@@ -88,49 +98,66 @@ impl Patience {
 impl Core {
     /// Puts our message on the fence. With `only_after`, only directly after that message; else after whichever is last.
     pub(super) async fn claim(&self, shard: u16, only_after: Option<u64>) -> Result<u64, TakeOverError> {
-        let unavailable = |reason: String| TakeOverError::Unavailable { shard, reason };
         let deadline = Instant::now() + 2 * self.link.timeout;
-        let mut expected = match only_after {
-            Some(fence) => fence,
-            None => {
-                let last = self.last_claim(shard).await.map_err(|error| unavailable(error.0))?;
-                last.map_or(0, |(position, _)| position)
-            }
-        };
+        let mut expected = only_after;
         let mut patience = Patience::new();
         loop {
-            let claim = Claim { node: self.node.clone(), instance: self.instance.clone(), after: expected };
-            let payload = Bytes::from(serde_json::to_vec(&claim).map_err(|error| unavailable(error.to_string()))?);
-            let reason = match self.link.publish_fence(shard, expected, payload).await {
-                Published::Stored(position) => return Ok(position),
-                Published::Refused(reason) => return Err(unavailable(reason)),
+            let reason = match self.claim_once(shard, &mut expected, only_after.is_none()).await? {
+                Attempt::Ours(position) => return Ok(position),
                 // An owner that appends without a pause leaves the fence free for moments only: be quick.
-                Published::Busy if Instant::now() < deadline => {
+                Attempt::Busy if Instant::now() < deadline => {
                     Patience::short().await;
                     continue;
                 }
-                Published::Busy => "the stream is busy".to_owned(),
-                Published::Unknown(reason) => reason,
-                Published::Fenced => {
-                    let last = self.last_claim(shard).await.map_err(|error| unavailable(error.0))?;
-                    match last {
-                        // An attempt before this one has come through after all.
-                        Some((position, last)) if last == claim => return Ok(position),
-                        Some((position, last)) if position > expected => match only_after {
-                            Some(_) => return Err(TakeOverError::Taken { shard, node: last.node }),
-                            None => expected = position,
-                        },
-                        // The replica that answered is behind.
-                        _ => {}
-                    }
-                    "others take it at the same time".to_owned()
-                }
+                Attempt::Busy => "the stream is busy".to_owned(),
+                Attempt::Failed(reason) => reason,
             };
             if Instant::now() > deadline {
-                return Err(unavailable(reason));
+                return Err(TakeOverError::Unavailable { shard, reason });
             }
             patience.wait().await;
         }
+    }
+
+    async fn claim_once(
+        &self,
+        shard: u16,
+        expected: &mut Option<u64>,
+        whoever_has_it: bool,
+    ) -> Result<Attempt, TakeOverError> {
+        let after = match *expected {
+            Some(after) => after,
+            None => match self.last_claim(shard).await {
+                Ok(last) => last.map_or(0, |(position, _)| position),
+                Err(error) => return Ok(Attempt::Failed(error.0)),
+            },
+        };
+        *expected = Some(after);
+        let claim = Claim { node: self.node.clone(), instance: self.instance.clone(), after };
+        let payload = match serde_json::to_vec(&claim) {
+            Ok(payload) => Bytes::from(payload),
+            Err(error) => return Ok(Attempt::Failed(error.to_string())),
+        };
+        match self.link.publish_fence(shard, after, payload).await {
+            Published::Stored(position) => return Ok(Attempt::Ours(position)),
+            Published::Busy => return Ok(Attempt::Busy),
+            Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Failed(reason)),
+            Published::Fenced => {}
+        }
+        match self.last_claim(shard).await {
+            Err(error) => return Ok(Attempt::Failed(error.0)),
+            // An attempt before this one has come through after all.
+            Ok(Some((position, last))) if last == claim => return Ok(Attempt::Ours(position)),
+            Ok(Some((position, last))) if position > after => {
+                if !whoever_has_it {
+                    return Err(TakeOverError::Taken { shard, node: last.node });
+                }
+                *expected = Some(position);
+            }
+            // The replica that answered is behind.
+            Ok(_) => {}
+        }
+        Ok(Attempt::Failed("others take it at the same time".to_owned()))
     }
 
     async fn last_claim(&self, shard: u16) -> Result<Option<(u64, Claim)>, NoAnswer> {
@@ -168,10 +195,13 @@ impl Core {
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut patience = Patience::new();
         loop {
-            let (last, subjects) = self.link.subjects(stream, &filter).await?;
-            if last >= fence || Instant::now() > deadline {
-                let names = subjects.iter().filter_map(|subject| self.link.names.parse_group(subject));
-                return Ok(names.map(|(_, name)| name).collect());
+            match self.link.subjects(stream, &filter).await {
+                Ok((last, subjects)) if last >= fence || Instant::now() > deadline => {
+                    let names = subjects.iter().filter_map(|subject| self.link.names.parse_group(subject));
+                    return Ok(names.map(|(_, name)| name).collect());
+                }
+                Err(error) if Instant::now() > deadline => return Err(error),
+                _ => {}
             }
             patience.wait().await;
         }

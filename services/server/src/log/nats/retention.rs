@@ -24,28 +24,41 @@ const SLACK: u64 = 8;
 impl Core {
     /// Has a group looked at if it may have too many bytes. The state of the shard is not locked.
     pub(super) fn bound_bytes(self: &Arc<Self>, shard: u16, group: &GroupName) {
+        if !self.begin_bounding(shard, group) {
+            return;
+        }
+        let (core, group) = (Arc::clone(self), group.clone());
+        self.tasks.spawn(async move {
+            loop {
+                let removed = core.remove_bytes(shard, &group).await;
+                if let Some(known) = core.shard(shard).state().groups.get_mut(&group) {
+                    known.is_being_bounded = false;
+                }
+                if let Err(error) = removed {
+                    tracing::warn!(shard, %error, "a group keeps more bytes than it should for now");
+                    return;
+                }
+                // More may have come in meanwhile.
+                if core.is_closed() || !core.begin_bounding(shard, &group) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a group may have too many bytes and nobody sees to it yet; then the caller does.
+    fn begin_bounding(&self, shard: u16, group: &GroupName) -> bool {
         let kept = self.retention.bytes;
         let mut state = self.shard(shard).state();
-        let Some(known) = state.groups.get_mut(group) else { return };
+        let Some(known) = state.groups.get_mut(group) else { return false };
         let before_first = match known.head {
             Some(head) if head.first > 1 => known.bytes_before_first.unwrap_or(0),
             _ => 0,
         };
         let is_over = known.bytes.saturating_sub(before_first) > kept.saturating_add(kept / SLACK);
-        if kept == 0 || !is_over || known.is_being_bounded {
-            return;
-        }
-        known.is_being_bounded = true;
-        drop(state);
-        let (core, group) = (Arc::clone(self), group.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = core.remove_bytes(shard, &group).await {
-                tracing::warn!(shard, %error, "a group keeps more bytes than it should for now");
-            }
-            if let Some(known) = core.shard(shard).state().groups.get_mut(&group) {
-                known.is_being_bounded = false;
-            }
-        });
+        let begins = kept > 0 && is_over && !known.is_being_bounded;
+        known.is_being_bounded |= begins;
+        begins
     }
 
     async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
@@ -54,7 +67,9 @@ impl Core {
         // The newest stays, however large it is.
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
         let Some(first) = self.first_that(shard, group, &known, head, is_kept).await? else { return Ok(()) };
-        self.remove_through(shard, group, first.first()).await;
+        if !self.remove_through(shard, group, first.first()).await {
+            return Err(NoAnswer("it cannot be written now".to_owned()));
+        }
         if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
             known.bytes_before_first = Some(begin(&first));
         }
@@ -67,10 +82,17 @@ impl Core {
         Some((known, head))
     }
 
-    async fn remove_through(&self, shard: u16, group: &GroupName, floor: u64) {
+    /// Removes what is before the floor; answers whether that could be done.
+    async fn remove_through(&self, shard: u16, group: &GroupName, floor: u64) -> bool {
         match self.purge(shard, group, floor.saturating_sub(1)).await {
-            Ok(removed) => self.removed.retention.increment(removed),
-            Err(error) => tracing::debug!(shard, %error, "retention comes later"),
+            Ok(removed) => {
+                self.removed.retention.increment(removed);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(shard, %error, "retention comes later");
+                false
+            }
         }
     }
 
