@@ -16,12 +16,12 @@ TESTS ?= --workspace
 # Passed to tests/deploy/run by `make test-deploy`.
 DEPLOY ?=
 
-TEST_TOOLS := grpcurl promtool
+TEST_TOOLS := grpcurl nats-server promtool
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
-PYTHON_SCRIPTS := tests/tools/fetch helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture
 
 .PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \

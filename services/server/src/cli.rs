@@ -94,6 +94,9 @@ struct Options {
     /// Where messages are kept: memory
     #[arg(long, global = true, value_name = "ENGINE", help_heading = "Storage")]
     engine: Option<String>,
+    /// The servers of NATS, for the engine nats
+    #[arg(long, global = true, value_name = "URLS", help_heading = "Storage")]
+    nats_url: Option<String>,
     /// The directory of engines that keep messages on disk
     #[arg(long, global = true, value_name = "DIR", help_heading = "Storage")]
     data_dir: Option<String>,
@@ -152,6 +155,7 @@ impl Options {
             ("--http", "http.address", &self.http),
             ("--engine", "log.engine", &self.engine),
             ("--data-dir", "log.data_dir", &self.data_dir),
+            ("--nats-url", "nats.urls", &self.nats_url),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-level", "telemetry.log_level", &self.log_level),
         ];

@@ -17,6 +17,7 @@ mod error;
 mod kind;
 mod layer;
 mod limits;
+mod nats;
 pub mod print;
 pub mod table;
 #[cfg(test)]
@@ -42,6 +43,8 @@ pub struct Config {
     pub shard: shard::Config,
     /// Where messages are kept.
     pub log: log::Config,
+    /// How NATS is reached.
+    pub nats: log::config::Nats,
     /// The admin API.
     pub admin: admin::Config,
     /// Metrics and health.

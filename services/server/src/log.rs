@@ -14,6 +14,7 @@ pub(crate) mod conformance;
 pub mod embedded;
 pub mod memory;
 pub mod metrics;
+pub mod nats;
 
 pub use config::{Config, Engine, Retention};
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
-use crate::log::{Engine, Log, embedded, memory::Memory};
+use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
@@ -23,6 +24,9 @@ use crate::{admin, http, log, shard};
 
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
+
+/// The name of this node, while there is only one.
+const NODE: &str = "local";
 
 /// Descriptors that are kept for all but connections.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -44,13 +48,13 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let environment = |name: &str| std::env::var(name).ok();
     let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
     let listeners = Listeners::bind(&config)?;
-    let engine = open_log(&config)?;
+    let engine = open_log(&config, NODE).await?;
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
         post_without_join: config.chat.post_without_join,
     };
-    let shards = Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), "local".to_owned());
+    let shards = Shards::start(shard_config(&config), bounds, Arc::clone(&engine), NODE.to_owned());
     let front = Front::new(&config.chat, within_descriptors(&config), shards.clone(), tracer.clone());
 
     let serving = CancellationToken::new();
@@ -108,15 +112,39 @@ fn describe() {
     front::metrics::describe();
     shard::metrics::describe();
     log::metrics::describe();
+    log::nats::metrics::describe();
     admin::metrics::describe();
     http::describe();
 }
 
-fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+async fn open_log(config: &Config, node: &str) -> anyhow::Result<Arc<dyn Log>> {
     Ok(match config.log.engine {
         Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
         Engine::Embedded => embedded::open(&config.log).context("cannot open the log")?,
+        Engine::Nats => {
+            let opened = Nats::open(&config.nats, &config.log.retention, config.shard.count, node).await;
+            let log = opened.context("cannot open the log")?;
+            take_all(&log, config.shard.count).await?;
+            Arc::new(log)
+        }
     })
+}
+
+/// An append of `nats` is one atomic batch, which may have 1,000 messages, and each post may be in a group of its own.
+fn shard_config(config: &Config) -> shard::Config {
+    const APPEND_POSTS: usize = 512;
+    let mut shard = config.shard.clone();
+    if config.log.engine == Engine::Nats {
+        shard.append_posts = shard.append_posts.min(APPEND_POSTS);
+    }
+    shard
+}
+
+/// As long as there is one node, every shard is its own.
+async fn take_all(log: &Nats, shards: u16) -> anyhow::Result<()> {
+    const AT_ONCE: usize = 64;
+    let takeovers = futures_util::stream::iter(0..shards).map(|shard| log.take_over(shard)).buffer_unordered(AT_ONCE);
+    takeovers.try_for_each(|_| std::future::ready(Ok(()))).await.context("cannot take over the shards")
 }
 
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.

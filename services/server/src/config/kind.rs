@@ -41,6 +41,13 @@ pub enum Kind {
         /// Whether there may be none (written as an empty text).
         optional: bool,
     },
+    /// Letters, digits, `-` and `_`.
+    Word,
+    /// A line of text.
+    Text {
+        /// Whether there may be none.
+        optional: bool,
+    },
     /// Levels of the log, in the syntax of `EnvFilter`.
     LogLevels,
     /// A part of a whole, from 0 to 1, or nothing (written as an empty text).
@@ -80,6 +87,16 @@ impl Kind {
                 ValueKind::String(text) => Some(ValueKind::String(text.clone())),
                 _ => None,
             },
+            Self::Word => text(value)
+                .filter(|text| !text.is_empty() && text.len() <= 64)
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')))
+                .map(|text| ValueKind::String(text.to_owned())),
+            Self::Text { optional } => match value {
+                ValueKind::Nil if optional => Some(ValueKind::String(String::new())),
+                value => text(value)
+                    .filter(|text| (optional || !text.is_empty()) && !text.contains(char::is_control))
+                    .map(|text| ValueKind::String(text.to_owned())),
+            },
             Self::LogLevels => text(value)
                 .map(|text| text.split(',').map(str::trim).collect::<Vec<_>>().join(","))
                 .filter(|text| are_log_levels(text))
@@ -104,6 +121,9 @@ impl Kind {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8088 or [::1]:8088".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
             Self::Path { optional: true } => "a path, or empty for none".to_owned(),
+            Self::Word => "1 to 64 letters, digits, - and _".to_owned(),
+            Self::Text { optional: false } => "a text".to_owned(),
+            Self::Text { optional: true } => "a text, or empty for none".to_owned(),
             Self::LogLevels => {
                 "error, warn, info, debug, trace or off, or a list such as info,tertulia_server::front=debug".to_owned()
             }
@@ -126,6 +146,9 @@ impl Kind {
             Self::Address => "IP:PORT".to_owned(),
             Self::Path { optional: false } => "path".to_owned(),
             Self::Path { optional: true } => "path or empty".to_owned(),
+            Self::Word => "letters, digits, -, _".to_owned(),
+            Self::Text { optional: false } => "text".to_owned(),
+            Self::Text { optional: true } => "text or empty".to_owned(),
             Self::LogLevels => "levels".to_owned(),
             Self::Ratio => "0 to 1, or empty".to_owned(),
             Self::Url => "http://HOST:PORT or empty".to_owned(),
@@ -316,6 +339,18 @@ mod tests {
         assert_eq!(optional.normalise(&ValueKind::Nil), Some(ValueKind::Nil));
         assert_eq!(optional.normalise(&string("a b")), Some(string("a b")));
         assert_eq!(optional.normalise(&string("a\0b")), None);
+    }
+
+    #[test]
+    fn a_word_has_no_spaces_or_dots_and_a_text_has() {
+        for bad in ["", "a.b", "a b", "é", "a>"] {
+            assert_eq!(Kind::Word.normalise(&string(bad)), None, "{bad}");
+        }
+        assert_eq!(Kind::Word.normalise(&string(" chat-1_B ")), Some(string("chat-1_B")));
+        let text = Kind::Text { optional: false };
+        assert_eq!(text.normalise(&string("nats://a:1, nats://b:2")), Some(string("nats://a:1, nats://b:2")));
+        assert_eq!((text.normalise(&string("")), text.normalise(&string("a\nb"))), (None, None));
+        assert_eq!(Kind::Text { optional: true }.normalise(&string("")), Some(string("")));
     }
 
     #[test]

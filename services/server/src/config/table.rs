@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Kind;
 use super::limits::LIMITS;
+use super::nats::NATS;
 
 /// One option.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +58,11 @@ pub static SECTIONS: &[Section] = &[
         entries: SHARD,
     },
     Section { name: "log", help: "Where messages are kept, and for how long.", entries: LOG },
+    Section {
+        name: "nats",
+        help: "How NATS is reached by the `nats` engine of the log, and what this deployment makes there.",
+        entries: NATS,
+    },
     Section { name: "admin", help: "The port of the admin API (gRPC).", entries: ADMIN },
     Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },
     Section {
@@ -155,8 +161,12 @@ static SHARD: &[Entry] = &[
         "Deliveries that a group keeps in memory for members that are a little behind.",
     )
     .bound("a member further behind is caught up from the log", "tertulia_delivery_lag_messages"),
-    Entry::new("shard.append_posts", int(1, 65_536), "Posts that go into one append at most.")
-        .bound("further posts go into the next append", "tertulia_append_messages"),
+    Entry::new(
+        "shard.append_posts",
+        int(1, 65_536),
+        "Posts that go into one append at most; 512 with `nats`, whatever is said here.",
+    )
+    .bound("further posts go into the next append", "tertulia_append_messages"),
     Entry::new(
         "shard.append_bytes",
         bytes(KIB, GIB),
@@ -180,8 +190,8 @@ static SHARD: &[Entry] = &[
 static LOG: &[Entry] = &[
     Entry::new(
         "log.engine",
-        Kind::OneOf(&["memory", "embedded"]),
-        "Where messages are kept. `memory`: nothing survives the process; `embedded`: on disk, under `log.data_dir`.",
+        Kind::OneOf(&["memory", "embedded", "nats"]),
+        "Where messages are kept. `memory`: nothing survives the process; `embedded`: on disk, under `log.data_dir`; `nats`: in NATS JetStream.",
     )
     .flag("--engine"),
     Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory of engines that keep messages on disk.")

@@ -135,7 +135,7 @@ fn a_bad_value_names_key_source_and_range() {
     );
     assert_eq!(
         flag_errors(&[("--engine", "log.engine", "mysql")]),
-        ["log.engine = mysql (from flag --engine): must be one of \"memory\", \"embedded\""]
+        ["log.engine = mysql (from flag --engine): must be one of \"memory\", \"embedded\", \"nats\""]
     );
     assert_eq!(
         file_errors("a.toml", "[limits]\nwrite_stall = 30\nline_bytes = \"1 horse\"\n[chat]\naddress = [1]\n"),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::nats::config::Config as Nats;
+
 const MIB: u64 = 1024 * 1024;
 
 /// Section `log` of the configuration.
@@ -75,6 +77,8 @@ pub enum Engine {
     Memory,
     /// Messages are on this machine's disk, under `data_dir`.
     Embedded,
+    /// Messages are in NATS JetStream: see section `nats`.
+    Nats,
 }
 
 /// What is kept of a group; whichever bound is reached first removes the oldest messages. 0 means no bound.

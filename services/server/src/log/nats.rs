@@ -1,0 +1,288 @@
+//! The `nats` engine: NATS JetStream keeps the messages, and lets only one writer at a time extend a shard.
+//!
+//! ```text
+//! append ─▶ known heads ─▶ one publish under the shard's fence ─▶ ack ─▶ known heads
+//!                              └ no ack ─▶ move the fence ─▶ read what is stored
+//! read ──▶ known heads ─▶ find the place ─▶ direct gets, from any replica, until the page is whole
+//! ```
+//!
+//! A writer first takes the shard ([`Nats::take_over`]); from then on the server refuses what writers before it send. The decision and
+//! its measurements are in `docs/decisions/0006-jetstream-log.md`, what JetStream promises in `docs/cluster.md`.
+
+mod append;
+pub mod config;
+mod connect;
+mod fence;
+mod health;
+mod known;
+mod link;
+mod message;
+pub mod metrics;
+mod read;
+mod remove;
+mod retention;
+mod streams;
+mod subject;
+mod trouble;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tertulia_protocol::GroupName;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::config::{Config, Storage};
+pub use self::connect::ConnectError;
+pub use self::fence::{TakeOver, TakeOverError};
+use self::known::Shard;
+use self::link::Link;
+use self::metrics::Metrics;
+pub use self::streams::StreamError;
+use self::subject::Names;
+use self::trouble::Trouble;
+use super::metrics::Removed;
+use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Retention, Stats};
+
+/// Why the log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The streams are not as they must be.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// The engine.
+#[derive(Clone)]
+pub struct Nats {
+    core: Arc<Core>,
+}
+
+struct Core {
+    link: Link,
+    node: String,
+    instance: String,
+    retention: Retention,
+    shards: Box<[Shard]>,
+    /// The groups of the shards that are ours, for lists.
+    names: Mutex<BTreeMap<GroupName, u16>>,
+    bytes: AtomicU64,
+    trouble: Arc<Trouble>,
+    lost: broadcast::Sender<u16>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+    metrics: Metrics,
+    removed: Removed,
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats").field("node", &self.core.node).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn shard(&self, shard: u16) -> &Shard {
+        &self.shards[usize::from(shard) % self.shards.len()]
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeMap<GroupName, u16>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_names(&self, shard: u16, new: &[GroupName]) {
+        if !new.is_empty() {
+            self.names().extend(new.iter().map(|name| (name.clone(), shard)));
+        }
+    }
+
+    fn remove_names<'a>(&self, gone: impl IntoIterator<Item = &'a GroupName>) {
+        let mut names = self.names();
+        for name in gone {
+            names.remove(name);
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Groups of our shards. Those of others their owners know.
+    async fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(GroupName, Head)>, ReadError> {
+        let mut found = Vec::new();
+        let mut after = after.map(str::to_owned);
+        while found.len() < limit {
+            let wanted = limit - found.len();
+            let names: Vec<(GroupName, u16)> = {
+                let from = match after.as_deref() {
+                    Some(after) if after >= prefix => Bound::Excluded(after),
+                    _ => Bound::Included(prefix),
+                };
+                let names = self.names();
+                let range = names.range::<str, _>((from, Bound::Unbounded));
+                let range = range.take_while(|(name, _)| name.as_str().starts_with(prefix)).take(wanted);
+                range.map(|(name, shard)| (name.clone(), *shard)).collect()
+            };
+            let is_end = names.len() < wanted;
+            after = names.last().map(|(name, _)| name.as_str().to_owned());
+            for (name, shard) in names {
+                // One that is being deleted is in the list and nowhere else.
+                found.extend(self.head(shard, &name).await?.map(|head| (name, head)));
+            }
+            if is_end {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Nats {
+    /// Connects, and makes or checks the streams. No shard is taken yet.
+    ///
+    /// # Errors
+    /// NATS cannot be reached, or its streams are not as they must be.
+    pub async fn open(config: &Config, retention: &Retention, shards: u16, node: &str) -> Result<Self, OpenError> {
+        let trouble = Arc::new(Trouble::default());
+        let client = connect::connect(config, node, &trouble).await?;
+        let link = Link { client, names: Names::new(&config.prefix, config.streams), timeout: config.timeout };
+        streams::ensure(&link, config, retention, shards).await?;
+        let instance = link.client.new_inbox();
+        let core = Arc::new(Core {
+            link,
+            instance,
+            node: node.to_owned(),
+            retention: retention.clone(),
+            shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
+            names: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            trouble,
+            lost: broadcast::Sender::new(usize::from(shards.max(1))),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            metrics: Metrics::new(),
+            removed: Removed::new(),
+        });
+        core.tasks.spawn(health::watch(Arc::clone(&core)));
+        core.tasks.spawn(Arc::clone(&core).sweep());
+        Ok(Self { core })
+    }
+
+    /// Makes a shard ours, whoever has it: what they send from now on is refused.
+    ///
+    /// # Errors
+    /// NATS does not answer or refuses; whether the shard is ours is then not known, and another attempt finds out.
+    pub async fn take_over(&self, shard: u16) -> Result<TakeOver, TakeOverError> {
+        self.core.take_over(shard).await
+    }
+
+    /// Stops extending a shard, once what is under way has ended.
+    pub async fn release(&self, shard: u16) {
+        self.core.release(shard).await;
+    }
+
+    /// Whether a shard is ours as far as we know.
+    #[must_use]
+    pub fn holds(&self, shard: u16) -> bool {
+        self.core.shard(shard).fence().is_some()
+    }
+
+    /// Tells the shards that other writers took, as soon as that is noticed.
+    #[must_use]
+    pub fn lost(&self) -> broadcast::Receiver<u16> {
+        self.core.lost.subscribe()
+    }
+
+    /// The connection, for what else goes over NATS.
+    #[must_use]
+    pub fn client(&self) -> async_nats::Client {
+        self.core.link.client.clone()
+    }
+}
+
+impl Log for Nats {
+    fn append(&self, shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>> {
+        let core = Arc::clone(&self.core);
+        let work = async move { core.append(shard, &batches).await };
+        Box::pin(remove::finish(Arc::clone(&self.core), work))
+    }
+
+    fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        let (core, group) = (Arc::clone(&self.core), group.clone());
+        Box::pin(async move { core.head(shard, &group).await })
+    }
+
+    fn read(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
+        let (core, group) = (Arc::clone(&self.core), group.clone());
+        Box::pin(async move { core.read(shard, &group, range, limit).await })
+    }
+
+    fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>> {
+        let core = Arc::clone(&self.core);
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        Box::pin(async move { core.groups(&prefix, after.as_deref(), limit).await })
+    }
+
+    fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let (core, group) = (Arc::clone(&self.core), group.clone());
+        let work = async move {
+            let removed = core.purge(shard, &group, through).await?;
+            core.removed.moderator.increment(removed);
+            Ok(removed)
+        };
+        Box::pin(remove::finish(Arc::clone(&self.core), work))
+    }
+
+    fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
+        let (core, group) = (Arc::clone(&self.core), group.clone());
+        Box::pin(remove::finish(Arc::clone(&self.core), async move { core.delete(shard, &group).await }))
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { groups: self.core.names().len() as u64, bytes: self.core.bytes.load(Ordering::Relaxed) }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.core.trouble.any()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            core.closing.cancel();
+            core.tasks.close();
+            core.tasks.wait().await;
+            core.trouble.close();
+            if let Err(error) = core.link.client.drain().await {
+                tracing::debug!(%error, "the connection to NATS is gone already");
+            }
+        })
+    }
+}

@@ -1,0 +1,322 @@
+//! Extending a shard: one publish under the shard's fence, and certainty about how it ended.
+//!
+//! An answer that does not come means that the messages may be stored, now or whenever the server comes to them. So before anything
+//! is said, the fence is moved: what was sent under the old one can then no longer be stored, and the log tells what was. Until that
+//! is done the append has not ended.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+
+use super::Core;
+use super::fence::{Patience, TakeOverError, Unread, decode};
+use super::known::{Known, Point};
+use super::link::{BATCH, Get, Published};
+use super::message::{Kind, Message};
+use super::trouble::Cause;
+use crate::log::{AppendError, Batch, Head, Record};
+
+/// Records that one message holds at most. A server without replicas stages every atomic batch in files of its own, for
+/// milliseconds, so what an append has for one group should be one message.
+const PACK_RECORDS: usize = 1_024;
+/// Bytes of records that one message holds at most, unless it is a single one. Servers take messages of 1 MiB unless told otherwise.
+const PACK_BYTES: usize = 512 * 1024;
+
+/// A message on its way into the log.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    pub(super) group: GroupName,
+    pub(super) subject: String,
+    pub(super) message: Message,
+}
+
+/// How a publish ended, when it did not simply end well.
+#[derive(Debug)]
+enum Failure {
+    /// Nothing is stored, and the shard is somebody else's.
+    Lost,
+    /// Nothing is stored, and it may be later.
+    NotNow(String),
+}
+
+pub(super) fn unavailable(reason: impl Into<String>) -> AppendError {
+    AppendError::Unavailable { reason: reason.into() }
+}
+
+impl Core {
+    pub(super) async fn append(self: &Arc<Self>, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
+        let begun = Instant::now();
+        let this = self.shard(shard);
+        let _writer = this.writer.lock().await;
+        let result = self.append_alone(shard, batches).await;
+        self.metrics.append_took(begun.elapsed());
+        match &result {
+            Ok(()) => {
+                self.metrics.stored.increment(1);
+                batches.iter().for_each(|batch| self.bound_bytes(shard, &batch.group));
+            }
+            Err(AppendError::Fenced { .. }) => self.metrics.fenced.increment(1),
+            Err(AppendError::Unavailable { .. }) => self.metrics.unavailable.increment(1),
+        }
+        result
+    }
+
+    async fn append_alone(&self, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
+        self.check_open(shard)?;
+        let mut outgoing = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let dense = batch.records.iter().zip(batch.first()..).all(|(record, seq)| record.seq == seq);
+            if batch.first() == 0 || !dense {
+                return Err(unavailable(format!("a batch for group '{}' is empty or not dense", batch.group)));
+            }
+            let known = self.known_to_writer(shard, &batch.group, batch.first() - 1).await?;
+            let head = known.as_ref().and_then(|known| known.head);
+            let found = head.map_or((batch.epoch, 0), |head| (head.epoch, head.seq));
+            if found != (batch.epoch, batch.first() - 1) {
+                let (group, expected) = (batch.group.clone(), batch.first() - 1);
+                return Err(AppendError::Fenced { group, expected, found: found.1 });
+            }
+            self.pack(shard, batch, known.as_ref(), &mut outgoing);
+        }
+        if outgoing.len() > BATCH {
+            let reason = format!("one append has {} messages, and JetStream takes {BATCH} at once", outgoing.len());
+            return Err(unavailable(format!("{reason}: lower shard.append_posts")));
+        }
+        self.store(shard, &outgoing).await.map_err(|failure| match (failure, batches.first()) {
+            (Failure::NotNow(reason), _) => unavailable(reason),
+            (Failure::Lost, Some(batch)) => self.lost_while_appending(batch),
+            (Failure::Lost, None) => unavailable("the shard was taken by another writer"),
+        })
+    }
+
+    fn lost_while_appending(&self, batch: &Batch) -> AppendError {
+        let expected = batch.first().saturating_sub(1);
+        // The writer reads the head anew anyway.
+        AppendError::Fenced { group: batch.group.clone(), expected, found: expected }
+    }
+
+    /// Nothing is sent while it is known that nobody takes it: so nothing is in doubt then.
+    pub(super) fn check_open(&self, shard: u16) -> Result<(), AppendError> {
+        if self.is_closed() {
+            return Err(unavailable("the log is closed"));
+        }
+        match self.trouble.of_stream(self.link.names.stream_of(shard)) {
+            Some(reason) => Err(unavailable(reason)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn known_to_writer(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        expected: u64,
+    ) -> Result<Option<Known>, AppendError> {
+        match self.known(shard, group).await {
+            Ok(known) => Ok(known),
+            Err(Unread::NoAnswer(error)) => Err(unavailable(error.0)),
+            Err(Unread::Taken) => {
+                let head = self.head_of_anybody(shard, group).await.ok().flatten();
+                let found = head.map_or(0, |head| head.seq);
+                Err(AppendError::Fenced { group: group.clone(), expected, found })
+            }
+        }
+    }
+
+    /// Splits a batch into messages.
+    fn pack(&self, shard: u16, batch: &Batch, known: Option<&Known>, outgoing: &mut Vec<Outgoing>) {
+        let subject = self.link.names.group(shard, &batch.group);
+        let kept = self.retention.messages;
+        let mut bytes = known.map_or(0, |known| known.bytes);
+        let mut floor = known.and_then(|known| known.head).map_or(1, |head| head.first);
+        let most = PACK_BYTES.min(self.link.client.max_payload() / 2);
+        let mut rest = &batch.records[..];
+        while !rest.is_empty() {
+            let mut size = 0;
+            let fits = |record: &&Record| {
+                size += record.size();
+                size <= most
+            };
+            let count = rest.iter().take(PACK_RECORDS).take_while(fits).count().max(1);
+            let (records, after) = rest.split_at(count);
+            rest = after;
+            bytes += records.iter().map(|record| record.size() as u64).sum::<u64>();
+            let (seq, at) = records.last().map_or((0, 0), |record| (record.seq, record.at));
+            if kept > 0 {
+                floor = floor.max((seq + 1).saturating_sub(kept));
+            }
+            let message =
+                Message { kind: Kind::Records, epoch: batch.epoch, floor, bytes, seq, at, records: records.to_vec() };
+            outgoing.push(Outgoing { group: batch.group.clone(), subject: subject.clone(), message });
+        }
+    }
+
+    /// Stores messages of a shard, all or none, and keeps in mind what they change. The writer's lock is held.
+    async fn store(&self, shard: u16, outgoing: &[Outgoing]) -> Result<(), Failure> {
+        let position = self.publish(shard, outgoing).await?;
+        self.learn(shard, outgoing, position);
+        Ok(())
+    }
+
+    pub(super) async fn store_one(&self, shard: u16, outgoing: Outgoing) -> Result<u64, AppendError> {
+        let one = [outgoing];
+        let position = self.publish(shard, &one).await.map_err(|failure| match failure {
+            Failure::NotNow(reason) => unavailable(reason),
+            Failure::Lost => {
+                let [outgoing] = &one;
+                let seq = outgoing.message.seq;
+                AppendError::Fenced { group: outgoing.group.clone(), expected: seq, found: seq }
+            }
+        })?;
+        self.learn(shard, &one, position);
+        Ok(position)
+    }
+
+    async fn publish(&self, shard: u16, outgoing: &[Outgoing]) -> Result<u64, Failure> {
+        let stream = self.link.names.stream_of(shard);
+        let encode = |outgoing: &Outgoing| (outgoing.subject.clone(), Bytes::from(outgoing.message.encode()));
+        let messages: Vec<(String, Bytes)> = outgoing.iter().map(encode).collect();
+        self.metrics.append_messages.record(messages.len() as f64);
+        let deadline = Instant::now() + self.link.timeout;
+        loop {
+            let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
+            match self.link.publish(shard, fence, &messages).await {
+                Published::Stored(position) => return Ok(position),
+                Published::Fenced => {
+                    self.lose(shard);
+                    return Err(Failure::Lost);
+                }
+                Published::Busy if Instant::now() < deadline => Patience::short().await,
+                Published::Busy => return Err(Failure::NotNow("the stream is busy".to_owned())),
+                Published::Refused(reason) => {
+                    self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    return Err(Failure::NotNow(reason));
+                }
+                Published::Unknown(reason) => {
+                    tracing::warn!(shard, reason, "an append was not answered: finding out how it ended");
+                    self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    self.metrics.unresolved.increment(1.0);
+                    let resolved = self.resolve(shard, fence, outgoing).await;
+                    self.metrics.unresolved.decrement(1.0);
+                    return match resolved? {
+                        Some(position) => {
+                            self.metrics.resolved.increment(1);
+                            Ok(position)
+                        }
+                        None => Err(Failure::NotNow(reason)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Finds out whether what was sent under `fence` is stored, and makes sure that it never will be if it is not.
+    async fn resolve(&self, shard: u16, fence: u64, outgoing: &[Outgoing]) -> Result<Option<u64>, Failure> {
+        // All were stored or none, so the last one tells.
+        let Some(last) = outgoing.last() else { return Ok(None) };
+        let mut patience = Patience::new();
+        loop {
+            match self.claim(shard, Some(fence)).await {
+                Ok(position) => {
+                    self.shard(shard).state().fence = Some(position);
+                    return self.was_stored(shard, position, last).await;
+                }
+                Err(TakeOverError::Taken { .. }) => {
+                    let stored = self.was_stored_before_others(shard, fence, last).await;
+                    self.lose(shard);
+                    return stored.map_or(Err(Failure::Lost), |position| Ok(Some(position)));
+                }
+                Err(TakeOverError::Unavailable { reason, .. }) if self.is_closed() => {
+                    return Err(Failure::NotNow(reason));
+                }
+                Err(TakeOverError::Unavailable { .. }) => patience.wait().await,
+            }
+        }
+    }
+
+    /// Nobody else has written since: the last message on the subject is ours or it is not there.
+    async fn was_stored(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<Option<u64>, Failure> {
+        let mut patience = Patience::new();
+        loop {
+            match self.last_under(shard, fence, &sent.subject).await {
+                Ok(found) => {
+                    let ours = found.filter(|found| decode(found).is_ok_and(|message| message == sent.message));
+                    return Ok(ours.map(|found| found.position));
+                }
+                Err(Unread::Taken) => {
+                    let stored = self.was_stored_before_others(shard, fence, sent).await;
+                    self.lose(shard);
+                    return stored.map_or(Err(Failure::Lost), |position| Ok(Some(position)));
+                }
+                Err(Unread::NoAnswer(error)) if self.is_closed() => return Err(Failure::NotNow(error.0)),
+                Err(Unread::NoAnswer(_)) => patience.wait().await,
+            }
+        }
+    }
+
+    /// Another writer has the shard since, and may have extended the group, or removed from it.
+    async fn was_stored_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Option<u64> {
+        let stream = self.link.names.stream_of(shard);
+        let fence_subject = self.link.names.fence(shard);
+        let get = Get { multi_last: vec![fence_subject.clone(), sent.subject.clone()], ..Get::default() };
+        let mut patience = Patience::new();
+        let last = loop {
+            let found = self.link.get_many(stream, &get).await.unwrap_or_default();
+            let seen = found.iter().any(|message| message.subject == fence_subject && message.position > fence);
+            if seen {
+                break found.into_iter().find(|message| message.subject == sent.subject)?;
+            }
+            if self.is_closed() {
+                return None;
+            }
+            patience.wait().await;
+        };
+        let message = decode(&last).ok()?;
+        if message == sent.message {
+            return Some(last.position);
+        }
+        if message.epoch != sent.message.epoch || message.seq < sent.message.seq {
+            return None;
+        }
+        let known = Known::of(&message, last.position);
+        let (from, upto) = (sent.message.first(), sent.message.seq);
+        let found = self.fetch(shard, &sent.subject, message.epoch, from..=upto, u64::MAX, &known).await.ok()?;
+        (!found.records.is_empty() && found.records == sent.message.records).then_some(last.position)
+    }
+
+    /// Keeps in mind what was stored. The messages of an append stand side by side in the stream.
+    fn learn(&self, shard: u16, outgoing: &[Outgoing], last: u64) {
+        let mut new = Vec::new();
+        let mut state = self.shard(shard).state();
+        if state.fence.is_none() {
+            return;
+        }
+        let first = (last + 1).saturating_sub(outgoing.len() as u64);
+        for (position, Outgoing { group, message, .. }) in (first..).zip(outgoing) {
+            let fresh = Known::of(message, position);
+            match state.groups.get_mut(group).filter(|known| known.head.is_some_and(|head| head.epoch == message.epoch))
+            {
+                Some(known) => {
+                    let first = known.head.map_or(1, |head| head.first);
+                    known.head = fresh.head.map(|head| Head { first: head.first.max(first), ..head });
+                    (known.bytes, known.last, known.is_mark) = (fresh.bytes, fresh.last, fresh.is_mark);
+                    if message.kind == Kind::Records {
+                        known.points.add(Point { seq: message.first(), position });
+                    }
+                }
+                None => drop(state.groups.insert(group.clone(), fresh)),
+            }
+            if message.kind == Kind::Records && !state.names.contains(group) {
+                state.names.insert(group.clone());
+                new.push(group.clone());
+            }
+        }
+        drop(state);
+        self.add_names(shard, &new);
+        for group in outgoing.iter().map(|outgoing| &outgoing.group) {
+            self.trim(shard, group);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The connection to NATS: with what it is opened, and what is told when it cannot be.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::AccountErrorKind;
+use async_nats::{Client, ConnectOptions, ServerAddr};
+
+use super::Config;
+use super::trouble::{Cause, Trouble};
+
+/// How often JetStream is asked again, whose cluster may just be choosing a leader.
+const ASKING: usize = 5;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A URL that is none.
+    #[error(
+        "nats.urls: '{url}' is not the URL of a NATS server ({cause}); write it as nats://host:4222 or tls://host:4222"
+    )]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A file that cannot be used.
+    #[error("{key}: cannot read {}: {cause}", path.display())]
+    File {
+        /// The option.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// More than one way to say who we are.
+    #[error("{first} and {second} are both set: a connection has one kind of credentials, so leave one of them empty")]
+    Ambiguous {
+        /// An option.
+        first: &'static str,
+        /// Another one.
+        second: &'static str,
+    },
+    /// Half of what is needed.
+    #[error("{given} is set and {missing} is not: set both or none")]
+    Half {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// Nobody answers, or not as hoped.
+    #[error("cannot connect to NATS at {urls}: {cause}. {advice}")]
+    Connect {
+        /// Where.
+        urls: String,
+        /// Why.
+        cause: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// JetStream is off, or the account may not use it.
+    #[error(
+        "NATS at {urls} has no JetStream for this account ({cause}): start nats-server with a `jetstream` block, or enable it for the account"
+    )]
+    NoJetStream {
+        /// Where.
+        urls: String,
+        /// Why.
+        cause: String,
+    },
+    /// JetStream is there and does not answer.
+    #[error("JetStream at {urls} does not answer: has its cluster a leader, and more than half of its servers?")]
+    Silent {
+        /// Where.
+        urls: String,
+    },
+    /// A server too old.
+    #[error("NATS at {urls} is version {version}: atomic batches need 2.12 or newer")]
+    TooOld {
+        /// Where.
+        urls: String,
+        /// What it says of itself.
+        version: String,
+    },
+}
+
+/// Opens the connection. It comes back by itself whenever it breaks.
+pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<Client, ConnectError> {
+    let addresses = config.urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(|url| {
+        url.parse::<ServerAddr>().map_err(|error| ConnectError::Url { url: url.to_owned(), cause: error.to_string() })
+    });
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    let urls = config.urls.clone();
+    if addresses.is_empty() {
+        return Err(ConnectError::Url { url: urls, cause: "there is none".to_owned() });
+    }
+    let events = Arc::clone(trouble);
+    let options = credentials(config)
+        .await?
+        .name(name)
+        .require_tls(config.tls_required)
+        .connection_timeout(config.timeout)
+        .request_timeout(Some(config.timeout))
+        .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(5)))
+        .event_callback(move |event| {
+            on_event(&events, &event);
+            std::future::ready(())
+        });
+    let options = tls(config, options)?;
+    let client = options.connect(addresses).await.map_err(|error| {
+        let cause = chain(&error);
+        let advice = advice(error.kind(), &cause, config.tls_required);
+        ConnectError::Connect { urls: urls.clone(), cause, advice }
+    })?;
+    check(&client, urls).await?;
+    Ok(client)
+}
+
+async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
+    if !client.is_server_compatible(2, 12, 0) {
+        return Err(ConnectError::TooOld { urls, version: client.server_info().version });
+    }
+    let context = async_nats::jetstream::new(client.clone());
+    let mut asked = context.query_account().await;
+    for _ in 0..ASKING {
+        let Err(error) = &asked else { break };
+        if error.kind() != AccountErrorKind::TimedOut {
+            break;
+        }
+        tracing::warn!("JetStream does not answer: asking again");
+        asked = context.query_account().await;
+    }
+    match asked {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == AccountErrorKind::TimedOut => Err(ConnectError::Silent { urls }),
+        Err(error) => Err(ConnectError::NoJetStream { urls, cause: chain(&error) }),
+    }
+}
+
+fn on_event(trouble: &Trouble, event: &async_nats::Event) {
+    use async_nats::Event;
+    match event {
+        Event::Connected => trouble.set(Cause::Connection, None),
+        Event::Disconnected | Event::Closed => {
+            trouble.set(Cause::Connection, Some("there is no connection to NATS".to_owned()));
+        }
+        Event::Draining => tracing::debug!("leaving NATS"),
+        event => tracing::warn!(%event, "NATS says"),
+    }
+}
+
+fn advice(kind: async_nats::ConnectErrorKind, cause: &str, with_tls: bool) -> &'static str {
+    use async_nats::ConnectErrorKind as Kind;
+    match kind {
+        Kind::Authentication | Kind::AuthorizationViolation => {
+            "Check nats.user and nats.password_file, nats.token_file, nats.nkey_file or nats.creds_file"
+        }
+        // What rustls refuses comes as an error of the socket.
+        _ if matches!(kind, Kind::Tls) || cause.contains("certificate") || cause.contains("tls") => {
+            "Check nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file and nats.tls_required"
+        }
+        _ if with_tls => {
+            "Check nats.urls, that the server runs and can be reached from here, and that it has TLS, since nats.tls_required is set"
+        }
+        _ => "Check nats.urls, and that the server runs and can be reached from here",
+    }
+}
+
+/// An error and what caused it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+async fn credentials(config: &Config) -> Result<ConnectOptions, ConnectError> {
+    let user = (!config.user.is_empty()).then_some("nats.user");
+    let given = [
+        ("nats.user", user.is_some()),
+        ("nats.token_file", config.token_file.is_some()),
+        ("nats.nkey_file", config.nkey_file.is_some()),
+        ("nats.creds_file", config.creds_file.is_some()),
+    ];
+    let mut given = given.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| *key);
+    if let (Some(first), Some(second)) = (given.next(), given.next()) {
+        return Err(ConnectError::Ambiguous { first, second });
+    }
+    let options = ConnectOptions::new();
+    match (user, &config.password_file) {
+        (Some(_), Some(path)) => {
+            let password = read("nats.password_file", path).await?;
+            return Ok(options.user_and_password(config.user.clone(), password));
+        }
+        (Some(given), None) => return Err(ConnectError::Half { given, missing: "nats.password_file" }),
+        (None, Some(_)) => return Err(ConnectError::Half { given: "nats.password_file", missing: "nats.user" }),
+        (None, None) => {}
+    }
+    if let Some(path) = &config.token_file {
+        return Ok(options.token(read("nats.token_file", path).await?));
+    }
+    if let Some(path) = &config.nkey_file {
+        return Ok(options.nkey(read("nats.nkey_file", path).await?));
+    }
+    if let Some(path) = &config.creds_file {
+        let text = read("nats.creds_file", path).await?;
+        let unfit = |error: std::io::Error| ConnectError::File {
+            key: "nats.creds_file",
+            path: path.clone(),
+            cause: error.to_string(),
+        };
+        return options.credentials(&text).map_err(unfit);
+    }
+    Ok(options)
+}
+
+async fn read(key: &'static str, path: &Path) -> Result<String, ConnectError> {
+    let failed = |cause: String| ConnectError::File { key, path: path.to_owned(), cause };
+    let owned = path.to_owned();
+    let text = tokio::task::spawn_blocking(move || std::fs::read_to_string(owned)).await;
+    let text = text.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    let text = text.trim();
+    if text.is_empty() { Err(failed("it is empty".to_owned())) } else { Ok(text.to_owned()) }
+}
+
+fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
+    let files = [
+        ("nats.tls_ca_file", &config.tls_ca_file),
+        ("nats.tls_cert_file", &config.tls_cert_file),
+        ("nats.tls_key_file", &config.tls_key_file),
+    ];
+    for (key, path) in files {
+        let Some(path) = path else { continue };
+        let opened = std::fs::File::open(path);
+        opened.map_err(|error| ConnectError::File { key, path: path.clone(), cause: error.to_string() })?;
+    }
+    if let Some(path) = &config.tls_ca_file {
+        options = options.add_root_certificates(path.clone());
+    }
+    match (&config.tls_cert_file, &config.tls_key_file) {
+        (Some(certificate), Some(key)) => Ok(options.add_client_certificate(certificate.clone(), key.clone())),
+        (None, None) => Ok(options),
+        (Some(_), None) => Err(ConnectError::Half { given: "nats.tls_cert_file", missing: "nats.tls_key_file" }),
+        (None, Some(_)) => Err(ConnectError::Half { given: "nats.tls_key_file", missing: "nats.tls_cert_file" }),
+    }
+}

@@ -1,0 +1,312 @@
+//! Who may extend a shard.
+//!
+//! The last message on the shard's fence subject says who. A takeover puts another one there, by compare-and-set; every append
+//! carries the position of its writer's message and is refused by the server when that is not the last any more. What is read
+//! to learn the state of a shard is read together with the fence, from one replica: only if that replica has our message does it
+//! also have everything that was stored before it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+
+use super::Core;
+use super::known::{Known, State};
+use super::link::{Get, NoAnswer, Published, Stored};
+use super::message::Message;
+use super::trouble::Cause;
+
+/// Why a shard was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TakeOverError {
+    /// Another writer took it while we tried.
+    #[error("shard {shard} was taken by '{node}'")]
+    Taken {
+        /// Which shard.
+        shard: u16,
+        /// By whom.
+        node: String,
+    },
+    /// NATS does not answer or refuses.
+    #[error("shard {shard} cannot be taken now: {reason}")]
+    Unavailable {
+        /// Which shard.
+        shard: u16,
+        /// What was met.
+        reason: String,
+    },
+}
+
+/// A shard that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeOver {
+    /// The position of our message on the fence: greater than that of every owner before.
+    pub fence: u64,
+    /// How many groups the shard has.
+    pub groups: usize,
+}
+
+/// Why something could not be read under a fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// The shard is not ours any more.
+    Taken,
+    NoAnswer(NoAnswer),
+}
+
+/// What a fence message holds.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    node: String,
+    /// Differs with each log that is opened.
+    instance: String,
+    /// The position after which it was put. One such attempt succeeds at most, whoever makes it and however late it arrives.
+    after: u64,
+}
+
+/// How one attempt to put our message on a fence ended.
+enum Attempt {
+    /// It is there.
+    Ours(u64),
+    /// Another publish is on its way.
+    Busy,
+    /// It is not known to be there, and why.
+    Failed(String),
+}
+
+/// Waits between attempts, longer each time.
+pub(crate) struct Patience(Duration);
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self(Duration::from_millis(1))
+    }
+
+    /// For what passes within a round trip.
+    pub(crate) async fn short() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Duration::from_millis(250));
+    }
+}
+
+impl Core {
+    /// Puts our message on the fence. With `only_after`, only directly after that message; else after whichever is last.
+    pub(super) async fn claim(&self, shard: u16, only_after: Option<u64>) -> Result<u64, TakeOverError> {
+        let deadline = Instant::now() + 2 * self.link.timeout;
+        let mut expected = only_after;
+        let mut patience = Patience::new();
+        loop {
+            let reason = match self.claim_once(shard, &mut expected, only_after.is_none()).await? {
+                Attempt::Ours(position) => return Ok(position),
+                // An owner that appends without a pause leaves the fence free for moments only: be quick.
+                Attempt::Busy if Instant::now() < deadline => {
+                    Patience::short().await;
+                    continue;
+                }
+                Attempt::Busy => "the stream is busy".to_owned(),
+                Attempt::Failed(reason) => reason,
+            };
+            if Instant::now() > deadline {
+                return Err(TakeOverError::Unavailable { shard, reason });
+            }
+            patience.wait().await;
+        }
+    }
+
+    async fn claim_once(
+        &self,
+        shard: u16,
+        expected: &mut Option<u64>,
+        whoever_has_it: bool,
+    ) -> Result<Attempt, TakeOverError> {
+        let after = match *expected {
+            Some(after) => after,
+            None => match self.last_claim(shard).await {
+                Ok(last) => last.map_or(0, |(position, _)| position),
+                Err(error) => return Ok(Attempt::Failed(error.0)),
+            },
+        };
+        *expected = Some(after);
+        let claim = Claim { node: self.node.clone(), instance: self.instance.clone(), after };
+        let payload = match serde_json::to_vec(&claim) {
+            Ok(payload) => Bytes::from(payload),
+            Err(error) => return Ok(Attempt::Failed(error.to_string())),
+        };
+        match self.link.publish_fence(shard, after, payload).await {
+            Published::Stored(position) => return Ok(Attempt::Ours(position)),
+            Published::Busy => return Ok(Attempt::Busy),
+            Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Failed(reason)),
+            Published::Fenced => {}
+        }
+        match self.last_claim(shard).await {
+            Err(error) => return Ok(Attempt::Failed(error.0)),
+            // An attempt before this one has come through after all.
+            Ok(Some((position, last))) if last == claim => return Ok(Attempt::Ours(position)),
+            Ok(Some((position, last))) if position > after => {
+                if !whoever_has_it {
+                    return Err(TakeOverError::Taken { shard, node: last.node });
+                }
+                *expected = Some(position);
+            }
+            // The replica that answered is behind.
+            Ok(_) => {}
+        }
+        Ok(Attempt::Failed("others take it at the same time".to_owned()))
+    }
+
+    async fn last_claim(&self, shard: u16) -> Result<Option<(u64, Claim)>, NoAnswer> {
+        let get = Get { last_by_subj: self.link.names.fence(shard), ..Get::default() };
+        let Some(Stored { position, payload, .. }) = self.link.get(self.link.names.stream_of(shard), &get).await?
+        else {
+            return Ok(None);
+        };
+        let claim = serde_json::from_slice(&payload);
+        let claim = claim.map_err(|error| NoAnswer(format!("the fence of shard {shard} is not one: {error}")))?;
+        Ok(Some((position, claim)))
+    }
+
+    /// Makes the shard ours, whoever has it.
+    pub(super) async fn take_over(&self, shard: u16) -> Result<TakeOver, TakeOverError> {
+        let unavailable = |error: NoAnswer| TakeOverError::Unavailable { shard, reason: error.0 };
+        let this = self.shard(shard);
+        let _writer = this.writer.lock().await;
+        self.forget(shard);
+        let fence = self.claim(shard, None).await?;
+        let names = self.names_of(shard, fence).await.map_err(unavailable)?;
+        let groups = names.len();
+        self.add_names(shard, &names);
+        let mut state = this.state();
+        *state = State { fence: Some(fence), names: names.into_iter().collect(), ..State::default() };
+        drop(state);
+        self.metrics.shards_held.increment(1.0);
+        Ok(TakeOver { fence, groups })
+    }
+
+    /// The names of a shard's groups, as of `fence` or later. For lists: a name may be of a group that is being deleted.
+    async fn names_of(&self, shard: u16, fence: u64) -> Result<Vec<GroupName>, NoAnswer> {
+        let stream = self.link.names.stream_of(shard);
+        let filter = self.link.names.groups_of_shard(shard);
+        let deadline = Instant::now() + 2 * self.link.timeout;
+        let mut patience = Patience::new();
+        loop {
+            match self.link.subjects(stream, &filter).await {
+                Ok((last, subjects)) if last >= fence || Instant::now() > deadline => {
+                    let names = subjects.iter().filter_map(|subject| self.link.names.parse_group(subject));
+                    return Ok(names.map(|(_, name)| name).collect());
+                }
+                Err(error) if Instant::now() > deadline => return Err(error),
+                _ => {}
+            }
+            patience.wait().await;
+        }
+    }
+
+    /// Stops extending the shard; what is under way is finished first.
+    pub(super) async fn release(&self, shard: u16) {
+        let this = self.shard(shard);
+        let _writer = this.writer.lock().await;
+        self.forget(shard);
+    }
+
+    /// Somebody else has the shard.
+    pub(super) fn lose(&self, shard: u16) {
+        if self.forget(shard) {
+            self.metrics.shards_lost.increment(1);
+            tracing::warn!(shard, "another writer took the shard");
+            // Nobody may listen.
+            drop(self.lost.send(shard));
+        }
+    }
+
+    fn forget(&self, shard: u16) -> bool {
+        let state = std::mem::take(&mut *self.shard(shard).state());
+        self.remove_names(&state.names);
+        let was_held = state.fence.is_some();
+        if was_held {
+            self.metrics.shards_held.decrement(1.0);
+        }
+        was_held
+    }
+
+    /// The last message on a subject, from a replica that has all that was stored before our fence.
+    pub(super) async fn last_under(&self, shard: u16, fence: u64, subject: &str) -> Result<Option<Stored>, Unread> {
+        let fence_subject = self.link.names.fence(shard);
+        let get = Get { multi_last: vec![fence_subject.clone(), subject.to_owned()], ..Get::default() };
+        let deadline = Instant::now() + 2 * self.link.timeout;
+        let mut patience = Patience::new();
+        self.metrics.heads.increment(1);
+        loop {
+            let found = self.link.get_many(self.link.names.stream_of(shard), &get).await.map_err(Unread::NoAnswer)?;
+            let seen = found.iter().find(|message| message.subject == fence_subject).map_or(0, |seen| seen.position);
+            match seen.cmp(&fence) {
+                std::cmp::Ordering::Equal => return Ok(found.into_iter().find(|message| message.subject == subject)),
+                std::cmp::Ordering::Greater => return Err(Unread::Taken),
+                std::cmp::Ordering::Less => {}
+            }
+            if Instant::now() > deadline {
+                return Err(Unread::NoAnswer(NoAnswer("the replicas are behind".to_owned())));
+            }
+            self.metrics.again.increment(1);
+            patience.wait().await;
+        }
+    }
+
+    /// What is known of a group of a shard of ours, from the log if need be; `None` if it does not exist.
+    pub(super) async fn known(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, Unread> {
+        loop {
+            let fence = {
+                let state = self.shard(shard).state();
+                if let Some(known) = state.groups.get(group) {
+                    return Ok(known.head.is_some().then(|| known.clone()));
+                }
+                state.fence.ok_or(Unread::Taken)?
+            };
+            let found = self.last_under(shard, fence, &self.link.names.group(shard, group)).await;
+            if self.shard(shard).fence() != Some(fence) {
+                // We took it again meanwhile, or lost it.
+                continue;
+            }
+            let found = match found {
+                Ok(found) => found,
+                Err(Unread::Taken) => {
+                    self.lose(shard);
+                    return Err(Unread::Taken);
+                }
+                Err(error) => {
+                    self.trouble.set(Cause::Stream(self.link.names.stream_of(shard)), Some(reason_of(&error)));
+                    return Err(error);
+                }
+            };
+            let Some(found) = found else { return Ok(None) };
+            let known = Known::of(&decode(&found).map_err(Unread::NoAnswer)?, found.position);
+            if known.head.is_none() {
+                return Ok(None);
+            }
+            let mut state = self.shard(shard).state();
+            if state.fence == Some(fence) {
+                // An append may have been quicker, and knows better.
+                return Ok(Some(state.groups.entry(group.clone()).or_insert(known).clone())
+                    .filter(|known| known.head.is_some()));
+            }
+        }
+    }
+}
+
+fn reason_of(unread: &Unread) -> String {
+    match unread {
+        Unread::Taken => "the shard was taken".to_owned(),
+        Unread::NoAnswer(error) => error.0.clone(),
+    }
+}
+
+pub(super) fn decode(stored: &Stored) -> Result<Message, NoAnswer> {
+    Message::decode(&stored.payload).map_err(|error| {
+        NoAnswer(format!("message {} on '{}' cannot be understood: {error}", stored.position, stored.subject))
+    })
+}

@@ -1,0 +1,331 @@
+//! What is said to JetStream: publishing under a fence, direct gets, purges.
+//!
+//! Every answer is waited for `nats.timeout`. What an answer that does not come means is for the caller to find out.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::header::{
+    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::subject::Names;
+
+/// The subject to which the expected sequence of a fence belongs.
+const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// Messages of one atomic batch at most: a limit of the server.
+pub(crate) const BATCH: usize = 1_000;
+
+/// One connection, and the names of one deployment.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) names: Names,
+    pub(crate) timeout: Duration,
+}
+
+/// The end of a publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// All is stored; where the last message is in the stream.
+    Stored(u64),
+    /// Nothing is stored: the fence is another.
+    Fenced,
+    /// Nothing is stored: the stream cannot compare just now.
+    Busy,
+    /// Nothing is stored, and why.
+    Refused(String),
+    /// It may be stored, now or later.
+    Unknown(String),
+}
+
+/// A message of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    /// Its sequence in the stream.
+    pub(crate) position: u64,
+    pub(crate) payload: Bytes,
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoAnswer(pub(crate) String);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a direct get asks for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Get {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) seq: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) next_by_subj: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) last_by_subj: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) multi_last: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) batch: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) max_bytes: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Debug, Deserialize)]
+struct Ack {
+    error: Option<ApiError>,
+    #[serde(default)]
+    seq: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Info {
+    state: InfoState,
+    /// Subjects in all pages.
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct InfoState {
+    last_seq: u64,
+    #[serde(default)]
+    bytes: u64,
+    subjects: Option<std::collections::HashMap<String, u64>>,
+}
+
+impl Ack {
+    fn published(self) -> Published {
+        match self.error {
+            None => Published::Stored(self.seq),
+            Some(ApiError { err_code: 10071, .. }) => Published::Fenced,
+            // The fence's subject is in use, the leader is new, or there are too many batches at once.
+            Some(ApiError { err_code: 10163 | 10164 | 10167 | 10176 | 10210 | 10211, .. }) => Published::Busy,
+            // The server could not store it, and does not say how far it came.
+            Some(ApiError { err_code: err_code @ 10077, description }) => {
+                Published::Unknown(format!("{description} (error {err_code})"))
+            }
+            Some(ApiError { err_code, description }) => Published::Refused(format!("{description} (error {err_code})")),
+        }
+    }
+}
+
+impl Link {
+    /// Publishes messages so that all are stored or none, and only if the last message on the shard's fence is `fence`.
+    pub(crate) async fn publish(&self, shard: u16, fence: u64, messages: &[(String, Bytes)]) -> Published {
+        let Some(((last_subject, last), before)) = messages.split_last() else { return Published::Stored(0) };
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, fence.to_string());
+        headers.insert(EXPECTED_SUBJECT, self.names.fence(shard));
+        if before.is_empty() {
+            return self.commit(last_subject, headers, last.clone()).await;
+        }
+        let id = self.client.new_inbox();
+        // The part after the prefix is unique; the server takes at most 64 bytes.
+        let id = id.rsplit('.').next().unwrap_or_default().to_owned();
+        let member = |mut headers: HeaderMap, number: usize| {
+            headers.insert(NATS_BATCH_ID, id.as_str());
+            headers.insert(NATS_BATCH_SEQUENCE, number.to_string());
+            headers
+        };
+        let sending = async {
+            for (index, (subject, payload)) in before.iter().enumerate() {
+                let headers = member(std::mem::take(&mut headers), index + 1);
+                self.client.publish_with_headers(subject.clone(), headers, payload.clone()).await?;
+            }
+            Ok::<(), async_nats::PublishError>(())
+        };
+        // Without its last message a batch is nothing.
+        match tokio::time::timeout(self.timeout, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Published::Refused(super::connect::chain(&error)),
+            Err(_) => return Published::Refused("NATS takes no more".to_owned()),
+        }
+        let mut headers = member(HeaderMap::new(), messages.len());
+        headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+        self.commit(last_subject, headers, last.clone()).await
+    }
+
+    /// Takes the fence: publishes on its subject if the last message there is `expected`.
+    pub(crate) async fn publish_fence(&self, shard: u16, expected: u64, payload: Bytes) -> Published {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        self.commit(&self.names.fence(shard), headers, payload).await
+    }
+
+    async fn commit(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
+        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
+        match self.client.send_request(subject.to_owned(), request).await {
+            Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
+                Ok(ack) => ack.published(),
+                Err(error) => Published::Unknown(format!("an answer that is none: {error}")),
+            },
+            Err(error) => match error.kind() {
+                // Nobody was there to take it.
+                RequestErrorKind::NoResponders => Published::Refused("no server answers for the stream".to_owned()),
+                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+                    Published::Refused(super::connect::chain(&error))
+                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                    Published::Unknown(format!("NATS did not answer within {:?}", self.timeout))
+                }
+            },
+        }
+    }
+
+    /// One message of a stream; `None` if there is none like that. Any replica answers: it may be behind.
+    pub(crate) async fn get(&self, stream: u16, get: &Get) -> Result<Option<Stored>, NoAnswer> {
+        let (subject, payload) = self.direct_get(stream, get)?;
+        let request = Request::new().payload(payload).timeout(Some(self.timeout));
+        let answer = self.client.send_request(subject, request).await;
+        let answer = answer.map_err(|error| NoAnswer(super::connect::chain(&error)))?;
+        match answer.status {
+            None => stored(&answer).map(Some),
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(status) => Err(NoAnswer(refusal(status, &answer))),
+        }
+    }
+
+    /// Many messages of a stream, all from one replica. Any replica answers: it may be behind.
+    pub(crate) async fn get_many(&self, stream: u16, get: &Get) -> Result<Vec<Stored>, NoAnswer> {
+        let (subject, payload) = self.direct_get(stream, get)?;
+        let inbox = self.client.new_inbox();
+        let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
+        let mut found = Vec::new();
+        loop {
+            // For each message anew: a large answer may take its time, but it must not stop.
+            let answer = tokio::time::timeout(self.timeout, answers.next()).await;
+            let silent = |_| NoAnswer(format!("NATS did not answer within {:?}", self.timeout));
+            let answer = answer.map_err(silent)?.ok_or_else(|| NoAnswer("the connection is closed".to_owned()))?;
+            match answer.status {
+                None => found.push(stored(&answer)?),
+                // The end of a batch.
+                Some(status) if status.as_u16() == 204 => return Ok(found),
+                Some(StatusCode::NOT_FOUND) => return Ok(found),
+                Some(status) => return Err(NoAnswer(refusal(status, &answer))),
+            }
+        }
+    }
+
+    fn direct_get(&self, stream: u16, get: &Get) -> Result<(String, Bytes), NoAnswer> {
+        let payload = serde_json::to_vec(get).map_err(|error| NoAnswer(error.to_string()))?;
+        Ok((format!("$JS.API.DIRECT.GET.{}", self.names.stream(stream)), payload.into()))
+    }
+
+    /// Removes what is on a subject before a position of the stream.
+    pub(crate) async fn purge(&self, stream: u16, filter: &str, before: u64) -> Result<(), NoAnswer> {
+        #[derive(Serialize)]
+        struct Purge<'a> {
+            filter: &'a str,
+            seq: u64,
+        }
+        self.api::<serde_json::Value>("STREAM.PURGE", stream, &Purge { filter, seq: before }).await.map(drop)
+    }
+
+    /// Removes one message; that it is gone already is no fault.
+    pub(crate) async fn remove(&self, stream: u16, position: u64) -> Result<(), NoAnswer> {
+        #[derive(Serialize)]
+        struct Remove {
+            seq: u64,
+            no_erase: bool,
+        }
+        let question = Remove { seq: position, no_erase: true };
+        self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &question).await.map(drop)
+    }
+
+    /// The subjects of a stream that a filter takes, and the stream's last sequence before they were listed.
+    pub(crate) async fn subjects(&self, stream: u16, filter: &str) -> Result<(u64, Vec<String>), NoAnswer> {
+        #[derive(Serialize)]
+        struct Question<'a> {
+            subjects_filter: &'a str,
+            offset: usize,
+        }
+        let mut all = Vec::new();
+        let mut last = None;
+        loop {
+            let question = Question { subjects_filter: filter, offset: all.len() };
+            let info: Info = self.api("STREAM.INFO", stream, &question).await?;
+            let last = *last.get_or_insert(info.state.last_seq);
+            let page = info.state.subjects.unwrap_or_default();
+            let is_end = page.is_empty() || all.len() + page.len() >= info.total;
+            all.extend(page.into_keys());
+            if is_end {
+                return Ok((last, all));
+            }
+        }
+    }
+
+    /// How many bytes a stream has.
+    pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
+        #[derive(Serialize)]
+        struct Question {}
+        let info: Info = self.api("STREAM.INFO", stream, &Question {}).await?;
+        Ok(info.state.bytes)
+    }
+
+    /// Asks the leader of a stream.
+    pub(crate) async fn api<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        stream: u16,
+        question: &impl Serialize,
+    ) -> Result<T, NoAnswer> {
+        #[derive(Deserialize)]
+        struct MaybeError {
+            error: Option<ApiError>,
+        }
+        let subject = format!("$JS.API.{verb}.{}", self.names.stream(stream));
+        let payload = serde_json::to_vec(question).map_err(|error| NoAnswer(error.to_string()))?;
+        let request = Request::new().payload(payload.into()).timeout(Some(self.timeout));
+        let answer = self.client.send_request(subject, request).await;
+        let answer = answer.map_err(|error| NoAnswer(super::connect::chain(&error)))?;
+        let unfit = |error: serde_json::Error| NoAnswer(format!("an answer that is none: {error}"));
+        if let Some(error) = serde_json::from_slice::<MaybeError>(&answer.payload).map_err(unfit)?.error {
+            return Err(NoAnswer(format!("{} (error {})", error.description, error.err_code)));
+        }
+        serde_json::from_slice(&answer.payload).map_err(unfit)
+    }
+}
+
+fn stored(answer: &async_nats::Message) -> Result<Stored, NoAnswer> {
+    let header = |name: &str| answer.headers.as_ref()?.get(name).map(|value| value.as_str());
+    let position = header("Nats-Sequence").and_then(|text| text.parse().ok());
+    match (header("Nats-Subject"), position) {
+        (Some(subject), Some(position)) => {
+            Ok(Stored { subject: subject.to_owned(), position, payload: answer.payload.clone() })
+        }
+        _ => Err(NoAnswer("an answer that is none: no subject or no sequence".to_owned())),
+    }
+}
+
+fn refusal(status: StatusCode, answer: &async_nats::Message) -> String {
+    let description = answer.description.as_deref().unwrap_or_default();
+    if status == StatusCode::NO_RESPONDERS {
+        "no server answers for the stream".to_owned()
+    } else {
+        format!("{} {description}", status.as_u16())
+    }
+}

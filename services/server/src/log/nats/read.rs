@@ -1,0 +1,251 @@
+//! Reading a group: where in the stream a `seq` is, and the records from there on.
+//!
+//! A direct get is answered by any replica, and that may be behind. So a page is complete only when it reaches the record that
+//! the group's last message promises; until then it is asked for again.
+
+use std::ops::RangeInclusive;
+
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+
+use super::Core;
+use super::fence::{Patience, Unread, decode};
+use super::known::{Known, Point};
+use super::link::{Get, NoAnswer};
+use crate::log::{Head, Page, PageLimit, Range, ReadError, Record};
+
+/// Records of one page at most.
+const PAGE: u64 = 1_000;
+/// A place this many records before the one wanted is near enough to read on from.
+const NEAR: u64 = 64;
+/// Bytes that one direct get asks for at most.
+const GET_BYTES: u64 = 1024 * 1024;
+/// What a message costs besides its records: subject and headers.
+const OVERHEAD: u64 = 512;
+
+impl From<NoAnswer> for ReadError {
+    fn from(error: NoAnswer) -> Self {
+        Self { reason: error.0 }
+    }
+}
+
+/// What was read, and places that were found on the way.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub(super) records: Vec<Record>,
+    pub(super) places: Vec<Point>,
+}
+
+impl Core {
+    /// The head of a group of a shard of whomever, as some replica has it.
+    pub(super) async fn head_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Head>, NoAnswer> {
+        Ok(self.known_of_anybody(shard, group).await?.and_then(|known| known.head))
+    }
+
+    async fn known_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, NoAnswer> {
+        self.metrics.heads.increment(1);
+        let get = Get { last_by_subj: self.link.names.group(shard, group), ..Get::default() };
+        let Some(last) = self.link.get(self.link.names.stream_of(shard), &get).await? else { return Ok(None) };
+        Ok(Some(Known::of(&decode(&last)?, last.position)).filter(|known| known.head.is_some()))
+    }
+
+    /// What is known of a group: for certain if the shard is ours, else as some replica has it.
+    async fn known_to_reader(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, ReadError> {
+        match self.known(shard, group).await {
+            Ok(known) => Ok(known),
+            Err(Unread::Taken) => Ok(self.known_of_anybody(shard, group).await?),
+            Err(Unread::NoAnswer(error)) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn head(&self, shard: u16, group: &GroupName) -> Result<Option<Head>, ReadError> {
+        Ok(self.known_to_reader(shard, group).await?.and_then(|known| known.head))
+    }
+
+    pub(super) async fn read(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> Result<Option<Page>, ReadError> {
+        let Some(known) = self.known_to_reader(shard, group).await? else { return Ok(None) };
+        let Some(head) = known.head else { return Ok(None) };
+        let count = u64::try_from(limit.records).unwrap_or(PAGE).clamp(1, PAGE);
+        let bytes = u64::try_from(limit.bytes).unwrap_or(u64::MAX);
+        let wanted = match range {
+            Range::After(after) => {
+                let from = after.saturating_add(1).max(head.first);
+                from..=head.seq.min(from.saturating_add(count - 1))
+            }
+            Range::Before(before) => {
+                let upto = before.saturating_sub(1).min(head.seq);
+                // The oldest are read first and may be too many for the bytes: no more than probably fit.
+                let fitting = (bytes / average(&known)).saturating_add(1).saturating_mul(2);
+                head.first.max((upto + 1).saturating_sub(count.min(fitting)))..=upto
+            }
+        };
+        if wanted.is_empty() {
+            return Ok(Some(Page { head, records: Vec::new() }));
+        }
+        let subject = self.link.names.group(shard, group);
+        let stop = if matches!(range, Range::After(_)) { bytes } else { u64::MAX };
+        let Fetched { mut records, places } =
+            self.fetch(shard, &subject, head.epoch, wanted.clone(), stop, &known).await?;
+        self.learn_places(shard, group, head.epoch, &places);
+        if let Range::Before(_) = range {
+            let mut size = 0;
+            let fits = |record: &&Record| {
+                size += record.size() as u64;
+                size <= bytes
+            };
+            let count = records.iter().rev().take_while(fits).count().max(1);
+            records.drain(..records.len().saturating_sub(count));
+        }
+        // Retention may have been quicker than we.
+        let first = match records.first() {
+            Some(record) if matches!(range, Range::After(_)) && record.seq > *wanted.start() => record.seq,
+            _ => head.first,
+        };
+        Ok(Some(Page { head: Head { first, ..head }, records }))
+    }
+
+    /// Reads the records of a life of a group, oldest first and dense, until `bytes` are reached.
+    pub(super) async fn fetch(
+        &self,
+        shard: u16,
+        subject: &str,
+        epoch: u64,
+        wanted: RangeInclusive<u64>,
+        bytes: u64,
+        known: &Known,
+    ) -> Result<Fetched, NoAnswer> {
+        let stream = self.link.names.stream_of(shard);
+        let (from, upto) = wanted.into_inner();
+        let mut fetched = Fetched::default();
+        let start = self.locate(stream, subject, epoch, from, known, &mut fetched.places).await?;
+        let (mut position, mut lag) = (start.position, from.saturating_sub(start.seq));
+        let mut size = 0;
+        let deadline = Instant::now() + 2 * self.link.timeout;
+        let mut patience = Patience::new();
+        loop {
+            let next = fetched.records.last().map_or(from, |record| record.seq + 1);
+            let missing = upto + 1 - next + std::mem::take(&mut lag);
+            let rest = bytes.saturating_sub(size).min(GET_BYTES);
+            let max_bytes = (missing.saturating_mul(2 * average(known) + OVERHEAD)).min(rest + OVERHEAD * missing);
+            let get = Get {
+                seq: position,
+                next_by_subj: subject.to_owned(),
+                batch: missing.min(PAGE),
+                max_bytes: max_bytes.clamp(OVERHEAD, GET_BYTES),
+                ..Get::default()
+            };
+            self.metrics.pages.increment(1);
+            let found = self.link.get_many(stream, &get).await?;
+            let nothing = found.is_empty();
+            for stored in found {
+                position = stored.position + 1;
+                let message = decode(&stored)?;
+                if message.epoch != epoch || message.records.is_empty() {
+                    continue;
+                }
+                fetched.places.push(Point { seq: message.first(), position: stored.position });
+                for record in message.records {
+                    let next = fetched.records.last().map(|record| record.seq + 1);
+                    if record.seq < next.unwrap_or(from) {
+                        continue;
+                    }
+                    if next.is_some_and(|next| record.seq > next) {
+                        let reason =
+                            format!("a hole in the log: '{subject}' has {} and not the one before", record.seq);
+                        return Err(NoAnswer(reason));
+                    }
+                    size += record.size() as u64;
+                    let is_full = record.seq > upto || (size > bytes && !fetched.records.is_empty());
+                    if is_full {
+                        return Ok(fetched);
+                    }
+                    fetched.records.push(record);
+                }
+            }
+            if fetched.records.last().is_some_and(|record| record.seq >= upto) {
+                return Ok(fetched);
+            }
+            if !nothing {
+                continue;
+            }
+            if Instant::now() > deadline {
+                return Err(NoAnswer(format!("the replicas are behind: '{subject}' has no record {next} yet")));
+            }
+            self.metrics.again.increment(1);
+            patience.wait().await;
+        }
+    }
+
+    /// A message at or not far before the one that holds `seq`.
+    async fn locate(
+        &self,
+        stream: u16,
+        subject: &str,
+        epoch: u64,
+        seq: u64,
+        known: &Known,
+        places: &mut Vec<Point>,
+    ) -> Result<Point, NoAnswer> {
+        let head = known.head.map_or(0, |head| head.seq);
+        let first = known.head.map_or(1, |head| head.first).min(seq);
+        let start = Point { seq: first, position: known.trimmed.max(1) };
+        let mut low = known.points.before(seq).unwrap_or(start);
+        let mut high = known.points.after(seq).unwrap_or(Point { seq: head + 1, position: known.last + 1 });
+        let mut halve = false;
+        while seq - low.seq > NEAR && high.position > low.position + 1 {
+            let room = high.position - low.position;
+            let guess = if halve {
+                low.position + room / 2
+            } else {
+                let share = (seq - low.seq) as f64 / (high.seq - low.seq) as f64;
+                low.position + (room as f64 * share) as u64
+            };
+            let guess = guess.clamp(low.position + 1, high.position - 1);
+            halve = !halve;
+            self.metrics.probes.increment(1);
+            let get = Get { seq: guess, next_by_subj: subject.to_owned(), ..Get::default() };
+            let Some(stored) = self.link.get(stream, &get).await?.filter(|found| found.position < high.position) else {
+                high.position = guess;
+                continue;
+            };
+            let message = decode(&stored)?;
+            if message.epoch != epoch {
+                // Of an earlier life.
+                low.position = stored.position;
+                continue;
+            }
+            let place = Point { seq: message.first(), position: stored.position };
+            if place.seq > seq {
+                high = Point { seq: place.seq, position: guess };
+                continue;
+            }
+            low = place;
+            places.push(place);
+            if message.seq >= seq {
+                break;
+            }
+        }
+        Ok(low)
+    }
+
+    fn learn_places(&self, shard: u16, group: &GroupName, epoch: u64, places: &[Point]) {
+        let mut state = self.shard(shard).state();
+        let Some(known) = state.groups.get_mut(group) else { return };
+        if known.head.is_some_and(|head| head.epoch == epoch) {
+            // The first and the last are those from which other readers go on.
+            places.first().into_iter().chain(places.last()).for_each(|place| known.points.add(*place));
+        }
+    }
+}
+
+/// The size of a record of a group, on average.
+fn average(known: &Known) -> u64 {
+    let seq = known.head.map_or(0, |head| head.seq);
+    known.bytes.checked_div(seq).unwrap_or(0).max(64)
+}

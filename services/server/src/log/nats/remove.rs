@@ -1,0 +1,140 @@
+//! Removing from a group, and groups.
+//!
+//! First a message says what is gone, under the fence; that is when it is gone for readers and for whoever owns the shard next.
+//! Then JetStream is asked to remove what lies before; if that fails, the next removal does it.
+
+use std::sync::Arc;
+
+use tertulia_protocol::GroupName;
+
+use super::Core;
+use super::append::{Outgoing, unavailable};
+use super::known::Known;
+use super::message::{Kind, Message};
+use crate::log::{AppendError, Head};
+
+/// Records beyond the floor that may wait for their removal.
+const TRIM_EVERY: u64 = 512;
+
+impl Core {
+    /// Removes the records up to `through`; answers how many.
+    pub(super) async fn purge(&self, shard: u16, group: &GroupName, through: u64) -> Result<u64, AppendError> {
+        let this = self.shard(shard);
+        let _writer = this.writer.lock().await;
+        self.check_open(shard)?;
+        let known = self.known_to_writer(shard, group, 0).await?;
+        let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else { return Ok(0) };
+        let through = through.min(head.seq);
+        if through < head.first {
+            return Ok(0);
+        }
+        let floor = through + 1;
+        let position = self.say(shard, group, Kind::Mark, &known, Head { first: floor, ..head }).await?;
+        let stream = self.link.names.stream_of(shard);
+        if known.is_mark && self.link.remove(stream, known.last).await.is_err() {
+            tracing::debug!(shard, "an old mark stays");
+        }
+        let subject = self.link.names.group(shard, group);
+        let before = match through == head.seq {
+            true => position,
+            false => {
+                let fetched = self.fetch(shard, &subject, head.epoch, floor..=floor, u64::MAX, &known).await;
+                fetched.ok().and_then(|fetched| fetched.places.last().map(|place| place.position)).unwrap_or(0)
+            }
+        };
+        self.remove_before(shard, group, &subject, before).await;
+        Ok(through + 1 - head.first)
+    }
+
+    /// Removes a group; answers whether there was one.
+    pub(super) async fn delete(&self, shard: u16, group: &GroupName) -> Result<bool, AppendError> {
+        let this = self.shard(shard);
+        let _writer = this.writer.lock().await;
+        self.check_open(shard)?;
+        let known = self.known_to_writer(shard, group, 0).await?;
+        let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else {
+            return Ok(false);
+        };
+        let position = self.say(shard, group, Kind::Deleted, &known, head).await?;
+        self.removed.moderator.increment(head.seq + 1 - head.first);
+        let was_listed = this.state().names.remove(group);
+        if was_listed {
+            self.remove_names(std::slice::from_ref(group));
+        }
+        let subject = self.link.names.group(shard, group);
+        let stream = self.link.names.stream_of(shard);
+        if self.remove_before(shard, group, &subject, position).await
+            && self.link.remove(stream, position).await.is_err()
+        {
+            tracing::warn!(shard, "the last message of a deleted group stays; it says that the group is gone");
+        }
+        Ok(true)
+    }
+
+    /// Stores a message without records. The writer's lock is held.
+    async fn say(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        kind: Kind,
+        known: &Known,
+        head: Head,
+    ) -> Result<u64, AppendError> {
+        let Head { epoch, seq, first, at } = head;
+        let message = Message { kind, epoch, floor: first, bytes: known.bytes, seq, at, records: Vec::new() };
+        let subject = self.link.names.group(shard, group);
+        self.store_one(shard, Outgoing { group: group.clone(), subject, message }).await
+    }
+
+    async fn remove_before(&self, shard: u16, group: &GroupName, subject: &str, position: u64) -> bool {
+        if position <= 1 {
+            return true;
+        }
+        match self.link.purge(self.link.names.stream_of(shard), subject, position).await {
+            Ok(()) => {
+                if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
+                    known.points.forget_before(position);
+                    known.trimmed = known.trimmed.max(position);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(shard, %error, "messages that are gone for readers still take space");
+                false
+            }
+        }
+    }
+
+    /// Has JetStream remove what retention let go of, once that is worth a question.
+    pub(super) fn trim(&self, shard: u16, group: &GroupName) {
+        let mut state = self.shard(shard).state();
+        let Some(known) = state.groups.get_mut(group) else { return };
+        let Some(head) = known.head else { return };
+        let Some(place) = known.points.before(head.first).filter(|place| place.position > known.trimmed) else {
+            return;
+        };
+        let waiting = known.points.after(0).map_or(0, |oldest| place.seq - oldest.seq.min(place.seq));
+        if waiting < TRIM_EVERY {
+            return;
+        }
+        known.points.forget_before(place.position);
+        known.trimmed = place.position;
+        drop(state);
+        let (link, subject) = (self.link.clone(), self.link.names.group(shard, group));
+        self.tasks.spawn(async move {
+            let stream = link.names.stream_of(shard);
+            if let Err(error) = link.purge(stream, &subject, place.position).await {
+                tracing::warn!(shard, %error, "messages that retention let go of still take space");
+            }
+        });
+    }
+}
+
+/// So that a removal goes on when who asked for it does not wait.
+pub(super) async fn finish<T: Send + 'static>(
+    core: Arc<Core>,
+    work: impl Future<Output = Result<T, AppendError>> + Send + 'static,
+) -> Result<T, AppendError> {
+    let task = core.tasks.spawn(work);
+    task.await.map_err(|error| unavailable(format!("the task that changed the log ended: {error}")))?
+}

@@ -1,0 +1,197 @@
+//! Keeping no more of a group than is configured.
+//!
+//! JetStream bounds the messages of a subject, but knows neither the bytes of one nor that the last message of a group must stay
+//! however old it is. So the owner of a shard removes what is too much: the number of messages moves the floor with every append, and
+//! bytes and age are looked at here, in the background. What is removed is whole messages of the stream, the oldest.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tertulia_protocol::GroupName;
+
+use super::Core;
+use super::fence::decode;
+use super::known::Known;
+use super::link::{Get, NoAnswer};
+use super::message::Message;
+use crate::log::{Head, Record};
+
+/// How often groups are looked at for the age of their messages.
+const SWEEP: Duration = Duration::from_secs(60);
+/// More bytes than are kept may lie there by this share, so that removing is worth it.
+const SLACK: u64 = 8;
+
+impl Core {
+    /// Has a group looked at if it may have too many bytes. The state of the shard is not locked.
+    pub(super) fn bound_bytes(self: &Arc<Self>, shard: u16, group: &GroupName) {
+        if !self.begin_bounding(shard, group) {
+            return;
+        }
+        let (core, group) = (Arc::clone(self), group.clone());
+        self.tasks.spawn(async move {
+            loop {
+                let removed = core.remove_bytes(shard, &group).await;
+                if let Some(known) = core.shard(shard).state().groups.get_mut(&group) {
+                    known.is_being_bounded = false;
+                }
+                if let Err(error) = removed {
+                    tracing::warn!(shard, %error, "a group keeps more bytes than it should for now");
+                    return;
+                }
+                // More may have come in meanwhile.
+                if core.is_closed() || !core.begin_bounding(shard, &group) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a group may have too many bytes and nobody sees to it yet; then the caller does.
+    fn begin_bounding(&self, shard: u16, group: &GroupName) -> bool {
+        let kept = self.retention.bytes;
+        let mut state = self.shard(shard).state();
+        let Some(known) = state.groups.get_mut(group) else { return false };
+        let before_first = match known.head {
+            Some(head) if head.first > 1 => known.bytes_before_first.unwrap_or(0),
+            _ => 0,
+        };
+        let is_over = known.bytes.saturating_sub(before_first) > kept.saturating_add(kept / SLACK);
+        let begins = kept > 0 && is_over && !known.is_being_bounded;
+        known.is_being_bounded |= begins;
+        begins
+    }
+
+    async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
+        let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
+        let gone = known.bytes.saturating_sub(self.retention.bytes);
+        // The newest stays, however large it is.
+        let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
+        let Some(first) = self.first_that(shard, group, &known, head, is_kept).await? else { return Ok(()) };
+        if !self.remove_through(shard, group, first.first()).await {
+            return Err(NoAnswer("it cannot be written now".to_owned()));
+        }
+        if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
+            known.bytes_before_first = Some(begin(&first));
+        }
+        Ok(())
+    }
+
+    fn cached(&self, shard: u16, group: &GroupName) -> Option<(Known, Head)> {
+        let known = self.shard(shard).state().groups.get(group).cloned()?;
+        let head = known.head?;
+        Some((known, head))
+    }
+
+    /// Removes what is before the floor; answers whether that could be done.
+    async fn remove_through(&self, shard: u16, group: &GroupName, floor: u64) -> bool {
+        match self.purge(shard, group, floor.saturating_sub(1)).await {
+            Ok(removed) => {
+                self.removed.retention.increment(removed);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(shard, %error, "retention comes later");
+                false
+            }
+        }
+    }
+
+    /// Looks at the groups of our shards again and again, for messages that are too old.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        let age = self.retention.age;
+        if age.is_zero() {
+            return;
+        }
+        let pause = SWEEP.min(age / 4).max(Duration::from_millis(100));
+        while self.closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            for shard in 0..self.shards.len() {
+                let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+                let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
+                for group in names {
+                    if self.is_closed() {
+                        return;
+                    }
+                    if let Err(error) = self.remove_old(shard, &group).await {
+                        tracing::debug!(shard, %error, "messages that are too old stay for now");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn remove_old(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
+        let oldest = now_ms().saturating_sub(u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX));
+        // Also who is not in memory is looked at.
+        if self.known(shard, group).await.is_err() {
+            return Ok(());
+        }
+        let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
+        if head.first > head.seq || known.first_at.is_some_and(|at| at >= oldest) {
+            return Ok(());
+        }
+        if head.at < oldest {
+            self.remove_through(shard, group, head.seq + 1).await;
+            return Ok(());
+        }
+        let Some(first) = self.first_that(shard, group, &known, head, |message| message.at >= oldest).await? else {
+            return Ok(());
+        };
+        self.remove_through(shard, group, first.first()).await;
+        if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
+            known.first_at = Some(first.at);
+        }
+        Ok(())
+    }
+
+    /// The oldest message for which `holds`, if it holds for all that are newer.
+    async fn first_that(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        known: &Known,
+        head: Head,
+        holds: impl Fn(&Message) -> bool,
+    ) -> Result<Option<Message>, NoAnswer> {
+        let (mut low, mut high) = (head.first, head.seq);
+        let mut found = None;
+        while low <= high {
+            let middle = low + (high - low) / 2;
+            let Some(message) = self.message_with(shard, group, known, head, middle).await? else { return Ok(None) };
+            if holds(&message) {
+                high = message.first().saturating_sub(1).min(middle - 1);
+                found = Some(message);
+            } else {
+                low = message.seq + 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The message that holds a record.
+    async fn message_with(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        known: &Known,
+        head: Head,
+        seq: u64,
+    ) -> Result<Option<Message>, NoAnswer> {
+        let subject = self.link.names.group(shard, group);
+        let fetched = self.fetch(shard, &subject, head.epoch, seq..=seq, u64::MAX, known).await?;
+        let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
+        let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
+        let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
+        let message = stored.map(|stored| decode(&stored)).transpose()?;
+        Ok(message.filter(|message| message.first() <= seq && seq <= message.seq))
+    }
+}
+
+/// The size of all records before those of a message.
+fn begin(message: &Message) -> u64 {
+    message.bytes.saturating_sub(message.records.iter().map(|record: &Record| record.size() as u64).sum())
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

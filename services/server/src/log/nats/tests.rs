@@ -1,0 +1,50 @@
+//! The engine against real servers.
+
+mod claims;
+mod faults;
+mod fights;
+mod opening;
+mod proxy;
+mod retention;
+mod server;
+mod suite;
+mod writer;
+
+use std::time::Duration;
+
+use self::server::Servers;
+use super::{Config, Nats};
+use crate::log::{Log, Retention};
+
+/// Shards of a log under test.
+const SHARDS: u16 = 16;
+/// Everything is kept, so that everything can be judged.
+const EVERYTHING: Retention = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
+
+/// What is awaited comes far sooner, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(urls: &str) -> Config {
+    Config { urls: urls.to_owned(), streams: 2, ..Config::default() }
+}
+
+async fn open(config: &Config) -> Nats {
+    Nats::open(config, &EVERYTHING, SHARDS, "a").await.unwrap()
+}
+
+/// A log that may extend all shards.
+async fn open_and_take(config: &Config) -> Nats {
+    let log = open(config).await;
+    let taken = futures_util::future::join_all((0..SHARDS).map(|shard| log.take_over(shard))).await;
+    taken.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    log
+}
+
+/// Waits until the log says that it can be written.
+async fn well(log: &Nats) {
+    let begun = tokio::time::Instant::now();
+    while let Some(trouble) = log.trouble() {
+        assert!(begun.elapsed() < PATIENCE, "{trouble}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

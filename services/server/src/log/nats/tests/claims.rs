@@ -1,0 +1,38 @@
+//! Takeovers whose answers are lost.
+
+use std::time::Duration;
+
+use super::proxy::Proxy;
+use super::{Config, Servers, config, open, well};
+use crate::log::Log;
+use crate::log::conformance::batch;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_came_through_unseen_is_recognised() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { timeout: Duration::from_millis(500), ..config(&servers.urls()) };
+    let (log, other) = (open(&config).await, open(&config).await);
+    let fence = log.take_over(0).await.unwrap().fence;
+    // As if the answer to the first had been lost, and whoever asked had given up.
+    let unseen = log.core.claim(0, Some(fence)).await.unwrap();
+    assert_eq!(log.core.claim(0, Some(fence)).await.unwrap(), unseen);
+    let taken = other.core.claim(0, Some(fence)).await.unwrap_err();
+    assert_eq!(taken.to_string(), "shard 0 was taken by 'a'");
+    log.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_survives_cut_connections() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let log = open(&Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) }).await;
+    for seq in 1..=6 {
+        proxy.cut_after_next_append();
+        let taken = log.take_over(0).await;
+        assert!(taken.is_ok(), "{taken:?}");
+        well(&log).await;
+        log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
+    }
+    log.close().await;
+}

@@ -1,0 +1,137 @@
+//! Servers that die, stall, and answers that are lost.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::proxy::Proxy;
+use super::writer::{Writer, content, judge, shard_of};
+use super::{Config, PATIENCE, Servers, config, open, open_and_take, well};
+use crate::log::conformance::batch;
+use crate::log::{AppendError, Log};
+
+fn impatient(urls: &str) -> Config {
+    Config { timeout: Duration::from_millis(500), ..config(urls) }
+}
+
+/// Appends until told to stop, whatever comes.
+fn keep_writing(mut writer: Writer, end: Instant) -> tokio::task::JoinHandle<Writer> {
+    tokio::spawn(async move {
+        let (mut round, mut longest) = (0, Duration::ZERO);
+        let mut last = Instant::now();
+        while Instant::now() < end {
+            round += 1;
+            match writer.append(if round % 10 == 0 { 1_400 } else { 3 }).await {
+                Ok(()) => {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                Err(AppendError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error @ AppendError::Fenced { .. }) => panic!("nobody else writes: {error}"),
+            }
+        }
+        println!("at most {longest:?} between two acknowledgements");
+        writer
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_under_load_loses_nothing() {
+    let mut servers = Servers::start(1, "").await;
+    let config = impatient(&servers.urls());
+    let end = Instant::now() + Duration::from_secs(6);
+    let mut writing = Vec::new();
+    for (name, group) in [("ada", "Dogs"), ("grace", "Cats")] {
+        writing.push(keep_writing(Writer::new(open_and_take_of(&config, group).await, name, group), end));
+    }
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        servers.kill(0);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        servers.revive(0);
+    }
+    let mut writers = Vec::new();
+    for writing in writing {
+        writers.push(writing.await.unwrap());
+    }
+    let reader = open(&config).await;
+    for (writer, group) in writers.iter().zip(["Dogs", "Cats"]) {
+        println!("{group}: {} acked, {} refused", writer.acked.len(), writer.refused.len());
+        assert!(writer.acked.len() > 100);
+        judge(&content(&reader, group).await, &[writer]);
+    }
+}
+
+async fn open_and_take_of(config: &Config, group: &str) -> super::Nats {
+    let log = open(config).await;
+    let group = crate::log::conformance::group(group);
+    log.take_over(shard_of(&group)).await.unwrap();
+    log
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stalls_makes_the_log_unavailable_and_nothing_is_in_doubt_afterwards() {
+    let servers = Servers::start(1, "").await;
+    let log = open_and_take(&impatient(&servers.urls())).await;
+    log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    servers.pause(0);
+    let in_doubt = tokio::spawn(log.append(0, vec![batch("Dogs", 7, 4, 4)]));
+    let begun = Instant::now();
+    while log.trouble().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "a stalled server is not noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "noticed after {:?}", begun.elapsed());
+    let begun = Instant::now();
+    let error = log.append(2, vec![batch("Cats", 7, 1, 1)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable { .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_millis(250), "what is known is told at once");
+    assert!(!in_doubt.is_finished(), "nobody can know yet whether it is stored");
+    servers.resume(0);
+    let ended = tokio::time::timeout(PATIENCE, in_doubt).await.unwrap().unwrap();
+    well(&log).await;
+    let head = log.head(0, &crate::log::conformance::group("Dogs")).await.unwrap().unwrap();
+    assert_eq!(head.seq, if ended.is_ok() { 4 } else { 3 });
+    log.append(0, vec![batch("Dogs", 7, head.seq + 1, head.seq + 2)]).await.unwrap();
+    log.append(2, vec![batch("Cats", 7, 1, 1)]).await.unwrap();
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost_is_found_out_about() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let config = impatient(&proxy.url());
+    let mut writer = Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs");
+    for round in 0..12 {
+        // Of one message, and of several.
+        let count = if round % 2 == 0 { 2 } else { 1_400 };
+        well(&writer.log).await;
+        proxy.cut_after_next_append();
+        let ended = tokio::time::timeout(PATIENCE, writer.append(count)).await.unwrap();
+        println!("round {round}: {ended:?}");
+    }
+    assert_eq!(proxy.cuts(), 12);
+    assert!(!writer.acked.is_empty(), "the server had taken at least one");
+    let reader = open(&super::config(&servers.urls())).await;
+    judge(&content(&reader, "Dogs").await, &[&writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_of_three_that_is_killed_loses_nothing() {
+    let mut servers = Servers::start(3, "").await;
+    let config = Config { replicas: 3, ..impatient(&servers.urls()) };
+    let end = Instant::now() + Duration::from_secs(12);
+    let writing = keep_writing(Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs"), end);
+    for index in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        servers.kill(index);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        servers.revive(index);
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+    }
+    let writer = tokio::time::timeout(PATIENCE, writing).await.unwrap().unwrap();
+    println!("{} acked, {} refused", writer.acked.len(), writer.refused.len());
+    let reader = open(&Config { timeout: Duration::from_secs(5), ..config }).await;
+    judge(&content(&reader, "Dogs").await, &[&writer]);
+}

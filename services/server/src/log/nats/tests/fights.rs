@@ -1,0 +1,106 @@
+//! Two writers that both believe they own a shard.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::writer::{Writer, content, judge};
+use super::{Config, Servers, config, open};
+use crate::log::conformance::batch;
+use crate::log::{AppendError, Log};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_taken_a_shard_cannot_extend_it() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&config(&servers.urls())).await;
+    let error = log.append(0, vec![batch("Dogs", 7, 1, 1)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fenced { .. }), "{error}");
+    let first = log.take_over(0).await.unwrap();
+    log.append(0, vec![batch("Dogs", 7, 1, 1)]).await.unwrap();
+    log.release(0).await;
+    let error = log.append(0, vec![batch("Dogs", 7, 2, 2)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fenced { found: 1, .. }), "{error}");
+    assert_eq!(log.head(0, &crate::log::conformance::group("Dogs")).await.unwrap().unwrap().seq, 1);
+    let second = log.take_over(0).await.unwrap();
+    assert!(second.fence > first.fence);
+    assert_eq!((first.groups, second.groups), (0, 1));
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loser_is_told_and_what_it_sends_is_refused() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let (one, other) = (open(&config).await, open(&config).await);
+    let mut lost = one.lost();
+    one.take_over(3).await.unwrap();
+    one.append(3, vec![batch("Dogs", 7, 1, 5)]).await.unwrap();
+    other.take_over(3).await.unwrap();
+    let error = one.append(3, vec![batch("Dogs", 7, 6, 6), batch("Cats", 7, 1, 1)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fenced { .. }), "{error}");
+    assert!(!one.holds(3));
+    assert_eq!(lost.recv().await, Ok(3));
+    other.append(3, vec![batch("Dogs", 7, 6, 9), batch("Cats", 7, 1, 1)]).await.unwrap();
+    assert_eq!(other.stats().groups, 2);
+    one.close().await;
+    other.close().await;
+}
+
+/// Both take the shard again and again and append as fast as they can.
+async fn fight(config: &Config, time: Duration) {
+    let mut writers = Vec::new();
+    for name in ["one", "other", "third"] {
+        writers.push(Writer::new(open(config).await, name, "Dogs"));
+    }
+    let end = Instant::now() + time;
+    let fights = writers.into_iter().enumerate().map(|(index, mut writer)| {
+        tokio::spawn(async move {
+            let mut takeovers = 0;
+            while Instant::now() < end {
+                if writer.log.take_over(writer.shard).await.is_err() {
+                    continue;
+                }
+                takeovers += 1;
+                writer.look().await;
+                for round in 0..40 {
+                    // Of one message, and of several.
+                    let count = if round % 5 == 0 { 1_500 } else { 1 + index as u64 };
+                    if writer.append(count).await.is_err() {
+                        break;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5 + 7 * index as u64)).await;
+            }
+            (writer, takeovers)
+        })
+    });
+    let mut ended = Vec::new();
+    for fight in fights.collect::<Vec<_>>() {
+        let (writer, takeovers) = fight.await.unwrap();
+        println!("{takeovers} takeovers, {} acked, {} refused", writer.acked.len(), writer.refused.len());
+        assert!(takeovers > 3 && !writer.acked.is_empty());
+        ended.push(writer);
+    }
+    let reader = open(config).await;
+    let content = content(&reader, "Dogs").await;
+    judge(&content, &ended.iter().collect::<Vec<_>>());
+    assert!(ended.iter().any(|writer| !writer.refused.is_empty()), "nobody lost a fight");
+    reader.close().await;
+    for writer in ended {
+        writer.log.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_fight_lose_and_double_nothing() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { prefix: "fight".to_owned(), ..config(&servers.urls()) };
+    fight(&config, Duration::from_secs(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_fight_over_three_replicas_lose_and_double_nothing() {
+    let servers = Servers::start(3, "").await;
+    let config = Config { replicas: 3, ..config(&servers.urls()) };
+    fight(&config, Duration::from_secs(6)).await;
+}

@@ -1,0 +1,139 @@
+//! What is told when the log cannot be opened, and the ways to log in.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config, open};
+use crate::log::conformance::batch;
+use crate::log::{Log, Retention};
+
+async fn refusal(config: &Config, retention: &Retention, shards: u16) -> String {
+    match Nats::open(config, retention, shards, "a").await {
+        Ok(_) => panic!("it opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_differs_is_named_with_what_differs_and_what_to_do() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, prefix: "chat-1".to_owned(), ..config(&servers.urls()) };
+    open(&config).await.close().await;
+    open(&config).await.close().await;
+
+    let fewer = Retention { messages: 100, ..EVERYTHING };
+    assert_eq!(
+        refusal(&config, &fewer, SHARDS).await,
+        "stream 'chat-1-log-0' has max_msgs_per_subject (log.retention.messages) = -1, and this configuration wants 164: \
+         set nats.update_streams to have it changed, or configure what is there"
+    );
+    let text = refusal(&config, &EVERYTHING, 32).await;
+    assert!(text.contains("has tertulia.shards = 16, and this configuration wants 32: it is fixed"), "{text}");
+    let text = refusal(&Config { storage: super::super::Storage::Memory, ..config.clone() }, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("has storage = file, and this configuration wants memory: JetStream cannot"), "{text}");
+
+    let changing = Config { update_streams: true, ..config.clone() };
+    Nats::open(&changing, &fewer, SHARDS, "a").await.unwrap().close().await;
+    Nats::open(&config, &fewer, SHARDS, "a").await.unwrap().close().await;
+    let text = refusal(&changing, &fewer, 32).await;
+    assert!(text.contains("tertulia.shards"), "what is fixed is not changed: {text}");
+
+    let three = Config { replicas: 3, prefix: "three".to_owned(), ..config.clone() };
+    let text = refusal(&three, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("cannot make stream 'three-log-0'") && text.contains("nats.replicas"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deployments_with_prefixes_of_their_own_share_one_nats() {
+    let servers = Servers::start(1, "").await;
+    for (prefix, epoch) in [("one", 1), ("other", 2)] {
+        let log = open(&Config { prefix: prefix.to_owned(), ..config(&servers.urls()) }).await;
+        log.take_over(0).await.unwrap();
+        log.append(0, vec![batch("Dogs", epoch, 1, 3)]).await.unwrap();
+        assert_eq!(log.stats().groups, 1);
+        log.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_cannot_be_used_are_told_apart() {
+    let nobody = Config { timeout: Duration::from_millis(500), ..config("nats://127.0.0.1:1") };
+    let text = refusal(&nobody, &EVERYTHING, SHARDS).await;
+    assert!(text.starts_with("cannot connect to NATS at nats://127.0.0.1:1") && text.contains("nats.urls"), "{text}");
+    for urls in ["", " , ", "nats://[::1", "chat://x:1"] {
+        let text = refusal(&config(urls), &EVERYTHING, SHARDS).await;
+        assert!(text.contains("nats.urls") || text.contains("nats://"), "{urls}: {text}");
+    }
+    let plain = Servers::start(1, "accounts { A { users: [{ user: a, password: a }] } }\nno_auth_user: a").await;
+    let text = refusal(&config(&plain.urls()), &EVERYTHING, SHARDS).await;
+    assert!(text.contains("has no JetStream for this account"), "{text}");
+}
+
+fn file(directory: &Path, name: &str, text: &str) -> Option<PathBuf> {
+    let path = directory.join(name);
+    std::fs::write(&path, text).unwrap();
+    Some(path)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_logs_in_with_a_password_a_token_or_an_nkey() {
+    let directory = tempfile::tempdir().unwrap();
+    let keep = |name, text| file(directory.path(), name, text);
+
+    let servers = Servers::start(1, "authorization { user: ada, password: enchantress }").await;
+    let nobody = config(&servers.urls());
+    let text = refusal(&nobody, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("nats.user and nats.password_file"), "{text}");
+    let half = Config { user: "ada".to_owned(), ..nobody.clone() };
+    let text = refusal(&half, &EVERYTHING, SHARDS).await;
+    assert_eq!(text, "nats.user is set and nats.password_file is not: set both or none");
+    let absent = Config { password_file: Some(directory.path().join("absent")), ..half.clone() };
+    let text = refusal(&absent, &EVERYTHING, SHARDS).await;
+    assert!(text.starts_with("nats.password_file: cannot read "), "{text}");
+    let both = Config { token_file: keep("token", "x"), ..half.clone() };
+    let text = refusal(&both, &EVERYTHING, SHARDS).await;
+    assert!(text.starts_with("nats.user and nats.token_file are both set"), "{text}");
+    let ada = Config { password_file: keep("password", "enchantress\n"), ..half };
+    open(&ada).await.close().await;
+
+    let servers = Servers::start(1, "authorization { token: open-sesame }").await;
+    let token = Config { token_file: keep("token", "open-sesame\n"), ..config(&servers.urls()) };
+    open(&token).await.close().await;
+
+    let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+    let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+    let servers = Servers::start(1, &format!("authorization {{ users: [{{ nkey: {public} }}] }}")).await;
+    let nkey = Config { nkey_file: keep("seed", seed), ..config(&servers.urls()) };
+    open(&nkey).await.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_checked_on_both_sides() {
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/log/nats/tests/tls");
+    let pem = |name: &str| tls.join(name);
+    let block = format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}",
+        pem("server.pem").display(),
+        pem("server-key.pem").display(),
+        pem("ca.pem").display()
+    );
+    let servers = Servers::start(1, &block).await;
+    let trusting = Config { tls_ca_file: Some(pem("ca.pem")), tls_required: true, ..config(&servers.urls()) };
+    let text = refusal(&trusting, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("cannot connect"), "the server wants a certificate of ours: {text}");
+    let known = Config {
+        tls_cert_file: Some(pem("client.pem")),
+        tls_key_file: Some(pem("client-key.pem")),
+        ..trusting.clone()
+    };
+    open(&known).await.close().await;
+    let text = refusal(&Config { tls_key_file: None, ..known.clone() }, &EVERYTHING, SHARDS).await;
+    assert_eq!(text, "nats.tls_cert_file is set and nats.tls_key_file is not: set both or none");
+    let wary = Config { tls_ca_file: Some(pem("client.pem")), ..known };
+    let text = refusal(&wary, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("nats.tls_ca_file"), "{text}");
+
+    let servers = Servers::start(1, "").await;
+    let text = refusal(&Config { urls: servers.urls(), ..trusting }, &EVERYTHING, SHARDS).await;
+    assert!(text.contains("nats.tls_required"), "a server without TLS: {text}");
+}

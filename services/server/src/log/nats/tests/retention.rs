@@ -1,0 +1,95 @@
+//! What is removed by itself, and that the heads stay.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config};
+use crate::log::conformance::{ALL, batch, group, record};
+use crate::log::{Batch, Log, Page, Range, Retention};
+
+async fn open(config: &Config, retention: Retention) -> Nats {
+    let log = Nats::open(config, &retention, SHARDS, "a").await.unwrap();
+    log.take_over(0).await.unwrap();
+    log
+}
+
+async fn oldest(log: &Nats) -> Page {
+    log.read(0, &group("Dogs"), Range::After(0), ALL).await.unwrap().unwrap()
+}
+
+/// Messages that the stream still has.
+async fn stored(log: &Nats, config: &Config) -> u64 {
+    let context = async_nats::jetstream::new(log.client());
+    let name = format!("{}-log-0", config.prefix);
+    context.get_stream(name).await.unwrap().cached_info().state.messages
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_messages_are_kept_to_the_record_and_the_rest_goes() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let log = open(&config, Retention { messages: 1_000, ..EVERYTHING }).await;
+    for round in 0..200 {
+        log.append(0, vec![batch("Dogs", 7, 50 * round + 1, 50 * round + 50)]).await.unwrap();
+    }
+    let page = oldest(&log).await;
+    assert_eq!((page.head.first, page.head.seq, page.records.len()), (9_001, 10_000, 1_000));
+    assert_eq!(page.records[0], record(9_001));
+    until("what nobody can read is removed", async || stored(&log, &config).await < 60).await;
+    log.close().await;
+    let log = open(&config, Retention { messages: 1_000, ..EVERYTHING }).await;
+    assert_eq!(oldest(&log).await, page);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_with_too_many_bytes_loses_its_oldest() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let size = record(1_000).size() as u64;
+    let bytes = 200 * size;
+    let log = open(&config, Retention { bytes, ..EVERYTHING }).await;
+    for round in 0..100 {
+        log.append(0, vec![batch("Dogs", 7, 10 * round + 1, 10 * round + 10)]).await.unwrap();
+    }
+    let kept = async || oldest(&log).await.records.iter().map(|record| record.size() as u64).sum::<u64>();
+    until("what is too much is removed", async || kept().await <= bytes + bytes / 8 + 10 * size).await;
+    assert!(kept().await > bytes / 2, "and no more than that");
+    let page = oldest(&log).await;
+    assert_eq!((page.head.seq, page.head.first), (1_000, page.records[0].seq));
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_messages_go_and_the_head_stays() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let age = Duration::from_secs(2);
+    let log = open(&config, Retention { age, ..EVERYTHING }).await;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let aged = |first: u64, last: u64, at: u64| {
+        let records = (first..=last).map(|seq| crate::log::Record { at, ..record(seq) }).collect();
+        Arc::new(Batch { group: group("Dogs"), epoch: 7, records })
+    };
+    log.append(0, vec![aged(1, 5, now() - 60_000)]).await.unwrap();
+    log.append(0, vec![aged(6, 9, now() - 50_000)]).await.unwrap();
+    log.append(0, vec![aged(10, 12, now() + 1_000)]).await.unwrap();
+    until("the old ones go", async || oldest(&log).await.head.first == 10).await;
+    until("all are old", async || oldest(&log).await.head.first == 13).await;
+    let page = oldest(&log).await;
+    assert_eq!((page.head.epoch, page.head.seq, page.records.len()), (7, 12, 0));
+    assert_eq!(stored(&log, &config).await, 2, "a fence and a mark");
+    log.append(0, vec![aged(13, 13, now() + 60_000)]).await.unwrap();
+    assert_eq!(oldest(&log).await.records.len(), 1);
+    log.close().await;
+}
