@@ -17,7 +17,7 @@ pub(crate) enum Command {
     Post(usize, String),
     /// Leave the group and close, when all posts are answered.
     Leave,
-    /// Lose the connection, whatever is unanswered.
+    /// Lose the connection, whatever is unanswered (extended), or close it at once (classic).
     Vanish,
     /// Say when all posts so far are in the log.
     Settle(oneshot::Sender<()>),
@@ -126,6 +126,9 @@ impl Part {
             match order {
                 Command::Post(line, text) => self.post(line, text).await?,
                 Command::Leave => return self.leave().await,
+                // Whoever closes with something unread resets the connection, and the server may not have read what came before. An
+                // extended actor posts that again. A classic one, which hears no answer, could only lose it: it takes its leave.
+                Command::Vanish if self.dialect == Dialect::Classic => return self.leave().await,
                 Command::Vanish => return self.exit(),
                 Command::Settle(done) => {
                     self.settle().await?;
