@@ -1,10 +1,11 @@
 //! Chat clients of both dialects that record all they say and see.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use tertulia_protocol::codec::LineBuffer;
 use tokio::net::{TcpSocket, TcpStream};
@@ -29,7 +30,9 @@ const SEGMENT: u32 = 536;
 /// Makes connections to one server that share what they see alike.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    address: SocketAddr,
+    /// Of several servers that are one; each connection goes to the next.
+    addresses: Arc<[SocketAddr]>,
+    next: Arc<AtomicUsize>,
     shared: Arc<Shared>,
     patience: Duration,
     small_buffers: bool,
@@ -39,7 +42,20 @@ impl Connector {
     /// Connections to `address`.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, shared: Arc::default(), patience: PATIENCE, small_buffers: false }
+        Self::among(&[address])
+    }
+
+    /// Connections to several servers that are one, in turn.
+    #[must_use]
+    pub fn among(addresses: &[SocketAddr]) -> Self {
+        let (addresses, next) = (addresses.into(), Arc::default());
+        Self { addresses, next, shared: Arc::default(), patience: PATIENCE, small_buffers: false }
+    }
+
+    /// Connections to another server that is one with this.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { addresses: [address].into(), ..self.clone() }
     }
 
     /// Waits for `patience` instead of [`PATIENCE`].
@@ -86,12 +102,14 @@ impl Connector {
 
     async fn stream(&self) -> Result<TcpStream> {
         within(self.patience, "a connection to the server", async {
-            let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let address = self.addresses.get(turn % self.addresses.len().max(1)).context("no server to connect to")?;
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             if self.small_buffers {
                 socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
                 socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
             }
-            let stream = socket.connect(self.address).await?;
+            let stream = socket.connect(*address).await?;
             stream.set_nodelay(true)?;
             Ok(stream)
         })

@@ -1,20 +1,25 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`irc`] brings conversations of real people, and [`metrics`] reads what operators see. Whatever is awaited
+//! recordings, [`cluster`] runs several servers on a real NATS, [`irc`] brings conversations of real people, and [`metrics`] reads what operators see. Whatever is awaited
 //! has a deadline whose error names what was awaited.
 
+pub mod actor;
 pub mod checker;
 pub mod client;
+pub mod cluster;
 pub mod deadline;
 pub mod decode;
 pub mod irc;
 pub mod membership;
 pub mod metrics;
+pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod recording;
 pub mod server;
+pub mod stage;
 pub mod terminal;
 
 pub use checker::{GroupLog, Verdict, check};

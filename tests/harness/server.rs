@@ -172,6 +172,14 @@ impl Server {
         self.process.wait(limit).await
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// If the system cannot tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_some())
+    }
+
     /// Starts it again on the same data directory, after it ended. It listens on other ports.
     ///
     /// # Errors

@@ -97,6 +97,9 @@ struct Options {
     /// The servers of NATS, for the engine nats
     #[arg(long, global = true, value_name = "URLS", help_heading = "Storage")]
     nats_url: Option<String>,
+    /// The name of this node among others, for the engine nats
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Storage")]
+    node_id: Option<String>,
     /// The directory of engines that keep messages on disk
     #[arg(long, global = true, value_name = "DIR", help_heading = "Storage")]
     data_dir: Option<String>,
@@ -156,6 +159,7 @@ impl Options {
             ("--engine", "log.engine", &self.engine),
             ("--data-dir", "log.data_dir", &self.data_dir),
             ("--nats-url", "nats.urls", &self.nats_url),
+            ("--node-id", "cluster.node_id", &self.node_id),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-level", "telemetry.log_level", &self.log_level),
         ];

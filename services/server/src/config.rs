@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{admin, drain, front, http, log, shard, telemetry};
+use crate::{admin, cluster, drain, front, http, log, shard, telemetry};
 
 mod checks;
 pub mod docs;
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: log::Config,
     /// How NATS is reached.
     pub nats: log::config::Nats,
+    /// This node among others.
+    pub cluster: cluster::Config,
     /// The admin API.
     pub admin: admin::Config,
     /// Metrics and health.

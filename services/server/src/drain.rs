@@ -69,11 +69,20 @@ impl Accepting {
 }
 
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
-/// elsewhere, then everything that was read is finished and flushed, and the owners stop.
-pub async fn drain(config: &Config, readiness: &Readiness, accepting: &Accepting, front: &Front, shards: &Shards) {
+/// elsewhere, then everything that was read is finished and flushed, and the owners stop. `hand_over` gives what this node owns to
+/// others; it serves its clients meanwhile and after.
+pub async fn drain(
+    config: &Config,
+    readiness: &Readiness,
+    accepting: &Accepting,
+    front: &Front,
+    shards: &Shards,
+    hand_over: impl Future<Output = ()>,
+) {
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY));
     tokio::time::sleep(config.delay).await;
+    hand_over.await;
     accepting.end().await;
     tracing::info!(open = front.registry().open(), "draining connections");
     front.go_away(WHY, config.reconnect_after);

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod auth;
 pub mod build;
+pub mod cluster;
 pub mod config;
 pub mod drain;
 pub mod front;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 pub mod config;
@@ -70,7 +71,7 @@ impl Batch {
 }
 
 /// What the log knows of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The life of the group.
     pub epoch: u64,

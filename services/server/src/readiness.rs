@@ -14,6 +14,8 @@ pub enum Reason {
     Starting,
     /// The log cannot be written.
     Log,
+    /// The node cannot keep its place among the others.
+    Cluster,
     /// The node is about to stop.
     Draining,
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Log => "log",
+            Self::Cluster => "cluster",
             Self::Draining => "draining",
         })
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::{self, Cluster};
 use crate::config::Config;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
@@ -25,7 +25,7 @@ use crate::{admin, http, log, shard};
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
 
-/// The name of this node, while there is only one.
+/// The name of a node that has no others beside it.
 const NODE: &str = "local";
 
 /// Descriptors that are kept for all but connections.
@@ -48,14 +48,27 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let environment = |name: &str| std::env::var(name).ok();
     let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
     let listeners = Listeners::bind(&config)?;
-    let engine = open_log(&config, NODE).await?;
+    let node = node_name(&config, &listeners);
+    let (engine, nats) = open_log(&config, &node).await?;
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
         post_without_join: config.chat.post_without_join,
     };
-    let shards = Shards::start(shard_config(&config), bounds, Arc::clone(&engine), NODE.to_owned());
-    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone(), tracer.clone());
+    let cluster = match &nats {
+        Some(nats) => Some(
+            Cluster::join(&config.cluster, nats, &config.nats, &node).await.context("cannot be one of the nodes")?,
+        ),
+        None => None,
+    };
+    let shards = match &cluster {
+        Some(cluster) => {
+            Shards::start_among(shard_config(&config), bounds, Arc::clone(&engine), node, cluster.among())
+        }
+        None => Shards::start(shard_config(&config), bounds, Arc::clone(&engine), node),
+    };
+    let first = cluster.as_ref().map_or(1, Cluster::first_connection);
+    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone(), tracer.clone(), first);
 
     let serving = CancellationToken::new();
     let service = admin::Service::new(
@@ -81,16 +94,27 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     };
     let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
     tasks.spawn(http);
+    if let Some(cluster) = &cluster {
+        cluster.start(&shards).await;
+    }
     let accepting = Accepting::start(&front, listeners.chat);
     tasks.spawn(admin.serve(listeners.admin, serving.clone(), tasks.clone()));
-    tasks.spawn(watch_log(shards.clone(), readiness.clone(), serving.clone()));
+    tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
     readiness.clear(Reason::Starting);
     listeners.addresses.tell();
 
     let what = signals.next().await;
     tracing::info!(signal = what, "stopping; a second signal stops at once");
     let stop = async {
-        drain(&config.drain, &readiness, &accepting, &front, &shards).await;
+        let hand_over = async {
+            if let Some(cluster) = &cluster {
+                cluster.hand_over(&shards).await;
+            }
+        };
+        drain(&config.drain, &readiness, &accepting, &front, &shards, hand_over).await;
+        if let Some(cluster) = &cluster {
+            cluster.end().await;
+        }
         engine.close().await;
         serving.cancel();
         tasks.close();
@@ -113,21 +137,30 @@ fn describe() {
     shard::metrics::describe();
     log::metrics::describe();
     log::nats::metrics::describe();
+    cluster::describe();
     admin::metrics::describe();
     http::describe();
 }
 
-async fn open_log(config: &Config, node: &str) -> anyhow::Result<Arc<dyn Log>> {
+/// The log, and the engine behind it if it is one that several nodes can share.
+async fn open_log(config: &Config, node: &str) -> anyhow::Result<(Arc<dyn Log>, Option<Nats>)> {
     Ok(match config.log.engine {
-        Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
-        Engine::Embedded => embedded::open(&config.log).context("cannot open the log")?,
+        Engine::Memory => (Arc::new(Memory::new(&config.log, config.shard.count)), None),
+        Engine::Embedded => (embedded::open(&config.log).context("cannot open the log")?, None),
         Engine::Nats => {
             let opened = Nats::open(&config.nats, &config.log.retention, config.shard.count, node).await;
             let log = opened.context("cannot open the log")?;
-            take_all(&log, config.shard.count).await?;
-            Arc::new(log)
+            (Arc::new(log.clone()), Some(log))
         }
     })
+}
+
+fn node_name(config: &Config, listeners: &Listeners) -> String {
+    match (config.log.engine, config.cluster.node_id.as_str()) {
+        (Engine::Nats, "") => cluster::node::default_name(listeners.addresses.chat.port()),
+        (_, "") => NODE.to_owned(),
+        (_, name) => name.to_owned(),
+    }
 }
 
 /// An append of `nats` is one atomic batch, which may have 1,000 messages, and each post may be in a group of its own.
@@ -138,13 +171,6 @@ fn shard_config(config: &Config) -> shard::Config {
         shard.append_posts = shard.append_posts.min(APPEND_POSTS);
     }
     shard
-}
-
-/// As long as there is one node, every shard is its own.
-async fn take_all(log: &Nats, shards: u16) -> anyhow::Result<()> {
-    const AT_ONCE: usize = 64;
-    let takeovers = futures_util::stream::iter(0..shards).map(|shard| log.take_over(shard)).buffer_unordered(AT_ONCE);
-    takeovers.try_for_each(|_| std::future::ready(Ok(()))).await.context("cannot take over the shards")
 }
 
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
@@ -170,14 +196,18 @@ fn within_descriptors(config: &Config) -> front::Limits {
     limits
 }
 
-/// Passes on to load balancers whether the log can be written.
-async fn watch_log(shards: Shards, readiness: Readiness, stop: CancellationToken) {
+/// Passes on to load balancers whether the log can be written, and whether the node has its place among the others.
+async fn watch_log(shards: Shards, cluster: Option<Cluster>, readiness: Readiness, stop: CancellationToken) {
     const EVERY: Duration = Duration::from_millis(250);
     let mut ticks = tokio::time::interval(EVERY);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match shards.trouble() {
             Some(trouble) => readiness.set(Reason::Log, trouble),
             None => readiness.clear(Reason::Log),
+        }
+        match cluster.as_ref().and_then(Cluster::trouble) {
+            Some(trouble) => readiness.set(Reason::Cluster, trouble),
+            None => readiness.clear(Reason::Cluster),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod dedup;
 mod group;
 mod owner;
+mod wire;
 
 pub mod config;
 pub mod delivery;
@@ -15,6 +16,7 @@ pub mod handle;
 pub mod map;
 pub mod metrics;
 pub mod moderation;
+pub mod peers;
 pub mod refusal;
 pub mod request;
 pub mod session;

@@ -2,7 +2,6 @@
 //!
 //! These scenarios measure, or need most of the machine, so each has it for itself.
 
-mod actor;
 mod garbage;
 mod latency;
 mod replay;

@@ -139,7 +139,7 @@ impl Service {
 
     async fn announce_to(&self, group: GroupName, message: Arc<str>) -> Result<AnnounceResponse, Error> {
         let shard = self.shards.shard_of(&group);
-        let ask = |reply| Admin::Announce { group: Some(group.clone()), message, reply };
+        let ask = |reply| Admin::Announce { group: Some(group.clone()), message, id: None, reply };
         let answer = self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?;
         let outcome = answer?.and_then(|mut outcomes| outcomes.pop()).ok_or(Error::NoSuchGroup(group))?;
         let stored = outcome.await.map_err(|_| Error::Stopped)??;
@@ -147,7 +147,7 @@ impl Service {
     }
 
     async fn announce_to_all(&self, message: Arc<str>) -> Result<AnnounceResponse, Error> {
-        let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), reply };
+        let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), id: None, reply };
         let answers = self.shards.ask_all(ask).await.ok_or(Error::Stopped)?;
         let mut told = AnnounceResponse::default();
         for answer in answers {

@@ -57,7 +57,7 @@ impl Error {
                 | Refusal::GroupFull { .. }
                 | Refusal::ServerFull { .. },
             ) => Code::FailedPrecondition,
-            Self::Refused(Refusal::Unavailable { .. } | Refusal::Draining)
+            Self::Refused(Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::Draining)
             | Self::Unreadable(_)
             | Self::Stopped
             | Self::TimedOut(_) => Code::Unavailable,

@@ -27,6 +27,7 @@ impl Checks<'_> {
         self.sizes();
         self.addresses();
         self.times();
+        self.nodes();
         self.errors
     }
 
@@ -85,6 +86,20 @@ impl Checks<'_> {
         let text = humantime::format_duration(before_cut).to_string();
         self.rule(drain.grace > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
             format!("must be longer than {text}, since it counts from the signal and includes them: {with}")
+        });
+    }
+
+    fn nodes(&mut self) {
+        let cluster = &self.config.cluster;
+        let is_word = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let is_name = cluster.node_id.len() <= 64 && is_word(&cluster.node_id);
+        self.rule(is_name, "cluster.node_id", &[], |_| {
+            "must be empty, or have at most 64 letters, digits, - and _".to_owned()
+        });
+        let shortest = 3 * cluster.renew;
+        let text = humantime::format_duration(shortest).to_string();
+        self.rule(cluster.lease >= shortest, "cluster.lease", &["cluster.renew"], |with| {
+            format!("must be at least {text}, so that two lost renewals do no harm: {with}")
         });
     }
 

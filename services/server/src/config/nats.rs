@@ -1,4 +1,4 @@
-//! The options of section `nats`.
+//! The options of the sections `nats` and `cluster`.
 
 use std::time::Duration;
 
@@ -55,5 +55,30 @@ pub(super) static NATS: &[Entry] = &[
         "nats.update_streams",
         Kind::Bool,
         "Whether streams that differ from this configuration are changed at the start, where JetStream can change them. Else they are an error.",
+    ),
+];
+
+pub(super) static CLUSTER: &[Entry] = &[
+    Entry::new(
+        "cluster.node_id",
+        Kind::Text { optional: true },
+        "The name of this node, which no other node of the deployment may have and which stays over restarts; at most 64 letters, digits, - and _. Empty: the host's name and the port of the chat clients.",
+    )
+    .flag("--node-id"),
+    Entry::new(
+        "cluster.lease",
+        time(millis(500), secs(60)),
+        "A node that has not renewed its entry in the list of nodes for so long is taken for dead: others take its shards.",
+    ),
+    Entry::new("cluster.renew", time(millis(50), secs(20)), "How often a node renews its entry, and looks at the others'."),
+    Entry::new(
+        "cluster.handover",
+        time(millis(100), secs(30)),
+        "How long a node waits for another one to hand over a shard before it takes it.",
+    ),
+    Entry::new(
+        "cluster.patience",
+        time(secs(1), secs(600)),
+        "How long a request to the node that owns a shard is repeated before its client is told that nobody answered.",
     ),
 ];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Kind;
 use super::limits::LIMITS;
-use super::nats::NATS;
+use super::nats::{CLUSTER, NATS};
 
 /// One option.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,11 @@ pub static SECTIONS: &[Section] = &[
         name: "nats",
         help: "How NATS is reached by the `nats` engine of the log, and what this deployment makes there.",
         entries: NATS,
+    },
+    Section {
+        name: "cluster",
+        help: "This node among others, with the engine `nats` ([cluster.md](cluster.md)).",
+        entries: CLUSTER,
     },
     Section { name: "admin", help: "The port of the admin API (gRPC).", entries: ADMIN },
     Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },

@@ -68,6 +68,7 @@ impl Task {
             user: principal.user,
             address: self.me.peer.ip().to_canonical(),
             inbox: Arc::clone(&self.me.inbox),
+            home: None,
         });
         self.me.set_session(Arc::clone(&session), dialect);
         self.voice = Some((Arc::clone(&session), dialect));
@@ -261,7 +262,12 @@ impl Task {
         let shards = self.shared.shards.clone();
         self.question = Some(Box::pin(async move {
             let page = shards.read(&group, range, limit).await;
-            let epoch = shards.directory().get(group.as_str()).map(|status| status.epoch());
+            let loaded = shards.directory().get(group.as_str()).map(|status| status.epoch());
+            let epoch = match (&page, loaded) {
+                // Another node may have it in memory, and nobody has posted yet.
+                (Ok(None), None) => shards.group(&group).await.ok().flatten().map(|listed| listed.epoch()),
+                (_, loaded) => loaded,
+            };
             Reply::History { group, range, page, epoch }
         }));
     }

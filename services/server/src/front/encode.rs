@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tertulia_protocol::codec::encode;
-use tertulia_protocol::{Dialect, GroupName, classic, extended};
+use tertulia_protocol::{Dialect, GroupName, PostId, classic, extended};
 
 use crate::shard::{Batch, Record};
 
@@ -29,7 +29,7 @@ pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: 
                 seq: record.seq,
                 sender: record.sender.as_str().into(),
                 at: record.at,
-                id: record.id.as_ref().map(|id| id.as_str().into()),
+                id: shown(record).map(Into::into),
             };
             encode(&extended::FromServer::Message(message), out);
         }
@@ -43,6 +43,11 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
         seq: record.seq,
         sender: record.sender.as_str().into(),
         at: record.at,
-        id: record.id.as_ref().map(|id| id.as_str().into()),
+        id: shown(record).map(Into::into),
     }
+}
+
+/// The id that its poster gave it.
+fn shown(record: &Record) -> Option<&str> {
+    record.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str)
 }

@@ -58,9 +58,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Front {
-    /// A front whose connections use `shards`, and whose posts `tracer` may choose to be traced.
+    /// A front whose connections use `shards` and are numbered from `first`, and whose posts `tracer` may choose to be traced.
     #[must_use]
-    pub fn new(config: &Config, limits: Limits, shards: Shards, tracer: Tracer) -> Self {
+    pub fn new(config: &Config, limits: Limits, shards: Shards, tracer: Tracer, first: u64) -> Self {
         let rules = NameRules {
             max_bytes: limits.group_name_bytes,
             ascii_only: limits.group_name_characters == Characters::Ascii,
@@ -72,7 +72,7 @@ impl Front {
             heartbeat: config.heartbeat,
             stall: limits.write_stall,
         };
-        let registry = Arc::new(Registry::new(&limits));
+        let registry = Arc::new(Registry::new(&limits, first));
         let metrics = Metrics::new();
         metrics.limit.set(limits.connections as f64);
         let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer });

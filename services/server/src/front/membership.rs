@@ -28,6 +28,8 @@ use crate::shard::{
 const PAGE: PageLimit = PageLimit { records: 256, bytes: 64 * 1024 };
 /// How long a member waits when the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// How long it waits when what it read ends before what it knows to be there.
+const READ_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a membership needs of its connection.
 pub(super) struct Surroundings<'a> {
@@ -88,7 +90,7 @@ pub(super) fn start(joined: &Joined) -> (u64, bool) {
 impl Membership {
     /// A membership that begins with `next`.
     pub(super) fn new(joined: Joined, next: u64, metrics: &Metrics) -> Self {
-        let state = if next > joined.head {
+        let state = if next > joined.subscribed_at {
             State::Live(ReusableBoxFuture::new(receive(joined.subscription)))
         } else {
             metrics.resume_catchups.increment(1);
@@ -255,13 +257,7 @@ impl Membership {
             Ok(None) => return self.go_live(subscription),
             Err(error) => {
                 tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
-                let again = around.shards.read(&self.status.name, Range::After(self.next - 1), PAGE);
-                let later = async move {
-                    tokio::time::sleep(READ_RETRY).await;
-                    again.await
-                };
-                self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
-                return;
+                return self.read_later(subscription, around.shards, READ_RETRY);
             }
         };
         if page.head.first > self.next {
@@ -277,11 +273,23 @@ impl Membership {
             around.metrics.deliveries(around.dialect).increment(count);
             around.metrics.catchup_messages.increment(count);
         }
-        if self.next > page.head.seq {
+        if self.next > page.head.seq && self.next <= self.status.head() && page.head.epoch == self.status.epoch() {
+            // Read where the log's end was not known yet: another node writes it.
+            self.read_later(subscription, around.shards, READ_AGAIN);
+        } else if self.next > page.head.seq {
             self.go_live(subscription);
         } else {
             self.state = State::CatchingUp { subscription, page: None };
         }
+    }
+
+    fn read_later(&mut self, subscription: Subscription, shards: &Shards, wait: Duration) {
+        let (shards, group, range) = (shards.clone(), self.status.name.clone(), Range::After(self.next - 1));
+        let later = async move {
+            tokio::time::sleep(wait).await;
+            shards.read(&group, range, PAGE).await
+        };
+        self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
     }
 
     fn go_live(&mut self, subscription: Subscription) {

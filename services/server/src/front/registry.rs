@@ -284,13 +284,13 @@ pub enum NotAdmitted {
 }
 
 impl Registry {
-    /// An empty registry with the bounds of `limits`.
+    /// An empty registry with the bounds of `limits`, whose connections are numbered from `first`.
     #[must_use]
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, first: u64) -> Self {
         Self {
             max: limits.connections,
             max_per_address: limits.connections_per_address,
-            next_id: AtomicU64::new(1),
+            next_id: AtomicU64::new(first),
             open: AtomicUsize::new(0),
             connections: Mutex::default(),
             addresses: Mutex::default(),
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn limits_hold_and_places_come_back() {
         let limits = Limits { connections: 3, connections_per_address: 2, ..Limits::default() };
-        let registry = Arc::new(Registry::new(&limits));
+        let registry = Arc::new(Registry::new(&limits, 1));
         let first = registry.admit(peer(1)).unwrap();
         let second = registry.admit(peer(1)).unwrap();
         assert_eq!(registry.admit(peer(1)).unwrap_err(), NotAdmitted::Address(2));
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn orders_come_once_and_a_disconnect_before_finish() {
-        let registry = Arc::new(Registry::new(&Limits::default()));
+        let registry = Arc::new(Registry::new(&Limits::default(), 1));
         let admitted = registry.admit(peer(1)).unwrap();
         registry.finish();
         registry.go_away(&"stop".into(), Duration::ZERO);

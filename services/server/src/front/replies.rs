@@ -54,7 +54,7 @@ impl From<&Refusal> for Refused {
             Refusal::Closed { .. } => Code::Closed,
             Refusal::GroupFull { .. } => Code::GroupFull,
             Refusal::ServerFull { .. } => Code::ServerFull,
-            Refusal::Unavailable { .. } => Code::Unavailable,
+            Refusal::Unavailable { .. } | Refusal::Unanswered { .. } => Code::Unavailable,
             Refusal::Draining => Code::Draining,
         };
         Self { retry_after: refusal.retry_after(), ..Self::new(code, refusal.to_string()) }

@@ -216,6 +216,24 @@ impl Nats {
     }
 }
 
+/// The last message of each subject of a stream that a filter takes, all from one replica, which may be behind: subject, place in
+/// the stream, content.
+///
+/// # Errors
+/// Why there is no answer.
+pub(crate) async fn last_of(
+    client: &async_nats::Client,
+    timeout: std::time::Duration,
+    stream: &str,
+    filter: &str,
+) -> Result<Vec<(String, u64, bytes::Bytes)>, String> {
+    let get = link::Get { multi_last: vec![filter.to_owned()], ..link::Get::default() };
+    let payload = serde_json::to_vec(&get).map_err(|error| error.to_string())?;
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let found = Link::get_from(client, timeout, subject, payload.into()).await.map_err(|error| error.0)?;
+    Ok(found.into_iter().map(|stored| (stored.subject, stored.position, stored.payload)).collect())
+}
+
 impl Log for Nats {
     fn append(&self, shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>> {
         let core = Arc::clone(&self.core);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
@@ -20,6 +21,8 @@ pub struct GroupStatus {
     head: AtomicU64,
     posts: AtomicU64,
     members: AtomicU64,
+    /// How many of them have their connection on another node.
+    remote: AtomicU64,
     lagging: AtomicU64,
     ids: AtomicU64,
 }
@@ -33,6 +36,7 @@ impl GroupStatus {
             head: head.into(),
             posts: 0.into(),
             members: 0.into(),
+            remote: 0.into(),
             lagging: 0.into(),
             ids: 0.into(),
         }
@@ -75,8 +79,29 @@ impl GroupStatus {
         Lag(Arc::clone(self))
     }
 
+    /// A group of another node, as it tells.
+    pub(super) fn told(name: GroupName, shard: u16, told: &Told) -> Self {
+        let status = Self::new(name, shard, told.epoch, told.head);
+        status.posts.store(told.posts, Ordering::Relaxed);
+        status.members.store(told.members, Ordering::Relaxed);
+        status.remote.store(told.members, Ordering::Relaxed);
+        status.lagging.store(told.lagging, Ordering::Relaxed);
+        status
+    }
+
+    /// What other nodes are told of it.
+    pub(super) fn tell(&self) -> Told {
+        Told {
+            epoch: self.epoch(),
+            head: self.head(),
+            posts: self.posts(),
+            members: self.members(),
+            lagging: self.lagging(),
+        }
+    }
+
     pub(super) fn committed(&self, head: u64, posts: u64) {
-        self.head.store(head, Ordering::Release);
+        self.head.fetch_max(head, Ordering::Release);
         self.posts.fetch_add(posts, Ordering::Relaxed);
     }
 
@@ -89,9 +114,33 @@ impl GroupStatus {
         self.ids.store(ids as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_members(&self, members: usize) {
-        self.members.store(members as u64, Ordering::Relaxed);
+    /// Says that a message up to this one is known to be in the log, though it has not come by yet.
+    pub(super) fn raise_head(&self, head: u64) {
+        self.head.fetch_max(head, Ordering::Release);
     }
+
+    pub(super) fn set_members(&self, members: usize, remote: usize) {
+        self.members.store(members as u64, Ordering::Relaxed);
+        self.remote.store(remote as u64, Ordering::Relaxed);
+    }
+}
+
+/// A group's counts, for another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The life of the group.
+    pub epoch: u64,
+    /// The newest message.
+    pub head: u64,
+    /// Messages stored since the group came into memory.
+    #[serde(default)]
+    pub posts: u64,
+    /// Members.
+    #[serde(default)]
+    pub members: u64,
+    /// Members that are behind, of those on the node that tells.
+    #[serde(default)]
+    pub lagging: u64,
 }
 
 /// A lagging member, counted while this lives.
@@ -136,9 +185,15 @@ impl Directory {
         self.read().get(group).cloned()
     }
 
-    /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`.
+    /// Groups whose name begins with `prefix` and comes after `after` and whose shard is wanted, ordered by name, at most `limit`.
     #[must_use]
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<GroupStatus>> {
+    pub fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(u16) -> bool,
+    ) -> Vec<Arc<GroupStatus>> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -146,6 +201,7 @@ impl Directory {
         self.read()
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(name, _)| name.as_str().starts_with(prefix))
+            .filter(|(_, status)| is_wanted(status.shard))
             .take(limit)
             .map(|(_, status)| Arc::clone(status))
             .collect()
@@ -163,7 +219,7 @@ impl Directory {
     pub fn totals(&self) -> Totals {
         self.read().values().fold(Totals::default(), |sum, group| Totals {
             groups: sum.groups + 1,
-            members: sum.members + group.members(),
+            members: sum.members + group.members().saturating_sub(group.remote.load(Ordering::Relaxed)),
             lagging: sum.lagging + group.lagging(),
             ids: sum.ids + group.ids.load(Ordering::Relaxed),
             most_members: sum.most_members.max(group.members()),
@@ -176,9 +232,13 @@ impl Directory {
 
     pub(super) fn enter(&self, status: Arc<GroupStatus>, stored: bool) {
         if !stored {
-            self.unstored.fetch_add(1, Ordering::Relaxed);
+            self.not_stored();
         }
         self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
+    }
+
+    pub(super) fn not_stored(&self) {
+        self.unstored.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn now_stored(&self) {

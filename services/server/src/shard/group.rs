@@ -30,6 +30,8 @@ pub(super) struct Group {
     /// When the oldest of them was read from its socket.
     received: Option<Instant>,
     members: BTreeMap<(UserName, ConnectionId), Member>,
+    /// How many of them have their connection on another node.
+    remote: usize,
     fanout: broadcast::Sender<Arc<Delivery>>,
     /// `None` until a post with an id needs it.
     pub(super) dedup: Option<Dedup>,
@@ -49,6 +51,7 @@ impl Group {
             staged: Vec::new(),
             received: None,
             members: BTreeMap::new(),
+            remote: 0,
             fanout: broadcast::Sender::new(fanout.max(1)),
             dedup: None,
             last_used: tokio::time::Instant::now(),
@@ -117,6 +120,12 @@ impl Group {
         if let Some(dedup) = &self.dedup {
             self.status.set_ids(dedup.len());
         }
+        self.deliver(batch, received, trace);
+        first
+    }
+
+    /// Sends a batch to the members that are here. One that misses something before it finds that in the log.
+    pub(super) fn deliver(&self, batch: Arc<Batch>, received: Instant, trace: Option<Arc<FanOut>>) {
         let members = self.fanout.receiver_count();
         if members > 0 {
             if let Some(trace) = &trace {
@@ -125,7 +134,13 @@ impl Group {
             // The last receiver may go between the two lines; then nobody misses it.
             drop(self.fanout.send(Arc::new(Delivery::new(batch, received, trace))));
         }
-        first
+    }
+
+    /// The owner on another node has delivered up to here.
+    pub(super) fn followed(&mut self, head: u64, newest_at: u64, posts: u64) {
+        (self.head, self.tail) = (head, head);
+        self.newest_at = self.newest_at.max(newest_at);
+        self.status.committed(head, posts);
     }
 
     /// An append failed: everything that was given a place and is not in the log is forgotten.
@@ -138,6 +153,11 @@ impl Group {
         }
     }
 
+    /// Messages that have their place and are in no append yet.
+    pub(super) fn staged(&self) -> impl Iterator<Item = &Record> {
+        self.staged.iter()
+    }
+
     /// Somebody else extended the group: goes on from where the log is.
     pub(super) fn move_to(&mut self, epoch: u64, head: u64, newest_at: u64) {
         self.roll_back();
@@ -148,6 +168,11 @@ impl Group {
 
     pub(super) fn member_count(&self) -> usize {
         self.members.len()
+    }
+
+    /// Whether members have their connection on other nodes.
+    pub(super) fn is_remote(&self) -> bool {
+        self.remote > 0
     }
 
     pub(super) fn is_member(&self, session: &Session) -> bool {
@@ -163,17 +188,17 @@ impl Group {
             Member { session: Arc::clone(session), joined_at: now, progress: Arc::new(Progress::new(self.head)) }
         });
         let progress = Arc::clone(&member.progress);
+        self.remote += usize::from(new && session.home.is_some());
         self.members_changed();
         (new, self.fanout.subscribe(), progress)
     }
 
     /// Removes a member; answers whether it was one.
     pub(super) fn leave(&mut self, session: &Session) -> bool {
-        let left = self.members.remove(&(session.user.clone(), session.id)).is_some();
-        if left {
-            self.members_changed();
-        }
-        left
+        let Some(member) = self.members.remove(&(session.user.clone(), session.id)) else { return false };
+        self.remote -= usize::from(member.session.home.is_some());
+        self.members_changed();
+        true
     }
 
     /// Removes all members for which `which` holds.
@@ -181,14 +206,20 @@ impl Group {
         let gone = self.members.extract_if(.., |_, member| which(&member.session));
         let gone: Vec<Arc<Session>> = gone.map(|(_, member)| member.session).collect();
         if !gone.is_empty() {
+            self.remote -= gone.iter().filter(|session| session.home.is_some()).count();
             self.members_changed();
         }
         gone
     }
 
     fn members_changed(&mut self) {
-        self.status.set_members(self.members.len());
+        self.status.set_members(self.members.len(), self.remote);
         self.last_used = tokio::time::Instant::now();
+    }
+
+    /// All members.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
     }
 
     /// Members from the first after `after`, ordered by user, then connection.

@@ -1,6 +1,8 @@
 //! The way to the shards for everybody else.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, UserName};
@@ -11,8 +13,10 @@ use tokio_util::task::TaskTracker;
 use super::directory::Directory;
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
-use super::owner::Owner;
+use super::owner::{Owner, Seat};
+use super::peers::{Order, Peers};
 use super::request::{Admin, Request};
+pub use super::wire::Listing;
 use super::{Bounds, Config, Events, GroupStatus, Page, PageLimit, Range, ReadError};
 use crate::log::{Head, Log};
 
@@ -25,6 +29,37 @@ pub(super) struct Shared {
     pub(super) directory: Directory,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
+    /// The shards that are this node's.
+    owned: Box<[AtomicBool]>,
+}
+
+impl Shared {
+    fn new(config: Config, bounds: Bounds, log: Arc<dyn Log>) -> Self {
+        let owned = (0..config.count.max(1)).map(|_| AtomicBool::new(false)).collect();
+        let (directory, events, metrics) = (Directory::default(), Events::default(), Metrics::new());
+        Self { config, bounds, log, directory, events, metrics, owned }
+    }
+
+    pub(super) fn set_owned(&self, shard: u16, owned: bool) {
+        if self.owned[usize::from(shard)].swap(owned, Ordering::AcqRel) != owned {
+            self.metrics.shards.increment(if owned { 1.0 } else { -1.0 });
+        }
+    }
+
+    fn is_owned(&self, shard: u16) -> bool {
+        self.owned.get(usize::from(shard)).is_some_and(|owned| owned.load(Ordering::Acquire))
+    }
+}
+
+/// The other nodes, and who this one is among them.
+#[derive(Debug, Clone)]
+pub struct Among {
+    /// The way to them.
+    pub peers: Arc<dyn Peers>,
+    /// Differs with each start of this node.
+    pub instance: Arc<str>,
+    /// How long a request to another node may go unanswered.
+    pub patience: Duration,
 }
 
 /// A cheap handle to all shards.
@@ -36,8 +71,12 @@ pub struct Shards {
 #[derive(Debug)]
 struct Inner {
     owners: Box<[mpsc::Sender<Request>]>,
+    /// Empty where there are no other nodes.
+    orders: Box<[mpsc::Sender<Order>]>,
     shared: Arc<Shared>,
-    map: ShardMap,
+    map: RwLock<Arc<ShardMap>>,
+    count: u16,
+    peers: Option<Arc<dyn Peers>>,
     node: String,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -61,9 +100,27 @@ pub struct Listed {
     pub status: Option<Arc<GroupStatus>>,
     /// If the log knows it.
     pub stored: Option<Head>,
+    /// For how much longer a moderator keeps it closed, if another node told.
+    pub closed_for: Option<Duration>,
 }
 
 impl Listed {
+    /// As another node told it.
+    #[must_use]
+    pub fn told(listing: Listing, shard: u16) -> Self {
+        let Listing { name, loaded, stored, closed_for } = listing;
+        let status = loaded.map(|told| Arc::new(GroupStatus::told(name.clone(), shard, &told)));
+        Self { name, status, stored, closed_for }
+    }
+
+    /// For another node.
+    #[must_use]
+    pub fn tell(&self) -> Listing {
+        let Self { name, status, stored, closed_for } = self;
+        let loaded = status.as_ref().map(|status| status.tell());
+        Listing { name: name.clone(), loaded, stored: *stored, closed_for: *closed_for }
+    }
+
     /// The newest message.
     #[must_use]
     pub fn head(&self) -> u64 {
@@ -87,22 +144,59 @@ impl Shards {
     /// Starts an owner for every shard, all on this node.
     #[must_use]
     pub fn start(config: Config, bounds: Bounds, log: Arc<dyn Log>, node: String) -> Self {
+        let shards = Self::start_tasks(config, bounds, log, node, None);
+        (0..shards.inner.count).for_each(|shard| shards.inner.shared.set_owned(shard, true));
+        shards
+    }
+
+    /// Starts a task for every shard, of which none is owned here until that is ordered ([`Shards::order`]).
+    #[must_use]
+    pub fn start_among(config: Config, bounds: Bounds, log: Arc<dyn Log>, node: String, among: Among) -> Self {
+        Self::start_tasks(config, bounds, log, node, Some(among))
+    }
+
+    fn start_tasks(config: Config, bounds: Bounds, log: Arc<dyn Log>, node: String, among: Option<Among>) -> Self {
+        const ORDERS: usize = 16;
         let count = config.count.max(1);
         let queue = config.queue.max(1);
-        let metrics = Metrics::new();
-        metrics.shards.set(f64::from(count));
-        let directory = Directory::default();
-        let shared = Arc::new(Shared { config, bounds, log, directory, events: Events::default(), metrics });
+        let shared = Arc::new(Shared::new(config, bounds, log));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let name: Arc<str> = Arc::from(node.as_str());
+        let mut orders = Vec::new();
         let start_owner = |shard| {
             let (sender, requests) = mpsc::channel(queue);
-            tasks.spawn(Owner::new(shard, Arc::clone(&shared)).run(requests, stop.clone()));
+            let seat = among.as_ref().map(|Among { peers, instance, patience }| {
+                let (order, ordered) = mpsc::channel(ORDERS);
+                orders.push(order);
+                Box::new(Seat::new(Arc::clone(peers), Arc::clone(&name), Arc::clone(instance), *patience, ordered))
+            });
+            tasks.spawn(Owner::new(shard, Arc::clone(&shared), seat).run(requests, stop.clone()));
             sender
         };
         let owners = (0..count).map(start_owner).collect();
-        let map = ShardMap::new(1, count, vec![node.clone()]);
-        Self { inner: Arc::new(Inner { owners, shared, map, node, stop, tasks }) }
+        let map = RwLock::new(Arc::new(ShardMap::new(1, count, vec![node.clone()])));
+        let (orders, peers) = (orders.into(), among.map(|among| among.peers));
+        Self { inner: Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, tasks }) }
+    }
+
+    /// Orders the task of a shard something about its ownership. Where there are no other nodes nothing comes of it.
+    pub async fn order(&self, shard: u16, order: Order) {
+        if let Some(orders) = self.inner.orders.get(usize::from(shard)) {
+            // A task that has stopped owns nothing.
+            drop(orders.send(order).await);
+        }
+    }
+
+    /// Whether this node serves a shard as its owner.
+    #[must_use]
+    pub fn is_owned(&self, shard: u16) -> bool {
+        self.inner.shared.is_owned(shard)
+    }
+
+    /// Says who owns what from now on.
+    pub fn set_map(&self, map: ShardMap) {
+        *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
     /// Finishes what was sent, then stops the owners. What is sent later fails with [`NotSent::Stopped`].
@@ -114,8 +208,8 @@ impl Shards {
 
     /// Who owns what.
     #[must_use]
-    pub fn map(&self) -> &ShardMap {
-        &self.inner.map
+    pub fn map(&self) -> Arc<ShardMap> {
+        Arc::clone(&self.inner.map.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The name of this node.
@@ -127,7 +221,7 @@ impl Shards {
     /// The shard of a group.
     #[must_use]
     pub fn shard_of(&self, group: &GroupName) -> u16 {
-        shard_of(group, self.inner.map.shards())
+        shard_of(group, self.inner.count)
     }
 
     /// The groups in memory.
@@ -207,12 +301,33 @@ impl Shards {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<Listed>, bool), ReadError> {
-        let stored = self.inner.shared.log.groups(prefix, after, limit + 1).await?;
-        let loaded = self.directory().list(prefix, after, limit + 1);
-        let mut merged = merge(loaded, stored);
+        let mut merged = self.own_groups(prefix, after, limit + 1).await?;
+        if let Some(peers) = &self.inner.peers {
+            merged.extend(peers.groups(prefix, after, limit + 1).await?);
+            merged.sort_by(|one, other| one.name.cmp(&other.name));
+            // While a shard moves two nodes may tell of it.
+            merged.dedup_by(|one, other| one.name == other.name);
+        }
         let more = merged.len() > limit;
         merged.truncate(limit);
         Ok((merged, more))
+    }
+
+    /// As [`Shards::groups`], of the shards that are this node's, at most `limit`.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub async fn own_groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, ReadError> {
+        let stored = self.inner.shared.log.groups(prefix, after, limit).await?;
+        let loaded = self.directory().list(prefix, after, limit, |shard| self.is_owned(shard));
+        let mut merged = merge(loaded, stored);
+        merged.truncate(limit);
+        Ok(merged)
     }
 
     /// One group, be it in memory or only in the log; `None` if it does not exist.
@@ -220,11 +335,17 @@ impl Shards {
     /// # Errors
     /// If the log cannot be read.
     pub async fn group(&self, name: &GroupName) -> Result<Option<Listed>, ReadError> {
+        let shard = self.shard_of(name);
+        if self.inner.peers.is_some() && !self.is_owned(shard) {
+            let answer = self.ask(shard, |reply| Admin::Look { group: name.clone(), reply }).await;
+            let failed = |reason: String| ReadError { reason };
+            return answer.ok_or_else(|| failed("the server is stopping".to_owned()))?.map_err(|e| failed(e.to_string()));
+        }
         let stored = self.inner.shared.log.head(self.shard_of(name), name).await?;
         // After the log: a group that is not there yet, and by now is, was in memory all the time.
         let status = self.directory().get(name.as_str());
         let exists = stored.is_some() || status.is_some();
-        Ok(exists.then(|| Listed { name: name.clone(), status, stored }))
+        Ok(exists.then(|| Listed { name: name.clone(), status, stored, closed_for: None }))
     }
 
     /// Asks the owner of one shard; `None` if it has stopped.
@@ -237,7 +358,7 @@ impl Shards {
     /// Asks the owners of all shards, one after the other; `None` if one has stopped.
     pub async fn ask_all<T>(&self, mut request: impl FnMut(oneshot::Sender<T>) -> Admin) -> Option<Vec<T>> {
         let mut answers = Vec::new();
-        for shard in 0..self.inner.map.shards() {
+        for shard in 0..self.inner.count {
             answers.push(self.ask(shard, &mut request).await?);
         }
         Some(answers)
@@ -268,11 +389,11 @@ fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)>) -> Vec<L
     let mut stored = stored.into_iter().peekable();
     for status in loaded {
         while let Some((name, head)) = stored.next_if(|(name, _)| *name < status.name) {
-            merged.push(Listed { name, status: None, stored: Some(head) });
+            merged.push(Listed { name, status: None, stored: Some(head), closed_for: None });
         }
         let head = stored.next_if(|(name, _)| *name == status.name).map(|(_, head)| head);
-        merged.push(Listed { name: status.name.clone(), status: Some(status), stored: head });
+        merged.push(Listed { name: status.name.clone(), status: Some(status), stored: head, closed_for: None });
     }
-    merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head) }));
+    merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head), closed_for: None }));
     merged
 }

@@ -28,6 +28,12 @@ pub const MEMBERS_MAX: &str = "tertulia_members_per_group_max";
 pub const DEDUP_IDS: &str = "tertulia_dedup_ids";
 /// Shards owned by this node.
 pub const SHARDS_OWNED: &str = "tertulia_shards_owned";
+/// Requests that were sent to the node that owns their shard.
+pub const FORWARDED: &str = "tertulia_forwarded_total";
+/// Frames that other nodes were told.
+pub const TOLD: &str = "tertulia_told_frames_total";
+/// What did not come as it should.
+pub const MISSED: &str = "tertulia_told_missed_total";
 /// Requests that wait for an owner.
 pub const QUEUE_REQUESTS: &str = "tertulia_shard_queue_requests";
 /// The fullest queue.
@@ -59,6 +65,15 @@ pub fn describe() {
     );
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the start of an append until the log had taken it");
     describe_gauge!(SHARDS_OWNED, "Shards that this node owns");
+    describe_counter!(
+        FORWARDED,
+        "Requests sent to the node that owns their shard, by result: sent, again (frames that were not answered and are sent once more), unanswered (given up: it is not known what came of them)"
+    );
+    describe_counter!(TOLD, "Frames with messages and removals that were sent to the nodes that follow a shard of this node");
+    describe_counter!(
+        MISSED,
+        "What the owner of a shard told and this node did not hear, by kind: frame (the node asks what it missed), message (read from the log)"
+    );
     describe_gauge!(QUEUE_REQUESTS, "Requests that wait for the owners of all shards");
     describe_gauge!(
         QUEUE_REQUESTS_MAX,
@@ -93,6 +108,12 @@ pub(super) struct Metrics {
     pub(super) members: Gauge,
     pub(super) lagging: Gauge,
     pub(super) shards: Gauge,
+    pub(super) forwarded: Counter,
+    pub(super) forwarded_again: Counter,
+    pub(super) unanswered: Counter,
+    pub(super) told: Counter,
+    pub(super) gaps: Counter,
+    pub(super) late: Counter,
     pub(super) queue: Gauge,
     pub(super) queue_max: Gauge,
     pub(super) log_groups: Gauge,
@@ -124,6 +145,12 @@ impl Metrics {
             members: gauge!(MEMBERS),
             lagging: gauge!(MEMBERS_LAGGING),
             shards: gauge!(SHARDS_OWNED),
+            forwarded: counter!(FORWARDED, "result" => "sent"),
+            forwarded_again: counter!(FORWARDED, "result" => "again"),
+            unanswered: counter!(FORWARDED, "result" => "unanswered"),
+            told: counter!(TOLD),
+            gaps: counter!(MISSED, "kind" => "frame"),
+            late: counter!(MISSED, "kind" => "message"),
             queue: gauge!(QUEUE_REQUESTS),
             queue_max: gauge!(QUEUE_REQUESTS_MAX),
             log_groups: gauge!(LOG_GROUPS),

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::UserName;
 use tokio::time::Instant;
 
 use super::session::{ConnectionId, Session};
 
 /// Whom a moderator means.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// All connections of a user.
     User(UserName),

@@ -25,9 +25,15 @@ use crate::log::{PageLimit, Range};
 
 mod admin;
 mod append;
+mod mirror;
+mod seat;
+mod serving;
 mod traced;
+mod turn;
 
 use append::{Answer, Asker, InFlight, Staged, returned};
+pub(super) use seat::Seat;
+use seat::{Heard, hear};
 
 pub(super) struct Owner {
     shard: u16,
@@ -41,10 +47,14 @@ pub(super) struct Owner {
     in_flight: Option<InFlight>,
     /// The newest epoch that was given: two lives of a group never share one.
     newest_epoch: u64,
+    /// Requests that were taken from the queue and wait for room.
+    waiting: VecDeque<Request>,
+    /// The place among other nodes, if there may be any. Without one every shard is ours for good.
+    seat: Option<Box<Seat>>,
 }
 
 impl Owner {
-    pub(super) fn new(shard: u16, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shard: u16, shared: Arc<Shared>, seat: Option<Box<Seat>>) -> Self {
         Self {
             shard,
             shared,
@@ -54,13 +64,13 @@ impl Owner {
             staged: Staged::default(),
             in_flight: None,
             newest_epoch: 0,
+            waiting: VecDeque::new(),
+            seat,
         }
     }
 
     /// Serves requests until `stop`, then those already sent, and finishes what they began.
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
-        const AT_ONCE: usize = 64;
-        let mut waiting: VecDeque<Request> = VecDeque::new();
         let mut received = Vec::new();
         let housekeeping = tokio::time::sleep(self.shared.config.group_idle);
         let mut housekeeping = std::pin::pin!(housekeeping);
@@ -68,19 +78,21 @@ impl Owner {
         let mut stopping = false;
         loop {
             while self.has_room() {
-                let Some(request) = waiting.pop_front() else { break };
+                let Some(request) = self.waiting.pop_front() else { break };
                 self.on_request(request).await;
             }
             self.start_append();
+            if self.seat.is_some() && self.take_turn().await {
+                continue;
+            }
             tokio::select! {
                 biased;
                 result = returned(&mut self.in_flight) => self.on_appended(result).await,
-                count = requests.recv_many(&mut received, AT_ONCE), if waiting.is_empty() => {
-                    if count == 0 {
-                        break;
-                    }
-                    waiting.extend(received.drain(..));
-                }
+                heard = hear(&mut self.seat, &mut requests, &mut received, self.waiting.is_empty()) => match heard {
+                    Heard::Requests(0) => break,
+                    Heard::Requests(_) => self.waiting.extend(received.drain(..)),
+                    Heard::Peers(news) => self.on_news(news).await,
+                },
                 () = &mut stopped, if !stopping => {
                     stopping = true;
                     requests.close();
@@ -92,6 +104,7 @@ impl Owner {
             }
         }
         self.settle().await;
+        self.last_words().await;
     }
 
     fn is_empty(&self) -> bool {
@@ -100,14 +113,29 @@ impl Owner {
 
     fn has_room(&self) -> bool {
         let config = &self.shared.config;
+        if self.is_fenced() {
+            return false;
+        }
+        if let Some(mirror) = self.mirror() {
+            return mirror.has_room(config);
+        }
         self.staged.posts < config.append_posts && self.staged.bytes < config.append_bytes
     }
 
     async fn on_request(&mut self, request: Request) {
+        if self.mirror().is_some() {
+            return self.forward(request);
+        }
         match request {
+            Request::Asked(asked) => self.on_asked(asked).await,
             Request::Post(posts) => self.on_posts(posts).await,
             Request::Join { group, session, from } => self.on_join(group, session, from).await,
-            Request::Leave { group, session, answer } => self.on_leave(group, &session, answer),
+            Request::Leave { group, session, answer } => {
+                let was_member = self.leave(&group, &session, answer);
+                if answer {
+                    session.inbox.push(Event::Left { group, was_member });
+                }
+            }
             Request::Members { group, after, limit, reply } => {
                 let page =
                     self.load(&group).await.ok().flatten().map(|group| group.users_after(after.as_deref(), limit));
@@ -161,6 +189,7 @@ impl Owner {
             subscription,
             epoch: group.epoch(),
             head: group.head(),
+            subscribed_at: group.head(),
             first,
             members: group.member_count() as u64,
             progress,
@@ -168,22 +197,18 @@ impl Owner {
         })
     }
 
-    fn on_leave(&mut self, group: GroupName, session: &Session, answer: bool) {
-        let left = self.groups.get_mut(&group).filter(|group| group.is_member(session));
-        let was_member = left.is_some();
-        if let Some(left) = left {
-            left.leave(session);
-            let (reason, how) = match answer {
-                true => (&self.shared.metrics.left, Leaving::Asked),
-                false => (&self.shared.metrics.disconnected, Leaving::Disconnected),
-            };
-            reason.increment(1);
-            let members = left.member_count() as u64;
-            self.shared.events.tell(|| What::Left { group: group.clone(), who: session.into(), members, how });
-        }
-        if answer {
-            session.inbox.push(Event::Left { group, was_member });
-        }
+    /// Ends a membership; answers whether there was one. `asked`: its client wants it, else the connection is gone.
+    fn leave(&mut self, group: &GroupName, session: &Session, asked: bool) -> bool {
+        let Some(left) = self.groups.get_mut(group).filter(|group| group.is_member(session)) else { return false };
+        left.leave(session);
+        let (reason, how) = match asked {
+            true => (&self.shared.metrics.left, Leaving::Asked),
+            false => (&self.shared.metrics.disconnected, Leaving::Disconnected),
+        };
+        reason.increment(1);
+        let members = left.member_count() as u64;
+        self.shared.events.tell(|| What::Left { group: group.clone(), who: session.into(), members, how });
+        true
     }
 
     async fn on_posts(&mut self, posts: Posts) {
@@ -203,7 +228,8 @@ impl Owner {
             }
             self.staged.traced += usize::from(trace.is_some());
             let to = Asker::Session(Arc::clone(&session));
-            self.staged.answers.push(Answer { to, group: post.group, id: post.id, outcome, trace });
+            let id = post.id.filter(PostId::is_of_client);
+            self.staged.answers.push(Answer { to, group: post.group, id, outcome, trace });
         }
     }
 
@@ -216,6 +242,14 @@ impl Owner {
             return Err(Refusal::NotAMember(name.clone()));
         }
         if with_id && group.dedup.is_none() {
+            self.load_dedup(name).await?;
+        }
+        Ok(())
+    }
+
+    /// What is needed to find out whether the post of that id is stored.
+    async fn ready_for_repeat(&mut self, name: &GroupName, id: Option<&PostId>) -> Result<(), Refusal> {
+        if id.is_some() && self.groups.get(name).is_some_and(|group| group.dedup.is_none()) {
             self.load_dedup(name).await?;
         }
         Ok(())
@@ -340,6 +374,9 @@ impl Owner {
             keep
         });
         self.everywhere.prune();
+        if self.mirror().is_some() {
+            return;
+        }
         let holds = &self.holds;
         self.groups.retain(|name, group| {
             // Of a group without messages nothing is left but what is in memory; a moderator must find it to open it again.

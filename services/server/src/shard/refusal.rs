@@ -53,6 +53,14 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The node that has the group did not answer in time.
+    #[error("It is not known whether the node that has group '{group}' did it: nobody answered; try again in {} ms, a post with the same id", .retry_after.as_millis())]
+    Unanswered {
+        /// The group.
+        group: GroupName,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The owner has stopped.
     #[error("The server is stopping")]
     Draining,
@@ -69,7 +77,7 @@ impl Refusal {
             Self::Closed { .. } => "closed",
             Self::GroupFull { .. } => "group_full",
             Self::ServerFull { .. } => "server_full",
-            Self::Unavailable { .. } => "unavailable",
+            Self::Unavailable { .. } | Self::Unanswered { .. } => "unavailable",
             Self::Draining => "draining",
         }
     }
@@ -80,7 +88,8 @@ impl Refusal {
         match self {
             Self::Kicked { retry_after, .. }
             | Self::Closed { retry_after, .. }
-            | Self::Unavailable { retry_after, .. } => Some(*retry_after),
+            | Self::Unavailable { retry_after, .. }
+            | Self::Unanswered { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

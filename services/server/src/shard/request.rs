@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
+use super::handle::Listed;
 use super::moderation::Target;
+use super::peers::Asked;
 use super::session::{ConnectionId, Session, Stored};
 use super::{Refusal, Removal};
 use crate::telemetry::trace;
@@ -48,6 +51,8 @@ pub enum Request {
     },
     /// What only the admin API asks.
     Admin(Box<Admin>),
+    /// What another node asks the owner.
+    Asked(Asked),
 }
 
 impl Request {
@@ -86,7 +91,7 @@ pub struct NewPost {
 }
 
 /// Where a new member begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JoinFrom {
     /// With what is posted from now on; or, on a second join, where it is.
     Now,
@@ -114,6 +119,13 @@ pub enum Admin {
         limit: usize,
         /// `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<Vec<Member>>, Refusal>>,
+    },
+    /// One group, be it in memory or only in the log.
+    Look {
+        /// The group.
+        group: GroupName,
+        /// `None` for a group that does not exist.
+        reply: oneshot::Sender<Result<Option<Listed>, Refusal>>,
     },
     /// Remove members, and keep them out for a while.
     Kick {
@@ -156,6 +168,8 @@ pub enum Admin {
         group: Option<GroupName>,
         /// The text.
         message: Arc<str>,
+        /// Makes a repetition among nodes harmless.
+        id: Option<PostId>,
         /// What will have come of it in each group; `None` if the named group does not exist.
         reply: oneshot::Sender<Result<Option<Announced>, Refusal>>,
     },
@@ -165,7 +179,7 @@ pub enum Admin {
 pub type Announced = Vec<oneshot::Receiver<Result<Stored, Refusal>>>;
 
 /// What closing or deleting a group did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Members that were removed.
     pub members: u64,
@@ -192,6 +206,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of a member on another node, as that one told.
+    pub(super) fn told(delivered: u64, catching_up: bool) -> Self {
+        Self { delivered: delivered.into(), catching_up: catching_up.into() }
+    }
+
     /// Of a member that is served live from after `seq`.
     #[must_use]
     pub fn new(seq: u64) -> Self {

@@ -9,14 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::refusal::Refusal;
 use super::request::{JoinFrom, Progress};
 use super::{GroupStatus, Subscription};
 
-/// Names a connection for the life of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Names a connection for the life of the process, and among all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 impl fmt::Display for ConnectionId {
@@ -44,6 +45,8 @@ pub struct Session {
     pub address: IpAddr,
     /// Where answers go.
     pub inbox: Arc<Inbox>,
+    /// The node that has the connection, unless it is this one. Its answers then go with those to that node.
+    pub home: Option<Arc<str>>,
 }
 
 /// What an owner tells a connection.
@@ -87,8 +90,10 @@ pub struct Joined {
     pub subscription: Subscription,
     /// The life of the group.
     pub epoch: u64,
-    /// The newest `seq` before the subscription.
+    /// The newest `seq` when it became a member.
     pub head: u64,
+    /// The newest `seq` before the subscription: that may be later, where another node has the group.
+    pub subscribed_at: u64,
     /// The oldest `seq` that the log holds.
     pub first: u64,
     /// Members, this one included.
@@ -100,7 +105,7 @@ pub struct Joined {
 }
 
 /// How somebody else ends a membership.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Removal {
     /// A moderator removed the member.
     Kicked,
@@ -122,7 +127,7 @@ pub struct Ack {
 }
 
 /// A post that is in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     /// The life of the group.
     pub epoch: u64,

@@ -62,7 +62,7 @@ impl World {
         let log = Arc::new(Memory::new(&log::Config { retention, ..log::Config::default() }, 16));
         let bounds = Bounds { members_per_group: 10_000, groups: 10_000, post_without_join: true };
         let shards = Shards::start(shard, bounds, log, "local".to_owned());
-        let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), Tracer::default());
+        let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), Tracer::default(), 1);
         let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
         let defaults = admin::Config::default();
         let config = admin::Config {
@@ -117,7 +117,7 @@ impl World {
     /// Stops as the server does, up to the point where only the admin API is left.
     pub(crate) async fn drain(&self) {
         let config = drain::Config { linger: Duration::ZERO, ..drain::Config::default() };
-        drain::drain(&config, &self.readiness, &self.accepting, &self.front, &self.shards).await;
+        drain::drain(&config, &self.readiness, &self.accepting, &self.front, &self.shards, async {}).await;
     }
 
     /// Stops everything and sees that no task is left.

@@ -210,15 +210,25 @@ impl Link {
     /// Many messages of a stream, all from one replica. Any replica answers: it may be behind.
     pub(crate) async fn get_many(&self, stream: u16, get: &Get) -> Result<Vec<Stored>, NoAnswer> {
         let (subject, payload) = self.direct_get(stream, get)?;
-        let inbox = self.client.new_inbox();
+        Self::get_from(&self.client, self.timeout, subject, payload).await
+    }
+
+    /// Asks for many messages, and takes the answers.
+    pub(super) async fn get_from(
+        client: &Client,
+        timeout: Duration,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<Vec<Stored>, NoAnswer> {
+        let inbox = client.new_inbox();
         let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
-        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
         let mut found = Vec::new();
         loop {
             // For each message anew: a large answer may take its time, but it must not stop.
-            let answer = tokio::time::timeout(self.timeout, answers.next()).await;
-            let silent = |_| NoAnswer(format!("NATS did not answer within {:?}", self.timeout));
+            let answer = tokio::time::timeout(timeout, answers.next()).await;
+            let silent = |_| NoAnswer(format!("NATS did not answer within {timeout:?}"));
             let answer = answer.map_err(silent)?.ok_or_else(|| NoAnswer("the connection is closed".to_owned()))?;
             match answer.status {
                 None => found.push(stored(&answer)?),

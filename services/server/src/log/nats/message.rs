@@ -166,7 +166,7 @@ impl<'a> Reader<'a> {
             let sender = UserName::new(self.text()?).ok()?;
             let id = match self.text()? {
                 "" => None,
-                id => Some(PostId::new(id).ok()?),
+                id => Some(PostId::from_stored(id).ok()?),
             };
             let message = Arc::from(self.text()?);
             records.push(Record { seq, at, sender, id, message });

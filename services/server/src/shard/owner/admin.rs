@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tertulia_protocol::{GroupName, UserName};
+use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
 use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
 use crate::shard::Refusal;
 use crate::shard::events::What;
+use crate::shard::handle::Listed;
 use crate::shard::moderation::{Holds, Target};
 use crate::shard::request::{Admin, Announced, Ended};
 use crate::shard::session::{ConnectionId, Event, Removal, Session};
@@ -28,11 +29,14 @@ impl Owner {
                 drop(reply.send(self.end(group, how, reason, hold).await))
             }
             Admin::Purge { group, through, reply } => drop(reply.send(self.purge(&group, through).await)),
-            Admin::Announce { group, message, reply } => drop(reply.send(self.announce(group, &message).await)),
+            Admin::Announce { group, message, id, reply } => {
+                drop(reply.send(self.announce(group, &message, id.as_ref()).await));
+            }
+            Admin::Look { group, reply } => drop(reply.send(self.look(&group).await)),
         }
     }
 
-    async fn kick(
+    pub(super) async fn kick(
         &mut self,
         group: Option<GroupName>,
         target: &Target,
@@ -73,7 +77,7 @@ impl Owner {
         Ok(Some(kicked))
     }
 
-    async fn end(
+    pub(super) async fn end(
         &mut self,
         name: GroupName,
         how: Removal,
@@ -127,12 +131,16 @@ impl Owner {
         };
         reason.increment(gone.len() as u64);
         for session in &gone {
-            session.inbox.push(Event::Removed { group: name.clone(), removal, detail: detail.cloned() });
+            if session.home.is_none() {
+                session.inbox.push(Event::Removed { group: name.clone(), removal, detail: detail.cloned() });
+            } else {
+                self.tell_removed(name, session.id, removal, detail);
+            }
         }
         gone
     }
 
-    async fn purge(&mut self, name: &GroupName, through: u64) -> Result<Option<u64>, Refusal> {
+    pub(super) async fn purge(&mut self, name: &GroupName, through: u64) -> Result<Option<u64>, Refusal> {
         self.settle().await;
         let Some(head) = self.load(name).await?.map(|group| group.head()) else { return Ok(None) };
         match self.shared.log.purge(self.shard, name, through.min(head)).await {
@@ -144,7 +152,21 @@ impl Owner {
         }
     }
 
-    async fn announce(&mut self, group: Option<GroupName>, message: &Arc<str>) -> Result<Option<Announced>, Refusal> {
+    /// A group, be it in memory or only in the log.
+    pub(super) async fn look(&mut self, name: &GroupName) -> Result<Option<Listed>, Refusal> {
+        let stored = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
+        let status = self.groups.get(name).map(|group| Arc::clone(&group.status));
+        let closed_for = self.holds.get(name).and_then(Holds::closed_for);
+        let exists = stored.is_some() || status.is_some();
+        Ok(exists.then(|| Listed { name: name.clone(), status, stored, closed_for }))
+    }
+
+    pub(super) async fn announce(
+        &mut self,
+        group: Option<GroupName>,
+        message: &Arc<str>,
+        id: Option<&PostId>,
+    ) -> Result<Option<Announced>, Refusal> {
         let names: Vec<GroupName> = match group {
             Some(name) if self.load(&name).await?.is_some() => vec![name],
             Some(_) => return Ok(None),
@@ -156,7 +178,12 @@ impl Owner {
         for name in names {
             let outcome = match self.holds.get(&name).and_then(Holds::closed_for) {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
-                None => self.place(&name, &UserName::system(), None, Arc::clone(message), now_ms(), Instant::now()),
+                None => match self.ready_for_repeat(&name, id).await {
+                    Ok(()) => {
+                        self.place(&name, &UserName::system(), id, Arc::clone(message), now_ms(), Instant::now())
+                    }
+                    Err(refusal) => Err(refusal),
+                },
             };
             let (to, answer) = oneshot::channel();
             self.staged.answers.push(Answer { to: Asker::Admin(to), group: name, id: None, outcome, trace: None });

@@ -7,11 +7,13 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
+use super::serving::Execution;
 use super::traced::TracedPosts;
 use super::{Owner, unavailable};
 use crate::log::AppendError;
 use crate::shard::group::Group;
 use crate::shard::session::{Ack, Event, Session, Stored};
+use crate::shard::wire::Outcome;
 use crate::shard::{Batch, Refusal};
 use crate::telemetry::trace::Post;
 
@@ -47,6 +49,8 @@ pub(super) struct Answer {
 pub(super) enum Asker {
     Session(Arc<Session>),
     Admin(oneshot::Sender<Result<Stored, Refusal>>),
+    /// Another node, and which of its requests it was.
+    Node(Arc<Execution>, usize),
 }
 
 impl Owner {
@@ -84,11 +88,15 @@ impl Owner {
                     let Some(group) = self.groups.get_mut(&batch.group) else { continue };
                     group.last_used = tokio::time::Instant::now();
                     let trace = traced.fan_out(&batch, started, returned);
+                    if let Some(seat) = self.seat.as_mut().filter(|_| group.is_remote()) {
+                        seat.tell(&batch);
+                    }
                     if group.commit(batch, received, trace) {
                         self.shared.directory.now_stored();
                     }
                 }
                 traced.repeated();
+                self.flush_told();
                 send_answers(answers);
             }
             Err(error) => {
@@ -110,6 +118,9 @@ impl Owner {
         let mut staged = std::mem::take(&mut self.staged);
         TracedPosts::take(self.shard, &mut staged.answers, staged.traced, &[]).given_up(|group| self.head(group));
         answers.extend(staged.answers);
+        if matches!(error, AppendError::Fenced { .. }) && self.seat.is_some() {
+            answers = self.give_up_shard(batches, answers);
+        }
         for answer in &mut answers {
             let head = self.head(&answer.group);
             if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
@@ -120,6 +131,8 @@ impl Owner {
         let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
         for name in names.collect::<Vec<_>>() {
             let head = match error {
+                // Another node has it now, and tells where it is.
+                AppendError::Fenced { .. } if self.seat.is_some() => None,
                 AppendError::Fenced { .. } => self.shared.log.head(self.shard, &name).await.ok().flatten(),
                 AppendError::Unavailable { .. } => None,
             };
@@ -136,7 +149,7 @@ impl Owner {
     }
 
     /// Up to which `seq` a group is in the log.
-    fn head(&self, group: &GroupName) -> u64 {
+    pub(super) fn head(&self, group: &GroupName) -> u64 {
         self.groups.get(group).map_or(0, Group::head)
     }
 
@@ -162,7 +175,7 @@ pub(super) async fn returned(in_flight: &mut Option<InFlight>) -> Result<(), App
 }
 
 /// Tells each poster, one event for each run of answers to the same one.
-fn send_answers(answers: Vec<Answer>) {
+pub(super) fn send_answers(answers: Vec<Answer>) {
     let mut run: Option<(Arc<Session>, Vec<Ack>)> = None;
     let flush = |run: Option<(Arc<Session>, Vec<Ack>)>| {
         if let Some((session, acks)) = run {
@@ -173,6 +186,7 @@ fn send_answers(answers: Vec<Answer>) {
         match to {
             // Who asked may have given up.
             Asker::Admin(reply) => drop(reply.send(outcome)),
+            Asker::Node(execution, place) => execution.set(place, Outcome::of_post(&outcome)),
             Asker::Session(session) => {
                 let ack = Ack { group, id, outcome };
                 match &mut run {

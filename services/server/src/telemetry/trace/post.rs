@@ -87,6 +87,13 @@ impl Post {
         self.end(Instant::now(), place, Ok(()));
     }
 
+    /// The node that has the shard stored it.
+    pub fn stored_elsewhere(self, shard: u16, group: &GroupName, seq: u64) {
+        let mut place = self.place(shard, group);
+        place.extend([KeyValue::new("tertulia.seq", number(seq)), KeyValue::new("tertulia.forwarded", true)]);
+        self.end(Instant::now(), place, Ok(()));
+    }
+
     /// The log took it. What is left is to bring it to the members.
     pub(crate) fn stored(self, seq: u64, appended: &Appended<'_>) -> Told {
         let Appended { shard, group, batch, messages, started, returned } = *appended;

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use harness::recording::Dialect;
-use harness::{Client, Connector, Event, Recording};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+use crate::recording::Dialect;
+use crate::{Client, Connector, Event, Recording};
 
 /// Commands that wait for one actor.
 const COMMANDS: usize = 64;
 
 /// What an actor is told to do.
-pub(crate) enum Command {
+pub enum Command {
     /// Post this line; its number is the id.
     Post(usize, String),
     /// Leave the group and close, when all posts are answered.
@@ -27,7 +28,7 @@ pub(crate) enum Command {
 
 /// What remains of an actor that has gone, for whoever takes its place.
 #[derive(Default)]
-pub(crate) struct Exit {
+pub struct Exit {
     /// Where it stood in the group.
     place: Option<(u64, u64)>,
     /// What may or may not have been posted.
@@ -35,26 +36,31 @@ pub(crate) struct Exit {
 }
 
 /// Where actors put their recordings.
-pub(crate) type Archive = mpsc::UnboundedSender<Recording>;
+pub type Archive = mpsc::UnboundedSender<Recording>;
 
 /// Where a conversation is held.
 #[derive(Clone)]
-pub(crate) struct Scene {
-    pub(crate) connector: Connector,
-    pub(crate) group: String,
-    pub(crate) archive: Archive,
+pub struct Scene {
+    /// Makes its connections.
+    pub connector: Connector,
+    /// The group.
+    pub group: String,
+    /// Takes the recordings.
+    pub archive: Archive,
 }
 
 /// A participant.
-pub(crate) struct Actor {
-    pub(crate) dialect: Dialect,
-    pub(crate) task: JoinHandle<Result<Exit>>,
+pub struct Actor {
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Its end.
+    pub task: JoinHandle<Result<Exit>>,
     commands: mpsc::Sender<Command>,
 }
 
 impl Actor {
     /// Starts a participant. It resumes where its predecessor stood, and posts again what that one had no answer to.
-    pub(crate) fn start(scene: &Scene, nick: &str, dialect: Dialect, before: Option<JoinHandle<Result<Exit>>>) -> Self {
+    pub fn start(scene: &Scene, nick: &str, dialect: Dialect, before: Option<JoinHandle<Result<Exit>>>) -> Self {
         let (commands, orders) = mpsc::channel(COMMANDS);
         // Some clients of the time let blanks into a name.
         let (scene, nick) = (scene.clone(), nick.replace(char::is_whitespace, "_"));
@@ -71,7 +77,7 @@ impl Actor {
     }
 
     /// Tells the actor something. One that has failed says why when its task is awaited.
-    pub(crate) async fn tell(&self, command: Command) {
+    pub async fn tell(&self, command: Command) {
         drop(self.commands.send(command).await);
     }
 }

@@ -1,0 +1,170 @@
+//! The other nodes: who is there, which shards are whose, and how shards reach each other. All of it over NATS.
+//!
+//! `bucket` is the list of nodes in JetStream, `membership` keeps this node's entry there and watches the others', `ownership` takes
+//! and gives shards as the list changes, `link` carries what shards say to each other, `desk` answers what is asked of this node.
+
+mod bucket;
+mod desk;
+mod link;
+mod membership;
+mod ownership;
+
+pub mod config;
+pub mod metrics;
+pub mod node;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::bucket::Bucket;
+use self::desk::Desk;
+use self::link::Link;
+use self::membership::{Membership, View};
+use self::ownership::Ownership;
+use crate::log::config::Nats as NatsConfig;
+use crate::log::nats::Nats;
+use crate::shard::Shards;
+use crate::shard::handle::Among;
+
+pub use self::config::Config;
+pub use self::metrics::describe;
+pub use self::node::Node;
+
+/// How long the first takeovers may take before the node serves what it has.
+const FIRST: Duration = Duration::from_secs(15);
+
+/// Why this node is not one of the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The list of nodes cannot be made, or asked.
+    #[error("cannot {what} the list of nodes (bucket '{bucket}'): {cause}. Check that the account may make streams of this storage, and nats.replicas against the number of servers")]
+    Bucket {
+        /// What was tried.
+        what: &'static str,
+        /// Which.
+        bucket: String,
+        /// Why it failed.
+        cause: String,
+    },
+    /// Another process has the name.
+    #[error("another node is there under the name '{name}' (it began at {since}): give each node a name of its own with --node-id")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// When the other one began, in milliseconds since 1970.
+        since: u64,
+    },
+}
+
+/// This node among the others; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    nats: Nats,
+    membership: Arc<Membership>,
+    link: Arc<Link>,
+    instance: Arc<str>,
+    view: watch::Receiver<Arc<View>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Cluster {
+    /// Enters this node into the list, under `name`. It owns nothing yet, and others do not wait for it: that begins with
+    /// [`Cluster::start`].
+    ///
+    /// # Errors
+    /// The list cannot be made or asked, or the name is another node's.
+    pub async fn join(config: &Config, nats: &Nats, settings: &NatsConfig, name: &str) -> Result<Self, Error> {
+        let client = nats.client();
+        let instance: Arc<str> = client.new_inbox().rsplit('.').next().unwrap_or_default().into();
+        let bucket = Bucket::open(client.clone(), settings).await?;
+        let membership = Arc::new(Membership::new(config.clone(), bucket, name, &instance));
+        membership.enter().await?;
+        let view = membership.view();
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let link = Arc::new(Link::new(client, settings, view.clone(), name, &tasks, stop.clone()));
+        let inner = Inner { config: config.clone(), nats: nats.clone(), membership, link, instance, view, stop, tasks };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The way of this node's shards to the others.
+    #[must_use]
+    pub fn among(&self) -> Among {
+        let Inner { link, instance, config, .. } = &*self.inner;
+        Among { peers: Arc::clone(link) as _, instance: Arc::clone(instance), patience: config.patience }
+    }
+
+    /// The first of the ids of this node's connections, which no other node gives.
+    #[must_use]
+    pub fn first_connection(&self) -> u64 {
+        self.inner.membership.number() << 40 | 1
+    }
+
+    /// The nodes that are there now.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Node> {
+        self.inner.view.borrow().nodes.clone()
+    }
+
+    /// Why this node cannot keep its place in the list; `None` while it can.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.membership.trouble()
+    }
+
+    /// Begins to own shards; returns when those are owned that are this node's now, or that takes too long.
+    pub async fn start(&self, shards: &Shards) {
+        let Inner { config, nats, membership, link, view, stop, tasks, .. } = &*self.inner;
+        let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), view.clone());
+        let listening = desk.listen().await;
+        tasks.spawn(desk.serve(listening, stop.clone(), tasks.clone()));
+        tasks.spawn(Arc::clone(membership).keep(stop.clone()));
+        let ownership = Ownership::new(config.clone(), nats.clone(), shards.clone(), Arc::clone(link), view.clone());
+        let mut settled = ownership.settled();
+        tasks.spawn(ownership.run(stop.clone(), tasks.clone()));
+        if tokio::time::timeout(FIRST, settled.wait_for(|settled| *settled)).await.is_err() {
+            tracing::warn!("not all shards of this node are its own yet: going on");
+        }
+    }
+
+    /// Gives all shards to the other nodes, if there are any; returns when they have them, or after a while.
+    pub async fn hand_over(&self, shards: &Shards) {
+        let Inner { config, membership, view, .. } = &*self.inner;
+        membership.leave();
+        let mut view = view.clone();
+        let handed = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                let is_last = !view.borrow_and_update().has_successor();
+                let owned = (0..shards.map().shards()).any(|shard| shards.is_owned(shard));
+                if is_last || !owned {
+                    return;
+                }
+                ticks.tick().await;
+            }
+        };
+        if tokio::time::timeout(config.handover * 3, handed).await.is_err() {
+            tracing::warn!("not all shards could be handed over: others will take them");
+        }
+    }
+
+    /// Leaves the list.
+    pub async fn end(&self) {
+        let Inner { membership, stop, tasks, .. } = &*self.inner;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        membership.remove().await;
+    }
+}

@@ -1,0 +1,149 @@
+//! The list of nodes: a key-value bucket of JetStream. Every change is a compare-and-set on one key; the stream behind the bucket
+//! puts all changes into one order, which is the same for all nodes.
+
+use std::time::Duration;
+
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
+use async_nats::jetstream::{self, kv, stream};
+use async_nats::{Client, HeaderMap, Request};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::Error;
+use super::node::Node;
+use crate::log::config::Nats as NatsConfig;
+use crate::log::nats::{Storage, last_of};
+
+/// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
+const KEPT: Duration = Duration::from_secs(60);
+/// How long a server may take to make the bucket.
+const MAKING: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Bucket {
+    client: Client,
+    name: String,
+    timeout: Duration,
+}
+
+/// A key of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    /// Where in the stream its last message is.
+    pub(super) revision: u64,
+    /// `None`: the node was removed.
+    pub(super) node: Option<Node>,
+}
+
+/// How a change ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Changed {
+    /// It is stored there.
+    Stored(u64),
+    /// The key had another message.
+    Conflict,
+    /// It is not known to be stored, and why.
+    Unknown(String),
+}
+
+#[derive(Debug, Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    error: Option<ApiError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl Bucket {
+    /// Makes the bucket if it is not there.
+    pub(super) async fn open(client: Client, settings: &NatsConfig) -> Result<Self, Error> {
+        let name = format!("{}-nodes", settings.prefix);
+        let context = jetstream::ContextBuilder::new().timeout(MAKING).build(client.clone());
+        let tags: Vec<String> = settings.placement_tags.split(',').map(|tag| tag.trim().to_owned()).collect();
+        let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+        if context.get_key_value(&name).await.is_err() {
+            let config = kv::Config {
+                bucket: name.clone(),
+                description: "nodes of tertulia".to_owned(),
+                history: 1,
+                storage: match settings.storage {
+                    Storage::File => stream::StorageType::File,
+                    Storage::Memory => stream::StorageType::Memory,
+                },
+                num_replicas: usize::from(settings.replicas),
+                placement: (!tags.is_empty()).then_some(stream::Placement { cluster: None, tags }),
+                limit_markers: Some(KEPT),
+                ..kv::Config::default()
+            };
+            let failed = |cause: String| Error::Bucket { what: "make", bucket: name.clone(), cause };
+            // Another node may make it at the same time.
+            if let Err(error) = context.create_key_value(config).await
+                && context.get_key_value(&name).await.is_err()
+            {
+                return Err(failed(error.to_string()));
+            }
+        }
+        Ok(Self { client, name, timeout: settings.timeout })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How often there was another connection.
+    pub(super) fn connections(&self) -> u64 {
+        self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// All keys, as some replica has them.
+    pub(super) async fn entries(&self) -> Result<Vec<Entry>, String> {
+        let stream = format!("KV_{}", self.name);
+        let prefix = format!("$KV.{}.", self.name);
+        let found = last_of(&self.client, self.timeout, &stream, &format!("{prefix}>")).await?;
+        let entry = |(subject, revision, payload): (String, u64, Bytes)| {
+            let key = subject.strip_prefix(&prefix)?.to_owned();
+            let node = serde_json::from_slice(&payload).ok();
+            Some(Entry { key, revision, node })
+        };
+        Ok(found.into_iter().filter_map(entry).collect())
+    }
+
+    /// Writes an entry if the last message of its key is `expected` (0: there is none).
+    pub(super) async fn put(&self, key: &str, expected: u64, node: &Node) -> Changed {
+        match serde_json::to_vec(node) {
+            Ok(payload) => self.change(key, expected, HeaderMap::new(), payload.into()).await,
+            Err(error) => Changed::Unknown(error.to_string()),
+        }
+    }
+
+    /// Removes an entry if its last message is `expected`.
+    pub(super) async fn remove(&self, key: &str, expected: u64) -> Changed {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        self.change(key, expected, headers, Bytes::new()).await
+    }
+
+    async fn change(&self, key: &str, expected: u64, mut headers: HeaderMap, payload: Bytes) -> Changed {
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
+        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
+        match self.client.send_request(format!("$KV.{}.{key}", self.name), request).await {
+            Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
+                Ok(Ack { error: None, seq }) => Changed::Stored(seq),
+                Ok(Ack { error: Some(ApiError { err_code: 10071, .. }), .. }) => Changed::Conflict,
+                Ok(Ack { error: Some(ApiError { err_code, description }), .. }) => {
+                    Changed::Unknown(format!("{description} (error {err_code})"))
+                }
+                Err(error) => Changed::Unknown(error.to_string()),
+            },
+            Err(error) => Changed::Unknown(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What other nodes ask of this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::link::Link;
+use super::membership::View;
+use super::metrics;
+use crate::log::nats::Nats;
+use crate::shard::Shards;
+use crate::shard::handle::Listing;
+use crate::shard::peers::Order;
+
+/// Questions that are being answered at a time; further ones wait.
+const AT_ONCE: usize = 128;
+/// How long this node waits to learn of a change that another one knows.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// A question. A kind that a node does not know it does not answer, so that the one that asks goes on without.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(super) enum Question {
+    /// Give up a shard, which is another node's from the `version` of the map on.
+    Release { shard: u16, version: u64 },
+    /// The groups of this node's shards.
+    Groups { prefix: String, after: Option<String>, limit: usize },
+    /// Of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// The shard is given up.
+    Released,
+    /// The shard was not this node's.
+    NotHeld,
+    /// The shard is this node's, by the map of that version.
+    Mine { version: u64 },
+    Groups { groups: Vec<Listing>, shards: u16 },
+    Failed { why: String },
+    /// Of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Clone)]
+pub(super) struct Desk {
+    link: Arc<Link>,
+    nats: Nats,
+    shards: Shards,
+    view: watch::Receiver<Arc<View>>,
+}
+
+impl Desk {
+    pub(super) fn new(link: Arc<Link>, nats: Nats, shards: Shards, view: watch::Receiver<Arc<View>>) -> Self {
+        Self { link, nats, shards, view }
+    }
+
+    /// Opens the desk: from now on questions come in.
+    pub(super) async fn listen(&self) -> BoxStream<'static, async_nats::Message> {
+        match self.link.questions().await {
+            Ok(questions) => questions.boxed(),
+            Err(error) => {
+                tracing::error!(%error, "other nodes cannot ask this one");
+                futures_util::stream::pending().boxed()
+            }
+        }
+    }
+
+    pub(super) async fn serve(
+        self,
+        mut questions: BoxStream<'static, async_nats::Message>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) {
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        while let Some(Some(message)) = stop.run_until_cancelled(questions.next()).await {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+            let mut desk = self.clone();
+            tasks.spawn(async move {
+                if let (Some(reply), Ok(question)) = (message.reply, serde_json::from_slice(&message.payload)) {
+                    let answer = desk.answer(question).await;
+                    desk.link.send(reply.to_string(), serde_json::to_vec(&answer).unwrap_or_default().into());
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn answer(&mut self, question: Question) -> Answer {
+        match question {
+            Question::Release { shard, version } => self.release(shard, version).await,
+            Question::Groups { prefix, after, limit } => {
+                match self.shards.own_groups(&prefix, after.as_deref(), limit).await {
+                    Ok(listed) => {
+                        let groups = listed.iter().map(crate::shard::handle::Listed::tell).collect();
+                        Answer::Groups { groups, shards: self.shards.map().shards() }
+                    }
+                    Err(error) => Answer::Failed { why: error.reason },
+                }
+            }
+            Question::Unknown => Answer::Failed { why: "this node does not know the question".to_owned() },
+        }
+    }
+
+    async fn release(&mut self, shard: u16, version: u64) -> Answer {
+        let name = self.shards.node().to_owned();
+        let knows = async { self.view.wait_for(|view| view.version >= version).await.is_ok() };
+        let is_behind = !tokio::time::timeout(CATCH_UP, knows).await.unwrap_or(false);
+        let view = Arc::clone(&self.view.borrow());
+        let is_mine = view.map(self.shards.map().shards()).owner(shard) == Some(name.as_str());
+        if is_behind || is_mine {
+            return Answer::Mine { version: view.version };
+        }
+        release(&self.shards, &self.nats, shard).await
+    }
+}
+
+/// Gives up a shard: finishes what is under way, and lets others extend it.
+pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer {
+    if !shards.is_owned(shard) {
+        return Answer::NotHeld;
+    }
+    let (done, released) = oneshot::channel();
+    shards.order(shard, Order::Release { done }).await;
+    if released.await.is_err() {
+        return Answer::NotHeld;
+    }
+    nats.release(shard).await;
+    metrics::handovers().increment(1);
+    Answer::Released
+}

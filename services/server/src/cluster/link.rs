@@ -1,0 +1,191 @@
+//! How shards of different nodes reach each other: subjects of core NATS.
+//!
+//! ```text
+//! ask   <prefix>.shard.<shard>   requests to the owner of a shard, which answers
+//! tell  <prefix>.live.<shard>    what the owner tells those that follow the shard
+//! desk  <prefix>.node.<name>     questions to one node, see `desk`
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Request, RequestErrorKind};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::BoxStream;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::desk::{Answer, Question};
+use super::membership::View;
+use super::metrics::{self, Counter};
+use crate::log::config::Nats as NatsConfig;
+use crate::shard::ReadError;
+use crate::shard::handle::Listed;
+use crate::shard::map::shard_of;
+use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
+
+/// Messages that wait to be sent.
+const OUTGOING: usize = 8_192;
+
+pub(super) struct Link {
+    client: Client,
+    prefix: String,
+    timeout: Duration,
+    view: watch::Receiver<Arc<View>>,
+    name: String,
+    /// To one task, which keeps their order.
+    outgoing: mpsc::Sender<(String, Bytes)>,
+    dropped: Counter,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        client: Client,
+        settings: &NatsConfig,
+        view: watch::Receiver<Arc<View>>,
+        name: &str,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let (outgoing, queue) = mpsc::channel(OUTGOING);
+        tasks.spawn(send(client.clone(), queue, stop));
+        let (prefix, timeout) = (settings.prefix.clone(), settings.timeout);
+        Self { client, prefix, timeout, view, name: name.to_owned(), outgoing, dropped: metrics::dropped() }
+    }
+
+    /// Where questions to this node come in.
+    pub(super) async fn questions(&self) -> Result<async_nats::Subscriber, async_nats::SubscribeError> {
+        self.client.subscribe(format!("{}.node.{}", self.prefix, self.name)).await
+    }
+
+    pub(super) fn send(&self, subject: String, payload: Bytes) {
+        if self.outgoing.try_send((subject, payload)).is_err() {
+            self.dropped.increment(1);
+        }
+    }
+
+    /// Asks one node.
+    pub(super) async fn ask_node(
+        &self,
+        name: &str,
+        question: &Question,
+        timeout: Duration,
+    ) -> Result<Answer, Silence> {
+        let failed = |error: serde_json::Error| Silence::NoAnswer(error.to_string());
+        let payload = serde_json::to_vec(question).map_err(failed)?;
+        let answer = request(&self.client, format!("{}.node.{name}", self.prefix), payload.into(), timeout).await?;
+        serde_json::from_slice(&answer).map_err(failed)
+    }
+}
+
+async fn request(client: &Client, subject: String, payload: Bytes, timeout: Duration) -> Result<Bytes, Silence> {
+    let request = Request::new().payload(payload).timeout(Some(timeout));
+    match client.send_request(subject, request).await {
+        Ok(answer) => Ok(answer.payload),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(Silence::Nobody),
+        Err(error) => Err(Silence::NoAnswer(error.to_string())),
+    }
+}
+
+async fn send(client: Client, mut queue: mpsc::Receiver<(String, Bytes)>, stop: CancellationToken) {
+    let sending = async {
+        while let Some((subject, payload)) = queue.recv().await {
+            if let Err(error) = client.publish(subject, payload).await {
+                tracing::debug!(%error, "a frame for other nodes could not be sent");
+            }
+        }
+    };
+    stop.run_until_cancelled(sending).await;
+}
+
+impl Peers for Link {
+    fn ask(&self, shard: u16, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Silence>> {
+        let (client, timeout) = (self.client.clone(), self.timeout);
+        let subject = format!("{}.shard.{shard}", self.prefix);
+        Box::pin(async move { request(&client, subject, frame, timeout).await })
+    }
+
+    fn asked(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Asked>, Silence>> {
+        let (client, outgoing, dropped) = (self.client.clone(), self.outgoing.clone(), self.dropped.clone());
+        let subject = format!("{}.shard.{shard}", self.prefix);
+        Box::pin(async move {
+            let asked = client.subscribe(subject).await.map_err(|error| Silence::NoAnswer(error.to_string()))?;
+            let asked = asked.map(move |message| {
+                let (outgoing, dropped) = (outgoing.clone(), dropped.clone());
+                let answer: AnswerTo = Box::new(move |payload| {
+                    let sent = message.reply.map(|reply| outgoing.try_send((reply.to_string(), payload)));
+                    if sent.is_some_and(|sent| sent.is_err()) {
+                        dropped.increment(1);
+                    }
+                });
+                Asked { frame: message.payload, answer }
+            });
+            Ok(asked.boxed())
+        })
+    }
+
+    fn tell(&self, shard: u16, frame: Bytes) {
+        self.send(format!("{}.live.{shard}", self.prefix), frame);
+    }
+
+    fn told(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
+        let client = self.client.clone();
+        let subject = format!("{}.live.{shard}", self.prefix);
+        Box::pin(async move {
+            let told = client.subscribe(subject).await.map_err(|error| Silence::NoAnswer(error.to_string()))?;
+            Ok(told.map(|message| message.payload).boxed())
+        })
+    }
+
+    fn groups(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
+        let view = Arc::clone(&self.view.borrow());
+        let others = view.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != self.name);
+        let question = Question::Groups { prefix: prefix.to_owned(), after: after.map(str::to_owned), limit };
+        let (client, timeout, of) = (self.client.clone(), self.timeout, self.prefix.clone());
+        let asked = others.map(move |name| {
+            let (client, question, subject) = (client.clone(), question.clone(), format!("{of}.node.{name}"));
+            async move {
+                let unread = |why: String| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
+                let payload = serde_json::to_vec(&question).map_err(|error| unread(error.to_string()))?;
+                let answer = request(&client, subject, payload.into(), timeout).await;
+                let answer = answer.map_err(|silence| unread(silence.to_string()))?;
+                match serde_json::from_slice(&answer) {
+                    Ok(Answer::Groups { groups, shards }) => {
+                        let listed = |listing| {
+                            let listed = Listed::told(listing, 0);
+                            let shard = shard_of(&listed.name, shards);
+                            Listed::told(listed.tell(), shard)
+                        };
+                        Ok(groups.into_iter().map(listed).collect::<Vec<_>>())
+                    }
+                    Ok(Answer::Failed { why }) => Err(unread(why)),
+                    Ok(_) => Err(unread("an answer that is none".to_owned())),
+                    Err(error) => Err(unread(error.to_string())),
+                }
+            }
+        });
+        let asked: Vec<_> = asked.collect();
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for groups in join_all(asked).await {
+                all.extend(groups?);
+            }
+            Ok(all)
+        })
+    }
+}

@@ -1,0 +1,379 @@
+//! This node's entry in the list, and who else is there.
+//!
+//! A node renews its entry; all nodes look at all entries. One that is not renewed for the time of the lease is removed by whoever
+//! notices first, by compare-and-set: so who is there is decided by the list alone, in one order for all, and clocks are never
+//! compared. A node that was removed learns it at its next renewal, gives up all it had, and enters anew.
+//!
+//! While this node's own renewals fail it judges nobody: it is more likely to be the one that is cut off.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::bucket::{Bucket, Changed, Entry};
+use super::metrics::Metrics;
+use super::node::Node;
+use super::{Config, Error};
+use crate::shard::ShardMap;
+
+/// Who is there, in the order of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct View {
+    /// Where in the list's stream the last change is.
+    pub(super) version: u64,
+    /// The nodes, ordered by name.
+    pub(super) nodes: Vec<Node>,
+    /// How often this node had to enter anew: what it owned before is not its any more.
+    pub(super) lives: u64,
+    /// Whether this node is in the list.
+    pub(super) is_in: bool,
+    /// Grows when the connection was another one: something may have been missed.
+    pub(super) connections: u64,
+}
+
+impl View {
+    /// Who owns what.
+    pub(super) fn map(&self, shards: u16) -> ShardMap {
+        let mut names: Vec<String> =
+            self.nodes.iter().filter(|node| !node.leaving).map(|node| node.name.clone()).collect();
+        if names.is_empty() {
+            names = self.nodes.iter().map(|node| node.name.clone()).collect();
+        }
+        ShardMap::new(self.version, shards, names)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.nodes.iter().any(|node| node.name == name)
+    }
+
+    /// Whether there is a node that does not leave.
+    pub(super) fn has_successor(&self) -> bool {
+        self.nodes.iter().any(|node| !node.leaving)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Membership {
+    config: Config,
+    bucket: Bucket,
+    me: Mutex<Me>,
+    number: AtomicU64,
+    leaving: AtomicBool,
+    hurry: Notify,
+    view: watch::Sender<Arc<View>>,
+    metrics: Metrics,
+}
+
+/// This node's entry.
+#[derive(Debug, Clone)]
+struct Me {
+    node: Node,
+    /// The last message of our key, as far as we know.
+    revision: u64,
+    /// When it was renewed last.
+    renewed: Instant,
+    trouble: Option<String>,
+}
+
+/// What was seen of the others.
+#[derive(Debug, Default)]
+struct Seen {
+    /// For each key its last message, and when that was new.
+    others: HashMap<String, (u64, Instant)>,
+    /// The newest message of all.
+    newest: u64,
+}
+
+impl Membership {
+    pub(super) fn new(config: Config, bucket: Bucket, name: &str, instance: &str) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let node = Node {
+            name: name.to_owned(),
+            instance: instance.to_owned(),
+            number: 0,
+            since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leaving: false,
+            changed: 0,
+        };
+        let me = Me { node, revision: 0, renewed: Instant::now(), trouble: None };
+        Self {
+            config,
+            bucket,
+            me: Mutex::new(me),
+            number: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            hurry: Notify::new(),
+            view: watch::Sender::new(Arc::default()),
+            metrics: Metrics::new(),
+        }
+    }
+
+    fn me(&self) -> MutexGuard<'_, Me> {
+        self.me.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// The upper bits of the ids of our connections.
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        let me = self.me();
+        let late = me.renewed.elapsed() > self.config.lease;
+        me.trouble.clone().filter(|_| late)
+    }
+
+    /// Enters the list. If the name is there it is waited for the time of a lease: it may be of this node's life before.
+    pub(super) async fn enter(&self) -> Result<(), Error> {
+        let failed =
+            |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
+        let key = self.me().node.name.clone();
+        let begun = Instant::now();
+        let mut first = None;
+        loop {
+            let entries = self.bucket.entries().await.map_err(|cause| failed("read", cause))?;
+            let mine = entries.iter().find(|entry| entry.key == key);
+            let found = mine.map(|mine| (mine.revision, mine.node.clone()));
+            if let Some((revision, Some(node))) = &found {
+                let (before, _) = *first.get_or_insert((*revision, ()));
+                if *revision != before {
+                    return Err(Error::NameTaken { name: key, since: node.since });
+                }
+                if begun.elapsed() <= self.config.lease {
+                    tokio::time::sleep(self.config.renew).await;
+                    continue;
+                }
+            }
+            let taken: Vec<u64> = entries.iter().filter_map(|entry| Some(entry.node.as_ref()?.number)).collect();
+            let mut node = self.me().node.clone();
+            node.number = std::iter::repeat_with(random_number).find(|number| !taken.contains(number)).unwrap_or(1);
+            self.number.store(node.number, Ordering::Relaxed);
+            match self.bucket.put(&key, found.map_or(0, |(revision, _)| revision), &node).await {
+                Changed::Stored(revision) => {
+                    let mut me = self.me();
+                    (me.node, me.revision, me.renewed) = (node, revision, Instant::now());
+                    break;
+                }
+                Changed::Conflict => {}
+                Changed::Unknown(cause) if begun.elapsed() > 4 * self.config.lease => {
+                    return Err(failed("enter", cause));
+                }
+                Changed::Unknown(_) => {}
+            }
+            tokio::time::sleep(self.config.renew.min(Duration::from_millis(100))).await;
+        }
+        let mut seen = Seen::default();
+        let patience = Instant::now() + 2 * self.config.lease;
+        // Until a replica answers that knows of us.
+        while !self.look(&mut seen).await && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Says that this node is about to stop.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.hurry.notify_one();
+    }
+
+    /// Removes the entry.
+    pub(super) async fn remove(&self) {
+        let (key, revision) = {
+            let me = self.me();
+            (me.node.name.clone(), me.revision)
+        };
+        match self.bucket.remove(&key, revision).await {
+            Changed::Stored(_) => {}
+            failed => tracing::debug!(?failed, "the entry of this node stays until it expires"),
+        }
+    }
+
+    /// Renews the entry, and looks at those of others, until `stop`.
+    pub(super) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let mut seen = Seen::default();
+        let mut ticks = tokio::time::interval(self.config.renew);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let turns = async {
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = self.hurry.notified() => {}
+                }
+                self.renew(&mut seen).await;
+                if self.look(&mut seen).await {
+                    self.judge(&mut seen).await;
+                }
+            }
+        };
+        stop.run_until_cancelled(turns).await;
+    }
+
+    async fn renew(&self, seen: &mut Seen) {
+        let Me { mut node, mut revision, renewed, .. } = self.me().clone();
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        if node.changed == 0 {
+            node.changed = revision;
+        }
+        if leaving != node.leaving {
+            (node.leaving, node.changed) = (leaving, 0);
+        }
+        let mut outcome = self.bucket.put(&node.name, revision, &node).await;
+        if outcome == Changed::Conflict {
+            // Either an answer to us was lost, or we were removed.
+            let Ok(entries) = self.bucket.entries().await else { return };
+            let is_newer = entries.iter().any(|entry| entry.revision > revision);
+            match entries.into_iter().find(|entry| entry.key == node.name) {
+                Some(found) if found.revision <= revision => {
+                    outcome = Changed::Unknown("the list is not up to date".to_owned());
+                }
+                Some(Entry { node: Some(found), revision: newer, .. }) if found.instance == node.instance => {
+                    tracing::debug!("a renewal had come through");
+                    revision = newer;
+                    outcome = self.bucket.put(&node.name, revision, &node).await;
+                }
+                Some(Entry { node: Some(found), .. }) => {
+                    tracing::error!(
+                        name = node.name,
+                        since = found.since,
+                        "another node has taken this node's name: give each node its own with --node-id"
+                    );
+                    self.lapse();
+                    outcome = Changed::Unknown("another node has this node's name".to_owned());
+                }
+                None if !is_newer => outcome = Changed::Unknown("the list is not up to date".to_owned()),
+                removed => {
+                    tracing::warn!("the other nodes took this one for dead: it enters anew");
+                    self.metrics.lapsed.increment(1);
+                    self.lapse();
+                    node.changed = 0;
+                    // Of an entry that was removed long ago nothing is left.
+                    revision = removed.map_or(0, |entry| entry.revision);
+                    outcome = self.bucket.put(&node.name, revision, &node).await;
+                }
+            }
+        }
+        let mut me = self.me();
+        match outcome {
+            Changed::Stored(newer) => {
+                self.metrics.renewed.increment(1);
+                if renewed.elapsed() > self.config.lease {
+                    // While we were cut off nothing could be seen of the others.
+                    let now = Instant::now();
+                    seen.others.values_mut().for_each(|(_, when)| *when = now);
+                }
+                *me = Me { node, revision: newer, renewed: Instant::now(), trouble: None };
+            }
+            Changed::Conflict | Changed::Unknown(_) => {
+                self.metrics.failed.increment(1);
+                let why = if let Changed::Unknown(why) = outcome { why } else { "it changed meanwhile".to_owned() };
+                tracing::debug!(why, "the entry of this node was not renewed");
+                me.revision = revision;
+                me.trouble = Some(format!("the entry of this node in the list of nodes is not renewed: {why}"));
+            }
+        }
+    }
+
+    /// What was ours is not any more.
+    fn lapse(&self) {
+        self.view.send_modify(|view| {
+            let mut lapsed = View::clone(view);
+            (lapsed.lives, lapsed.is_in) = (lapsed.lives + 1, false);
+            *view = Arc::new(lapsed);
+        });
+    }
+
+    /// Looks at the list; answers whether what was seen is up to date.
+    async fn look(&self, seen: &mut Seen) -> bool {
+        let entries = match self.bucket.entries().await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::debug!(error, "the list of nodes cannot be read");
+                return false;
+            }
+        };
+        let newest = entries.iter().map(|entry| entry.revision).max().unwrap_or(0);
+        let Me { node: me, revision, .. } = self.me().clone();
+        let mine = entries.iter().find(|entry| entry.key == me.name).map_or(0, |entry| entry.revision);
+        // From a replica that is behind: nothing follows from it.
+        if newest < seen.newest || mine < revision {
+            return false;
+        }
+        seen.newest = newest;
+        let now = Instant::now();
+        for Entry { key, revision, .. } in entries.iter().filter(|entry| entry.node.is_some()) {
+            let known = seen.others.entry(key.clone()).or_insert((0, now));
+            if known.0 != *revision {
+                *known = (*revision, now);
+            }
+        }
+        seen.others.retain(|key, _| entries.iter().any(|entry| entry.key == *key && entry.node.is_some()));
+        self.publish(&entries, &me);
+        true
+    }
+
+    fn publish(&self, entries: &[Entry], me: &Node) {
+        let changed = |entry: &Entry| match &entry.node {
+            Some(node) if node.changed > 0 => node.changed,
+            Some(_) | None => entry.revision,
+        };
+        let version = entries.iter().map(changed).max().unwrap_or(0);
+        let mut nodes: Vec<Node> = entries.iter().filter_map(|entry| entry.node.clone()).collect();
+        nodes.iter_mut().for_each(|node| node.changed = 0);
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        let is_in = nodes.iter().any(|node| node.name == me.name && node.instance == me.instance);
+        let connections = self.bucket.connections();
+        self.metrics.nodes.set(nodes.len() as f64);
+        self.view.send_if_modified(|view| {
+            let version = version.max(view.version);
+            let new = View { version, nodes, lives: view.lives, is_in, connections };
+            let is_new = **view != new;
+            if is_new {
+                self.metrics.version.set(new.version as f64);
+                if view.nodes.len() != new.nodes.len() {
+                    let names: Vec<&str> = new.nodes.iter().map(|node| node.name.as_str()).collect();
+                    tracing::info!(version = new.version, nodes = names.join(","), "the nodes are");
+                }
+                *view = Arc::new(new);
+            }
+            is_new
+        });
+    }
+
+    /// Removes those that have not renewed their entries.
+    async fn judge(&self, seen: &mut Seen) {
+        let Me { node: me, renewed, .. } = self.me().clone();
+        if renewed.elapsed() > self.config.lease / 2 {
+            return;
+        }
+        let dead: Vec<(String, u64)> = seen
+            .others
+            .iter()
+            .filter(|(key, (_, when))| **key != me.name && when.elapsed() > self.config.lease)
+            .map(|(key, (revision, _))| (key.clone(), *revision))
+            .collect();
+        for (key, revision) in dead {
+            if let Changed::Stored(_) = self.bucket.remove(&key, revision).await {
+                tracing::warn!(node = key, "a node has not renewed its entry: it is taken for dead");
+                self.metrics.expired.increment(1);
+                self.hurry.notify_one();
+            }
+        }
+    }
+}
+
+/// 23 bits, so that with 40 more an id fits where numbers have a sign.
+fn random_number() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(Instant::now()) % (1 << 23)
+}

@@ -1,0 +1,71 @@
+//! What nodes measure about each other.
+
+pub(super) use metrics::Counter;
+use metrics::{Gauge, counter, describe_counter, describe_gauge, gauge};
+
+/// Nodes that are there.
+pub const NODES: &str = "tertulia_cluster_nodes";
+/// The version of the shard map.
+pub const MAP_VERSION: &str = "tertulia_shard_map_version";
+/// Shards that were taken.
+pub const TAKEOVERS: &str = "tertulia_cluster_takeovers_total";
+/// Shards that were given to another node.
+pub const HANDOVERS: &str = "tertulia_cluster_handovers_total";
+/// Renewals of this node's entry.
+pub const RENEWALS: &str = "tertulia_cluster_renewals_total";
+/// Nodes that this one took for dead.
+pub const EXPIRED: &str = "tertulia_cluster_expired_nodes_total";
+/// What other nodes were to be told and could not be.
+pub const DROPPED: &str = "tertulia_cluster_dropped_frames_total";
+
+/// Gives every metric of this part its text.
+pub fn describe() {
+    describe_gauge!(NODES, "Nodes in the list");
+    describe_gauge!(MAP_VERSION, "Version of the shard map that this node goes by; the same on all nodes when they agree");
+    describe_counter!(
+        TAKEOVERS,
+        "Shards that this node began to own, by how: handed (the owner before gave it), taken (there was none, or it did not answer)"
+    );
+    describe_counter!(HANDOVERS, "Shards that this node gave to another one");
+    describe_counter!(
+        RENEWALS,
+        "Renewals of this node's entry in the list, by result: renewed, failed (not stored, or not known), lapsed (others took the node for dead)"
+    );
+    describe_counter!(EXPIRED, "Nodes that this one took for dead because they did not renew their entries");
+    describe_counter!(DROPPED, "Frames for other nodes that were dropped because NATS took no more; they are told again or found in the log");
+}
+
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) nodes: Gauge,
+    pub(super) version: Gauge,
+    pub(super) handed: Counter,
+    pub(super) taken: Counter,
+    pub(super) renewed: Counter,
+    pub(super) failed: Counter,
+    pub(super) lapsed: Counter,
+    pub(super) expired: Counter,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: gauge!(NODES),
+            version: gauge!(MAP_VERSION),
+            handed: counter!(TAKEOVERS, "how" => "handed"),
+            taken: counter!(TAKEOVERS, "how" => "taken"),
+            renewed: counter!(RENEWALS, "result" => "renewed"),
+            failed: counter!(RENEWALS, "result" => "failed"),
+            lapsed: counter!(RENEWALS, "result" => "lapsed"),
+            expired: counter!(EXPIRED),
+        }
+    }
+}
+
+pub(super) fn handovers() -> Counter {
+    counter!(HANDOVERS)
+}
+
+pub(super) fn dropped() -> Counter {
+    counter!(DROPPED)
+}

@@ -1,0 +1,240 @@
+//! Takes and gives shards, so that this node owns those that are its by the map.
+//!
+//! The list of nodes decides; this only follows, and may be late: the log's fences let one node at a time extend a shard, whatever
+//! anybody believes. A shard that changes hands is given up by the node that has it, when the one whose it is asks for it; a node
+//! that does not answer is not waited for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Config;
+use super::desk::{Answer, Question, release};
+use super::link::Link;
+use super::membership::View;
+use super::metrics::Metrics;
+use crate::log::nats::Nats;
+use crate::shard::peers::{Order, Silence};
+use crate::shard::{ShardMap, Shards};
+
+/// Shards that are being taken at a time.
+const AT_ONCE: usize = 48;
+/// How long a shard that could not be taken is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Ownership {
+    config: Config,
+    taking: Taking,
+    view: watch::Receiver<Arc<View>>,
+    map: ShardMap,
+    /// Which lives of this node the shards that it has are of.
+    lives: u64,
+    connections: u64,
+    /// Shards that are being taken or given.
+    busy: HashSet<u16>,
+    /// For each shard the node whose it was before.
+    before: Vec<Option<String>>,
+    /// Since when a shard is owned here that is another node's.
+    surplus: HashMap<u16, Instant>,
+    settled: watch::Sender<bool>,
+}
+
+/// What is needed to take a shard.
+#[derive(Clone)]
+struct Taking {
+    nats: Nats,
+    shards: Shards,
+    link: Arc<Link>,
+    view: watch::Receiver<Arc<View>>,
+    room: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    handover: Duration,
+}
+
+impl Ownership {
+    pub(super) fn new(
+        config: Config,
+        nats: Nats,
+        shards: Shards,
+        link: Arc<Link>,
+        view: watch::Receiver<Arc<View>>,
+    ) -> Self {
+        let now = Arc::clone(&view.borrow());
+        let map = without(&now, shards.node()).map(shards.map().shards());
+        let (lives, connections) = (now.lives, now.connections);
+        let handover = config.handover;
+        let (room, metrics) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Metrics::new()));
+        let taking = Taking { nats, shards, link, view: view.clone(), room, metrics, handover };
+        let before = vec![None; usize::from(map.shards())];
+        let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
+        Self { config, taking, view, map, lives, connections, busy, before, surplus, settled }
+    }
+
+    /// Whether all shards are owned here that are this node's by the map.
+    pub(super) fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken, tasks: TaskTracker) {
+        const DONE: usize = 64;
+        let mut lost = self.taking.nats.lost();
+        let (done, mut finished) = tokio::sync::mpsc::channel::<u16>(DONE);
+        let mut ticks = tokio::time::interval(self.config.renew);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.view.mark_changed();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = self.view.changed() => self.on_view().await,
+                shard = lost.recv() => match shard {
+                    Ok(shard) => self.taking.shards.order(shard, Order::Lost).await,
+                    // The next look at all shards finds those that were missed.
+                    Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {}
+                },
+                Some(shard) = finished.recv() => {
+                    self.busy.remove(&shard);
+                    while let Ok(shard) = finished.try_recv() {
+                        self.busy.remove(&shard);
+                    }
+                }
+                _ = ticks.tick() => {}
+            }
+            self.reconcile(&done, &tasks).await;
+        }
+    }
+
+    async fn on_view(&mut self) {
+        let view = Arc::clone(&self.view.borrow_and_update());
+        let shards = &self.taking.shards;
+        if view.lives != self.lives {
+            self.lives = view.lives;
+            // What was ours may be others' by now: whatever is appended still is refused if it is.
+            for shard in (0..self.map.shards()).filter(|shard| shards.is_owned(*shard)) {
+                shards.order(shard, Order::Lost).await;
+            }
+            self.map = without(&view, shards.node()).map(self.map.shards());
+        }
+        if view.nodes.is_empty() || !view.is_in {
+            return;
+        }
+        let map = view.map(self.map.shards());
+        let names = |map: &ShardMap| map.nodes.clone();
+        let has_new_nodes = names(&map) != names(&self.map);
+        let nodes: Arc<HashSet<String>> = Arc::new(view.nodes.iter().map(|node| node.name.clone()).collect());
+        let missed = view.connections != self.connections;
+        self.connections = view.connections;
+        for shard in 0..map.shards() {
+            if shards.is_owned(shard) {
+                shards.order(shard, Order::Nodes(Arc::clone(&nodes))).await;
+            } else if missed || (has_new_nodes && map.owner(shard) != self.map.owner(shard)) {
+                shards.order(shard, Order::Follow).await;
+            }
+        }
+        for (shard, before) in (0..map.shards()).zip(&mut self.before) {
+            if map.owner(shard) != self.map.owner(shard) {
+                *before = self.map.owner(shard).map(str::to_owned);
+            }
+        }
+        shards.set_map(map.clone());
+        self.map = map;
+    }
+
+    async fn reconcile(&mut self, done: &tokio::sync::mpsc::Sender<u16>, tasks: &TaskTracker) {
+        let me = self.taking.shards.node().to_owned();
+        let is_in = self.view.borrow().is_in;
+        let mut missing = false;
+        for shard in 0..self.map.shards() {
+            let mine = is_in && self.map.owner(shard) == Some(me.as_str());
+            let (held, owned) = (self.taking.nats.holds(shard), self.taking.shards.is_owned(shard));
+            if owned && !held && !self.busy.contains(&shard) {
+                self.taking.shards.order(shard, Order::Lost).await;
+            }
+            let has = held && owned;
+            missing |= mine && !has;
+            if mine == has {
+                self.surplus.remove(&shard);
+                continue;
+            }
+            if self.busy.contains(&shard) {
+                continue;
+            }
+            let taking = self.taking.clone();
+            let done = done.clone();
+            if mine {
+                self.busy.insert(shard);
+                let before = self.before.get(usize::from(shard)).cloned().flatten();
+                let version = self.map.version;
+                tasks.spawn(async move {
+                    taking.take(shard, version, before).await;
+                    // Nobody may listen any more.
+                    done.send(shard).await.unwrap_or(());
+                });
+            } else if has && self.surplus.entry(shard).or_insert_with(Instant::now).elapsed() > 2 * self.config.handover {
+                // Whose it is did not ask for it.
+                self.busy.insert(shard);
+                tasks.spawn(async move {
+                    release(&taking.shards, &taking.nats, shard).await;
+                    done.send(shard).await.unwrap_or(());
+                });
+            }
+        }
+        self.settled.send_if_modified(|settled| std::mem::replace(settled, !missing) == missing);
+    }
+}
+
+/// The nodes but one. Before that one came the others had everything.
+fn without(view: &View, name: &str) -> View {
+    let mut others = View::clone(view);
+    others.nodes.retain(|node| node.name != name);
+    others
+}
+
+impl Taking {
+    /// Makes a shard this node's, if it can be had now.
+    async fn take(self, shard: u16, version: u64, before: Option<String>) {
+        let Ok(_place) = self.room.acquire().await else { return };
+        let me = self.shards.node();
+        let before = before.filter(|before| before != me && self.view.borrow().has(before));
+        let mut handed = false;
+        if let Some(before) = before {
+            let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
+            match asked {
+                Ok(Answer::Released) => handed = true,
+                Ok(Answer::Mine { version: other }) => {
+                    tracing::debug!(shard, before, version, other, "the shard is another node's still");
+                    tokio::time::sleep(PAUSE).await;
+                    return;
+                }
+                Ok(Answer::NotHeld | Answer::Groups { .. } | Answer::Failed { .. } | Answer::Unknown)
+                | Err(Silence::Nobody) => {}
+                Err(Silence::NoAnswer(error)) => {
+                    tracing::warn!(shard, before, error, "the node that has the shard does not hand it over: it is taken");
+                }
+            }
+        }
+        if self.shards.map().owner(shard) != Some(me) {
+            return;
+        }
+        let taken = match self.nats.take_over(shard).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(shard, %error, "the shard cannot be taken now");
+                tokio::time::sleep(PAUSE).await;
+                return;
+            }
+        };
+        let (done, owned) = oneshot::channel();
+        self.shards.order(shard, Order::Own { reign: taken.fence, done }).await;
+        if owned.await == Ok(true) {
+            if handed { self.metrics.handed.increment(1) } else { self.metrics.taken.increment(1) }
+        } else {
+            tracing::warn!(shard, "the shard was taken and cannot be read yet");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What becomes of a request that was sent to the owner of a shard, for whoever made it.
+
+use std::sync::Arc;
+
+use tertulia_protocol::{GroupName, PostId};
+use tokio::sync::oneshot;
+
+use super::{LATE, Pending};
+use crate::shard::handle::Listed;
+use crate::shard::owner::append::{Answer, Asker, send_answers};
+use crate::shard::owner::{Owner, now_ms, unavailable};
+use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
+use crate::shard::session::{Event, Joined, Stored};
+use crate::shard::wire::{MemberTold, Outcome};
+use crate::shard::{GroupStatus, Refusal, Session};
+
+impl Owner {
+    /// Answers the oldest `count` requests.
+    pub(super) fn conclude_all(&mut self, count: usize, outcomes: Vec<Outcome>) {
+        let mut outcomes = outcomes.into_iter();
+        let mut answers = Vec::new();
+        for _ in 0..count {
+            let Some(pending) = self.mirror_mut().and_then(|mirror| mirror.outbox.pop_front()) else { break };
+            let outcome = outcomes.next().unwrap_or(Outcome::Unknown);
+            match pending.request {
+                Request::Post(posts) => self.posted(posts, outcome, &mut answers),
+                request => {
+                    // What was posted before is answered before.
+                    send_answers(std::mem::take(&mut answers));
+                    self.conclude(Pending { request, ..pending }, outcome);
+                }
+            }
+        }
+        send_answers(answers);
+    }
+
+    fn posted(&mut self, posts: Posts, outcome: Outcome, answers: &mut Vec<Answer>) {
+        let Posts { session, posts, .. } = posts;
+        for post in posts {
+            let outcome = match &outcome {
+                Outcome::Stored { epoch, seq, at } => {
+                    self.expect(&post.group, *seq, LATE);
+                    Ok(Stored { epoch: *epoch, seq: *seq, at: *at })
+                }
+                Outcome::Refused { refused } => Err(refused.clone().refusal(&post.group)),
+                _ => Err(unavailable(&post.group)),
+            };
+            match (post.trace, &outcome) {
+                (Some(trace), Ok(stored)) => trace.stored_elsewhere(self.shard, &post.group, stored.seq),
+                (Some(trace), Err(refusal)) => trace.refused(self.shard, &post.group, refusal.reason()),
+                (None, _) => {}
+            }
+            let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
+            answers.push(Answer { to, group: post.group, id, outcome, trace: None });
+        }
+    }
+
+    fn conclude(&mut self, pending: Pending, outcome: Outcome) {
+        if let Outcome::Refused { refused } = outcome {
+            return self.refuse(pending, |group| refused.refusal(&group));
+        }
+        match (pending.request, outcome) {
+            (Request::Join { group, session, from }, Outcome::Joined { epoch, head, first, members }) => {
+                let joined = self.joined(&group, &session, from, (epoch, head));
+                session.inbox.push(Event::Joined(Box::new(Joined { first, members, ..joined })));
+                self.expect(&group, head, LATE);
+            }
+            (Request::Leave { group, session, answer }, _) => {
+                let was_member = self.left(&group, &session);
+                if answer {
+                    session.inbox.push(Event::Left { group, was_member });
+                }
+            }
+            (Request::Members { reply, .. }, Outcome::Users { page }) => drop(reply.send(page)),
+            (Request::Admin(admin), outcome) => self.conclude_admin(*admin, outcome),
+            (request, _) => self.refuse(Pending { request, ..pending }, |group| unavailable(&group)),
+        }
+    }
+
+    fn conclude_admin(&self, admin: Admin, outcome: Outcome) {
+        // Who asked may have given up.
+        match (admin, outcome) {
+            (Admin::Members { reply, .. }, Outcome::Members { page }) => {
+                let member = |told| self.member(told);
+                drop(reply.send(Ok(page.map(|page| page.into_iter().map(member).collect()))));
+            }
+            (Admin::Look { reply, .. }, Outcome::Look { group }) => {
+                drop(reply.send(Ok(group.map(|listing| Listed::told(listing, self.shard)))));
+            }
+            (Admin::Kick { reply, .. }, Outcome::Kicked { connections }) => drop(reply.send(Ok(connections))),
+            (Admin::End { reply, .. }, Outcome::Ended { ended }) => drop(reply.send(Ok(ended))),
+            (Admin::Purge { reply, .. }, Outcome::Purged { removed }) => drop(reply.send(Ok(removed))),
+            (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
+                let announced = groups.map(|outcomes| {
+                    let tell = |outcome: Result<Stored, _>| {
+                        let (told, result) = oneshot::channel();
+                        let nobody = || group.clone().or_else(|| GroupName::new("*").ok());
+                        let outcome = outcome.map_err(|refused: crate::shard::wire::Refused| match nobody() {
+                            Some(group) => refused.refusal(&group),
+                            None => Refusal::Draining,
+                        });
+                        drop(told.send(outcome));
+                        result
+                    };
+                    outcomes.into_iter().map(tell).collect()
+                });
+                drop(reply.send(Ok(announced)));
+            }
+            (admin, _) => refuse_admin(admin, |group| unavailable(&group)),
+        }
+    }
+
+    /// A member as this node tells it: of one that is connected here more is known.
+    fn member(&self, told: MemberTold) -> Member {
+        let MemberTold { person, delivered, catching_up } = told;
+        let here = self.groups.values().flat_map(super::super::Group::members);
+        if let Some(member) = here.into_iter().find(|member| member.session.id == person.id) {
+            return member.clone();
+        }
+        let session = Session {
+            id: person.id,
+            user: person.user,
+            address: person.address,
+            inbox: Arc::default(),
+            home: Some(Arc::from("")),
+        };
+        let progress = Arc::new(Progress::told(delivered, catching_up));
+        Member { session: Arc::new(session), joined_at: person.joined_at, progress }
+    }
+
+    /// Makes a connection a member here too.
+    fn joined(
+        &mut self,
+        name: &GroupName,
+        session: &Arc<Session>,
+        from: JoinFrom,
+        (epoch, head): (u64, u64),
+    ) -> Joined {
+        if self.groups.get(name).is_some_and(|group| group.epoch() != epoch) {
+            self.end_life(name);
+        }
+        let passed = self.mirror_mut().and_then(|mirror| mirror.passed.remove(name));
+        let (shard, fanout) = (self.shard, self.shared.config.fanout);
+        let directory = &self.shared.directory;
+        let group = self.groups.entry(name.clone()).or_insert_with(|| {
+            let passed = passed.filter(|(of, _)| *of == epoch).map_or(0, |(_, seq)| seq);
+            let group = super::super::Group::new(name.clone(), shard, epoch, head.max(passed), 0, fanout);
+            directory.enter(Arc::clone(&group.status), true);
+            group
+        });
+        let (_, subscription, progress) = group.join(session, now_ms());
+        let (status, subscribed_at): (Arc<GroupStatus>, u64) = (Arc::clone(&group.status), group.head());
+        Joined { status, subscription, subscribed_at, epoch, head, first: 0, members: 0, progress, from }
+    }
+
+    fn left(&mut self, name: &GroupName, session: &Session) -> bool {
+        let left = self.groups.get_mut(name).is_some_and(|group| group.leave(session));
+        self.forget_if_empty(name);
+        left
+    }
+
+    /// Tells who made a request that nothing came of it, or that nobody knows.
+    pub(super) fn refuse(&mut self, pending: Pending, why: impl FnOnce(GroupName) -> Refusal) {
+        match pending.request {
+            Request::Join { group, session, .. } => {
+                let refusal = why(group.clone());
+                session.inbox.push(Event::JoinRefused { group, refusal });
+            }
+            Request::Leave { group, session, answer } => {
+                // Here it is none any more; the owner learns it with the next roll.
+                let was_member = self.left(&group, &session);
+                if let Some(mirror) = self.mirror_mut() {
+                    mirror.call_roll();
+                }
+                if answer {
+                    session.inbox.push(Event::Left { group, was_member });
+                }
+            }
+            Request::Post(Posts { session, posts, .. }) => {
+                let Some(post) = posts.into_iter().next() else { return };
+                let refusal = why(post.group.clone());
+                if let Some(trace) = post.trace {
+                    trace.refused(self.shard, &post.group, refusal.reason());
+                }
+                let (to, id) = (Asker::Session(session), post.id.filter(PostId::is_of_client));
+                send_answers(vec![Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }]);
+            }
+            Request::Admin(admin) => refuse_admin(*admin, why),
+            // Its reply is dropped, which says that there is none.
+            Request::Members { .. } | Request::Asked(_) => {}
+        }
+    }
+}
+
+fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
+    let of = |group: Option<GroupName>| group.map_or(Refusal::Draining, why);
+    match admin {
+        Admin::Members { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Look { group, reply } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Kick { group, reply, .. } => drop(reply.send(Err(of(group)))),
+        Admin::End { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Purge { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Announce { group, reply, .. } => drop(reply.send(Err(of(group)))),
+    }
+}

@@ -1,0 +1,125 @@
+//! The place of a shard's task among the nodes: whether this one owns the shard, and what comes from the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::mirror::{Mirror, Page, Replied};
+use super::serving::Serving;
+use crate::log::Batch;
+use crate::shard::peers::{Asked, Order, Peers};
+use crate::shard::request::Request;
+
+/// What the task of a shard knows of the other nodes.
+pub(in crate::shard) struct Seat {
+    pub(super) peers: Arc<dyn Peers>,
+    pub(super) node: Arc<str>,
+    /// Differs with each start of the node.
+    pub(super) instance: Arc<str>,
+    /// How long a request to another node may go unanswered.
+    pub(super) patience: Duration,
+    orders: mpsc::Receiver<Order>,
+    pub(super) role: Role,
+    /// Another node has the shard: to be acted upon once what is being done is done.
+    pub(super) fenced: bool,
+}
+
+pub(super) enum Role {
+    Owner(Serving),
+    Mirror(Mirror),
+}
+
+/// What a shard's task was told.
+pub(super) enum Heard {
+    /// So many requests of this node.
+    Requests(usize),
+    Peers(News),
+}
+
+/// What came from other nodes, or is about them.
+pub(super) enum News {
+    Order(Order),
+    /// What another node asks; `None`: it cannot ask any more.
+    Asked(Option<Asked>),
+    /// It is time to tell the mirrors that they have missed nothing.
+    Beat,
+    /// The owner answered, or did not.
+    Replied(Replied),
+    /// What the owner told; `None`: nothing more will be heard.
+    Told(Option<Bytes>),
+    /// It is time to look for what did not come.
+    Late,
+    /// What did not come, from the log.
+    LatePage(Page),
+}
+
+impl Seat {
+    pub(in crate::shard) fn new(
+        peers: Arc<dyn Peers>,
+        node: Arc<str>,
+        instance: Arc<str>,
+        patience: Duration,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        Self { peers, node, instance, patience, orders, role: Role::Mirror(Mirror::default()), fenced: false }
+    }
+
+    /// Notes messages that the log has taken for the members on other nodes.
+    pub(super) fn tell(&mut self, batch: &Batch) {
+        if let Role::Owner(serving) = &mut self.role {
+            serving.tell(batch);
+        }
+    }
+
+    /// Waits for news. Dropping the future loses nothing.
+    async fn next(&mut self, room: bool) -> News {
+        let Self { orders, role, .. } = self;
+        let order = async {
+            match orders.recv().await {
+                Some(order) => News::Order(order),
+                None => std::future::pending().await,
+            }
+        };
+        match role {
+            Role::Owner(serving) => tokio::select! {
+                order = order => order,
+                asked = serving.asked.next(), if room => News::Asked(asked),
+                () = at(serving.beat_at) => News::Beat,
+            },
+            Role::Mirror(mirror) => tokio::select! {
+                order = order => order,
+                news = mirror.next() => news,
+            },
+        }
+    }
+}
+
+/// Waits until then; for ever without a time.
+pub(super) async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for requests, of which some are put into `received`, and for news of other nodes. With no `room` no requests are taken.
+pub(super) async fn hear(
+    seat: &mut Option<Box<Seat>>,
+    requests: &mut mpsc::Receiver<Request>,
+    received: &mut Vec<Request>,
+    room: bool,
+) -> Heard {
+    const AT_ONCE: usize = 64;
+    match seat {
+        None if room => Heard::Requests(requests.recv_many(received, AT_ONCE).await),
+        None => std::future::pending().await,
+        Some(seat) => tokio::select! {
+            count = requests.recv_many(received, AT_ONCE), if room => Heard::Requests(count),
+            news = seat.next(room) => Heard::Peers(news),
+        },
+    }
+}

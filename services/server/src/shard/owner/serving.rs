@@ -1,0 +1,452 @@
+//! What an owner does for other nodes: it carries out their requests, and tells them what happens in the shard.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tertulia_protocol::{GroupName, PostId, UserName};
+use tokio::time::Instant;
+
+use super::append::{Answer, Asker};
+use super::mirror;
+use super::seat::Role;
+use super::{Group, Owner, now_ms};
+use crate::shard::handle::Listed;
+use crate::shard::peers::{AnswerTo, Asked};
+use crate::shard::session::{ConnectionId, Removal, Stored};
+use crate::shard::wire::{
+    self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Roll, RollAnswer, RollOfGroup,
+    Tell,
+};
+use crate::shard::{Batch, Record, Refusal, Session};
+
+/// Bytes of messages in one frame, beside its last.
+const FRAME_BYTES: usize = 96 * 1024;
+/// Removals that are told again to whoever missed them.
+const KEPT_REMOVALS: usize = 1_024;
+/// The first wait before mirrors are told that nothing more was told, and the longest.
+const BEATS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// What an owner keeps for other nodes.
+pub(super) struct Serving {
+    reign: u64,
+    pub(super) asked: BoxStream<'static, Asked>,
+    /// The last frame of each node.
+    links: HashMap<String, Link>,
+    /// The number of the last frame that was told.
+    told: u64,
+    /// What is to be told.
+    untold: Vec<BatchTold>,
+    untold_removals: Vec<Removed>,
+    /// With the number of the frame in which it was told.
+    removals: VecDeque<(u64, Removed)>,
+    pub(super) beat_at: Option<Instant>,
+    beat: Duration,
+}
+
+struct Link {
+    instance: String,
+    number: u64,
+    execution: Arc<Execution>,
+}
+
+/// The requests of one frame, until all are carried out.
+pub(super) struct Execution(Mutex<State>);
+
+struct State {
+    /// What is told beside the outcomes.
+    reply: Replying,
+    outcomes: Vec<Option<Outcome>>,
+    missing: usize,
+    answer: Option<AnswerTo>,
+    done: Option<Bytes>,
+}
+
+struct Replying {
+    reign: u64,
+    number: u64,
+    told: u64,
+    roll: Vec<RollAnswer>,
+}
+
+impl Serving {
+    pub(super) fn new(reign: u64, asked: BoxStream<'static, Asked>) -> Self {
+        Self {
+            reign,
+            asked,
+            links: HashMap::new(),
+            told: 0,
+            untold: Vec::new(),
+            untold_removals: Vec::new(),
+            removals: VecDeque::new(),
+            // Whoever followed the owner before learns of this one.
+            beat_at: Some(Instant::now()),
+            beat: BEATS.0,
+        }
+    }
+
+    /// Takes what is to be told, in frames that are not too large.
+    fn take_untold(&mut self) -> Vec<Bytes> {
+        let mut removals = std::mem::take(&mut self.untold_removals);
+        let mut frames = Vec::new();
+        let (mut part, mut size) = (Vec::new(), 0);
+        for batch in std::mem::take(&mut self.untold) {
+            if size > 0 && size + batch.size() > FRAME_BYTES {
+                frames.push(self.number(std::mem::take(&mut part), Vec::new()));
+                size = 0;
+            }
+            size += batch.size();
+            part.push(batch);
+        }
+        loop {
+            let rest = removals.split_off(removals.len().min(KEPT_REMOVALS));
+            frames.push(self.number(std::mem::take(&mut part), removals));
+            if rest.is_empty() {
+                break;
+            }
+            removals = rest;
+        }
+        (self.beat_at, self.beat) = (Some(Instant::now() + BEATS.0), BEATS.0);
+        frames
+    }
+
+    /// Notes messages that the log has taken, in parts that are not too large.
+    pub(super) fn tell(&mut self, batch: &Batch) {
+        let mut rest = &batch.records[..];
+        while !rest.is_empty() {
+            let mut size = 0;
+            let fits = |record: &&Record| {
+                size += record.size();
+                size <= FRAME_BYTES
+            };
+            let (part, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            self.untold.push(BatchTold::of(&batch.group, batch.epoch, part));
+            rest = after;
+        }
+    }
+
+    fn number(&mut self, batches: Vec<BatchTold>, removed: Vec<Removed>) -> Bytes {
+        self.told += 1;
+        self.removals.extend(removed.iter().map(|removed| (self.told, removed.clone())));
+        let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
+        self.removals.drain(..excess);
+        wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed })
+    }
+}
+
+impl Execution {
+    fn new(reply: Replying, count: usize, answer: AnswerTo) -> Self {
+        let outcomes = std::iter::repeat_with(|| None).take(count).collect();
+        Self(Mutex::new(State { reply, outcomes, missing: count, answer: Some(answer), done: None }))
+    }
+
+    /// Says what became of a request. When that is known of all, the node is answered.
+    pub(super) fn set(&self, place: usize, outcome: Outcome) {
+        let mut state = self.state();
+        if let Some(slot @ None) = state.outcomes.get_mut(place) {
+            *slot = Some(outcome);
+            state.missing -= 1;
+        }
+        state.finish();
+    }
+
+    /// The node asked again.
+    fn again(&self, answer: AnswerTo) {
+        let mut state = self.state();
+        match state.done.clone() {
+            Some(done) => answer(done),
+            None => state.answer = Some(answer),
+        }
+    }
+
+    /// This node does not own the shard any more: the other one is to ask whoever does.
+    pub(super) fn give_up(&self) {
+        let mut state = self.state();
+        if let Some(answer) = state.answer.take() {
+            answer(wire::encode(&Reply::NotOwner));
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn finish(&mut self) {
+        if self.missing > 0 || self.done.is_some() {
+            return;
+        }
+        let Replying { reign, number, told, .. } = self.reply;
+        let outcomes = std::mem::take(&mut self.outcomes).into_iter().flatten().collect();
+        let roll = std::mem::take(&mut self.reply.roll);
+        let done = wire::encode(&Reply::Done { reign, number, told, roll, outcomes });
+        self.done = Some(done.clone());
+        if let Some(answer) = self.answer.take() {
+            answer(done);
+        }
+    }
+}
+
+impl Owner {
+    /// Carries out what another node asks.
+    pub(super) async fn on_asked(&mut self, asked: Asked) {
+        let Asked { frame, answer } = asked;
+        let ask: Ask = match wire::decode(&frame) {
+            Ok(ask) => ask,
+            Err(error) => {
+                tracing::warn!(shard = self.shard, %error, "another node asks something that cannot be understood");
+                answer(wire::encode(&Reply::Unfit { why: error.to_string() }));
+                return;
+            }
+        };
+        let Some(serving) = self.serving_mut() else { return answer(wire::encode(&Reply::NotOwner)) };
+        if ask.reign != serving.reign {
+            return answer(wire::encode(&Reply::Reign { reign: serving.reign }));
+        }
+        if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {
+            match ask.number.cmp(&link.number) {
+                // It is not waited for any more.
+                std::cmp::Ordering::Less => return,
+                std::cmp::Ordering::Equal => return link.execution.again(answer),
+                std::cmp::Ordering::Greater => {}
+            }
+        }
+        let home: Arc<str> = Arc::from(ask.node.as_str());
+        let (reign, told) = (serving.reign, serving.told);
+        let roll = match ask.roll {
+            Some(roll) => match self.on_roll(roll, &home).await {
+                Some(answers) => answers,
+                // The log cannot be read: to be asked again.
+                None => return answer(wire::encode(&Reply::NotOwner)),
+            },
+            None => Vec::new(),
+        };
+        let reply = Replying { reign, number: ask.number, told, roll };
+        let execution = Arc::new(Execution::new(reply, ask.items.len(), answer));
+        let link = Link { instance: ask.instance, number: ask.number, execution: Arc::clone(&execution) };
+        if let Some(serving) = self.serving_mut() {
+            serving.links.insert(ask.node, link);
+        }
+        for (place, item) in ask.items.into_iter().enumerate() {
+            if let Some(outcome) = self.carry_out(item, &home, &execution, place).await {
+                execution.set(place, outcome);
+            }
+        }
+        execution.state().finish();
+    }
+
+    /// Carries out one request; `None` if its outcome comes with an append.
+    async fn carry_out(
+        &mut self,
+        item: Item,
+        home: &Arc<str>,
+        execution: &Arc<Execution>,
+        place: usize,
+    ) -> Option<Outcome> {
+        let outcome = match item {
+            Item::Join { group, person, from } => {
+                let session = Arc::new(session(person, home));
+                self.join(&group, &session, from).await.map(|joined| Outcome::Joined {
+                    epoch: joined.epoch,
+                    head: joined.head,
+                    first: joined.first,
+                    members: joined.members,
+                })
+            }
+            Item::Leave { group, id, user, asked } => {
+                let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                let session = session(Person { id, user, address, joined_at: 0 }, home);
+                Ok(Outcome::Left { was_member: self.leave(&group, &session, asked) })
+            }
+            Item::Post { group, person, message, id } => {
+                let session = session(person, home);
+                match self.take_post(&group, &session, message, &id).await {
+                    Ok(stored) => {
+                        let to = Asker::Node(Arc::clone(execution), place);
+                        self.staged.answers.push(Answer { to, group, id: None, outcome: Ok(stored), trace: None });
+                        return None;
+                    }
+                    Err(refusal) => {
+                        self.shared.metrics.refused.increment(1);
+                        Err(refusal)
+                    }
+                }
+            }
+            Item::Users { group, after, limit } => {
+                let page = |group: &mut Group| group.users_after(after.as_deref(), limit);
+                Ok(Outcome::Users { page: self.load(&group).await.ok().flatten().map(page) })
+            }
+            Item::Look { group } => {
+                let listing = |listed: Option<Listed>| Outcome::Look { group: listed.map(|listed| listed.tell()) };
+                self.look(&group).await.map(listing)
+            }
+            Item::Members { group, after, limit } => {
+                let page = |group: &mut Group| group.members_after(after).take(limit).map(member).collect();
+                self.load(&group).await.map(|group| Outcome::Members { page: group.map(page) })
+            }
+            Item::Kick { group, target, reason, hold } => {
+                self.kick(group, &target, reason, hold).await.map(|connections| Outcome::Kicked { connections })
+            }
+            Item::End { group, how, reason, hold } => {
+                self.end(group, how, reason, hold).await.map(|ended| Outcome::Ended { ended })
+            }
+            Item::Purge { group, through } => {
+                self.purge(&group, through).await.map(|removed| Outcome::Purged { removed })
+            }
+            Item::Announce { group, message, id } => {
+                let id = PostId::from_stored(&id).ok();
+                match self.announce(group, &message, id.as_ref()).await {
+                    Ok(Some(announced)) => {
+                        let execution = Arc::clone(execution);
+                        // Their outcomes come with the append.
+                        tokio::spawn(async move {
+                            let mut groups = Vec::new();
+                            for outcome in announced {
+                                let outcome = outcome.await.unwrap_or(Err(Refusal::Draining));
+                                groups.push(outcome.map_err(|refusal| Refused::from(&refusal)));
+                            }
+                            execution.set(place, Outcome::Announced { groups: Some(groups) });
+                        });
+                        return None;
+                    }
+                    Ok(None) => Ok(Outcome::Announced { groups: None }),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Item::Unknown => Ok(Outcome::Unknown),
+        };
+        Some(outcome.unwrap_or_else(|refusal| Outcome::Refused { refused: Refused::from(&refusal) }))
+    }
+
+    async fn take_post(
+        &mut self,
+        group: &GroupName,
+        session: &Session,
+        message: Arc<str>,
+        id: &str,
+    ) -> Result<Stored, Refusal> {
+        let id = PostId::from_stored(id).ok();
+        self.ready_for_post(group, session, id.is_some()).await?;
+        let received = std::time::Instant::now();
+        self.place(group, &session.user, id.as_ref(), message, now_ms(), received)
+    }
+
+    /// Learns who is a member on another node; `None` if the log cannot be read.
+    async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Option<Vec<RollAnswer>> {
+        if roll.begins {
+            for group in self.groups.values_mut().filter(|group| group.is_remote()) {
+                drop(group.remove_where(|session| session.home.as_ref() == Some(home)));
+            }
+        }
+        let mut answers = Vec::new();
+        for named in roll.groups {
+            answers.push(self.on_roll_of(named, roll.heard, home).await?);
+        }
+        if let Some(serving) = self.serving_mut() {
+            serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
+        }
+        Some(answers)
+    }
+
+    async fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> Option<RollAnswer> {
+        let RollOfGroup { group: name, epoch, head, members } = named;
+        let gone = |name: GroupName| RollAnswer { group: name, now: None, removed: Vec::new() };
+        match self.load(&name).await {
+            Ok(Some(_)) => {}
+            // Nobody has posted: that the group exists is known from its members alone.
+            Ok(None) if head == 0 => {
+                let fanout = self.shared.config.fanout;
+                self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, fanout));
+            }
+            Ok(None) => return Some(gone(name)),
+            Err(_) => return None,
+        }
+        let missed = |serving: &mut Serving| -> Vec<Removed> {
+            let missed = serving.removals.iter().filter(|(number, removed)| *number > heard && removed.group == name);
+            missed.map(|(_, removed)| removed.clone()).collect()
+        };
+        let mut removed = self.serving_mut().map(missed).unwrap_or_default();
+        for person in members {
+            let (id, joined_at) = (person.id, person.joined_at);
+            let session = Arc::new(session(person, home));
+            if self.check_holds(&name, &session).is_err() {
+                removed.push(mirror::removed(&name, id, Removal::Kicked, None));
+            }
+            if removed.iter().any(|removed| removed.id == id) {
+                continue;
+            }
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            if head > 0 && group.epoch() != epoch {
+                return Some(gone(name));
+            }
+            drop(group.join(&session, joined_at));
+        }
+        let now = self.groups.get(&name).map(|group| (group.epoch(), group.head()));
+        Some(RollAnswer { group: name, now, removed })
+    }
+
+    /// Notes that a moderator ended a membership on another node.
+    pub(super) fn tell_removed(
+        &mut self,
+        group: &GroupName,
+        id: ConnectionId,
+        how: Removal,
+        detail: Option<&Arc<str>>,
+    ) {
+        if let Some(serving) = self.serving_mut() {
+            serving.untold_removals.push(mirror::removed(group, id, how, detail));
+        }
+    }
+
+    /// Tells what is to be told.
+    pub(super) fn flush_told(&mut self) {
+        let shard = self.shard;
+        let Some(seat) = &mut self.seat else { return };
+        let Role::Owner(serving) = &mut seat.role else { return };
+        if serving.untold.is_empty() && serving.untold_removals.is_empty() {
+            return;
+        }
+        for frame in serving.take_untold() {
+            self.shared.metrics.told.increment(1);
+            seat.peers.tell(shard, frame);
+        }
+    }
+
+    /// Tells mirrors up to which number they should have heard.
+    pub(super) fn beat(&mut self) {
+        let shard = self.shard;
+        let is_heard = self.groups.values().any(Group::is_remote);
+        let Some(seat) = &mut self.seat else { return };
+        let Role::Owner(serving) = &mut seat.role else { return };
+        let is_first = serving.told == 0 && serving.beat == BEATS.0;
+        serving.beat = (serving.beat * 2).min(BEATS.1);
+        serving.beat_at = (is_heard || is_first).then(|| Instant::now() + serving.beat);
+        let (reign, number) = (serving.reign, serving.told);
+        seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches: Vec::new(), removed: Vec::new() }));
+    }
+}
+
+impl Outcome {
+    pub(super) fn of_post(outcome: &Result<Stored, Refusal>) -> Self {
+        match outcome {
+            Ok(Stored { epoch, seq, at }) => Self::Stored { epoch: *epoch, seq: *seq, at: *at },
+            Err(refusal) => Self::Refused { refused: Refused::from(refusal) },
+        }
+    }
+}
+
+fn session(person: Person, home: &Arc<str>) -> Session {
+    let Person { id, user, address, .. } = person;
+    Session { id, user, address, inbox: Arc::default(), home: Some(Arc::clone(home)) }
+}
+
+fn member(member: &crate::shard::request::Member) -> MemberTold {
+    let session = &member.session;
+    let user: UserName = session.user.clone();
+    let person = Person { id: session.id, user, address: session.address, joined_at: member.joined_at };
+    MemberTold { person, delivered: member.progress.delivered(), catching_up: member.progress.is_catching_up() }
+}

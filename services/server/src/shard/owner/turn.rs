@@ -1,0 +1,286 @@
+//! How a shard changes hands: from mirroring another node's shard to owning it, and back. Members that are connected here stay
+//! members, and requests that wait are carried out by whoever has the shard then.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tertulia_protocol::GroupName;
+
+use super::append::{Answer, Asker};
+use super::mirror::Mirror;
+use super::seat::{News, Role};
+use super::serving::Serving;
+use super::{Owner, now_ms};
+use crate::log::{PageLimit, Range};
+use crate::shard::{Batch, Record};
+use crate::shard::events::{Leaving, What};
+use crate::shard::moderation::Holds;
+use crate::shard::peers::Order;
+use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::session::{Event, Removal};
+
+/// What members that are behind need to notice it: the newest messages.
+pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
+/// How long a node that stops waits for answers of others.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl Owner {
+    /// The mirror, if another node has the shard.
+    pub(super) fn mirror(&self) -> Option<&Mirror> {
+        match self.seat.as_deref() {
+            Some(seat) => match &seat.role {
+                Role::Mirror(mirror) => Some(mirror),
+                Role::Owner(_) => None,
+            },
+            None => None,
+        }
+    }
+
+    pub(super) fn mirror_mut(&mut self) -> Option<&mut Mirror> {
+        match &mut self.seat.as_deref_mut()?.role {
+            Role::Mirror(mirror) => Some(mirror),
+            Role::Owner(_) => None,
+        }
+    }
+
+    pub(super) fn serving_mut(&mut self) -> Option<&mut Serving> {
+        match &mut self.seat.as_deref_mut()?.role {
+            Role::Owner(serving) => Some(serving),
+            Role::Mirror(_) => None,
+        }
+    }
+
+    /// Whether it has turned out that another node has taken the shard.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.seat.as_deref().is_some_and(|seat| seat.fenced)
+    }
+
+    /// What is to be done for other nodes between requests; answers whether requests may go on that could not before.
+    pub(super) async fn take_turn(&mut self) -> bool {
+        if self.is_fenced() {
+            self.step_down();
+            return true;
+        }
+        self.flush_told();
+        self.start_flight().await;
+        false
+    }
+
+    pub(super) async fn on_news(&mut self, news: News) {
+        match news {
+            News::Order(order) => self.on_order(order).await,
+            News::Asked(Some(asked)) => self.waiting.push_back(Request::Asked(asked)),
+            News::Asked(None) => {
+                if let Some(serving) = self.serving_mut() {
+                    serving.asked = Box::pin(futures_util::stream::pending());
+                }
+            }
+            News::Beat => self.beat(),
+            News::Replied(replied) => self.on_replied(replied),
+            News::Told(told) => self.on_told(told),
+            News::Late => self.look_for_late(),
+            News::LatePage(page) => self.on_late_page(page),
+        }
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        // Who ordered may have given up.
+        match order {
+            Order::Own { reign, done } => drop(done.send(self.step_up(reign).await)),
+            Order::Release { done } => {
+                self.settle().await;
+                self.step_down();
+                done.send(()).unwrap_or(());
+            }
+            Order::Lost => {
+                self.settle().await;
+                self.step_down();
+            }
+            Order::Follow => {
+                if let Some(mirror) = self.mirror_mut() {
+                    mirror.call_roll();
+                }
+            }
+            Order::Nodes(nodes) => self.forget_others(&nodes),
+        }
+    }
+
+    /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read.
+    async fn step_up(&mut self, reign: u64) -> bool {
+        self.settle().await;
+        self.step_down();
+        let mut found = Vec::new();
+        for (name, group) in &self.groups {
+            let Ok(head) = self.shared.log.head(self.shard, name).await else { return false };
+            let mut tail = None;
+            if head.is_some_and(|head| head.seq > group.head()) {
+                let page = self.shared.log.read(self.shard, name, Range::Before(u64::MAX), TAIL).await;
+                let Ok(page) = page else { return false };
+                tail = page;
+            }
+            found.push((name.clone(), head, tail));
+        }
+        let Some(seat) = &mut self.seat else { return false };
+        let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
+        let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(Serving::new(reign, asked))) else {
+            return false;
+        };
+        for (name, head, tail) in found {
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            match head {
+                Some(head) if head.epoch == group.epoch() || group.status.head() == 0 => {
+                    group.move_to(head.epoch, head.seq, head.at);
+                    if let Some(page) = tail.filter(|page| !page.records.is_empty()) {
+                        let batch = Batch { group: name, epoch: head.epoch, records: page.records };
+                        group.deliver(Arc::new(batch), Instant::now(), None);
+                    }
+                }
+                // Nobody has posted yet.
+                None if group.status.head() == 0 => self.shared.directory.not_stored(),
+                Some(_) | None => self.end_life(&name),
+            }
+        }
+        self.shared.set_owned(self.shard, true);
+        for pending in mirror.outbox.into_iter().rev() {
+            self.waiting.push_front(pending.request);
+        }
+        true
+    }
+
+    /// The life of a group that is mirrored has ended: its members learn it.
+    pub(super) fn end_life(&mut self, name: &GroupName) {
+        let Some(mut group) = self.groups.remove(name) else { return };
+        self.shared.directory.remove(name, true);
+        let gone = group.remove_where(|_| true);
+        self.shared.metrics.deleted.increment(gone.len() as u64);
+        for session in gone {
+            session.inbox.push(Event::Removed { group: name.clone(), removal: Removal::Deleted, detail: None });
+        }
+    }
+
+    /// Ceases to own the shard, if it did. Nothing is under way.
+    pub(super) fn step_down(&mut self) {
+        let Some(seat) = &mut self.seat else { return };
+        seat.fenced = false;
+        if matches!(seat.role, Role::Mirror(_)) {
+            return;
+        }
+        self.shared.set_owned(self.shard, false);
+        let directory = &self.shared.directory;
+        self.groups.retain(|name, group| {
+            drop(group.remove_where(|session| session.home.is_some()));
+            let keep = group.member_count() > 0;
+            match keep {
+                true if !group.is_stored() => directory.now_stored(),
+                true => {}
+                false => directory.remove(name, group.is_stored()),
+            }
+            group.dedup = None;
+            keep
+        });
+        for name in std::mem::take(&mut self.holds).into_keys() {
+            directory.set_closed(&name, None);
+        }
+        self.everywhere = Holds::default();
+        let mut mirror = Mirror::default();
+        if !self.groups.is_empty() {
+            mirror.call_roll();
+        }
+        seat.role = Role::Mirror(mirror);
+    }
+
+    /// Another writer has the shard. What was to be appended is not stored: it is sent to whoever has it, but for what moderators
+    /// asked, who are told. Answers what is left to be answered.
+    pub(super) fn give_up_shard(
+        &mut self,
+        batches: &[(Arc<Batch>, Instant)],
+        answers: Vec<Answer>,
+    ) -> Vec<Answer> {
+        let Some(seat) = &mut self.seat else { return answers };
+        seat.fenced = true;
+        let mut records: HashMap<(GroupName, u64), Record> = HashMap::new();
+        for (batch, _) in batches {
+            records.extend(batch.records.iter().map(|record| ((batch.group.clone(), record.seq), record.clone())));
+        }
+        for group in self.groups.values() {
+            let name = &group.status.name;
+            records.extend(group.staged().map(|record| ((name.clone(), record.seq), record.clone())));
+        }
+        let mut left = Vec::new();
+        let mut again = Vec::new();
+        for answer in answers {
+            let record = match &answer.outcome {
+                Ok(stored) if stored.seq > self.head(&answer.group) => records.remove(&(answer.group.clone(), stored.seq)),
+                Ok(_) | Err(_) => None,
+            };
+            match (&answer.to, record) {
+                (Asker::Session(session), Some(record)) => {
+                    let Record { message, id, .. } = record;
+                    let posts = vec![NewPost { group: answer.group, message, id, trace: answer.trace }];
+                    let received = Instant::now();
+                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received }));
+                }
+                (Asker::Node(execution, _), Some(_)) => execution.give_up(),
+                _ => left.push(answer),
+            }
+        }
+        again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
+        left
+    }
+
+    /// Nodes that are gone have no members.
+    fn forget_others(&mut self, nodes: &HashSet<String>) {
+        if self.serving_mut().is_none() {
+            return;
+        }
+        let shared = &self.shared;
+        for (name, group) in self.groups.iter_mut().filter(|(_, group)| group.is_remote()) {
+            let is_gone = |home: &Arc<str>| !nodes.contains(&**home);
+            let gone = group.remove_where(|session| session.home.as_ref().is_some_and(is_gone));
+            let mut members = group.member_count() + gone.len();
+            for session in gone {
+                members -= 1;
+                shared.metrics.disconnected.increment(1);
+                shared.events.tell(|| What::Left {
+                    group: name.clone(),
+                    who: (&*session).into(),
+                    members: members as u64,
+                    how: Leaving::Disconnected,
+                });
+            }
+        }
+    }
+
+    /// Before the task ends: requests that only another node can answer are answered, if that takes no longer than it may.
+    pub(super) async fn last_words(&mut self) {
+        if self.seat.is_none() {
+            return;
+        }
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        loop {
+            if self.is_fenced() {
+                self.step_down();
+            }
+            while let Some(request) = self.waiting.pop_front() {
+                self.on_request(request).await;
+            }
+            self.settle().await;
+            self.flush_told();
+            self.start_flight().await;
+            if self.waiting.is_empty() && self.mirror().is_none_or(|mirror| mirror.outbox.is_empty()) {
+                return;
+            }
+            let Some(Mirror { .. }) = self.mirror() else { continue };
+            let Some(seat) = &mut self.seat else { return };
+            let Role::Mirror(mirror) = &mut seat.role else { continue };
+            match tokio::time::timeout_at(until, mirror.next()).await {
+                Ok(news) => self.on_news(news).await,
+                Err(_) => {
+                    tracing::warn!(shard = self.shard, at = now_ms(), "requests to other nodes are left unanswered");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Random faults under load: nodes that are killed, paused for longer than their lease, and cut off; NATS servers that are killed.
+//! What was acknowledged is there, once and in one order, and everybody is served again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::cluster::Cluster;
+use harness::proxy::Carriage;
+use harness::recording::Recording;
+use harness::{Client, ServerOptions};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::machine;
+use crate::talker::{CURTAIN, Places, Story, Talker, listen};
+
+const NODES: usize = 3;
+/// How long a node stays paused or cut off: longer than its lease.
+const OUT: Duration = Duration::from_millis(3_000);
+/// How long after a fault everybody must be served: the time to recover, and room for a busy machine.
+const RECOVERY: Duration = Duration::from_secs(45);
+
+/// What is done to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Pause,
+    Close,
+    Hold,
+    KillNats,
+}
+
+const FAULTS: [Fault; 5] = [Fault::Kill, Fault::Pause, Fault::Close, Fault::Hold, Fault::KillNats];
+
+struct World {
+    cluster: Cluster,
+    places: Places,
+    groups: Vec<String>,
+}
+
+impl World {
+    async fn start() -> Result<Self> {
+        let cluster = Cluster::start(NODES, 3, ServerOptions::new()).await?;
+        let places = (0..NODES).map(|place| Some(cluster.chat(place))).collect();
+        let groups = (0..8).map(|number| format!("fault-{number}")).collect();
+        Ok(Self { cluster, places: Arc::new(Mutex::new(places)), groups })
+    }
+
+    fn set_place(&self, place: usize, up: bool) {
+        let address = up.then(|| self.cluster.chat(place));
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)[place] = address;
+    }
+
+    /// Does something, and undoes it.
+    async fn suffer(&mut self, fault: Fault, place: usize) -> Result<()> {
+        match fault {
+            Fault::Kill => {
+                self.set_place(place, false);
+                self.cluster.nodes[place].kill().await?;
+                // The others serve its shards before it is back.
+                self.served(1 + place).await.context("after a node was killed")?;
+                self.cluster.nodes[place].restart().await?;
+                self.set_place(place, true);
+            }
+            Fault::Pause => {
+                self.cluster.nodes[place].pause()?;
+                tokio::time::sleep(OUT).await;
+                self.cluster.nodes[place].resume()?;
+            }
+            Fault::Close | Fault::Hold => {
+                let how = if fault == Fault::Close { Carriage::Closed } else { Carriage::Held };
+                self.cluster.set_carriage(place, how);
+                tokio::time::sleep(OUT).await;
+                self.cluster.set_carriage(place, Carriage::Open);
+            }
+            Fault::KillNats => {
+                self.cluster.nats.kill(place).await?;
+                self.served(place).await.context("after a NATS server was killed")?;
+                self.cluster.nats.revive(place)?;
+                self.cluster.nats.healthy(place).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a post to each group is acknowledged and delivered, by way of some node.
+    async fn served(&self, place: usize) -> Result<Duration> {
+        let began = Instant::now();
+        for group in &self.groups {
+            loop {
+                ensure!(began.elapsed() < RECOVERY, "group '{group}' is not served");
+                match self.probe(place, group).await {
+                    Ok(()) => break,
+                    Err(error) => println!("{group}: {error:#}"),
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(began.elapsed())
+    }
+
+    async fn probe(&self, place: usize, group: &str) -> Result<()> {
+        let address = {
+            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let up: Vec<_> = places.iter().flatten().collect();
+            *up[place % up.len()]
+        };
+        let connector = self.cluster.connector(0).at(address).patience(Duration::from_secs(15));
+        let mut client = connector.extended("probe").await?;
+        client.join(group).await?;
+        let text = format!("probe {}", fastrand::u64(..));
+        client.post(group, &text, &fastrand::u64(..).to_string()).await?;
+        client.reader.until_text(group, &text).await
+    }
+}
+
+async fn run(rounds: usize, seed: u64) -> Result<()> {
+    let _machine = machine().await;
+    println!("seed {seed}");
+    fastrand::seed(seed);
+    let mut world = World::start().await?;
+    let connector = world.cluster.connector(0);
+    let (hush, quiet) = watch::channel(false);
+    let talkers: Vec<JoinHandle<Result<Story>>> = (0..9)
+        .map(|number| {
+            Talker::start(&format!("user-{number}"), number, &world.places, &connector, &world.groups, &quiet)
+        })
+        .collect();
+    let mut listeners: Vec<JoinHandle<Result<Recording>>> = Vec::new();
+    for round in 0..rounds {
+        for place in 0..NODES {
+            let group = world.groups[(round + place) % world.groups.len()].clone();
+            let who = format!("classic-{round}-{place}");
+            listeners.push(listen(who, connector.at(world.cluster.chat(place)), group, quiet.clone()));
+        }
+        // Every kind comes often; which node it meets is chance.
+        let (fault, place) = (FAULTS[round % FAULTS.len()], fastrand::usize(..NODES));
+        let began = Instant::now();
+        world.suffer(fault, place).await.with_context(|| format!("round {round}: {fault:?} of {place}"))?;
+        let undone = began.elapsed();
+        let served = world.served(fastrand::usize(..NODES)).await;
+        let served = served.with_context(|| format!("round {round}, after {fault:?} of {place}"))?;
+        println!("round {round}: {fault:?} of {place} for {undone:?}, served {served:?} after its end");
+    }
+    world.cluster.agreed(NODES).await?;
+    hush.send_replace(true);
+    let (recordings, log_reader) = finish(&world, talkers, listeners).await?;
+    judge(&world, recordings, log_reader).await
+}
+
+/// Says the last thing in every group, and waits until everybody has seen it.
+async fn finish(
+    world: &World,
+    talkers: Vec<JoinHandle<Result<Story>>>,
+    listeners: Vec<JoinHandle<Result<Recording>>>,
+) -> Result<(Vec<Recording>, Client)> {
+    let mut observer = world.cluster.connector(0).patience(Duration::from_secs(60)).extended("observer").await?;
+    // What was said last is answered by then; who still waits for an answer says so.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for group in &world.groups {
+        observer.join(group).await?;
+        observer.post(group, CURTAIN, CURTAIN).await?;
+    }
+    let mut recordings = Vec::new();
+    let mut refused = 0;
+    for talker in talkers {
+        let story = tokio::time::timeout(Duration::from_secs(90), talker).await.context("a talker does not end")???;
+        refused += story.refused;
+        recordings.extend(story.recordings);
+    }
+    for listener in listeners {
+        let recording = tokio::time::timeout(Duration::from_secs(90), listener).await.context("a listener does not end")?;
+        recordings.extend(recording?.ok());
+    }
+    println!("{} connections, {refused} refusals", recordings.len());
+    Ok((recordings, observer))
+}
+
+async fn judge(world: &World, mut recordings: Vec<Recording>, mut observer: Client) -> Result<()> {
+    let mut logs = Vec::new();
+    for group in &world.groups {
+        logs.push(observer.read_log(group).await?);
+    }
+    recordings.push(observer.settled());
+    let rules = harness::checker::Rules { all_posters_recorded: false, ..harness::checker::Rules::default() };
+    let verdict = harness::checker::check_by(rules, &recordings, &logs);
+    println!("{:?}", verdict.facts);
+    verdict.assert_clean();
+    ensure!(verdict.facts.acknowledged > 200 && verdict.facts.deliveries > 2_000, "{verdict}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_rounds_of_random_faults() -> Result<()> {
+    run(20, fastrand::u64(..)).await
+}
+
+/// `make soak`: as many rounds as `TERTULIA_SOAK_ROUNDS` says.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: run by `make soak`"]
+async fn many_rounds_of_random_faults() -> Result<()> {
+    let rounds = std::env::var("TERTULIA_SOAK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(200);
+    run(rounds, fastrand::u64(..)).await
+}

@@ -1,0 +1,73 @@
+//! A node that leaves as planned, and one that comes, under load: no post fails, and none waits for long.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use harness::cluster::Cluster;
+use harness::{ServerOptions, check};
+use tokio::sync::watch;
+
+use crate::machine;
+use crate::talker::{CURTAIN, Places, Talker};
+
+/// How much longer than without a handover an answer may take: what is promised is a second.
+const LATENCY: Duration = Duration::from_millis(1_000);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> {
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(3, 1, ServerOptions::new()).await?;
+    let groups: Vec<String> = (0..12).map(|number| format!("leaving-{number}")).collect();
+    // Nobody is connected to the node that leaves, so that only its shards move.
+    let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(0)), Some(cluster.chat(1))]));
+    let connector = cluster.connector(0);
+    let (hush, quiet) = watch::channel(false);
+    let talkers: Vec<_> = (0..8)
+        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet))
+        .collect();
+    let mut observer = connector.extended("observer").await?;
+    for group in &groups {
+        observer.join(group).await?;
+    }
+    let talk_for = async |seconds: u64| {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(seconds) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    talk_for(1).await;
+    cluster.nodes[2].terminate()?;
+    ensure!(cluster.nodes[2].wait(Duration::from_secs(30)).await?.success());
+    cluster.agreed(2).await?;
+    talk_for(1).await;
+    cluster.add().await?;
+    cluster.agreed(3).await?;
+    talk_for(1).await;
+    hush.send_replace(true);
+    // All that was said before is said: who still waits for an answer would say so.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for group in &groups {
+        observer.post(group, CURTAIN, CURTAIN).await?;
+    }
+    let mut recordings = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for talker in talkers {
+        let story = talker.await??;
+        ensure!(story.refused == 0, "{} posts were refused", story.refused);
+        slowest = slowest.max(story.slowest);
+        recordings.extend(story.recordings);
+    }
+    let mut logs = Vec::new();
+    for group in &groups {
+        observer.reader.until_text(group, CURTAIN).await?;
+        logs.push(observer.read_log(group).await?);
+    }
+    recordings.push(observer.settled());
+    let verdict = check(&recordings, &logs);
+    verdict.assert_clean();
+    println!("{:?}, the slowest answer took {slowest:?}", verdict.facts);
+    ensure!(verdict.facts.acknowledged > 300, "{verdict}");
+    ensure!(slowest < LATENCY, "an answer took {slowest:?}");
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! Several nodes that are one, over a real NATS.
+//!
+//! Each scenario needs most of the machine, so each has it for itself.
+
+mod faults;
+mod leaving;
+mod talker;
+mod wire;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+static MACHINE: Mutex<()> = Mutex::const_new(());
+
+/// Waits until no other scenario runs.
+async fn machine() -> MutexGuard<'static, ()> {
+    MACHINE.lock().await
+}

@@ -1,0 +1,119 @@
+//! Several real servers that are one, over real NATS servers, with a proxy between each of the former and each of the latter.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::client::Connector;
+use crate::deadline::poll_until;
+use crate::metrics::Metrics;
+use crate::nats::Nats;
+use crate::proxy::{Carriage, Proxy};
+use crate::server::{Server, ServerOptions};
+
+/// How long a cluster may take to agree. Far above what it takes, also on a busy machine.
+pub const AGREEING: Duration = Duration::from_secs(60);
+
+/// The servers and what is between them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes; one that was killed stays in its place.
+    pub nodes: Vec<Server>,
+    /// What they share.
+    pub nats: Nats,
+    proxies: Vec<Vec<Proxy>>,
+    options: ServerOptions,
+}
+
+impl Cluster {
+    /// `nodes` nodes on `servers` NATS servers, each with `options`.
+    ///
+    /// # Errors
+    /// If one does not start, or they do not agree.
+    pub async fn start(nodes: usize, servers: usize, options: ServerOptions) -> Result<Self> {
+        let nats = Nats::start(servers).await?;
+        let replicas = if servers >= 3 { 3 } else { 1 };
+        let options = options.argument("--engine").argument("nats").set("nats.replicas", replicas);
+        let mut cluster = Self { nodes: Vec::new(), nats, proxies: Vec::new(), options };
+        for _ in 0..nodes {
+            cluster.add().await?;
+        }
+        cluster.agreed(nodes).await?;
+        Ok(cluster)
+    }
+
+    /// Starts one more node; answers its place.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn add(&mut self) -> Result<usize> {
+        let place = self.nodes.len();
+        let mut proxies = Vec::new();
+        for server in 0..self.nats.count() {
+            // Each node prefers another server.
+            proxies.push(Proxy::start(self.nats.address((place + server) % self.nats.count())).await?);
+        }
+        let urls: Vec<String> = proxies.iter().map(|proxy| format!("nats://{}", proxy.address())).collect();
+        let options = self.options.clone().set("nats.urls", urls.join(",")).set("cluster.node_id", name(place));
+        self.nodes.push(options.start().await.with_context(|| format!("start {}", name(place)))?);
+        self.proxies.push(proxies);
+        Ok(place)
+    }
+
+    /// Makes clients of one node. All clients of a test share what they see alike, so they have one origin.
+    #[must_use]
+    pub fn connector(&self, place: usize) -> Connector {
+        self.nodes[place].connector()
+    }
+
+    /// Where a node listens for clients.
+    #[must_use]
+    pub fn chat(&self, place: usize) -> SocketAddr {
+        self.nodes[place].chat()
+    }
+
+    /// Cuts a node off from NATS, or ends that.
+    pub fn set_carriage(&self, place: usize, carriage: Carriage) {
+        self.proxies[place].iter().for_each(|proxy| proxy.set(carriage));
+    }
+
+    /// Waits until `nodes` nodes are there, go by the same map, and own all shards between them.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    pub async fn agreed(&mut self, nodes: usize) -> Result<()> {
+        let mut alive = Vec::new();
+        for node in &mut self.nodes {
+            if !node.has_ended()? {
+                alive.push(node.http());
+            }
+        }
+        let alive = &alive;
+        poll_until(AGREEING, "the nodes to agree", || async move {
+            let mut versions = Vec::new();
+            let mut owned = 0.0;
+            for http in alive {
+                let scrape = match Metrics::scrape(*http).await {
+                    Ok(scrape) => scrape,
+                    Err(error) => return Ok(Some(format!("{http}: {error}"))),
+                };
+                let value = |name: &str| scrape.sum(name, &[]).unwrap_or(-1.0);
+                if value("tertulia_cluster_nodes") != nodes as f64 {
+                    return Ok(Some(format!("{http} knows {} nodes", value("tertulia_cluster_nodes"))));
+                }
+                versions.push(value("tertulia_shard_map_version"));
+                owned += value("tertulia_shards_owned");
+            }
+            let agreed = versions.windows(2).all(|pair| pair[0] == pair[1]) && owned == 1024.0;
+            Ok((!agreed).then(|| format!("versions {versions:?}, {owned} shards owned")))
+        })
+        .await
+    }
+}
+
+/// The name of the node in a place.
+#[must_use]
+pub fn name(place: usize) -> String {
+    format!("node-{place}")
+}

@@ -1,0 +1,141 @@
+//! Real `nats-server` processes: one, or a cluster.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::deadline::poll_until;
+use crate::metrics;
+use crate::process::Process;
+
+/// How long a cluster may take to form.
+const FORMING: Duration = Duration::from_secs(60);
+
+/// One server, or a cluster of them, which keep what they acknowledge.
+#[derive(Debug)]
+pub struct Nats {
+    servers: Vec<NatsServer>,
+    /// Removed with everything in it.
+    _home: TempDir,
+}
+
+#[derive(Debug)]
+struct NatsServer {
+    process: Option<Process>,
+    config: PathBuf,
+    port: u16,
+    monitor: u16,
+}
+
+impl Nats {
+    /// Starts `count` servers, and waits until JetStream answers on all of them.
+    ///
+    /// # Errors
+    /// If there is no `nats-server`, or it does not start.
+    pub async fn start(count: usize) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("tertulia-nats-").tempdir().context("make a directory")?;
+        let ports = free_ports(3 * count)?;
+        let routes: Vec<String> =
+            ports[2 * count..].iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let mut servers = Vec::new();
+        for index in 0..count {
+            let (port, monitor, route) = (ports[index], ports[count + index], ports[2 * count + index]);
+            let store = home.path().join(format!("store-{index}"));
+            let mut text = format!(
+                "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: n{index}\n\
+                 jetstream {{ store_dir: \"{}\", sync_interval: always, max_memory_store: 64MB, max_file_store: 4GB }}\n",
+                store.display()
+            );
+            if count > 1 {
+                // Clients go only where they are told to, so that a proxy in between can cut them off.
+                text += &format!(
+                    "cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}], no_advertise: true }}\n",
+                    routes.join(", ")
+                );
+            }
+            let config = home.path().join(format!("n{index}.conf"));
+            std::fs::write(&config, text).context("write the configuration of nats-server")?;
+            servers.push(NatsServer { process: None, config, port, monitor });
+        }
+        let mut all = Self { servers, _home: home };
+        for index in 0..count {
+            all.revive(index)?;
+        }
+        for index in 0..count {
+            all.healthy(index).await?;
+        }
+        Ok(all)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Where a server listens.
+    #[must_use]
+    pub fn address(&self, index: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.servers[index].port))
+    }
+
+    /// Starts a server that is dead.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn revive(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.servers[index];
+        let mut command = Command::new(binary()?);
+        command.arg("-c").arg(&server.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        server.process = Some(Process::spawn("nats-server", &mut command)?);
+        Ok(())
+    }
+
+    /// Waits until a server says that it is healthy.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    pub async fn healthy(&self, index: usize) -> Result<()> {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.servers[index].monitor));
+        poll_until(FORMING, "nats-server to be healthy", || async move {
+            Ok(match metrics::get(address, "/healthz").await {
+                Ok(answer) if answer.status == 200 => None,
+                Ok(answer) => Some(answer.body),
+                Err(error) => Some(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Kills a server without notice.
+    ///
+    /// # Errors
+    /// If it has ended before.
+    pub async fn kill(&mut self, index: usize) -> Result<()> {
+        if let Some(mut process) = self.servers[index].process.take() {
+            process.signal(Signal::KILL)?;
+            process.wait(FORMING).await?;
+        }
+        Ok(())
+    }
+}
+
+fn binary() -> Result<PathBuf> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/nats-server");
+    let on_path =
+        std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let mut places = on_path.map(|place| place.join("nats-server")).chain([fetched]);
+    places.find(|place| place.is_file()).context("there is no nats-server: run `tests/tools/fetch nats-server`")
+}
+
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
