@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -134,8 +134,15 @@ fn binary() -> Result<PathBuf> {
     places.find(|place| place.is_file()).context("there is no nats-server: run `tests/tools/fetch nats-server`")
 }
 
+/// Ports that nobody else is given while a server that is dead does not hold its own: they lie below those that the system gives out.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    const RANGE: std::ops::Range<u16> = 15_000..32_000;
+    let mut listeners = Vec::new();
+    for _ in 0..100 * count {
+        if listeners.len() < count {
+            listeners.extend(TcpListener::bind(("127.0.0.1", fastrand::u16(RANGE))));
+        }
+    }
+    ensure!(listeners.len() == count, "there are no free ports");
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
 const UNANSWERED: Duration = Duration::from_secs(50);
+/// An answer that takes longer is noted.
+const SLOW: Duration = Duration::from_millis(250);
 /// The last thing that is said in each group.
 pub(crate) const CURTAIN: &str = "=curtain=";
 
@@ -29,7 +31,8 @@ pub(crate) type Places = Arc<Mutex<Vec<Option<SocketAddr>>>>;
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     pub(crate) recordings: Vec<Recording>,
-    pub(crate) slowest: Duration,
+    /// Answers that took long: when they came, and how long they took.
+    pub(crate) slow: Vec<(Instant, Duration, String)>,
     pub(crate) refused: u64,
 }
 
@@ -195,8 +198,10 @@ impl Talker {
 
     fn answered(&mut self, id: Option<&str>) {
         let number = id.and_then(|id| id.parse().ok()).unwrap_or(0);
-        if let Some((.., since)) = self.unanswered.remove(&number) {
-            self.story.slowest = self.story.slowest.max(since.elapsed());
+        if let Some((group, _, since)) = self.unanswered.remove(&number)
+            && since.elapsed() > SLOW
+        {
+            self.story.slow.push((Instant::now(), since.elapsed(), group));
         }
     }
 

@@ -201,6 +201,7 @@ impl Taking {
         let me = self.shards.node();
         let before = before.filter(|before| before != me && self.view.borrow().has(before));
         let mut handed = false;
+        let begun = Instant::now();
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
@@ -220,20 +221,30 @@ impl Taking {
         if self.shards.map().owner(shard) != Some(me) {
             return;
         }
+        let free = Instant::now();
         let taken = match self.nats.take_over(shard).await {
             Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(shard, %error, "the shard cannot be taken now");
+                tracing::debug!(shard, %error, "the shard cannot be taken now");
                 tokio::time::sleep(PAUSE).await;
                 return;
             }
         };
+        let ours = Instant::now();
         let (done, owned) = oneshot::channel();
         self.shards.order(shard, Order::Own { reign: taken.fence, done }).await;
         if owned.await == Ok(true) {
+            tracing::debug!(
+                shard,
+                handed,
+                release = ?free.duration_since(begun),
+                fence = ?ours.duration_since(free),
+                load = ?ours.elapsed(),
+                "owns the shard"
+            );
             if handed { self.metrics.handed.increment(1) } else { self.metrics.taken.increment(1) }
         } else {
-            tracing::warn!(shard, "the shard was taken and cannot be read yet");
+            tracing::debug!(shard, "the shard was taken and cannot be read yet");
             tokio::time::sleep(PAUSE).await;
         }
     }

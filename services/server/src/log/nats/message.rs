@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
         let mut records = Vec::with_capacity(usize::try_from(count).ok()?);
         for seq in first..=seq {
             at = at.checked_add(self.number()?)?;
-            let sender = UserName::new(self.text()?).ok()?;
+            let sender = UserName::from_stored(self.text()?).ok()?;
             let id = match self.text()? {
                 "" => None,
                 id => Some(PostId::from_stored(id).ok()?),
@@ -212,6 +212,14 @@ mod tests {
         let mark = message(Kind::Mark, 91, 90);
         assert_eq!((mark.first(), mark.head().unwrap().first), (91, 3));
         assert_eq!(message(Kind::Deleted, 91, 90).head(), None);
+    }
+
+    #[test]
+    fn what_servers_say_and_name_is_read_too() {
+        let mut message = message(Kind::Records, 1, 2);
+        message.records[0].sender = UserName::system();
+        message.records[1].id = Some(PostId::of_server(1, 2));
+        assert_eq!(Message::decode(&message.encode()).unwrap(), message);
     }
 
     #[test]

@@ -227,6 +227,13 @@ impl Owner {
         self.shared.metrics.forwarded_again.increment(1);
     }
 
+    /// Another node may own the shard now: it is asked at once.
+    pub(super) fn hasten(&mut self) {
+        let Some(flight) = self.mirror_mut().and_then(|mirror| mirror.flight.as_mut()) else { return };
+        flight.again = AGAIN.0;
+        self.send_again(self.shard);
+    }
+
     /// Hears what the owner tells, if there is anybody to tell it to.
     async fn listen(&mut self) {
         let shard = self.shard;
@@ -278,7 +285,8 @@ impl Owner {
         let reply = match replied {
             Ok(bytes) => wire::decode::<Reply>(&bytes).unwrap_or_else(|error| Reply::Unfit { why: error.to_string() }),
             Err(error) => {
-                tracing::debug!(shard, %error, "the owner of the shard does not answer");
+                let waiting = mirror.outbox.len();
+                tracing::debug!(shard, %error, waiting, "the owner of the shard does not answer");
                 return self.try_again();
             }
         };
@@ -376,7 +384,9 @@ impl Owner {
         if tell.reign > mirror.reign && mirror.reign > 0 {
             mirror.follow(tell.reign);
             mirror.call_roll();
+            self.hasten();
         }
+        let Some(mirror) = self.mirror_mut() else { return };
         if tell.reign >= mirror.reign {
             let is_beat = tell.batches.is_empty() && tell.removed.is_empty();
             let next = mirror.heard.map_or(tell.number, |heard| heard + u64::from(!is_beat));

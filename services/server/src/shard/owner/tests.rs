@@ -81,6 +81,7 @@ impl Log for Shared {
     }
 }
 
+mod nodes;
 mod traced;
 
 struct World {

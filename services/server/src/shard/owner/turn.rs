@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tertulia_protocol::GroupName;
 
 use super::append::{Answer, Asker};
@@ -16,12 +18,15 @@ use crate::log::{PageLimit, Range};
 use crate::shard::{Batch, Record};
 use crate::shard::events::{Leaving, What};
 use crate::shard::moderation::Holds;
-use crate::shard::peers::Order;
+use crate::shard::peers::{Asked, Order};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
+use crate::shard::wire::{self, Reply};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
+/// How long those who ask the wrong node are answered.
+const TURNING_AWAY: Duration = Duration::from_secs(2);
 /// How long a node that stops waits for answers of others.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -101,6 +106,7 @@ impl Owner {
                 if let Some(mirror) = self.mirror_mut() {
                     mirror.call_roll();
                 }
+                self.hasten();
             }
             Order::Nodes(nodes) => self.forget_others(&nodes),
         }
@@ -187,7 +193,9 @@ impl Owner {
         if !self.groups.is_empty() {
             mirror.call_roll();
         }
-        seat.role = Role::Mirror(mirror);
+        if let Role::Owner(serving) = std::mem::replace(&mut seat.role, Role::Mirror(mirror)) {
+            tokio::spawn(turn_away(serving.asked));
+        }
     }
 
     /// Another writer has the shard. What was to be appended is not stored: it is sent to whoever has it, but for what moderators
@@ -283,4 +291,15 @@ impl Owner {
             }
         }
     }
+}
+
+/// Answers those who still ask here that this node does not own the shard, so that they need not wait for an answer in vain.
+async fn turn_away(mut asked: BoxStream<'static, Asked>) {
+    let turning = async {
+        while let Some(Asked { answer, .. }) = asked.next().await {
+            answer(wire::encode(&Reply::NotOwner));
+        }
+    };
+    // It ends at this moment, or with the connection.
+    tokio::time::timeout(TURNING_AWAY, turning).await.unwrap_or(());
 }

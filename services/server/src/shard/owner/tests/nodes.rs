@@ -1,0 +1,290 @@
+//! Several nodes in one process: their shards reach each other through memory, and what goes over can be lost, doubled or changed.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
+
+use super::*;
+use crate::shard::Delivery;
+use crate::shard::handle::{Among, Listed};
+use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
+
+/// What connects the nodes of a test: one shard.
+#[derive(Debug)]
+struct Air {
+    owner: Mutex<Option<mpsc::UnboundedSender<Asked>>>,
+    live: broadcast::Sender<Bytes>,
+    /// Answers that are lost; the question is carried out.
+    lose_answers: AtomicU64,
+    /// What the owner tells is lost.
+    deaf: AtomicBool,
+    /// What was asked.
+    frames: Mutex<VecDeque<Value>>,
+    /// Changes what is asked.
+    skew: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Wires(Arc<Air>);
+
+impl Peers for Wires {
+    fn ask(&self, _: u16, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Silence>> {
+        let air = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut told: Value = serde_json::from_slice(&frame).unwrap();
+            air.frames.lock().unwrap().push_back(told.clone());
+            if air.skew.load(Ordering::Relaxed) {
+                // As a newer version may write it: with more than this one knows, and in need of no more.
+                told["version"] = json!(9);
+                told["more"] = json!({"than": "is known"});
+                for item in told["content"]["items"].as_array_mut().unwrap() {
+                    item["colour"] = json!("green");
+                }
+            }
+            let frame = Bytes::from(serde_json::to_vec(&told).unwrap());
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+            let owner = air.owner.lock().unwrap().clone();
+            let nobody = owner.is_none_or(|owner| owner.send(Asked { frame, answer: to }).is_err());
+            if nobody {
+                return Err(Silence::Nobody);
+            }
+            let answer = answered.await.map_err(|_| Silence::NoAnswer("dropped".to_owned()))?;
+            let left = air.lose_answers.load(Ordering::Relaxed);
+            if left > 0 {
+                air.lose_answers.store(left - 1, Ordering::Relaxed);
+                return Err(Silence::NoAnswer("lost".to_owned()));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn asked(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Asked>, Silence>> {
+        let (ask, asked) = mpsc::unbounded_channel();
+        *self.0.owner.lock().unwrap() = Some(ask);
+        Box::pin(async move { Ok(UnboundedReceiverStream::new(asked).boxed()) })
+    }
+
+    fn tell(&self, _: u16, frame: Bytes) {
+        if !self.0.deaf.load(Ordering::Relaxed) {
+            drop(self.0.live.send(frame));
+        }
+    }
+
+    fn told(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
+        let live = BroadcastStream::new(self.0.live.subscribe());
+        let told = live.filter_map(|told| async {
+            match told {
+                Ok(frame) => Some(frame),
+                Err(BroadcastStreamRecvError::Lagged(_)) => None,
+            }
+        });
+        Box::pin(async move { Ok(told.boxed()) })
+    }
+
+    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// Two nodes; the first owns the shard.
+struct Pair {
+    air: Arc<Air>,
+    one: World,
+    two: World,
+    reign: u64,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let air = Arc::new(Air {
+            owner: Mutex::default(),
+            live: broadcast::Sender::new(64),
+            lose_answers: 0.into(),
+            deaf: false.into(),
+            frames: Mutex::default(),
+            skew: false.into(),
+        });
+        let memory = Memory::new(&LogConfig::default(), 1);
+        let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
+        let world = |name: &str| {
+            let peers = Arc::new(Wires(Arc::clone(&air)));
+            let among = Among { peers, instance: name.into(), patience: Duration::from_secs(20) };
+            let config = Config { count: 1, ..Config::default() };
+            let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
+            World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
+        };
+        let (one, two) = (world("one"), world("two"));
+        let pair = Self { air: Arc::clone(&air), one, two, reign: 7 };
+        pair.own(&pair.one, 7).await;
+        pair
+    }
+
+    async fn own(&self, world: &World, reign: u64) {
+        let (done, owned) = tokio::sync::oneshot::channel();
+        world.shards.order(0, Order::Own { reign, done }).await;
+        assert!(owned.await.unwrap());
+    }
+
+    /// The shard goes from the first node to the second.
+    async fn hand_over(&self) {
+        let (done, released) = tokio::sync::oneshot::channel();
+        self.one.shards.order(0, Order::Release { done }).await;
+        released.await.unwrap();
+        self.own(&self.two, self.reign + 1).await;
+    }
+
+    fn asked(&self, what: &str) -> usize {
+        let frames = self.air.frames.lock().unwrap();
+        let items = frames.iter().flat_map(|frame| frame["content"]["items"].as_array().cloned().unwrap_or_default());
+        items.filter(|item| item["do"] == what).count()
+    }
+}
+
+/// What a member that began at `joined` is delivered, in this order, up to `last`.
+async fn delivered(joined: &mut Joined, last: u64) -> Vec<u64> {
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|seq| *seq < last) {
+        let delivery: Arc<Delivery> = joined.subscription.recv().await.unwrap();
+        seen.extend(delivery.batch.records.iter().map(|record| record.seq));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_member_of_another_node_posts_and_is_delivered_what_anybody_posts() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let mut here = pair.one.join(&ada).await.unwrap();
+    let mut there = pair.two.join(&bob).await.unwrap();
+    assert_eq!((there.members, there.epoch), (2, here.epoch));
+    assert_eq!(pair.two.post(&bob, &["a", "", "b", "a"]).await, [Ok(1), Ok(2), Ok(3), Ok(1)]);
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(4)]);
+    assert_eq!(delivered(&mut here, 4).await, [1, 2, 3, 4]);
+    assert_eq!(delivered(&mut there, 4).await, [1, 2, 3, 4]);
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
+}
+
+#[tokio::test]
+async fn a_frame_whose_answer_is_lost_is_carried_out_once() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.two.join(&bob).await.unwrap();
+    pair.air.lose_answers.store(3, Ordering::Relaxed);
+    assert_eq!(pair.two.post(&bob, &["", "", ""]).await, [Ok(1), Ok(2), Ok(3)]);
+    assert!(pair.asked("post") >= 9, "the frame was sent again");
+    assert_eq!(pair.two.post(&bob, &[""]).await, [Ok(4)]);
+}
+
+#[tokio::test]
+async fn a_post_whose_answer_is_lost_with_its_owner_is_stored_once() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    // The owner stores it, and nobody hears of it before the shard has moved to the node of the poster.
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    pair.two.send_posts(&bob, &["", "", "x"]).await;
+    while pair.one.shards.directory().get("G").is_none_or(|status| status.head() < 3) {
+        tokio::task::yield_now().await;
+    }
+    pair.hand_over().await;
+    assert_eq!(answers(&bob, 3).await, [Ok(1), Ok(2), Ok(3)]);
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    assert_eq!(pair.one.post(&ada, &["y"]).await, [Ok(4)], "the old owner asks the new one");
+}
+
+#[tokio::test]
+async fn members_stay_where_the_shard_goes() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let mut here = pair.one.join(&ada).await.unwrap();
+    let mut there = pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    assert_eq!(delivered(&mut there, 1).await, [1]);
+    pair.hand_over().await;
+    assert!(!pair.one.shards.is_owned(0) && pair.two.shards.is_owned(0));
+    assert_eq!(pair.one.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)], "also who has what id");
+    assert_eq!(pair.two.post(&bob, &["c"]).await, [Ok(3)]);
+    assert_eq!(delivered(&mut here, 3).await, [1, 2, 3]);
+    assert_eq!(delivered(&mut there, 3).await, [2, 3]);
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
+}
+
+#[tokio::test]
+async fn what_was_told_and_not_heard_is_found_in_the_log() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    let mut there = pair.two.join(&bob).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    assert_eq!(pair.one.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    // Nobody posts any more: that something was told is learned from the next beat.
+    assert_eq!(delivered(&mut there, 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn who_was_kicked_and_did_not_hear_it_is_told_again() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.two.join(&bob).await.unwrap();
+    pair.two.post(&bob, &["a"]).await;
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    let target = Target::User(bob.user.clone());
+    let ask = |reply| Admin::Kick { group: Some(pair.one.group.clone()), target, reason: None, hold: Duration::ZERO, reply };
+    assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap(), [bob.id]);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    let event = next_event(&bob.inbox).await;
+    assert!(matches!(event, Event::Removed { removal: Removal::Kicked, .. }), "{event:?}");
+}
+
+#[tokio::test]
+async fn members_of_a_node_that_is_gone_are_gone() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    let only = std::iter::once("one".to_owned()).collect();
+    pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
+    loop {
+        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().0;
+        if users == [ada.user.clone()] {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_version_is_understood_as_far_as_it_needs_no_more() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.air.skew.store(true, Ordering::Relaxed);
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+
+    let ask = async |needs: u32, item: Value| -> Value {
+        let frame = json!({"version": 9, "needs": needs, "content": {
+            "node": "new", "instance": "x", "number": needs, "reign": pair.reign, "items": [item]}});
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let owner = pair.air.owner.lock().unwrap().clone().unwrap();
+        let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+        owner.send(Asked { frame: serde_json::to_vec(&frame).unwrap().into(), answer: to }).unwrap();
+        serde_json::from_slice(&answered.await.unwrap()).unwrap()
+    };
+    let unknown = ask(1, json!({"do": "dance", "group": "G"})).await;
+    assert_eq!(unknown["content"]["outcomes"], json!([{"was": "unknown"}]), "{unknown}");
+    let too_new = ask(2, json!({"do": "look", "group": "G"})).await;
+    assert_eq!(too_new["content"]["is"], "unfit", "{too_new}");
+    assert!(too_new["content"]["why"].as_str().unwrap().contains("needs version 2"), "{too_new}");
+}
