@@ -41,7 +41,9 @@ const FIRST: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The list of nodes cannot be made, or asked.
-    #[error("cannot {what} the list of nodes (bucket '{bucket}'): {cause}. Check that the account may make streams of this storage, and nats.replicas against the number of servers")]
+    #[error(
+        "cannot {what} the list of nodes (bucket '{bucket}'): {cause}. Check that the account may make streams of this storage, and nats.replicas against the number of servers"
+    )]
     Bucket {
         /// What was tried.
         what: &'static str,
@@ -51,7 +53,9 @@ pub enum Error {
         cause: String,
     },
     /// Another process has the name.
-    #[error("another node is there under the name '{name}' (it began at {since}): give each node a name of its own with --node-id")]
+    #[error(
+        "another node is there under the name '{name}' (it began at {since}): give each node a name of its own with --node-id"
+    )]
     NameTaken {
         /// The name.
         name: String,

@@ -62,9 +62,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         None => None,
     };
     let shards = match &cluster {
-        Some(cluster) => {
-            Shards::start_among(shard_config(&config), bounds, Arc::clone(&engine), node, cluster.among())
-        }
+        Some(cluster) => Shards::start_among(shard_config(&config), bounds, Arc::clone(&engine), node, cluster.among()),
         None => Shards::start(shard_config(&config), bounds, Arc::clone(&engine), node),
     };
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);

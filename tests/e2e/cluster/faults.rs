@@ -165,12 +165,14 @@ async fn finish(
     let mut recordings = Vec::new();
     let mut refused = 0;
     for talker in talkers {
-        let story = tokio::time::timeout(Duration::from_secs(90), talker).await.context("a talker does not end")???;
+        let story =
+            tokio::time::timeout(Duration::from_secs(90), talker).await.context("a talker does not end")???;
         refused += story.refused;
         recordings.extend(story.recordings);
     }
     for listener in listeners {
-        let recording = tokio::time::timeout(Duration::from_secs(90), listener).await.context("a listener does not end")?;
+        let recording =
+            tokio::time::timeout(Duration::from_secs(90), listener).await.context("a listener does not end")?;
         recordings.extend(recording?.ok());
     }
     println!("{} connections, {refused} refusals", recordings.len());

@@ -153,7 +153,8 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
         let refused = members[1].join(&group).await.unwrap_err().to_string();
         ensure!(refused.contains("Kicked"), "{refused}");
         let listed = admin(cluster, asked, "ListMembers", json!({"group_name": group})).await?;
-        let users: Vec<&str> = listed["members"].as_array().into_iter().flatten().filter_map(|it| it["user"].as_str()).collect();
+        let users: Vec<&str> =
+            listed["members"].as_array().into_iter().flatten().filter_map(|it| it["user"].as_str()).collect();
         ensure!(users == ["ada", "cyd"], "{listed}");
         members[0].post(&group, "after", "1").await?;
         members[2].reader.until_text(&group, "after").await?;
@@ -188,7 +189,12 @@ async fn the_map_is_the_same_everywhere(cluster: &mut Cluster) -> Result<()> {
         let nodes = map["nodes"].as_array().into_iter().flatten();
         let pairs = nodes.flat_map(|node| {
             let name = node["name"].as_str().unwrap_or_default().to_owned();
-            node["shards"].as_array().into_iter().flatten().filter_map(|it| it.as_u64()).map(move |it| (it, name.clone()))
+            node["shards"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|it| it.as_u64())
+                .map(move |it| (it, name.clone()))
         });
         let mut pairs: Vec<_> = pairs.collect();
         pairs.sort_unstable();

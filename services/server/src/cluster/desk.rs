@@ -45,9 +45,16 @@ pub(super) enum Answer {
     /// The shard was not this node's.
     NotHeld,
     /// The shard is this node's, by the map of that version.
-    Mine { version: u64 },
-    Groups { groups: Vec<Listing>, shards: u16 },
-    Failed { why: String },
+    Mine {
+        version: u64,
+    },
+    Groups {
+        groups: Vec<Listing>,
+        shards: u16,
+    },
+    Failed {
+        why: String,
+    },
     /// Of a newer version.
     #[serde(other)]
     Unknown,

@@ -75,12 +75,7 @@ impl Link {
     }
 
     /// Asks one node.
-    pub(super) async fn ask_node(
-        &self,
-        name: &str,
-        question: &Question,
-        timeout: Duration,
-    ) -> Result<Answer, Silence> {
+    pub(super) async fn ask_node(&self, name: &str, question: &Question, timeout: Duration) -> Result<Answer, Silence> {
         let failed = |error: serde_json::Error| Silence::NoAnswer(error.to_string());
         let payload = serde_json::to_vec(question).map_err(failed)?;
         let answer = request(&self.client, format!("{}.node.{name}", self.prefix), payload.into(), timeout).await?;
@@ -160,7 +155,8 @@ impl Peers for Link {
         let asked = others.map(move |name| {
             let (client, question, subject) = (client.clone(), question.clone(), format!("{of}.node.{name}"));
             async move {
-                let unread = |why: String| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
+                let unread =
+                    |why: String| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
                 let payload = serde_json::to_vec(&question).map_err(|error| unread(error.to_string()))?;
                 let answer = request(&client, subject, payload.into(), timeout).await;
                 let answer = answer.map_err(|silence| unread(silence.to_string()))?;

@@ -135,8 +135,7 @@ impl Membership {
 
     /// Enters the list. If the name is there it is waited for the time of a lease: it may be of this node's life before.
     pub(super) async fn enter(&self) -> Result<(), Error> {
-        let failed =
-            |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
+        let failed = |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
         let key = self.me().node.name.clone();
         let begun = Instant::now();
         let mut first = None;

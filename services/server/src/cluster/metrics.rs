@@ -21,7 +21,10 @@ pub const DROPPED: &str = "tertulia_cluster_dropped_frames_total";
 /// Gives every metric of this part its text.
 pub fn describe() {
     describe_gauge!(NODES, "Nodes in the list");
-    describe_gauge!(MAP_VERSION, "Version of the shard map that this node goes by; the same on all nodes when they agree");
+    describe_gauge!(
+        MAP_VERSION,
+        "Version of the shard map that this node goes by; the same on all nodes when they agree"
+    );
     describe_counter!(
         TAKEOVERS,
         "Shards that this node began to own, by how: handed (the owner before gave it), taken (there was none, or it did not answer)"
@@ -32,7 +35,10 @@ pub fn describe() {
         "Renewals of this node's entry in the list, by result: renewed, failed (not stored, or not known), lapsed (others took the node for dead)"
     );
     describe_counter!(EXPIRED, "Nodes that this one took for dead because they did not renew their entries");
-    describe_counter!(DROPPED, "Frames for other nodes that were dropped because NATS took no more; they are told again or found in the log");
+    describe_counter!(
+        DROPPED,
+        "Frames for other nodes that were dropped because NATS took no more; they are told again or found in the log"
+    );
 }
 
 #[derive(Debug)]

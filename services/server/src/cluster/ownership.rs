@@ -174,7 +174,8 @@ impl Ownership {
                     // Nobody may listen any more.
                     done.send(shard).await.unwrap_or(());
                 });
-            } else if has && self.surplus.entry(shard).or_insert_with(Instant::now).elapsed() > 2 * self.config.handover {
+            } else if has && self.surplus.entry(shard).or_insert_with(Instant::now).elapsed() > 2 * self.config.handover
+            {
                 // Whose it is did not ask for it.
                 self.busy.insert(shard);
                 tasks.spawn(async move {
@@ -214,7 +215,12 @@ impl Taking {
                 Ok(Answer::NotHeld | Answer::Groups { .. } | Answer::Failed { .. } | Answer::Unknown)
                 | Err(Silence::Nobody) => {}
                 Err(Silence::NoAnswer(error)) => {
-                    tracing::warn!(shard, before, error, "the node that has the shard does not hand it over: it is taken");
+                    tracing::warn!(
+                        shard,
+                        before,
+                        error,
+                        "the node that has the shard does not hand it over: it is taken"
+                    );
                 }
             }
         }

@@ -317,12 +317,7 @@ impl Shards {
     ///
     /// # Errors
     /// If the log cannot be read.
-    pub async fn own_groups(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Listed>, ReadError> {
+    pub async fn own_groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, ReadError> {
         let stored = self.inner.shared.log.groups(prefix, after, limit).await?;
         let loaded = self.directory().list(prefix, after, limit, |shard| self.is_owned(shard));
         let mut merged = merge(loaded, stored);
@@ -339,7 +334,9 @@ impl Shards {
         if self.inner.peers.is_some() && !self.is_owned(shard) {
             let answer = self.ask(shard, |reply| Admin::Look { group: name.clone(), reply }).await;
             let failed = |reason: String| ReadError { reason };
-            return answer.ok_or_else(|| failed("the server is stopping".to_owned()))?.map_err(|e| failed(e.to_string()));
+            return answer
+                .ok_or_else(|| failed("the server is stopping".to_owned()))?
+                .map_err(|e| failed(e.to_string()));
         }
         let stored = self.inner.shared.log.head(self.shard_of(name), name).await?;
         // After the log: a group that is not there yet, and by now is, was in memory all the time.

@@ -69,7 +69,10 @@ pub fn describe() {
         FORWARDED,
         "Requests sent to the node that owns their shard, by result: sent, again (frames that were not answered and are sent once more), unanswered (given up: it is not known what came of them)"
     );
-    describe_counter!(TOLD, "Frames with messages and removals that were sent to the nodes that follow a shard of this node");
+    describe_counter!(
+        TOLD,
+        "Frames with messages and removals that were sent to the nodes that follow a shard of this node"
+    );
     describe_counter!(
         MISSED,
         "What the owner of a shard told and this node did not hear, by kind: frame (the node asks what it missed), message (read from the log)"

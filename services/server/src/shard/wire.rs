@@ -113,16 +113,57 @@ pub(super) struct Person {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(super) enum Item {
-    Join { group: GroupName, person: Person, from: JoinFrom },
-    Leave { group: GroupName, id: ConnectionId, user: UserName, asked: bool },
-    Post { group: GroupName, person: Person, message: Arc<str>, id: String },
-    Users { group: GroupName, after: Option<String>, limit: usize },
-    Look { group: GroupName },
-    Members { group: GroupName, after: Option<(UserName, ConnectionId)>, limit: usize },
-    Kick { group: Option<GroupName>, target: Target, reason: Option<Arc<str>>, hold: Duration },
-    End { group: GroupName, how: Removal, reason: Option<Arc<str>>, hold: Duration },
-    Purge { group: GroupName, through: u64 },
-    Announce { group: Option<GroupName>, message: Arc<str>, id: String },
+    Join {
+        group: GroupName,
+        person: Person,
+        from: JoinFrom,
+    },
+    Leave {
+        group: GroupName,
+        id: ConnectionId,
+        user: UserName,
+        asked: bool,
+    },
+    Post {
+        group: GroupName,
+        person: Person,
+        message: Arc<str>,
+        id: String,
+    },
+    Users {
+        group: GroupName,
+        after: Option<String>,
+        limit: usize,
+    },
+    Look {
+        group: GroupName,
+    },
+    Members {
+        group: GroupName,
+        after: Option<(UserName, ConnectionId)>,
+        limit: usize,
+    },
+    Kick {
+        group: Option<GroupName>,
+        target: Target,
+        reason: Option<Arc<str>>,
+        hold: Duration,
+    },
+    End {
+        group: GroupName,
+        how: Removal,
+        reason: Option<Arc<str>>,
+        hold: Duration,
+    },
+    Purge {
+        group: GroupName,
+        through: u64,
+    },
+    Announce {
+        group: Option<GroupName>,
+        message: Arc<str>,
+        id: String,
+    },
     /// Of a newer version.
     #[serde(other)]
     Unknown,
@@ -170,17 +211,44 @@ pub(super) struct RollAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "was", rename_all = "snake_case")]
 pub(super) enum Outcome {
-    Joined { epoch: u64, head: u64, first: u64, members: u64 },
-    Left { was_member: bool },
-    Stored { epoch: u64, seq: u64, at: u64 },
-    Users { page: Option<(Vec<UserName>, bool)> },
-    Look { group: Option<Listing> },
-    Members { page: Option<Vec<MemberTold>> },
-    Kicked { connections: Option<Vec<ConnectionId>> },
-    Ended { ended: Option<Ended> },
-    Purged { removed: Option<u64> },
-    Announced { groups: Option<Vec<Result<Stored, Refused>>> },
-    Refused { refused: Refused },
+    Joined {
+        epoch: u64,
+        head: u64,
+        first: u64,
+        members: u64,
+    },
+    Left {
+        was_member: bool,
+    },
+    Stored {
+        epoch: u64,
+        seq: u64,
+        at: u64,
+    },
+    Users {
+        page: Option<(Vec<UserName>, bool)>,
+    },
+    Look {
+        group: Option<Listing>,
+    },
+    Members {
+        page: Option<Vec<MemberTold>>,
+    },
+    Kicked {
+        connections: Option<Vec<ConnectionId>>,
+    },
+    Ended {
+        ended: Option<Ended>,
+    },
+    Purged {
+        removed: Option<u64>,
+    },
+    Announced {
+        groups: Option<Vec<Result<Stored, Refused>>>,
+    },
+    Refused {
+        refused: Refused,
+    },
     /// The request, or its outcome, is of a newer version.
     #[serde(other)]
     Unknown,

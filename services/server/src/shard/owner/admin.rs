@@ -179,9 +179,7 @@ impl Owner {
             let outcome = match self.holds.get(&name).and_then(Holds::closed_for) {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
-                    Ok(()) => {
-                        self.place(&name, &UserName::system(), id, Arc::clone(message), now_ms(), Instant::now())
-                    }
+                    Ok(()) => self.place(&name, &UserName::system(), id, Arc::clone(message), now_ms(), Instant::now()),
                     Err(refusal) => Err(refusal),
                 },
             };

@@ -57,6 +57,8 @@ pub(super) struct Mirror {
     told: Option<BoxStream<'static, Bytes>>,
     /// The number of the last frame that was told, if that is known.
     heard: Option<u64>,
+    /// The number of the last one before something was missed, until the owner is asked for it.
+    missed: Option<u64>,
     /// The newest messages of groups that nobody here is in, as far as they passed since the frame under way was sent.
     passed: HashMap<GroupName, (u64, u64)>,
     /// Groups with a message that is in the log and did not come yet.
@@ -254,7 +256,8 @@ impl Owner {
 
     fn make_roll(&mut self) {
         let mut parts = VecDeque::new();
-        let heard = self.mirror().and_then(|mirror| mirror.heard).unwrap_or(u64::MAX);
+        let missed = self.mirror_mut().and_then(|mirror| mirror.missed.take().or(mirror.heard));
+        let heard = missed.unwrap_or(u64::MAX);
         let mut part = Roll { begins: true, heard, groups: Vec::new() };
         let mut count = 0;
         for (name, group) in &self.groups {
@@ -393,6 +396,7 @@ impl Owner {
             if tell.number > next {
                 self.shared.metrics.gaps.increment(1);
                 if let Some(mirror) = self.mirror_mut() {
+                    mirror.missed = mirror.missed.or(mirror.heard);
                     mirror.call_roll();
                 }
             }
@@ -502,7 +506,7 @@ impl Owner {
 impl Mirror {
     /// Another reign.
     fn follow(&mut self, reign: u64) {
-        (self.reign, self.heard, self.roll) = (reign, None, None);
+        (self.reign, self.heard, self.missed, self.roll) = (reign, None, None, None);
     }
 }
 

@@ -15,13 +15,13 @@ use super::seat::{News, Role};
 use super::serving::Serving;
 use super::{Owner, now_ms};
 use crate::log::{PageLimit, Range};
-use crate::shard::{Batch, Record};
 use crate::shard::events::{Leaving, What};
 use crate::shard::moderation::Holds;
 use crate::shard::peers::{Asked, Order};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
 use crate::shard::wire::{self, Reply};
+use crate::shard::{Batch, Record};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
@@ -200,11 +200,7 @@ impl Owner {
 
     /// Another writer has the shard. What was to be appended is not stored: it is sent to whoever has it, but for what moderators
     /// asked, who are told. Answers what is left to be answered.
-    pub(super) fn give_up_shard(
-        &mut self,
-        batches: &[(Arc<Batch>, Instant)],
-        answers: Vec<Answer>,
-    ) -> Vec<Answer> {
+    pub(super) fn give_up_shard(&mut self, batches: &[(Arc<Batch>, Instant)], answers: Vec<Answer>) -> Vec<Answer> {
         let Some(seat) = &mut self.seat else { return answers };
         seat.fenced = true;
         let mut records: HashMap<(GroupName, u64), Record> = HashMap::new();
@@ -219,7 +215,9 @@ impl Owner {
         let mut again = Vec::new();
         for answer in answers {
             let record = match &answer.outcome {
-                Ok(stored) if stored.seq > self.head(&answer.group) => records.remove(&(answer.group.clone(), stored.seq)),
+                Ok(stored) if stored.seq > self.head(&answer.group) => {
+                    records.remove(&(answer.group.clone(), stored.seq))
+                }
                 Ok(_) | Err(_) => None,
             };
             match (&answer.to, record) {

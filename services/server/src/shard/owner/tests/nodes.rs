@@ -242,7 +242,8 @@ async fn who_was_kicked_and_did_not_hear_it_is_told_again() {
     pair.two.post(&bob, &["a"]).await;
     pair.air.deaf.store(true, Ordering::Relaxed);
     let target = Target::User(bob.user.clone());
-    let ask = |reply| Admin::Kick { group: Some(pair.one.group.clone()), target, reason: None, hold: Duration::ZERO, reply };
+    let ask =
+        |reply| Admin::Kick { group: Some(pair.one.group.clone()), target, reason: None, hold: Duration::ZERO, reply };
     assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap(), [bob.id]);
     pair.air.deaf.store(false, Ordering::Relaxed);
     let event = next_event(&bob.inbox).await;
