@@ -24,7 +24,7 @@ SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture
 
-.PHONY: help run test test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -38,6 +38,11 @@ run: ## Build and start the server with its defaults (ARGS='...' for more)
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
+
+soak: ## Random faults on three nodes for long (ROUNDS=200)
+	@tests/tools/fetch nats-server
+	$(CARGO) build --locked --workspace --bins
+	TERTULIA_SOAK_ROUNDS="$${ROUNDS:-200}" $(CARGO) test --locked -p tertulia-tests --test cluster -- --ignored --nocapture many_rounds
 
 test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster' for some)
 	$(CARGO) build --locked --workspace --bins

@@ -162,7 +162,8 @@ class Chart(unittest.TestCase):
         self.assertIn(f'version = "{version}"', (ROOT / "Cargo.toml").read_text())
         self.assertIn(f"ARG VERSION={version}\n", (ROOT / "deploy/docker/Dockerfile").read_text())
         self.assertIn(f'newTag: "{version}"', (ROOT / "deploy/kubernetes/base/kustomization.yaml").read_text())
-        self.assertIn(f"image: tertulia:{version}\n", (ROOT / "deploy/compose.yaml").read_text())
+        for name in ("compose.yaml", "compose.cluster.yaml"):
+            self.assertIn(f"image: tertulia:{version}\n", (ROOT / "deploy" / name).read_text())
 
 
 class Kustomize(unittest.TestCase):
@@ -220,6 +221,24 @@ class Compose(unittest.TestCase):
         self.assertTrue(server["read_only"] and server["cap_drop"] == ["ALL"])
         self.assertGreater(seconds(server["stop_grace_period"]), 20)
         self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
+
+    def test_the_cluster_is_three_nodes_on_three_nats_servers_that_sync(self):
+        compose = yaml.safe_load((self.folder / "compose.cluster.yaml").read_text())
+        services = compose["services"]
+        nodes = {name: service for name, service in services.items() if name.startswith("chat-")}
+        servers = {name: service for name, service in services.items() if name.startswith("nats-")}
+        self.assertEqual((len(nodes), len(servers), len(services)), (3, 3, 6))
+        for name, node in nodes.items():
+            environment = node["environment"]
+            self.assertEqual(environment["TERTULIA__CLUSTER__NODE_ID"], name)
+            self.assertEqual(environment["TERTULIA__NATS__REPLICAS"], "3")
+            self.assertEqual({url.split("//")[1].split(":")[0] for url in environment["TERTULIA__NATS__URLS"].split(",")}, set(servers))
+            self.assertTrue(node["read_only"] and node["cap_drop"] == ["ALL"])
+            self.assertGreater(seconds(node["stop_grace_period"]), 20)
+            self.assertTrue(all(port.startswith("127.0.0.1:") for port in node["ports"]))
+        used = {volume.split(":")[0] for server in servers.values() for volume in server["volumes"] if not volume.startswith(".")}
+        self.assertEqual(used, set(compose["volumes"]))
+        self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())
 
     @unittest.skipUnless((ROOT / "deploy/prometheus").is_dir(), "there are no rules yet")
     def test_what_is_mounted_is_there(self):

@@ -16,6 +16,8 @@ pub mod node;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +35,9 @@ use crate::shard::handle::Among;
 pub use self::config::Config;
 pub use self::metrics::describe;
 pub use self::node::Node;
+
+/// Answers a call of another node's admin API, of which this part knows no more than its name; `None`: it cannot.
+pub type Relay = Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, Option<Vec<u8>>> + Send + Sync>;
 
 /// How long the first takeovers may take before the node serves what it has.
 const FIRST: Duration = Duration::from_secs(15);
@@ -125,6 +130,33 @@ impl Cluster {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.inner.membership.trouble()
+    }
+
+    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not.
+    pub async fn relay(&self, call: &str, payload: Vec<u8>) -> Vec<(String, Option<Bytes>)> {
+        let link = &self.inner.link;
+        let asked = link.others().into_iter().map(|name| {
+            let payload = payload.clone();
+            async move {
+                let answer = link.call(&name, call, &payload).await;
+                if let Err(error) = &answer {
+                    tracing::warn!(node = name, call, %error, "another node did not answer");
+                }
+                (name, answer.ok())
+            }
+        });
+        join_all(asked).await
+    }
+
+    /// Answers calls that other nodes relay, until the end.
+    pub async fn answer_calls(&self, relay: Relay) {
+        let Inner { link, stop, tasks, .. } = &*self.inner;
+        match link.calls().await {
+            Ok(calls) => {
+                drop(tasks.spawn(desk::answer_calls(Arc::clone(link), calls, relay, stop.clone(), tasks.clone())))
+            }
+            Err(error) => tracing::error!(%error, "other nodes cannot make calls of the admin API here"),
+        }
     }
 
     /// Begins to own shards; returns when those are owned that are this node's now, or that takes too long.

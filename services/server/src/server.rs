@@ -73,9 +73,11 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         &config.admin,
         shards.clone(),
         Arc::clone(front.registry()),
+        cluster.clone(),
         config.limits.message_bytes,
         serving.clone(),
     );
+    let relay = service.relay();
     let admin = admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone())
         .context("cannot serve the admin API")?;
 
@@ -93,6 +95,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
     tasks.spawn(http);
     if let Some(cluster) = &cluster {
+        cluster.answer_calls(relay).await;
         cluster.start(&shards).await;
     }
     let accepting = Accepting::start(&front, listeners.chat);

@@ -27,7 +27,7 @@ pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
 pub use map::ShardMap;
-pub use moderation::Target;
+pub use moderation::{Held, Target};
 pub use refusal::Refusal;
 pub use request::{JoinFrom, NewPost, Request};
 pub use session::{Ack, ConnectionId, Event, Inbox, Removal, Session};

@@ -40,6 +40,7 @@ async fn three_nodes_are_one_server() -> Result<()> {
     lists_are_of_all_nodes(&cluster).await?;
     an_extended_client_resumes_on_another_node(&cluster).await?;
     moderators_reach_everybody_from_any_node(&cluster).await?;
+    connections_of_all_nodes_are_listed_and_ended_from_any(&cluster).await?;
     the_map_is_the_same_everywhere(&mut cluster).await
 }
 
@@ -150,7 +151,7 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
             _ => None,
         });
         ensure!(left.await?.detail.as_deref() == Some("enough"));
-        let refused = members[1].join(&group).await.unwrap_err().to_string();
+        let refused = members[1].join(&group).await.err().map(|error| error.to_string()).unwrap_or_default();
         ensure!(refused.contains("Kicked"), "{refused}");
         let listed = admin(cluster, asked, "ListMembers", json!({"group_name": group})).await?;
         let users: Vec<&str> =
@@ -169,6 +170,33 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
             let left = members[client].reader.until("Left", |event| matches!(event, Event::Left(_)).then_some(()));
             left.await?;
         }
+    }
+    Ok(())
+}
+
+async fn connections_of_all_nodes_are_listed_and_ended_from_any(cluster: &Cluster) -> Result<()> {
+    let mut clients = Vec::new();
+    for place in [0, 1, 2, 0, 1, 2] {
+        clients.push(cluster.connector(place).extended("eve").await?);
+    }
+    let mut nodes = Vec::new();
+    let mut token = String::new();
+    loop {
+        let asked = json!({"user": "eve", "page_size": 4, "page_token": token});
+        let page = admin(cluster, 1, "ListConnections", asked).await?;
+        let listed = page["connections"].as_array().context("no connections")?;
+        nodes.extend(listed.iter().filter_map(|it| it["node"].as_str().map(str::to_owned)));
+        token = page["nextPageToken"].as_str().unwrap_or_default().to_owned();
+        if token.is_empty() {
+            break;
+        }
+    }
+    nodes.sort();
+    ensure!(nodes == ["node-0", "node-0", "node-1", "node-1", "node-2", "node-2"], "{nodes:?}");
+    let ended = admin(cluster, 2, "Disconnect", json!({"user": "eve", "reason": "bye"})).await?;
+    ensure!(ended["disconnected"] == 6, "{ended}");
+    for client in &mut clients {
+        client.reader.until_closed().await?;
     }
     Ok(())
 }

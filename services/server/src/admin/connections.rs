@@ -8,6 +8,7 @@ use tertulia_proto::admin::v1::{
 };
 use tertulia_protocol::GroupName;
 
+use super::elsewhere::LIST_CONNECTIONS;
 use super::pages::{self, List};
 use super::service::Service;
 use super::status::Error;
@@ -20,7 +21,35 @@ impl Service {
         &self,
         request: ListConnectionsRequest,
     ) -> Result<ListConnectionsResponse, Error> {
-        let ListConnectionsRequest { user, address, group_name, page_size, page_token } = &request;
+        let mut page = self.connections_here(&request).await?;
+        let elsewhere: Vec<ListConnectionsResponse> = self.elsewhere(LIST_CONNECTIONS, &request).await?;
+        if elsewhere.is_empty() {
+            return Ok(page);
+        }
+        let ListConnectionsRequest { user, address, group_name, page_size, .. } = &request;
+        let list = List { name: "connections", filters: &[user, address, group_name] };
+        let size = pages::size(*page_size)?;
+        let mut more = !page.next_page_token.is_empty();
+        for other in elsewhere {
+            more |= !other.next_page_token.is_empty();
+            page.connections.extend(other.connections);
+        }
+        page.connections.sort_by_key(|connection| connection.id.parse::<ConnectionId>().ok());
+        more |= page.connections.len() > size;
+        page.connections.truncate(size);
+        page.next_page_token = match page.connections.last() {
+            Some(last) if more => list.token(&[&last.id]),
+            _ => String::new(),
+        };
+        Ok(page)
+    }
+
+    /// As [`Service::connections_page`], of this node's connections.
+    pub(super) async fn connections_here(
+        &self,
+        request: &ListConnectionsRequest,
+    ) -> Result<ListConnectionsResponse, Error> {
+        let ListConnectionsRequest { user, address, group_name, page_size, page_token } = request;
         let list = List { name: "connections", filters: &[user, address, group_name] };
         let size = pages::size(*page_size)?;
         let after = match list.after::<1>(page_token)? {

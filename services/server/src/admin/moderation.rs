@@ -13,6 +13,7 @@ use tertulia_proto::admin::v1::{
 use tertulia_protocol::GroupName;
 
 use super::arguments;
+use super::elsewhere::DISCONNECT;
 use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
@@ -65,12 +66,32 @@ impl Service {
         }
     }
 
-    pub(super) fn end_connections(&self, peer: Peer, request: DisconnectRequest) -> Result<DisconnectResponse, Error> {
-        let target = arguments::disconnect_target(request.target)?;
+    pub(super) async fn end_connections(
+        &self,
+        peer: Peer,
+        request: DisconnectRequest,
+    ) -> Result<DisconnectResponse, Error> {
+        let target = arguments::disconnect_target(request.target.clone())?;
         let reason = arguments::reason(&request.reason)?;
         let mut account = Account::new("Disconnect", peer, None, Some(&target), reason.as_ref());
+        let here = self.end_connections_here(&request)?;
+        let elsewhere: Result<Vec<DisconnectResponse>, Error> = self.elsewhere(DISCONNECT, &request).await;
+        account
+            .close(elsewhere, |elsewhere| {
+                let disconnected = here.disconnected + elsewhere.iter().map(|answer| answer.disconnected).sum::<u32>();
+                format!("{disconnected} connections told to close")
+            })
+            .map(|elsewhere| {
+                let others: u32 = elsewhere.iter().map(|answer| answer.disconnected).sum();
+                DisconnectResponse { disconnected: here.disconnected + others }
+            })
+    }
+
+    /// As [`Service::end_connections`], of this node's connections.
+    pub(super) fn end_connections_here(&self, request: &DisconnectRequest) -> Result<DisconnectResponse, Error> {
+        let target = arguments::disconnect_target(request.target.clone())?;
+        let reason = arguments::reason(&request.reason)?;
         let ended = self.registry.disconnect(&target, reason.as_ref()).len();
-        account.close(Ok(()), |()| format!("{ended} connections told to close"))?;
         Ok(DisconnectResponse { disconnected: count(ended as u64) })
     }
 

@@ -18,6 +18,7 @@ use super::Config;
 use super::gate::Peer;
 use super::metrics::Metrics;
 use super::watch;
+use crate::cluster::Cluster;
 use crate::front::Registry;
 use crate::shard::Shards;
 
@@ -26,6 +27,8 @@ use crate::shard::Shards;
 pub struct Service {
     pub(super) shards: Shards,
     pub(super) registry: Arc<Registry>,
+    /// The other nodes, where there may be any.
+    pub(super) cluster: Option<Cluster>,
     /// The longest message, in bytes.
     pub(super) max_message: usize,
     pub(super) max_watchers: usize,
@@ -43,12 +46,13 @@ impl Service {
         config: &Config,
         shards: Shards,
         registry: Arc<Registry>,
+        cluster: Option<Cluster>,
         max_message: usize,
         stop: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(config.watchers));
         let metrics = Arc::new(Metrics::new());
-        Self { shards, registry, max_message, max_watchers: config.watchers, watchers, stop, metrics }
+        Self { shards, registry, cluster, max_message, max_watchers: config.watchers, watchers, stop, metrics }
     }
 }
 
@@ -79,7 +83,7 @@ impl AdminService for Service {
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Answer<DisconnectResponse> {
         let peer = Peer::of(&request);
-        Ok(Response::new(self.end_connections(peer, request.into_inner())?))
+        Ok(Response::new(self.end_connections(peer, request.into_inner()).await?))
     }
 
     async fn close_group(&self, request: Request<CloseGroupRequest>) -> Answer<CloseGroupResponse> {

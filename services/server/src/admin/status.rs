@@ -26,6 +26,12 @@ pub(super) enum Error {
     /// The owner of a group has stopped.
     #[error("the server is stopping")]
     Stopped,
+    /// Another node did not answer.
+    #[error("node '{node}' did not answer; what the call does may be done there or not")]
+    NodeSilent {
+        /// Its name.
+        node: String,
+    },
     /// A call took too long.
     #[error("the call was not answered within {0} s; what it does may be done or not")]
     TimedOut(u64),
@@ -60,6 +66,7 @@ impl Error {
             Self::Refused(Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::Draining)
             | Self::Unreadable(_)
             | Self::Stopped
+            | Self::NodeSilent { .. }
             | Self::TimedOut(_) => Code::Unavailable,
             Self::TooManyWatchers { .. } => Code::ResourceExhausted,
             Self::Unauthenticated => Code::Unauthenticated,

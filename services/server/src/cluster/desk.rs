@@ -10,13 +10,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Relay;
 use super::link::Link;
 use super::membership::View;
 use super::metrics;
 use crate::log::nats::Nats;
-use crate::shard::Shards;
 use crate::shard::handle::Listing;
 use crate::shard::peers::Order;
+use crate::shard::{Held, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
 const AT_ONCE: usize = 128;
@@ -40,8 +41,11 @@ pub(super) enum Question {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// The shard is given up.
-    Released,
+    /// The shard is given up. With it goes what moderators held there.
+    Released {
+        #[serde(default)]
+        held: Vec<Held>,
+    },
     /// The shard was not this node's.
     NotHeld,
     /// The shard is this node's, by the map of that version.
@@ -140,10 +144,32 @@ pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer 
     }
     let (done, released) = oneshot::channel();
     shards.order(shard, Order::Release { done }).await;
-    if released.await.is_err() {
-        return Answer::NotHeld;
-    }
+    let Ok(held) = released.await else { return Answer::NotHeld };
     nats.release(shard).await;
     metrics::handovers().increment(1);
-    Answer::Released
+    Answer::Released { held }
+}
+
+/// Answers the calls of the admin API that other nodes relay.
+pub(super) async fn answer_calls(
+    link: Arc<Link>,
+    mut calls: async_nats::Subscriber,
+    relay: Relay,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    while let Some(Some(message)) = stop.run_until_cancelled(calls.next()).await {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let end = message.payload.iter().position(|byte| *byte == b'\n');
+        let (Some(reply), Some(end)) = (message.reply, end) else { continue };
+        let name = String::from_utf8_lossy(&message.payload[..end]).into_owned();
+        let answer = relay(name, message.payload.slice(end + 1..));
+        let link = Arc::clone(&link);
+        tasks.spawn(async move {
+            let answer = answer.await.map_or_else(|| vec![0], |answer| [&[1], &answer[..]].concat());
+            link.send(reply.to_string(), answer.into());
+            drop(place);
+        });
+    }
 }

@@ -4,6 +4,7 @@
 //! ask   <prefix>.shard.<shard>   requests to the owner of a shard, which answers
 //! tell  <prefix>.live.<shard>    what the owner tells those that follow the shard
 //! desk  <prefix>.node.<name>     questions to one node, see `desk`
+//! call  <prefix>.call.<name>     a call of the admin API: its name, a line feed, its request; the answer begins with 1, or it is 0
 //! ```
 
 use std::fmt;
@@ -66,6 +67,27 @@ impl Link {
     /// Where questions to this node come in.
     pub(super) async fn questions(&self) -> Result<async_nats::Subscriber, async_nats::SubscribeError> {
         self.client.subscribe(format!("{}.node.{}", self.prefix, self.name)).await
+    }
+
+    /// Where calls to this node come in.
+    pub(super) async fn calls(&self) -> Result<async_nats::Subscriber, async_nats::SubscribeError> {
+        self.client.subscribe(format!("{}.call.{}", self.prefix, self.name)).await
+    }
+
+    /// Makes a call on one node.
+    pub(super) async fn call(&self, name: &str, call: &str, payload: &[u8]) -> Result<Bytes, Silence> {
+        let frame = [call.as_bytes(), b"\n", payload].concat();
+        let answer = request(&self.client, format!("{}.call.{name}", self.prefix), frame.into(), self.timeout).await?;
+        match answer.first() {
+            Some(1) => Ok(answer.slice(1..)),
+            _ => Err(Silence::NoAnswer("the node cannot answer the call".to_owned())),
+        }
+    }
+
+    /// The names of all other nodes.
+    pub(super) fn others(&self) -> Vec<String> {
+        let view = self.view.borrow();
+        view.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != self.name).collect()
     }
 
     pub(super) fn send(&self, subject: String, payload: Bytes) {
@@ -148,11 +170,9 @@ impl Peers for Link {
         after: Option<&str>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
-        let view = Arc::clone(&self.view.borrow());
-        let others = view.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != self.name);
         let question = Question::Groups { prefix: prefix.to_owned(), after: after.map(str::to_owned), limit };
         let (client, timeout, of) = (self.client.clone(), self.timeout, self.prefix.clone());
-        let asked = others.map(move |name| {
+        let asked = self.others().into_iter().map(move |name| {
             let (client, question, subject) = (client.clone(), question.clone(), format!("{of}.node.{name}"));
             async move {
                 let unread =

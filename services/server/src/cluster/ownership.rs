@@ -201,12 +201,12 @@ impl Taking {
         let Ok(_place) = self.room.acquire().await else { return };
         let me = self.shards.node();
         let before = before.filter(|before| before != me && self.view.borrow().has(before));
-        let mut handed = false;
+        let mut handed = None;
         let begun = Instant::now();
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released) => handed = true,
+                Ok(Answer::Released { held }) => handed = Some(held),
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     tokio::time::sleep(PAUSE).await;
@@ -238,17 +238,18 @@ impl Taking {
         };
         let ours = Instant::now();
         let (done, owned) = oneshot::channel();
-        self.shards.order(shard, Order::Own { reign: taken.fence, done }).await;
+        let (was_handed, held) = (handed.is_some(), handed.unwrap_or_default());
+        self.shards.order(shard, Order::Own { reign: taken.fence, held, done }).await;
         if owned.await == Ok(true) {
             tracing::debug!(
                 shard,
-                handed,
+                handed = was_handed,
                 release = ?free.duration_since(begun),
                 fence = ?ours.duration_since(free),
                 load = ?ours.elapsed(),
                 "owns the shard"
             );
-            if handed { self.metrics.handed.increment(1) } else { self.metrics.taken.increment(1) }
+            if was_handed { self.metrics.handed.increment(1) } else { self.metrics.taken.increment(1) }
         } else {
             tracing::debug!(shard, "the shard was taken and cannot be read yet");
             tokio::time::sleep(PAUSE).await;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tertulia_protocol::UserName;
+use tertulia_protocol::{GroupName, UserName};
 use tokio::time::Instant;
 
 use super::session::{ConnectionId, Session};
@@ -43,11 +43,37 @@ impl Target {
     }
 }
 
-/// Who may not join or post. Lives in the owner's memory: a restart forgets it.
+/// Who may not join or post. Lives in the owner's memory, and goes with the shard when that is handed over: a restart forgets it.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     held: Vec<(Target, Instant)>,
     closed_until: Option<Instant>,
+}
+
+/// What moderators hold in a shard, for the node that owns it next. Of those that are for all groups `group` is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    group: Option<GroupName>,
+    /// Whom; `None`: the group is closed to everybody.
+    target: Option<Target>,
+    /// For how much longer.
+    left: Duration,
+}
+
+impl Held {
+    pub(super) fn of(group: Option<&GroupName>, holds: &Holds) -> Vec<Self> {
+        let now = Instant::now();
+        let tell = |target: Option<Target>, until: Instant| {
+            let left = until.checked_duration_since(now)?;
+            Some(Self { group: group.cloned(), target, left })
+        };
+        let held = holds.held.iter().filter_map(|(target, until)| tell(Some(target.clone()), *until));
+        held.chain(holds.closed_until().and_then(|until| tell(None, until))).collect()
+    }
+
+    pub(super) fn group(&self) -> Option<&GroupName> {
+        self.group.as_ref()
+    }
 }
 
 /// More holds than this at once in one place are forgotten, those that end first before the others.
@@ -66,6 +92,14 @@ impl Holds {
         if self.held.len() > MAX_HELD {
             self.held.sort_by_key(|(_, until)| *until);
             self.held.remove(0);
+        }
+    }
+
+    /// Takes over what another node held.
+    pub(super) fn take(&mut self, held: Held) {
+        match held.target {
+            Some(target) => self.hold(target, held.left),
+            None => self.close(held.left),
         }
     }
 

@@ -73,7 +73,8 @@ impl World {
         };
         let readiness = Readiness::new();
         let registry = Arc::clone(front.registry());
-        let service = admin::Service::new(&config, shards.clone(), registry, limits.message_bytes, serving.clone());
+        let service =
+            admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, serving.clone());
         let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default()).unwrap();
         let (chat_listener, admin_listener) = (front::bind(any).unwrap(), front::bind(any).unwrap());
         let (chat, admin) = (chat_listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());

@@ -35,7 +35,7 @@ impl Serving {
         let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), 1);
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let registry = Arc::clone(front.registry());
-        let service = Service::new(&Config::default(), shards.clone(), registry, 100, stop.clone());
+        let service = Service::new(&Config::default(), shards.clone(), registry, None, 100, stop.clone());
         let server =
             Server::with_patience(&Config::default(), service, Readiness::new(), Tracer::default(), patience).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,7 +21,7 @@ use crate::shard::peers::{Asked, Order};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
 use crate::shard::wire::{self, Reply};
-use crate::shard::{Batch, Record};
+use crate::shard::{Batch, Held, Record};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
@@ -92,11 +92,20 @@ impl Owner {
     async fn on_order(&mut self, order: Order) {
         // Who ordered may have given up.
         match order {
-            Order::Own { reign, done } => drop(done.send(self.step_up(reign).await)),
+            Order::Own { reign, held, done } => {
+                let owned = self.step_up(reign).await;
+                if owned {
+                    self.take_held(held);
+                }
+                // Who ordered looks again later anyway.
+                done.send(owned).unwrap_or_default();
+            }
             Order::Release { done } => {
                 self.settle().await;
+                let mut held = Held::of(None, &self.everywhere);
+                held.extend(self.holds.iter().flat_map(|(name, holds)| Held::of(Some(name), holds)));
                 self.step_down();
-                done.send(()).unwrap_or(());
+                drop(done.send(held));
             }
             Order::Lost => {
                 self.settle().await;
@@ -152,6 +161,20 @@ impl Owner {
             self.waiting.push_front(pending.request);
         }
         true
+    }
+
+    /// Keeps out whom the owner before kept out.
+    fn take_held(&mut self, held: Vec<Held>) {
+        for held in held {
+            match held.group().cloned() {
+                None => self.everywhere.take(held),
+                Some(name) => {
+                    let holds = self.holds.entry(name.clone()).or_default();
+                    holds.take(held);
+                    self.shared.directory.set_closed(&name, holds.closed_until());
+                }
+            }
+        }
     }
 
     /// The life of a group that is mirrored has ended: its members learn it.
