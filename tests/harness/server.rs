@@ -28,6 +28,7 @@ const SEGMENT_BYTES: &str = "1MiB";
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     host: Option<IpAddr>,
+    data_dir: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
 }
@@ -45,6 +46,13 @@ impl ServerOptions {
     #[must_use]
     pub fn host(mut self, host: IpAddr) -> Self {
         self.host = Some(host);
+        self
+    }
+
+    /// Keeps messages in this directory, which outlives the server.
+    #[must_use]
+    pub fn data_dir(mut self, data_dir: PathBuf) -> Self {
+        self.data_dir = Some(data_dir);
         self
     }
 
@@ -148,7 +156,7 @@ impl Server {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
+        data_dir(&self.options, self.home.path())
     }
 
     /// The process, for signals and memory.
@@ -263,6 +271,10 @@ fn print_log(home: &Path) {
     println!("--- the server's log, last {} of {} bytes\n{}---", end.len(), log.len(), String::from_utf8_lossy(end));
 }
 
+fn data_dir(options: &ServerOptions, home: &Path) -> PathBuf {
+    options.data_dir.clone().unwrap_or_else(|| home.join("data"))
+}
+
 fn spawn(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Result<Process> {
     let binary = binary("tertulia-server", "TERTULIA_SERVER_BIN")?;
     let log = File::options().create(true).append(true).open(log_path(home)).context("open the server's log")?;
@@ -279,7 +291,7 @@ fn spawn(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Resu
     for port in ["--admin", "--http"] {
         command.args([port, &any_port.to_string()]);
     }
-    command.arg("--data-dir").arg(home.join("data")).args(&options.arguments);
+    command.arg("--data-dir").arg(data_dir(options, home)).args(&options.arguments);
     let engine = std::env::var(ENGINE).unwrap_or_else(|_| "embedded".to_owned());
     command.env("TERTULIA__LOG__ENGINE", engine).env("TERTULIA__LOG__SEGMENT_BYTES", SEGMENT_BYTES);
     command.envs(options.environment.iter().map(|(variable, value)| (variable, value)));

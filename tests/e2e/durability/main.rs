@@ -1,6 +1,7 @@
 //! What is on the disk outlives the server, whatever ends it and whatever the disk does.
 
 mod crash;
+mod disk;
 mod participant;
 mod restart;
 mod tools;
