@@ -159,6 +159,7 @@ impl Shards {
         const ORDERS: usize = 16;
         let count = config.count.max(1);
         let queue = config.queue.max(1);
+        super::metrics::limits(queue, bounds.groups);
         let shared = Arc::new(Shared::new(config, bounds, log));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
