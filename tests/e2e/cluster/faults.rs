@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
+use harness::deadline::within;
 use harness::proxy::Carriage;
 use harness::recording::Recording;
 use harness::{Client, ServerOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::machine;
@@ -122,9 +123,10 @@ async fn run(rounds: usize, seed: u64) -> Result<()> {
     let mut world = World::start().await?;
     let connector = world.cluster.connector(0);
     let (hush, quiet) = watch::channel(false);
+    let (calm, mut calmed) = mpsc::unbounded_channel();
     let talkers: Vec<JoinHandle<Result<Story>>> = (0..9)
         .map(|number| {
-            Talker::start(&format!("user-{number}"), number, &world.places, &connector, &world.groups, &quiet)
+            Talker::start(&format!("user-{number}"), number, &world.places, &connector, &world.groups, &quiet, &calm)
         })
         .collect();
     let mut listeners: Vec<JoinHandle<Result<Recording>>> = Vec::new();
@@ -145,6 +147,11 @@ async fn run(rounds: usize, seed: u64) -> Result<()> {
     }
     world.cluster.agreed(NODES).await?;
     hush.send_replace(true);
+    drop(calm);
+    for _ in &talkers {
+        within(RECOVERY, "the talkers to have all their answers", async { calmed.recv().await.context("one failed") })
+            .await?;
+    }
     let (recordings, log_reader) = finish(&world, talkers, listeners).await?;
     judge(&world, recordings, log_reader).await
 }
@@ -156,7 +163,7 @@ async fn finish(
     listeners: Vec<JoinHandle<Result<Recording>>>,
 ) -> Result<(Vec<Recording>, Client)> {
     let mut observer = world.cluster.connector(0).patience(Duration::from_secs(60)).extended("observer").await?;
-    // What was said last is answered by then; who still waits for an answer says so.
+    // Classic clients are not answered: what they said last is stored by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     for group in &world.groups {
         observer.join(group).await?;

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
+use harness::deadline::{PATIENCE, within};
 use harness::{ServerOptions, check};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::machine;
 use crate::talker::{CURTAIN, Places, Talker};
@@ -23,9 +24,11 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(0)), Some(cluster.chat(1))]));
     let connector = cluster.connector(0);
     let (hush, quiet) = watch::channel(false);
+    let (calm, mut calmed) = mpsc::unbounded_channel();
     let talkers: Vec<_> = (0..8)
-        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet))
+        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet, &calm))
         .collect();
+    drop(calm);
     let mut observer = connector.extended("observer").await?;
     for group in &groups {
         observer.join(group).await?;
@@ -47,8 +50,10 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     cluster.agreed(3).await?;
     talk_for(1).await;
     hush.send_replace(true);
-    // All that was said before is said: who still waits for an answer would say so.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _ in &talkers {
+        within(PATIENCE, "the talkers to have all their answers", async { calmed.recv().await.context("one failed") })
+            .await?;
+    }
     for group in &groups {
         observer.post(group, CURTAIN, CURTAIN).await?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use harness::recording::{Event, Recording};
 use harness::{Client, Connector};
 use tertulia_protocol::code::Code;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Between two posts of one client, on average.
@@ -45,6 +45,8 @@ pub(crate) struct Talker {
     groups: Vec<String>,
     /// Until when to talk.
     hush: watch::Receiver<bool>,
+    /// Told once when all that was said is answered.
+    calm: Option<mpsc::UnboundedSender<()>>,
     /// Group, id, text and when it was posted first, by number.
     unanswered: BTreeMap<u64, (String, String, Instant)>,
     next: u64,
@@ -61,6 +63,7 @@ impl Talker {
         connector: &Connector,
         groups: &[String],
         hush: &watch::Receiver<bool>,
+        calm: &mpsc::UnboundedSender<()>,
     ) -> JoinHandle<Result<Story>> {
         let talker = Self {
             user: user.to_owned(),
@@ -69,6 +72,7 @@ impl Talker {
             connector: connector.clone(),
             groups: groups.to_vec(),
             hush: hush.clone(),
+            calm: Some(calm.clone()),
             unanswered: BTreeMap::new(),
             next: 1,
             resume: HashMap::new(),
@@ -149,6 +153,13 @@ impl Talker {
                         if !sent {
                             return Ok(self.cut(client));
                         }
+                    }
+                    if quiet
+                        && missing.is_empty()
+                        && self.unanswered.is_empty()
+                        && let Some(calm) = self.calm.take()
+                    {
+                        calm.send(())?;
                     }
                     if !quiet && missing.is_empty() && !self.post(&mut client).await {
                         return Ok(self.cut(client));
