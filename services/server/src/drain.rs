@@ -71,6 +71,9 @@ impl Accepting {
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop.
 pub async fn drain(config: &Config, readiness: &Readiness, accepting: &Accepting, front: &Front, shards: &Shards) {
+    // Kept for the owners and the log to end cleanly, whatever connections do.
+    let reserve = (config.grace / 5).min(Duration::from_secs(3));
+    let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY));
     tokio::time::sleep(config.delay).await;
@@ -81,6 +84,9 @@ pub async fn drain(config: &Config, readiness: &Readiness, accepting: &Accepting
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
     }
-    front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2).await;
+    let finish = front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2);
+    if tokio::time::timeout_at(cut_off, finish).await.is_err() {
+        tracing::warn!(open = front.registry().open(), "connections that do not take what waits for them are cut off");
+    }
     shards.stop().await;
 }

@@ -119,6 +119,10 @@ impl Task {
             },
             heartbeat: millis(self.shared.patience.heartbeat),
         }));
+        if let Some(going) = self.going_away.take() {
+            let (reason, after) = *going;
+            self.tell_going_away(&reason, after);
+        }
     }
 
     pub(super) fn ping(&mut self) {
@@ -126,9 +130,13 @@ impl Task {
     }
 
     pub(super) fn tell_going_away(&mut self, reason: &str, after: Duration) {
-        if self.dialect() == Some(Dialect::Extended) {
-            let going = extended::GoingAway { reason: reason.into(), reconnect_after_ms: millis(after) };
-            self.out.push(&extended::FromServer::GoingAway(going));
+        match self.dialect() {
+            Some(Dialect::Extended) => {
+                let going = extended::GoingAway { reason: reason.into(), reconnect_after_ms: millis(after) };
+                self.out.push(&extended::FromServer::GoingAway(going));
+            }
+            Some(Dialect::Classic) => {}
+            None => self.going_away = Some(Box::new((reason.into(), after))),
         }
     }
 
@@ -154,6 +162,7 @@ impl Task {
 
     fn on_acks(&mut self, acks: Vec<Ack>) {
         self.in_flight = self.in_flight.saturating_sub(acks.len());
+        self.posting = self.posting.saturating_sub(acks.len());
         if let Some(since) = self.measured_post.take() {
             self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
         }
@@ -322,6 +331,7 @@ fn with_detail(what: &str, detail: Option<&str>) -> String {
     }
 }
 
+/// Rounded up: who waits for so long has waited long enough.
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

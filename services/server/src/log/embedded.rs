@@ -44,6 +44,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::backlog::Backlog;
 use self::disk::Disk;
@@ -135,19 +136,27 @@ impl Core {
     }
 
     /// Runs what may wait for the disk where it may; few at once.
+    ///
+    /// In a task of its own: callers leave futures unpolled for long (a member that takes nothing, an owner that waits for something
+    /// else first), and one to which a place was given meanwhile would keep all others waiting.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
-        let place = Arc::clone(&self.readers).acquire_owned().await.map_err(stopped)?;
+        let ended = |error| ReadError { reason: format!("the reading task ended: {error}") };
         let core = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(&core);
-            drop(place);
-            result
+        let task = tokio::spawn(async move {
+            let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
+            let place = Arc::clone(&core.readers).acquire_owned().await.map_err(stopped)?;
+            let reading = tokio::task::spawn_blocking(move || {
+                let result = work(&core);
+                drop(place);
+                result
+            });
+            reading.await.map_err(ended)?
         });
-        task.await.map_err(|error| ReadError { reason: format!("the reading task ended: {error}") })?
+        // Who no longer wants it gives up its turn.
+        AbortOnDropHandle::new(task).await.map_err(ended)?
     }
 
     /// Sees to it that the writer finds the heads in memory, and need not wait for the tables.

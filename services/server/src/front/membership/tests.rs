@@ -128,6 +128,7 @@ impl World {
     fn poll(&mut self, room: usize) -> bool {
         let Some(member) = &mut self.member else { return true };
         let mut around = Surroundings {
+            delivered: 0,
             dialect: self.dialect,
             session: &self.reader,
             shards: &self.shards,
