@@ -109,8 +109,9 @@ pub(crate) enum Format {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Health {
-    /// The page to ask for; without it /readyz at the configured HTTP address (see --http)
-    #[arg(long, value_name = "http://HOST:PORT/PATH")]
+    /// The page to ask for, http://HOST:PORT/PATH or https://…; without it /readyz at the configured HTTP address (see
+    /// --http), with TLS if that is configured. A certificate is not looked at
+    #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// Ask whether it is alive (/livez) rather than ready
     #[arg(long, conflicts_with = "url")]

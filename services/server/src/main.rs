@@ -67,7 +67,7 @@ fn ask(health: &Health, config: &Config) -> ExitCode {
     let path = if health.live { "/livez" } else { "/readyz" };
     let target = match &health.url {
         Some(url) => probe::Target::from_url(url),
-        None => probe::Target::new(config.http.address, path),
+        None => probe::Target::new(config.http.address, path, config.http.tls.cert_file.is_some()),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -56,7 +56,7 @@ pub enum Kind {
     Ratio,
     /// What is kept of groups, by the prefix of their names: a table, or JSON in a text.
     Retentions,
-    /// Where something is served: `http://HOST:PORT`, or nothing (written as an empty text).
+    /// Where something is served: `http://HOST:PORT` or `https://HOST:PORT`, or nothing (written as an empty text).
     Url,
 }
 
@@ -239,7 +239,7 @@ fn ratio(value: &ValueKind) -> Option<f64> {
 fn is_url(text: &str) -> bool {
     let Ok(url) = text.parse::<hyper::Uri>() else { return false };
     let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/");
-    url.scheme_str() == Some("http") && url.port_u16().is_some() && bare
+    matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some() && bare
 }
 
 fn duration(value: &ValueKind) -> Option<Duration> {
@@ -379,17 +379,16 @@ mod tests {
 
     #[test]
     fn a_url_has_a_host_and_a_port_and_no_more() {
-        for good in ["http://localhost:4317", "http://[::1]:4317/", "http://collector.monitoring.svc:4317"] {
+        for good in [
+            "http://localhost:4317",
+            "http://[::1]:4317/",
+            "http://collector.monitoring.svc:4317",
+            "https://localhost:4317",
+        ] {
             assert_eq!(Kind::Url.normalise(&string(good)), Some(string(good)));
         }
         assert_eq!(Kind::Url.normalise(&string("")), Some(ValueKind::Nil));
-        for bad in [
-            "localhost:4317",
-            "http://localhost",
-            "https://localhost:4317",
-            "http://localhost:4317/v1/traces",
-            "http://",
-        ] {
+        for bad in ["localhost:4317", "http://localhost", "http://localhost:4317/v1/traces", "http://"] {
             assert_eq!(Kind::Url.normalise(&string(bad)), None, "{bad}");
         }
     }

@@ -65,6 +65,7 @@ pub static SECTIONS: &[Section] = &[
     },
     Section { name: "admin", help: "The port of the admin API (gRPC).", entries: ADMIN },
     Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },
+    Section { name: "tls", help: "TLS on every port that has a certificate ([tls.md](tls.md)).", entries: TLS },
     Section {
         name: "drain",
         help: "How the server stops on SIGTERM or SIGINT. A second signal ends it at once.",
@@ -143,6 +144,8 @@ static CHAT: &[Entry] = &[
         "How long after the last line of an extended client the server pings it; after twice this time it is closed.",
     ),
     Entry::new("chat.post_without_join", Kind::Bool, "Whether one may post to a group without being a member of it."),
+    cert_file("chat.tls.cert_file"),
+    key_file("chat.tls.key_file"),
 ];
 
 static SHARD: &[Entry] = &[
@@ -281,7 +284,7 @@ static ADMIN: &[Entry] = &[
     Entry::new(
         "admin.address",
         Kind::Address,
-        "Where the admin API listens; port 0 picks a free one. Off loopback it asks for `admin.token_file` or `admin.insecure`.",
+        "Where the admin API listens; port 0 picks a free one. Off loopback it asks for `admin.token_file`, `admin.client_ca_file` or `admin.insecure`.",
     )
     .flag("--admin"),
     Entry::new(
@@ -293,7 +296,7 @@ static ADMIN: &[Entry] = &[
     Entry::new(
         "admin.insecure",
         Kind::Bool,
-        "Serve off loopback without a token: whoever reaches the port may do everything.",
+        "Serve off loopback without a token or client certificates: whoever reaches the port may do everything.",
     )
     .flag("--admin-insecure"),
     Entry::new(
@@ -305,6 +308,13 @@ static ADMIN: &[Entry] = &[
         .bound("one more is closed at once", "tertulia_admin_connections"),
     Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")
         .bound("one more is refused with RESOURCE_EXHAUSTED", "tertulia_admin_watchers"),
+    Entry::new(
+        "admin.client_ca_file",
+        FILE,
+        "The certificates (PEM) of those who may vouch for callers: each must then show one. Empty: none is asked for.",
+    ),
+    cert_file("admin.tls.cert_file"),
+    key_file("admin.tls.key_file"),
 ];
 
 static HTTP: &[Entry] = &[
@@ -312,7 +322,34 @@ static HTTP: &[Entry] = &[
         .flag("--http"),
     Entry::new("http.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_http_connections"),
+    cert_file("http.tls.cert_file"),
+    key_file("http.tls.key_file"),
 ];
+
+static TLS: &[Entry] = &[
+    Entry::new("tls.handshake_timeout", time(millis(10), HOUR), "A handshake must end within this time."),
+    Entry::new("tls.handshakes", int(1, 1_000_000), "Handshakes of one port at the same time.")
+        .bound("one more ends the oldest of them", "tertulia_tls_handshakes_under_way"),
+    Entry::new(
+        "tls.reload_interval",
+        time(millis(10), DAY),
+        "How often the files are looked at: what has changed is used for the connections that come then.",
+    ),
+];
+
+const FILE: Kind = Kind::Path { optional: true };
+
+const fn cert_file(key: &'static str) -> Entry {
+    Entry::new(
+        key,
+        FILE,
+        "The certificate of this port and those that vouch for it (PEM), read again when it changes. Empty: no TLS.",
+    )
+}
+
+const fn key_file(key: &'static str) -> Entry {
+    Entry::new(key, FILE, "The private key of that certificate (PEM).")
+}
 
 static DRAIN: &[Entry] = &[
     Entry::new(

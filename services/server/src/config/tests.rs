@@ -325,7 +325,7 @@ fn an_empty_file_changes_nothing() {
 
 #[test]
 fn options_that_do_not_go_together_are_told() {
-    let cases: [(&[(&str, &str)], &str); 9] = [
+    let cases: [(&[(&str, &str)], &str); 12] = [
         (
             &[("limits.message_bytes", "64KiB")],
             "limits.line_bytes = 128KiB (default): must be at least 395008, to hold the longest message with every \
@@ -354,7 +354,20 @@ fn options_that_do_not_go_together_are_told() {
         (
             &[("admin.address", "[::]:8089")],
             "admin.address = [::]:8089 (from flag --set): must be a loopback address unless admin.token_file \
-             (--admin-token-file) is set, or admin.insecure (--admin-insecure) is true",
+             (--admin-token-file) or admin.client_ca_file is set, or admin.insecure (--admin-insecure) is true",
+        ),
+        (
+            &[("chat.tls.cert_file", "a.pem")],
+            "chat.tls.cert_file = a.pem (from flag --set): needs chat.tls.key_file too: set both or none",
+        ),
+        (
+            &[("http.tls.key_file", "a.pem")],
+            "http.tls.key_file = a.pem (from flag --set): needs http.tls.cert_file too: set both or none",
+        ),
+        (
+            &[("admin.client_ca_file", "ca.pem")],
+            "admin.client_ca_file = ca.pem (from flag --set): needs admin.tls.cert_file and admin.tls.key_file: \
+             certificates of callers are shown within TLS",
         ),
         (
             &[("http.address", "127.0.0.1:8088")],

@@ -75,6 +75,12 @@ impl Server {
         Self::start(&["telemetry.traces.enabled=true", &endpoint, &ratio], variables).await
     }
 
+    /// One that traces to a collector on this machine that speaks TLS.
+    pub(crate) async fn tracing_securely(collector: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        let endpoint = format!("telemetry.traces.endpoint=https://localhost:{}", collector.port());
+        Self::start(&["telemetry.traces.enabled=true", &endpoint, "telemetry.traces.ratio=1"], variables).await
+    }
+
     /// Tells it to stop, and answers how it ended and what it had logged.
     pub(crate) async fn stop(mut self, within: Duration) -> (ExitStatus, Vec<Value>) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).unwrap();
