@@ -36,6 +36,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -56,9 +57,9 @@ use self::retention::Rules;
 use self::table::{TableError, Tables};
 use self::tail::{Known, NoGroup, Tail, View};
 use self::trouble::{Cause, Trouble};
-use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+use super::{AppendError, BackupError, Batch, Copied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
-pub use self::backup::BackupError;
+pub use self::backup::CopyError;
 pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, export, stats, verify};
 pub use self::open::{OpenError, open};
 
@@ -263,6 +264,7 @@ impl Core {
 
 impl Embedded {
     /// Moves everything that is acknowledged by now from the commit log into the tables. `false` if that cannot be.
+    #[cfg(test)]
     async fn flush(&self) -> bool {
         let backlog = Arc::clone(&self.core.backlog);
         tokio::task::spawn_blocking(move || backlog.flush()).await.unwrap_or(false)
@@ -371,6 +373,14 @@ impl Log for Embedded {
 
     fn trouble(&self) -> Option<String> {
         self.core.trouble.any()
+    }
+
+    fn back_up(&self, to: PathBuf) -> BoxFuture<'static, Result<Copied, BackupError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let copied = tokio::task::spawn_blocking(move || core.back_up(&to)).await;
+            copied.map_err(|error| BackupError::Failed(format!("the copying task ended: {error}")))?
+        })
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -1,5 +1,6 @@
 //! The way to the shards for everybody else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -14,7 +15,7 @@ use super::metrics::Metrics;
 use super::owner::Owner;
 use super::request::{Admin, Request};
 use super::{Bounds, Config, Events, GroupStatus, Page, PageLimit, Range, ReadError};
-use crate::log::{Head, Log};
+use crate::log::{BackupError, Copied, Head, Log};
 
 /// What all owners of a node share.
 #[derive(Debug)]
@@ -147,6 +148,14 @@ impl Shards {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.inner.shared.log.trouble()
+    }
+
+    /// Copies this node's log into a directory, while posts go on.
+    ///
+    /// # Errors
+    /// Why there is no copy.
+    pub async fn back_up(&self, to: PathBuf) -> Result<Copied, BackupError> {
+        self.inner.shared.log.back_up(to).await
     }
 
     /// Sends a request if the owner's queue has room.
