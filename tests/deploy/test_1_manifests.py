@@ -84,6 +84,9 @@ class Chart(unittest.TestCase):
             ("extraEnv[0].nmae=x", "/extraEnv/0"),
             ("livenessProbe.periodSecond=1", "'periodSecond'"),
             ("config.limits=5", "/config/limits"),
+            ("tls.chta.existingSecret=a", "'chta'"),
+            ("tls.http.existingSecret=A_B", "/tls/http/existingSecret"),
+            ("metrics.prometheusRule.runbookUrl=docs", "/metrics/prometheusRule/runbookUrl"),
             ("config.log.engine=memory,replicas=3", "/replicas"),
         ]
         for assignment, named in cases:
@@ -97,6 +100,8 @@ class Chart(unittest.TestCase):
             ("config.http.address=0.0.0.0:0", "config.http.address must be IP:PORT"),
             ("config.admin.address=0.0.0.0:8089", "set admin.existingSecret"),
             ("admin.existingSecret=a,config.admin.token_file=/b", "exclude each other"),
+            ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
+            ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
         ]
         for assignment, said in cases:
             with self.subTest(assignment):
@@ -140,8 +145,28 @@ class Chart(unittest.TestCase):
         for each in labelled:
             self.assertLess(len(json.dumps(each)), 1_000_000)
 
+    def test_tls(self):
+        manifests = render(ROOT / "tests/deploy/values/tls.yaml")
+        config = manifests.config()
+        for port in ("chat", "admin", "http"):
+            self.assertEqual(config[port]["tls"], {"cert_file": f"/etc/tertulia-tls/{port}/tls.crt", "key_file": f"/etc/tertulia-tls/{port}/tls.key"})
+        self.assertEqual(config["admin"]["client_ca_file"], "/etc/tertulia-tls/admin-clients/ca.crt")
+        (endpoint,) = manifests.one("ServiceMonitor")["spec"]["endpoints"]
+        self.assertEqual((endpoint["scheme"], endpoint["tlsConfig"]["serverName"]), ("https", "chat.example"))
+        alerts = [rule for group in manifests.one("PrometheusRule")["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        for alert in alerts:
+            self.assertEqual(alert["annotations"]["runbook_url"], f"https://git.example/tertulia/blob/main/docs/runbooks/{alert['alert']}.md")
+        ready, chat = manifests.one("Pod")["spec"]["containers"]
+        self.assertIn("https://release-tertulia-ops:8090/readyz", ready["args"])
+        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/etc/tertulia-tls/ca.crt"])
+        # An authority that everybody trusts needs no file, and the name is that of the service unless another is given.
+        _, chat = render(ROOT / "tests/deploy/values/tls-chat.yaml").one("Pod")["spec"]["containers"]
+        self.assertEqual(chat["args"][-3:], ["--tls", "--tls-name", "chat.example"])
+        _, chat = render(None, "--set", "tls.chat.existingSecret=a").one("Pod")["spec"]["containers"]
+        self.assertIn("release-tertulia.chat.svc", chat["args"])
+
     def test_notes_tell_how_to_connect(self):
-        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING")):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},
@@ -183,6 +208,18 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         check(manifests)
         self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
+
+    def test_the_components_of_tls(self):
+        for names in (["tls-chat"], ["tls-http"], ["admin-token", "tls-admin"], ["admin-token", "tls-chat", "tls-admin", "tls-http"]):
+            with self.subTest(" ".join(names)), tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+                up = "../../deploy/kubernetes"
+                kustomization = {"resources": [f"{up}/overlays/single"], "components": [f"{up}/components/{name}" for name in names]}
+                (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+                manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
+                manifests.validate()
+                check(manifests)
+                secrets = [volume["secret"]["secretName"] for volume in manifests.server()[1]["volumes"] if "secret" in volume]
+                self.assertEqual(sorted(secrets), sorted(f"tertulia-{name.removeprefix('tls-')}-tls" if "tls" in name else "tertulia-admin" for name in names))
 
     def test_the_chart_and_the_overlay_describe_the_same_server(self):
         chart, overlay = render(name="tertulia"), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
