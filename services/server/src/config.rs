@@ -18,6 +18,7 @@ mod kind;
 mod layer;
 mod limits;
 mod nats;
+mod overrides;
 pub mod print;
 pub mod table;
 #[cfg(test)]

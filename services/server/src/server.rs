@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
-use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats};
+use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
@@ -130,6 +130,7 @@ fn describe() {
     front::metrics::describe();
     shard::metrics::describe();
     log::metrics::describe();
+    log::embedded::metrics::describe();
     log::nats::metrics::describe();
     admin::metrics::describe();
     http::describe();
@@ -141,7 +142,7 @@ async fn open_log(config: &Config, node: &str) -> anyhow::Result<Arc<dyn Log>> {
         Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
         Engine::Embedded => embedded::open(&config.log).context("cannot open the log")?,
         Engine::Nats => {
-            let opened = Nats::open(&config.nats, &config.log.retention, config.shard.count, node).await;
+            let opened = Nats::open(&config.nats, &Rules::new(&config.log), config.shard.count, node).await;
             let log = opened.context("cannot open the log")?;
             take_all(&log, config.shard.count).await?;
             Arc::new(log)

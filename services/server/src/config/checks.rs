@@ -25,6 +25,7 @@ impl Checks<'_> {
     /// Checks every rule.
     pub(super) fn run(mut self) -> Vec<Error> {
         self.sizes();
+        self.overrides();
         self.addresses();
         self.times();
         self.certificates();
@@ -59,6 +60,19 @@ impl Checks<'_> {
         self.rule(keeps_message, "log.retention.bytes", &["limits.message_bytes"], |with| {
             format!("must be 0 (no bound) or at least {message}, to keep one message: {with}")
         });
+    }
+
+    fn overrides(&mut self) {
+        let least = self.config.limits.message_bytes as u64;
+        let config = self.config;
+        let mut bytes =
+            config.log.retention_overrides.0.iter().filter_map(|(prefix, rule)| Some((prefix, rule.bytes?)));
+        if let Some((prefix, _)) = bytes.find(|(_, bytes)| (1..least).contains(bytes)) {
+            let message = bytes_to_text(least);
+            self.rule(false, "log.retention_overrides", &["limits.message_bytes"], |with| {
+                format!("must have 0 (no bound) or at least {message} as bytes of prefix {prefix:?}, to keep one message: {with}")
+            });
+        }
     }
 
     fn addresses(&mut self) {

@@ -193,11 +193,11 @@ static SHARD: &[Entry] = &[
 static LOG: &[Entry] = &[
     Entry::new(
         "log.engine",
-        Kind::OneOf(&["memory", "embedded", "nats"]),
-        "Where messages are kept. `memory`: nothing survives the process; `embedded`: on disk, under `log.data_dir`; `nats`: in NATS JetStream.",
+        Kind::OneOf(&["embedded", "memory", "nats"]),
+        "Where messages are kept. `embedded`: on disk, under `log.data_dir`; `memory`: nothing survives the process; `nats`: in NATS JetStream.",
     )
     .flag("--engine"),
-    Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory of engines that keep messages on disk.")
+    Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory in which `embedded` keeps messages; made if it is not there.")
         .flag("--data-dir"),
     Entry::new(
         "log.memory_bytes",
@@ -258,6 +258,11 @@ static LOG: &[Entry] = &[
         "log.reserve_bytes",
         bytes(0, TIB),
         "Bytes of the file system that stay free: below it posts are refused (`embedded`).",
+    ),
+    Entry::new(
+        "log.retention_overrides",
+        Kind::Retentions,
+        "Other bounds for groups whose name begins with a prefix; the longest prefix wins, and what it does not say is as in `log.retention`. How it is written is said above.",
     ),
     Entry::new(
         "log.retention.messages",

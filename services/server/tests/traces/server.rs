@@ -26,7 +26,18 @@ pub(crate) struct Server {
 /// A command that starts a server with these options and variables, on free ports.
 fn command(options: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
-    command.args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"]);
+    command.args([
+        "--chat",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+        "--engine",
+        "memory",
+    ]);
     for option in options.iter().chain(&["drain.linger=0s"]) {
         command.args(["--set", option]);
     }
