@@ -11,7 +11,7 @@ from support import ROOT, need, need_python_libraries, run
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, seconds  # noqa: E402
+from manifests import Manifests, check, check_restricted, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -19,7 +19,7 @@ OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "kubernetes" / "ove
 
 
 def setUpModule():
-    need("helm", "kubectl", "yamllint", "promtool")
+    need("helm", "kubectl", "yamllint", "promtool", "nats-server")
 
 
 def render(values=None, *more, name="release"):
@@ -88,6 +88,7 @@ class Chart(unittest.TestCase):
             ("tls.http.existingSecret=A_B", "/tls/http/existingSecret"),
             ("metrics.prometheusRule.runbookUrl=docs", "/metrics/prometheusRule/runbookUrl"),
             ("config.log.engine=memory,replicas=3", "/replicas"),
+            ("config.log.engine=nats,replicas=3", "/replicas"),
         ]
         for assignment, named in cases:
             with self.subTest(assignment):
@@ -101,6 +102,7 @@ class Chart(unittest.TestCase):
             ("config.admin.address=0.0.0.0:8089", "set admin.existingSecret"),
             ("admin.existingSecret=a,config.admin.token_file=/b", "exclude each other"),
             ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
+            ("config.log.engine=nats", "set config.nats.urls"),
             ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
         ]
         for assignment, said in cases:
@@ -166,7 +168,7 @@ class Chart(unittest.TestCase):
         self.assertIn("release-tertulia.chat.svc", chat["args"])
 
     def test_notes_tell_how_to_connect(self):
-        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example")):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},
@@ -208,6 +210,34 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         check(manifests)
         self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
+
+    def test_the_servers_of_nats(self):
+        manifests = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/nats").stdout)
+        manifests.validate()
+        ((kind, metadata, spec),) = manifests.pods()
+        check_restricted(kind, spec)
+        self.assertTrue(spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False)
+        (container,) = spec["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for service in manifests.of("Service"):
+            self.assertLessEqual(service["spec"]["selector"].items(), metadata["labels"].items())
+            for port in service["spec"]["ports"]:
+                self.assertEqual(port["port"], ports[port["targetPort"]])
+        (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "config"]
+        text = manifests.one("ConfigMap", volume["configMap"]["name"])["data"]["nats.conf"]
+        self.assertIn("sync_interval: always", text)
+        stateful = manifests.one("StatefulSet")["spec"]
+        for number in range(stateful["replicas"]):
+            self.assertIn(f"nats://tertulia-nats-{number}.{stateful['serviceName']}:{ports['cluster']}", text)
+        for name in ("client", "cluster", "monitor"):
+            self.assertIn(f"0.0.0.0:{ports[name]}", text)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "nats.conf"
+            file.write_text(text.replace("/data", folder))
+            run("nats-server", "-t", "--config", file, env={"POD_NAME": "tertulia-nats-0"})
+        overlay = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/nats").stdout).config()
+        self.assertEqual(overlay["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
+        self.assertEqual(overlay["nats"]["replicas"], stateful["replicas"])
 
     def test_the_components_of_tls(self):
         for names in (["tls-chat"], ["tls-http"], ["admin-token", "tls-admin"], ["admin-token", "tls-chat", "tls-admin", "tls-http"]):

@@ -176,6 +176,9 @@ annotations:
 
 {{/* What would come up, and could not be reached or would not be let up. */}}
 {{- define "tertulia.validate" -}}
+{{- if and (eq (include "tertulia.engine" .) "nats") (not (dig "nats" "urls" "" .Values.config)) }}
+{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
+{{- end }}
 {{- range list "chat" "http" }}
 {{- if include "tertulia.isLoopback" (list $ .) }}
 {{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
