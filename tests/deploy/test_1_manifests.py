@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ROOT, need, need_python_libraries, run
+from support import ROOT, need, need_python_libraries, run, server_binary
 
 need_python_libraries()
 import yaml  # noqa: E402
@@ -287,6 +287,16 @@ class Compose(unittest.TestCase):
         self.assertTrue(server["read_only"] and server["cap_drop"] == ["ALL"])
         self.assertGreater(seconds(server["stop_grace_period"]), 20)
         self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
+
+    def test_tls_is_added_by_a_second_file(self):
+        more = yaml.safe_load((self.folder / "compose.tls.yaml").read_text())["services"]
+        self.assertLessEqual(set(more), set(self.compose["services"]))
+        environment = more["server"]["environment"]
+        (mounted,) = more["server"]["volumes"]
+        for path in environment.values():
+            self.assertEqual(path.rpartition("/")[0], mounted.split(":")[-2])
+        said = run(server_binary(), "print-config", "--format", "json", "--config", ROOT / "deploy/docker/tertulia.yaml", env=environment).stdout
+        self.assertEqual(set(json.loads(said)["chat"]["tls"].values()), set(environment.values()))
 
     @unittest.skipUnless((ROOT / "deploy/prometheus").is_dir(), "there are no rules yet")
     def test_what_is_mounted_is_there(self):
