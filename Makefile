@@ -59,7 +59,7 @@ chart-readme: ## Write the chart's README from its values
 	helm/readme
 
 test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
-	@tests/tools/fetch prometheus promtool grpcurl
+	@tests/tools/fetch prometheus promtool grpcurl openssl
 	$(CARGO) build --locked --bin tertulia-server
 	tests/observe/run
 

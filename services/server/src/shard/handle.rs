@@ -267,6 +267,7 @@ impl Shards {
         metrics.queue_max.set(self.inner.owners.iter().map(waiting).max().unwrap_or(0) as f64);
         let stats = log.stats();
         metrics.log_groups.set(stats.groups as f64);
+        metrics.known.set((stats.groups + directory.unstored() as u64) as f64);
         metrics.log_bytes.set(stats.bytes as f64);
         metrics.log_writable.set(if log.trouble().is_none() { 1.0 } else { 0.0 });
     }
