@@ -31,13 +31,14 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
 		while IFS=$$'\t' read -r target text; do printf '  make %-18s %s\n' "$$target" "$$text"; done
 
-run: ## Build and start the server with its defaults (ARGS='...' for more)
+run: ## Build and start the server with its defaults; messages are in ./data (ARGS='...' for more)
 	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia
 	exec "$${CARGO_TARGET_DIR:-target}/release/tertulia-server" $(ARGS)
 
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
+	$(if $(filter --workspace,$(TESTS)),TERTULIA_TEST_ENGINE=memory $(CARGO) test --locked -p tertulia-tests --test e2e)
 
 test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster' for some)
 	$(CARGO) build --locked --workspace --bins

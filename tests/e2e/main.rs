@@ -11,3 +11,4 @@ mod extended;
 mod lagging;
 mod lists;
 mod resume;
+mod tls;

@@ -1,9 +1,10 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`irc`] brings conversations of real people, and [`metrics`] reads what operators see. Whatever is awaited
+//! recordings, [`irc`] brings conversations of real people, [`certificates`] makes certificates, and [`metrics`] reads what operators see. Whatever is awaited
 //! has a deadline whose error names what was awaited.
 
+pub mod certificates;
 pub mod checker;
 pub mod client;
 pub mod deadline;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -19,18 +19,53 @@ use crate::process::{Process, binary};
 /// Longest part of the server's log that a failed test shows.
 const SHOWN_LOG_BYTES: usize = 16 * 1024;
 
+/// Which engine the servers of this run have, unless their test says which: `embedded` or `memory`.
+const ENGINE: &str = "TERTULIA_TEST_ENGINE";
+/// What disks are spared: with the default a server would begin with writing three times 64 MiB of zeros.
+const SEGMENT_BYTES: &str = "1MiB";
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
+    host: Option<IpAddr>,
+    data_dir: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
 }
 
 impl ServerOptions {
-    /// Defaults, except for the ports and the data directory.
+    /// Defaults, except for the ports, the data directory, and the size of files on disk. The engine is `embedded`, or what
+    /// `TERTULIA_TEST_ENGINE` says.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Listens on another loopback address than 127.0.0.1. Nobody connects from there, so its ports are free for
+    /// [`Server::restart_in_place`].
+    #[must_use]
+    pub fn host(mut self, host: IpAddr) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// Keeps messages in this directory, which outlives the server.
+    #[must_use]
+    pub fn data_dir(mut self, data_dir: PathBuf) -> Self {
+        self.data_dir = Some(data_dir);
+        self
+    }
+
+    /// Keeps messages in memory, whatever the engine of this run is.
+    #[must_use]
+    pub fn in_memory(self) -> Self {
+        self.set("log.engine", "memory")
+    }
+
+    /// Keeps messages on disk, whatever the engine of this run is.
+    #[must_use]
+    pub fn on_disk(self) -> Self {
+        self.set("log.engine", "embedded")
     }
 
     /// Adds a command line argument.
@@ -60,7 +95,7 @@ impl ServerOptions {
     /// If the binary is not built, or the server ends or says nothing.
     pub async fn start(self) -> Result<Server> {
         let home = tempfile::Builder::new().prefix("tertulia-test-").tempdir().context("make a directory")?;
-        let (process, listening) = launch(&self, home.path()).await?;
+        let (process, listening) = launch(&self, home.path(), None).await?;
         Ok(Server { options: self, home, process, listening })
     }
 }
@@ -121,7 +156,7 @@ impl Server {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
+        data_dir(&self.options, self.home.path())
     }
 
     /// The process, for signals and memory.
@@ -180,8 +215,33 @@ impl Server {
         if self.process.ended()?.is_none() {
             bail!("the server still runs");
         }
-        (self.process, self.listening) = launch(&self.options, self.home.path()).await?;
+        (self.process, self.listening) = launch(&self.options, self.home.path(), None).await?;
         Ok(())
+    }
+
+    /// As [`Server::restart`], with chat at the address where it was.
+    ///
+    /// # Errors
+    /// As [`Server::restart`].
+    pub async fn restart_in_place(&mut self) -> Result<()> {
+        if self.process.ended()?.is_none() {
+            bail!("the server still runs");
+        }
+        (self.process, self.listening) = launch(&self.options, self.home.path(), Some(self.listening.chat)).await?;
+        Ok(())
+    }
+
+    /// Starts it as [`Server::restart_in_place`] does, and kills it (SIGKILL) after `moment`, wherever its start is then.
+    ///
+    /// # Errors
+    /// If it still runs, or cannot be started or killed.
+    pub async fn die_starting(&mut self, moment: Duration) -> Result<()> {
+        if self.process.ended()?.is_none() {
+            bail!("the server still runs");
+        }
+        self.process = spawn(&self.options, self.home.path(), Some(self.listening.chat))?;
+        tokio::time::sleep(moment).await;
+        self.kill().await
     }
 
     /// All it has logged.
@@ -211,7 +271,11 @@ fn print_log(home: &Path) {
     println!("--- the server's log, last {} of {} bytes\n{}---", end.len(), log.len(), String::from_utf8_lossy(end));
 }
 
-async fn launch(options: &ServerOptions, home: &Path) -> Result<(Process, Listening)> {
+fn data_dir(options: &ServerOptions, home: &Path) -> PathBuf {
+    options.data_dir.clone().unwrap_or_else(|| home.join("data"))
+}
+
+fn spawn(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Result<Process> {
     let binary = binary("tertulia-server", "TERTULIA_SERVER_BIN")?;
     let log = File::options().create(true).append(true).open(log_path(home)).context("open the server's log")?;
     let mut command = Process::piped(&binary);
@@ -221,12 +285,21 @@ async fn launch(options: &ServerOptions, home: &Path) -> Result<(Process, Listen
             command.env_remove(variable);
         }
     }
-    for port in ["--chat", "--admin", "--http"] {
-        command.args([port, "127.0.0.1:0"]);
+    let host = options.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let any_port = SocketAddr::new(host, 0);
+    command.args(["--chat", &chat.unwrap_or(any_port).to_string()]);
+    for port in ["--admin", "--http"] {
+        command.args([port, &any_port.to_string()]);
     }
-    command.arg("--data-dir").arg(home.join("data")).args(&options.arguments);
+    command.arg("--data-dir").arg(data_dir(options, home)).args(&options.arguments);
+    let engine = std::env::var(ENGINE).unwrap_or_else(|_| "embedded".to_owned());
+    command.env("TERTULIA__LOG__ENGINE", engine).env("TERTULIA__LOG__SEGMENT_BYTES", SEGMENT_BYTES);
     command.envs(options.environment.iter().map(|(variable, value)| (variable, value)));
-    let mut process = Process::spawn("tertulia-server", &mut command)?;
+    Process::spawn("tertulia-server", &mut command)
+}
+
+async fn launch(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Result<(Process, Listening)> {
+    let mut process = spawn(options, home, chat)?;
     let stdout = process.child().stdout.take().context("the server has no standard output")?;
     let mut lines = BufReader::new(stdout).lines();
     let first = within(PATIENCE, "the server to say where it listens", async { Ok(lines.next_line().await?) }).await;

@@ -91,5 +91,5 @@ def faults(dashboards):
 
 def metrics_of(expr):
     """The metrics that an expression names, without the suffixes of histograms."""
-    names = set(re.findall(r"\b(?:tertulia|process|kubelet)_\w+", expr))
+    names = set(re.findall(r"\b(?:tertulia|process)_\w+", expr))
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}

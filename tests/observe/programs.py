@@ -110,7 +110,7 @@ class Prometheus(Program):
         text = replace(text, '["server:8090"]', json.dumps(targets))
         text = replace(text, "interval: 15s", "interval: 1s")
         text += f"""
-  - job_name: kubelet
+  - job_name: filling
     honor_labels: true
     static_configs:
       - targets: ["{self.volumes}"]
@@ -159,7 +159,7 @@ class Prometheus(Program):
 
 
 class Volumes:
-    """Stands in for the kubelet, which tells how full volumes are."""
+    """Stands in for a server whose disk fills: what it tells of that disk."""
 
     def __init__(self):
         self.available = 0.9
@@ -167,11 +167,12 @@ class Volumes:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                labels = '{namespace="local",persistentvolumeclaim="data-tertulia-0"}'
+                labels = '{namespace="local",pod="filling",instance="filling:8090",job="tertulia"}'
                 # It fills a little all the time.
                 outer.available -= 1e-6
-                body = (f"kubelet_volume_stats_capacity_bytes{labels} 1e10\n"
-                        f"kubelet_volume_stats_available_bytes{labels} {outer.available * 1e10}\n").encode()
+                body = (f"tertulia_log_volume_size_bytes{labels} 1e10\n"
+                        f"tertulia_log_reserve_bytes{labels} 268435456\n"
+                        f"tertulia_log_volume_available_bytes{labels} {outer.available * 1e10}\n").encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))

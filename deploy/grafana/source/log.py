@@ -1,12 +1,11 @@
 """The log and the disk below it."""
 
-from .panels import (GREEN, ORANGE, RED, VOLUME, YELLOW, Row, dashboard, graph, heatmap, quantile, query, rate, stat, steps,
+from .panels import (CHOSEN, GREEN, ORANGE, RED, YELLOW, Row, dashboard, graph, heatmap, quantile, query, rate, stat, steps,
                      total)
 
-AVAILABLE = f"kubelet_volume_stats_available_bytes{{{VOLUME}}}"
-# log.reserve_bytes, as it is unless configured otherwise.
-RESERVE = "256 * 1024 ^ 2"
-CAPACITY = f"kubelet_volume_stats_capacity_bytes{{{VOLUME}}}"
+AVAILABLE = f"tertulia_log_volume_available_bytes{{{CHOSEN}}}"
+RESERVE = f"tertulia_log_reserve_bytes{{{CHOSEN}}}"
+CAPACITY = f"tertulia_log_volume_size_bytes{{{CHOSEN}}}"
 
 NOW = Row("Now", [
     stat("Writable", "Whether every server can write its log. While one cannot, it refuses posts; reading goes on.",
@@ -16,9 +15,9 @@ NOW = Row("Now", [
          quantile(0.99, "tertulia_append_seconds"), "s", steps((None, GREEN), (0.025, YELLOW), (0.1, RED)), width=4),
     stat("Appends", "Appends to the log per second, over all servers.", rate("tertulia_append_seconds_count"), "cps", width=4, decimals=0),
     stat("Size", "Bytes that the log holds, in memory or on disk.", total("tertulia_log_bytes"), "bytes", width=4),
-    stat("Disk free", "The volume with the least room, of its size. From the kubelet.", f"min ({AVAILABLE} / {CAPACITY})",
+    stat("Disk free", "The disk with the least room, of its size. Engine embedded only.", f"min ({AVAILABLE} / {CAPACITY})",
          "percentunit", steps((None, RED), (0.08, ORANGE), (0.25, GREEN)), width=4),
-    stat("Days until full", "Until posts are refused, if the first volume to fill goes on as in the last 6 hours; no value while none fills.",
+    stat("Days until full", "Until posts are refused, if the first disk to fill goes on as in the last 6 hours; no value while none fills.",
          f"min (({AVAILABLE} - {RESERVE}) / (-deriv({AVAILABLE}[6h]) > 0)) / 86400", "d", steps((None, RED), (1, ORANGE), (4, GREEN)),
          width=4, decimals=1),
 ])
@@ -42,13 +41,12 @@ SIZE = Row("Size and retention", [
     graph("Log size", "Bytes that the log of each server holds, in memory or on disk.",
           [query(total("tertulia_log_bytes", "pod"), "{{pod}}")], "bytes"),
     graph("Removed messages", "Messages per second removed from the log. retention: by the group's bounds; memory: because all groups together reached "
-          "log.memory_bytes; moderator: purged or deleted. The engine embedded counts what its retention removes apart.", [
-              query(rate("tertulia_log_removed_messages_total", "reason"), "{{reason}}"),
-              query(rate("tertulia_log_retention_removed_total"), "retention, embedded")], "cps"),
+          "log.memory_bytes; moderator: purged or deleted.", [
+              query(rate("tertulia_log_removed_messages_total", "reason"), "{{reason}}")], "cps"),
     graph("Read for catching up", "Messages per second read from the log for members that are behind, of each server.",
           [query(rate("tertulia_catchup_messages_total", "pod"), "{{pod}}")], "cps"),
-    graph("Volume used", "How full each volume is. From the kubelet.",
-          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{persistentvolumeclaim}}")], "percentunit", width=12, maximum=1,
+    graph("Disk used", "How full the disk of each server is, and where posts are refused (log.reserve_bytes). Engine embedded only.",
+          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{pod}}"), query(f"1 - {RESERVE} / {CAPACITY}", "limit")], "percentunit", width=12, maximum=1,
           thresholds=steps((None, GREEN), (0.75, YELLOW), (0.92, RED))),
     graph("Not yet in tables", "Bytes in the commit log that the tables do not hold yet; a restart reads them back. Engine embedded only.",
           [query(total("tertulia_log_unapplied_bytes", "pod"), "{{pod}}")], "bytes", width=12),

@@ -6,8 +6,6 @@ from typing import NamedTuple
 CHOSEN = 'namespace=~"$namespace", pod=~"$pod"'
 # The metrics of every process have no name of ours.
 PROCESS = f'{CHOSEN}, job=~".*tertulia.*"'
-# The kubelet's metrics of volumes know the claim, not the pod.
-VOLUME = 'namespace=~"$namespace", persistentvolumeclaim=~".*tertulia.*"'
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 39

@@ -85,7 +85,7 @@ annotations:
 {{- end }}
 
 {{- define "tertulia.engine" -}}
-{{- get (.Values.config.log | default dict) "engine" | default "memory" }}
+{{- get (.Values.config.log | default dict) "engine" | default "embedded" }}
 {{- end }}
 
 {{/* Where messages are: claim (a PersistentVolumeClaim), emptyDir, or none (the engine keeps nothing on disk). */}}

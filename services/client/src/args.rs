@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -52,6 +53,18 @@ pub(crate) struct Args {
     /// that ends the session (1 by default)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) linger: Option<Duration>,
+
+    /// Speak TLS with the server
+    #[arg(long)]
+    pub(crate) tls: bool,
+
+    /// With --tls: trust the certificates in this file (PEM) instead of those that this machine trusts
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// With --tls: what the server's certificate is for; without it the host of HOST:PORT
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub(crate) tls_name: Option<String>,
 
     /// When to use colours
     #[arg(long, value_enum, default_value_t = Color::Auto)]

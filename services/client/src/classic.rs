@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tertulia_protocol::classic::{FromClient, FromServer};
 use tertulia_protocol::{Fault, codec};
+use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
@@ -61,9 +62,14 @@ pub(crate) enum Error {
 }
 
 /// Runs a classic session to its end.
-pub(crate) async fn run(address: &str, linger: Duration, screen: &Screen) -> Result<(), Error> {
+pub(crate) async fn run(
+    address: &str,
+    security: Option<&Security>,
+    linger: Duration,
+    screen: &Screen,
+) -> Result<(), Error> {
     let connect = |source| Error::Connect { address: address.to_owned(), source };
-    let mut connection = Connection::open(address).await.map_err(connect)?;
+    let mut connection = Connection::open(address, security).await.map_err(connect)?;
     screen.print(Lines { out: COMMANDS.to_owned(), err: String::new() });
     let mut input = read_lines().map_err(Error::Thread)?;
     let mut ending: Option<Ending> = None;

@@ -17,6 +17,7 @@ use jiff::tz::TimeZone;
 use screen::{Screen, Style};
 use session::{Options, Outcome};
 use signals::Signals;
+use tertulia_tls_client::Security;
 
 mod args;
 mod classic;
@@ -53,8 +54,8 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
 
 async fn talk_classic(args: Args) -> anyhow::Result<Outcome> {
     let screen = Screen::start(Style::Record, None).context("start to print")?;
-    let linger = args.linger.unwrap_or(Duration::from_secs(1));
-    let result = classic::run(&args.address, linger, &screen).await;
+    let (security, linger) = (security(&args)?, args.linger.unwrap_or(Duration::from_secs(1)));
+    let result = classic::run(&args.address, security.as_ref(), linger, &screen).await;
     screen.finish(PRINT);
     result?;
     Ok(Outcome::Done)
@@ -62,6 +63,7 @@ async fn talk_classic(args: Args) -> anyhow::Result<Outcome> {
 
 async fn talk(args: Args) -> anyhow::Result<Outcome> {
     let (typing, showing) = (std::io::stdin().is_terminal(), std::io::stdout().is_terminal());
+    let security = security(&args)?;
     let signals = Signals::new().context("listen for signals")?;
     let style = match showing {
         true => Style::Terminal { color: use_color(args.color), zone: TimeZone::system() },
@@ -77,6 +79,7 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
     let screen = Screen::start(style, above).context("start to print")?;
     let options = Options {
         address: args.address,
+        security,
         user: args.user,
         join: args.join,
         last: args.last,
@@ -88,6 +91,11 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
     let result = Box::pin(session::run(options, input, signals, &screen)).await;
     screen.finish(PRINT);
     Ok(result?)
+}
+
+fn security(args: &Args) -> anyhow::Result<Option<Security>> {
+    let security = || Security::new(&args.address, args.ca.as_deref(), args.tls_name.as_deref());
+    Ok(args.tls.then(security).transpose()?)
 }
 
 fn use_color(color: Color) -> bool {

@@ -11,6 +11,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
@@ -31,6 +32,7 @@ mod membership;
 mod outbox;
 mod query;
 mod state;
+mod wire;
 
 /// How long `Welcome` may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -44,6 +46,8 @@ const HELD: Duration = Duration::from_secs(10);
 pub(crate) struct Options {
     /// `HOST:PORT`.
     pub(crate) address: String,
+    /// With whom to speak TLS; `None` to speak in the clear.
+    pub(crate) security: Option<Security>,
     /// Who to be; `None` for a guest.
     pub(crate) user: Option<String>,
     /// Groups to join at once.
@@ -138,8 +142,8 @@ impl Session<'_> {
     async fn run(&mut self) -> Ended {
         let mut backoff = Backoff::default();
         loop {
-            let address = self.options.address.clone();
-            let reason = match self.meanwhile(Connection::open(&address)).await {
+            let (address, security) = (self.options.address.clone(), self.options.security.clone());
+            let reason = match self.meanwhile(Connection::open(&address, security.as_ref())).await {
                 Err(ended) => return ended,
                 Ok(Err(source)) if !self.state.was_online() => return Err(Error::Connect { address, source }),
                 Ok(Err(source)) => source.to_string(),

@@ -115,6 +115,16 @@ pub struct Load {
     #[arg(long, value_enum, default_value = "classic")]
     pub dialect: Dialect,
 
+    /// Speak TLS with the server (tertulia alone)
+    #[arg(long, help_heading = "TLS")]
+    pub tls: bool,
+    /// Trust the certificates in this file (PEM) instead of those that this machine trusts
+    #[arg(long, value_name = "FILE", requires = "tls", help_heading = "TLS")]
+    pub ca: Option<PathBuf>,
+    /// What the server's certificate is for; without it the address of the target
+    #[arg(long, value_name = "NAME", requires = "tls", help_heading = "TLS")]
+    pub tls_name: Option<String>,
+
     /// Open or closed loop; open if there is a --rate
     #[arg(long, value_enum, help_heading = "Load")]
     pub mode: Option<Mode>,

@@ -1,12 +1,15 @@
 //! One connection: its socket, what is left of a read, and what waits to be written. An idle one holds no buffer.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustls::{ClientConnection, StreamOwned};
 use socket2::{Domain, Protocol, Socket, Type};
+use tertulia_tls_client::{Security, explained};
 
 /// The way to a server, from one of several addresses.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +38,7 @@ pub(crate) enum Got {
     Bytes {
         /// From the start of the buffer, what was left of the last read included.
         end: usize,
-        /// The buffer was filled.
+        /// The buffer was filled, or may not hold all that has come.
         full: bool,
     },
     /// There is nothing now.
@@ -47,20 +50,69 @@ pub(crate) enum Got {
 /// One connection.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
-    stream: Option<TcpStream>,
+    wire: Option<Wire>,
     partial: Vec<u8>,
     out: Vec<u8>,
     written: usize,
     /// Whether writing has something to wait for.
     blocked: bool,
+    /// Why it ended, if not just so.
+    trouble: Option<Error>,
+}
+
+/// In the clear or within TLS.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn stream(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(tls) => &tls.sock,
+        }
+    }
+
+    fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.conn.is_handshaking())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
 }
 
 impl Connection {
-    /// Begins to connect.
+    /// Begins to connect, with TLS if there is something about it.
     ///
     /// # Errors
     /// As the system's.
-    pub(crate) fn connect(&mut self, route: Route, registry: &Registry, token: Token) -> Result<()> {
+    pub(crate) fn connect(
+        &mut self,
+        route: Route,
+        security: Option<&Security>,
+        registry: &Registry,
+        token: Token,
+    ) -> Result<()> {
         let socket = Socket::new(Domain::for_address(route.target), Type::STREAM, Some(Protocol::TCP))
             .context("open a socket")?;
         socket.set_nonblocking(true)?;
@@ -78,7 +130,14 @@ impl Connection {
         }
         let mut stream = TcpStream::from_std(socket.into());
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        *self = Self { stream: Some(stream), blocked: true, ..Self::default() };
+        let wire = match security {
+            None => Wire::Plain(stream),
+            Some(Security { config, name }) => {
+                let session = ClientConnection::new(Arc::clone(config), name.clone()).context("begin with TLS")?;
+                Wire::Tls(Box::new(StreamOwned::new(session, stream)))
+            }
+        };
+        *self = Self { wire: Some(wire), blocked: true, ..Self::default() };
         Ok(())
     }
 
@@ -87,7 +146,7 @@ impl Connection {
     /// # Errors
     /// Why it cannot.
     pub(crate) fn is_connected(&self) -> Result<bool> {
-        let Some(stream) = &self.stream else { return Ok(false) };
+        let Some(stream) = self.wire.as_ref().map(Wire::stream) else { return Ok(false) };
         if let Some(error) = stream.take_error()? {
             return Err(error).context("connect");
         }
@@ -101,18 +160,35 @@ impl Connection {
 
     /// Reads behind what was left of the last read.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Got {
-        let Some(stream) = &mut self.stream else { return Got::Nothing };
+        let Some(wire) = &mut self.wire else { return Got::Nothing };
+        let (is_secure, was_handshaking) = (matches!(wire, Wire::Tls(_)), wire.is_handshaking());
         let held = self.partial.len();
         buffer[..held].copy_from_slice(&self.partial);
-        match stream.read(&mut buffer[held..]) {
+        let read = wire.read(&mut buffer[held..]);
+        if was_handshaking {
+            // What waited to be written may have waited for what was read.
+            self.blocked = false;
+            self.flush();
+        }
+        match read {
             Ok(0) => Got::End,
             Ok(count) => {
                 self.partial.clear();
-                Got::Bytes { end: held + count, full: held + count == buffer.len() }
+                // Within TLS, what was decrypted says nothing of what is left.
+                let full = is_secure || held + count == buffer.len();
+                Got::Bytes { end: held + count, full }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Got::Nothing,
-            Err(_) => Got::End,
+            Err(error) => {
+                self.trouble = Some(explained(error));
+                Got::End
+            }
         }
+    }
+
+    /// Why it ended, if not just so.
+    pub(crate) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
     }
 
     /// Keeps what was left of a read.
@@ -136,14 +212,17 @@ impl Connection {
 
     /// Writes what the socket takes.
     pub(crate) fn flush(&mut self) {
-        let Some(stream) = &mut self.stream else { return };
+        let Some(wire) = &mut self.wire else { return };
         while !self.blocked && self.written < self.out.len() {
-            match stream.write(&self.out[self.written..]) {
+            match wire.write(&self.out[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // An end is seen by reading.
                 Err(_) => self.blocked = true,
             }
+        }
+        if !self.blocked && wire.flush().is_err() {
+            self.blocked = true;
         }
         if self.written == self.out.len() {
             self.written = 0;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use tertulia_tls_client::Security;
+
 use crate::args::{Load, Scenario};
 use crate::plan::Plan;
 use crate::process::{Server, Usage, own_cpu};
@@ -55,7 +57,10 @@ pub fn run(plan: Plan, load: &Load, server: Option<&Server>) -> Result<Report> {
     if let Some(server) = server {
         server.usage()?;
     }
-    let shared = Arc::new(Shared::new(plan, load));
+    let target = load.target.to_string();
+    let security = || Security::new(&target, load.ca.as_deref(), load.tls_name.as_deref());
+    let security = load.tls.then(security).transpose()?;
+    let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
     let mut watch = Watch::new(&shared, server, load.quiet);
     let before = Mark::now(&shared, &mut watch);

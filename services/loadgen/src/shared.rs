@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use mio::Waker;
+use tertulia_tls_client::Security;
 
 use crate::pace::Remaining;
 use crate::payload::Format;
@@ -54,6 +55,8 @@ pub(crate) struct Lane {
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) target: SocketAddr,
+    /// With whom connections speak TLS.
+    pub(crate) security: Option<Security>,
     pub(crate) sources: u8,
     pub(crate) opening: usize,
     pub(crate) receive_buffer: Option<usize>,
@@ -80,10 +83,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(plan: Plan, load: &crate::args::Load) -> Self {
+    pub(crate) fn new(plan: Plan, load: &crate::args::Load, security: Option<Security>) -> Self {
         let slots = (0..usize::from(plan.threads)).map(|thread| plan.slots(thread)).map(|(first, size)| first + size);
         Self {
             target: load.target,
+            security,
             sources: load.sources,
             opening: load.opening.max(1),
             receive_buffer: load.receive_buffer,

@@ -234,7 +234,8 @@ impl Worker {
     fn on_end(&mut self, index: usize) -> Result<()> {
         let member = &mut self.members[index];
         if self.phase <= Phase::Probe {
-            anyhow::bail!("the server closed a connection while the run was being set up");
+            let why = self.connections[index].trouble().map_or_else(String::new, |why| format!(": {why}"));
+            anyhow::bail!("the server closed a connection while the run was being set up{why}");
         }
         self.connections[index].close();
         self.tally.faults.closed += 1;

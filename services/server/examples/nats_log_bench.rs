@@ -106,7 +106,7 @@ async fn main() -> Result<()> {
         ..Config::default()
     };
     let everything = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
-    let log = Nats::open(&config, &everything, SHARDS, "bench").await.context("open the log")?;
+    let log = Nats::open(&config, &everything.clone().into(), SHARDS, "bench").await.context("open the log")?;
     let limit = Duration::from_secs(arguments.seconds);
     let maker = Maker { sender: UserName::new("ada")?, text: "x".repeat(TEXT).into() };
 
@@ -149,7 +149,7 @@ async fn main() -> Result<()> {
     reads(&log, &maker, limit).await?;
     log.close().await;
 
-    let again = Nats::open(&config, &everything, SHARDS, "bench").await.context("open the log again")?;
+    let again = Nats::open(&config, &everything.clone().into(), SHARDS, "bench").await.context("open the log again")?;
     again.take_over(1).await?;
     let mut times = Times::default();
     for group in groups("many of 1000", 1_000)? {

@@ -11,7 +11,7 @@ pub const DESCRIPTION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("TERTULIA_BUILD_COMMIT"),
-    "; engines: memory; rustc ",
+    "; engines: embedded, memory, nats; rustc ",
     env!("TERTULIA_BUILD_RUSTC"),
     ")"
 );

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tertulia_protocol::GroupName;
 use tertulia_server::build;
 use tertulia_server::config::{Error, Errors, Flag, Sources, docs};
 
@@ -29,6 +30,64 @@ pub(crate) enum Command {
     PrintConfig(PrintConfig),
     /// Ask a running server whether it is ready; exits with 0 if it is, else with 1
     Health(Health),
+    /// Look at the messages in the data directory of the engine embedded, while no server uses it
+    #[command(subcommand)]
+    Log(Log),
+}
+
+/// What to do with a data directory (`--data-dir`, `log.data_dir`). Each first brings it up to the end of its commit log, as a start does.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Log {
+    /// Check all of it: every checksum, and that no group has a gap; exits with 1 at the first fault
+    Verify(Report),
+    /// Count what it holds
+    Stats(Report),
+    /// Write the messages of a group, oldest first
+    Export(Export),
+    /// Copy it into another directory, which can then serve as a data directory
+    Backup(Backup),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Report {
+    /// How to write what was found
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Export {
+    /// The group
+    #[arg(long, value_name = "NAME", value_parser = parse_group)]
+    pub(crate) group: GroupName,
+    /// How to write the messages: jsonl is one JSON object a line
+    #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+    pub(crate) format: ExportFormat,
+    /// A new file to write to, instead of stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Jsonl,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Backup {
+    /// A directory that is empty or not there yet
+    #[arg(value_name = "DIR")]
+    pub(crate) to: PathBuf,
+}
+
+fn parse_group(text: &str) -> Result<GroupName, tertulia_protocol::name::NameError> {
+    GroupName::new(text)
 }
 
 #[derive(Debug, Clone, Args)]
@@ -50,8 +109,9 @@ pub(crate) enum Format {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Health {
-    /// The page to ask for; without it /readyz at the configured HTTP address (see --http)
-    #[arg(long, value_name = "http://HOST:PORT/PATH")]
+    /// The page to ask for, http://HOST:PORT/PATH or https://…; without it /readyz at the configured HTTP address (see
+    /// --http), with TLS if that is configured. A certificate is not looked at
+    #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// Ask whether it is alive (/livez) rather than ready
     #[arg(long, conflicts_with = "url")]
@@ -91,13 +151,13 @@ struct Options {
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     http: Option<String>,
 
-    /// Where messages are kept: memory
+    /// Where messages are kept: embedded (on this machine's disk, the default), memory or nats
     #[arg(long, global = true, value_name = "ENGINE", help_heading = "Storage")]
     engine: Option<String>,
     /// The servers of NATS, for the engine nats
     #[arg(long, global = true, value_name = "URLS", help_heading = "Storage")]
     nats_url: Option<String>,
-    /// The directory of engines that keep messages on disk
+    /// The directory in which the engine embedded keeps messages; made if it is not there
     #[arg(long, global = true, value_name = "DIR", help_heading = "Storage")]
     data_dir: Option<String>,
 

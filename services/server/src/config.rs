@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{admin, drain, front, http, log, shard, telemetry};
+use crate::{admin, drain, front, http, log, shard, telemetry, tls};
 
 mod checks;
 pub mod docs;
@@ -18,6 +18,7 @@ mod kind;
 mod layer;
 mod limits;
 mod nats;
+mod overrides;
 pub mod print;
 pub mod table;
 #[cfg(test)]
@@ -49,6 +50,8 @@ pub struct Config {
     pub admin: admin::Config,
     /// Metrics and health.
     pub http: http::Config,
+    /// TLS, on every port that has a certificate.
+    pub tls: tls::Config,
     /// How the server stops.
     pub drain: drain::Config,
     /// The server's own log.

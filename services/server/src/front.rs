@@ -7,7 +7,6 @@ mod bucket;
 mod connection;
 mod dispatch;
 mod encode;
-mod linger;
 mod marks;
 mod membership;
 mod outbound;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::linger::linger;
 use crate::readiness::Readiness;
+use crate::tls::{Acceptor, Refused, Stream};
 
 pub mod config;
 mod metrics;
@@ -52,19 +55,21 @@ struct Patience {
 const PATIENCE: Patience =
     Patience { header: Duration::from_secs(5), exchange: Duration::from_secs(15), shutdown: Duration::from_secs(1) };
 
-/// Serves until `shutdown`. Connections are tasks of `tracker` and end soon after it. `render` gives the text of the metrics.
+/// Serves until `shutdown`. Connections are tasks of `tracker` and end soon after it. `render` gives the text of the metrics. With `tls`,
+/// those who ask must speak it.
 pub async fn serve<R>(
     listener: TcpListener,
     config: Config,
     render: R,
     readiness: Readiness,
+    tls: Option<Acceptor>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
 ) where
     R: Fn() -> String + Clone + Send + Sync + 'static,
 {
     let pages = Pages { render, readiness };
-    accept(listener, &config, pages, PATIENCE, shutdown, tracker).await;
+    accept(listener, &config, pages, PATIENCE, tls, shutdown, tracker).await;
 }
 
 async fn accept<R>(
@@ -72,6 +77,7 @@ async fn accept<R>(
     config: &Config,
     pages: Pages<R>,
     patience: Patience,
+    tls: Option<Acceptor>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
 ) where
@@ -94,10 +100,12 @@ async fn accept<R>(
                     debug!(%peer, "http connection refused: too many");
                     continue;
                 };
-                let connection = converse(stream, pages.clone(), patience, shutdown.clone());
+                let (tls, pages, stop) = (tls.clone(), pages.clone(), shutdown.clone());
                 tracker.spawn(async move {
                     let _open = metrics::Open::new();
-                    connection.await;
+                    if let Some(stream) = secure(stream, tls, &stop).await {
+                        converse(stream, pages, patience, stop).await;
+                    }
                     drop(permit);
                 });
             }
@@ -114,8 +122,27 @@ async fn accept<R>(
     }
 }
 
+/// The connection that is to be served: with TLS, once its handshake is done. `None` if that comes to nothing.
+async fn secure(stream: TcpStream, tls: Option<Acceptor>, stop: &CancellationToken) -> Option<Stream> {
+    const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+        this port speaks TLS: use https\n";
+    let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
+    match stop.run_until_cancelled(Box::pin(tls.accept(stream))).await? {
+        Ok(stream) => Some(stream),
+        Err(Refused { reason, plaintext }) => {
+            debug!(reason = reason.as_str(), "no TLS connection to the http port");
+            let mut stream = plaintext?;
+            // Few bytes: a new socket has room for them.
+            if stream.write_all(PLAINTEXT).await.is_ok() {
+                linger(&mut stream).await;
+            }
+            None
+        }
+    }
+}
+
 /// One connection: one request, one answer.
-async fn converse<R>(stream: TcpStream, pages: Pages<R>, patience: Patience, shutdown: CancellationToken)
+async fn converse<R>(stream: Stream, pages: Pages<R>, patience: Patience, shutdown: CancellationToken)
 where
     R: Fn() -> String + Clone + Send + Sync + 'static,
 {

@@ -15,6 +15,7 @@ pub mod embedded;
 pub mod memory;
 pub mod metrics;
 pub mod nats;
+pub mod retention;
 
 pub use config::{Config, Engine, Retention};
 

@@ -1,6 +1,7 @@
 //! The chat server of tertulia: the program.
 //!
-//! Exits with 0 after a clean stop, with 2 if the command line or the configuration is wrong, with 1 on any other failure.
+//! Exits with 0 after a clean stop, with 2 if the command line or the configuration is wrong, with 1 on any other failure
+//! (docs/operations.md).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -11,6 +12,7 @@ use tertulia_server::http::probe;
 use tertulia_server::{server, telemetry};
 
 mod cli;
+mod maintenance;
 
 use cli::{Cli, Command, Format, Health, PrintConfig};
 
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
             Format::Json => print::json(&loaded.config).map_or_else(|error| fail(&error), |text| write(&text)),
         },
         Command::Health(health) => ask(&health, &loaded.config),
+        Command::Log(command) => match maintenance::run(&command, &loaded.config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format_args!("{error:#}")),
+        },
     }
 }
 
@@ -61,7 +67,7 @@ fn ask(health: &Health, config: &Config) -> ExitCode {
     let path = if health.live { "/livez" } else { "/readyz" };
     let target = match &health.url {
         Some(url) => probe::Target::from_url(url),
-        None => probe::Target::new(config.http.address, path),
+        None => probe::Target::new(config.http.address, path, config.http.tls.cert_file.is_some()),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

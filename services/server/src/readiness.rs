@@ -18,13 +18,24 @@ pub enum Reason {
     Draining,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Starting, Self::Log, Self::Draining];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Starting => "starting",
             Self::Log => "log",
             Self::Draining => "draining",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -16,11 +16,11 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
-use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats};
+use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
-use crate::{admin, http, log, shard};
+use crate::{admin, http, log, shard, tls};
 
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
@@ -47,6 +47,7 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
 
     let environment = |name: &str| std::env::var(name).ok();
     let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
+    let secure = Secure::new(&config)?;
     let listeners = Listeners::bind(&config)?;
     let engine = open_log(&config, NODE).await?;
     let bounds = Bounds {
@@ -55,7 +56,13 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         post_without_join: config.chat.post_without_join,
     };
     let shards = Shards::start(shard_config(&config), bounds, Arc::clone(&engine), NODE.to_owned());
-    let front = Front::new(&config.chat, within_descriptors(&config), shards.clone(), tracer.clone());
+    let front = Front::new(
+        &config.chat,
+        within_descriptors(&config),
+        shards.clone(),
+        tracer.clone(),
+        secure.of(tls::Port::Chat),
+    );
 
     let serving = CancellationToken::new();
     let service = admin::Service::new(
@@ -65,22 +72,33 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         config.limits.message_bytes,
         serving.clone(),
     );
-    let admin = admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone())
-        .context("cannot serve the admin API")?;
+    let admin =
+        admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin))
+            .context("cannot serve the admin API")?;
 
     let tasks = TaskTracker::new();
     telemetry.spawn_upkeep(&tasks, serving.clone());
     let render = {
-        let (front, shards) = (front.clone(), shards.clone());
+        let (front, shards, secure) = (front.clone(), shards.clone(), secure.acceptors());
         move || {
             front.observe();
             shards.observe();
+            secure.iter().for_each(tls::Acceptor::observe);
             tracer.observe();
             telemetry.render()
         }
     };
-    let http = http::serve(listeners.http, config.http, render, readiness.clone(), serving.clone(), tasks.clone());
-    tasks.spawn(http);
+    let (stop, tracker) = (serving.clone(), tasks.clone());
+    tasks.spawn(http::serve(
+        listeners.http,
+        config.http,
+        render,
+        readiness.clone(),
+        secure.of(tls::Port::Http),
+        stop,
+        tracker,
+    ));
+    secure.follow(config.tls.reload_interval, &serving, &tasks);
     let accepting = Accepting::start(&front, listeners.chat);
     tasks.spawn(admin.serve(listeners.admin, serving.clone(), tasks.clone()));
     tasks.spawn(watch_log(shards.clone(), readiness.clone(), serving.clone()));
@@ -112,9 +130,11 @@ fn describe() {
     front::metrics::describe();
     shard::metrics::describe();
     log::metrics::describe();
+    log::embedded::metrics::describe();
     log::nats::metrics::describe();
     admin::metrics::describe();
     http::describe();
+    tls::metrics::describe();
 }
 
 async fn open_log(config: &Config, node: &str) -> anyhow::Result<Arc<dyn Log>> {
@@ -122,7 +142,7 @@ async fn open_log(config: &Config, node: &str) -> anyhow::Result<Arc<dyn Log>> {
         Engine::Memory => Arc::new(Memory::new(&config.log, config.shard.count)),
         Engine::Embedded => embedded::open(&config.log).context("cannot open the log")?,
         Engine::Nats => {
-            let opened = Nats::open(&config.nats, &config.log.retention, config.shard.count, node).await;
+            let opened = Nats::open(&config.nats, &Rules::new(&config.log), config.shard.count, node).await;
             let log = opened.context("cannot open the log")?;
             take_all(&log, config.shard.count).await?;
             Arc::new(log)
@@ -178,6 +198,40 @@ async fn watch_log(shards: Shards, readiness: Readiness, stop: CancellationToken
         match shards.trouble() {
             Some(trouble) => readiness.set(Reason::Log, trouble),
             None => readiness.clear(Reason::Log),
+        }
+    }
+}
+
+/// The ports that speak TLS.
+struct Secure(Vec<(tls::Source, tls::Acceptor, u128)>);
+
+impl Secure {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        let client_ca = config.admin.client_ca_file.as_deref();
+        let sources = [
+            tls::Source::new(tls::Port::Chat, &config.chat.tls, None),
+            tls::Source::new(tls::Port::Admin, &config.admin.tls, client_ca),
+            tls::Source::new(tls::Port::Http, &config.http.tls, None),
+        ];
+        let ports = sources.into_iter().flatten().map(|source| {
+            let (acceptor, used) = tls::Acceptor::new(&config.tls, &source)?;
+            Ok((source, acceptor, used))
+        });
+        Ok(Self(ports.collect::<Result<_, tls::Error>>()?))
+    }
+
+    fn acceptors(&self) -> Vec<tls::Acceptor> {
+        self.0.iter().map(|(_, acceptor, _)| acceptor.clone()).collect()
+    }
+
+    fn of(&self, port: tls::Port) -> Option<tls::Acceptor> {
+        self.0.iter().find(|(source, ..)| source.port() == port).map(|(_, acceptor, _)| acceptor.clone())
+    }
+
+    /// Has the files looked at until `stop`.
+    fn follow(self, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
+        for (source, acceptor, used) in self.0 {
+            tasks.spawn(acceptor.follow(source, used, every, stop.clone()));
         }
     }
 }

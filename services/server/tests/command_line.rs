@@ -48,7 +48,7 @@ fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
     std::fs::write(&empty, "\n").unwrap();
     for (file, why) in [(missing, "cannot read the token in"), (empty, "there is no token in")] {
         let file = file.to_str().unwrap();
-        let ports = ["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let ports = ["--engine", "memory", "--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let (code, stdout, stderr) = run(&[&ports[..], &["--admin-token-file", file]].concat(), &[]);
         assert_eq!((code, stdout.as_str()), (Some(1), ""));
         let last = stderr.lines().last().unwrap();
@@ -93,6 +93,8 @@ fn version_tells_commit_and_features() {
     let (code, stdout, _) = run(&["--version"], &[]);
     assert_eq!(code, Some(0));
     assert!(
-        stdout.starts_with("tertulia-server ") && stdout.contains("(commit ") && stdout.contains("engines: memory")
+        stdout.starts_with("tertulia-server ")
+            && stdout.contains("(commit ")
+            && stdout.contains("engines: embedded, memory, nats")
     );
 }

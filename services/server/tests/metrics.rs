@@ -25,9 +25,18 @@ impl Drop for Server {
 
 fn scrape() -> String {
     let data = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = data.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let cert = format!("chat.tls.cert_file={}", file("tls.crt", certified.cert.pem()));
+    let key = format!("chat.tls.key_file={}", file("tls.key", certified.signing_key.serialize_pem()));
     let child = Command::new(env!("CARGO_BIN_EXE_tertulia-server"))
         .args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
-        .arg(data.path())
+        .arg(data.path().join("data"))
+        .args(["--set", &cert, "--set", &key])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

@@ -1,15 +1,18 @@
-//! A TCP connection as lines.
+//! A connection as lines.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tertulia_protocol::LineBuffer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tertulia_tls_client::{Security, explained};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use super::wire::Wire;
 use crate::screen::Screen;
 
 /// No line of a server is longer: a page of history is the longest there is.
@@ -37,22 +40,23 @@ pub(crate) enum Transfer {
 /// Both directions of a connection, with what waits in them.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    read: ReadHalf<Wire>,
+    write: WriteHalf<Wire>,
     lines: LineBuffer,
     pending: BytesMut,
+    /// Whether something may be encrypted and not sent.
+    unflushed: bool,
 }
 
 impl Connection {
-    /// Connects to `HOST:PORT`.
-    pub(crate) async fn open(address: &str) -> io::Result<Self> {
-        let stream = match timeout(CONNECT, TcpStream::connect(address)).await {
-            Ok(stream) => stream?,
+    /// Connects to `HOST:PORT`, with TLS if there is something about it.
+    pub(crate) async fn open(address: &str, security: Option<&Security>) -> io::Result<Self> {
+        let wire = match timeout(CONNECT, connect(address, security)).await {
+            Ok(wire) => wire?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
         };
-        stream.set_nodelay(true)?;
-        let (read, write) = stream.into_split();
-        Ok(Self { read, write, lines: LineBuffer::new(), pending: BytesMut::new() })
+        let (read, write) = split(wire);
+        Ok(Self { read, write, lines: LineBuffer::new(), pending: BytesMut::new(), unflushed: false })
     }
 
     /// Moves `bytes` to what is to be written.
@@ -68,7 +72,7 @@ impl Connection {
 
     /// Whether everything was written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && !self.unflushed
     }
 
     /// The next line that came.
@@ -81,17 +85,26 @@ impl Connection {
     ///
     /// Cancel safe: what was read is in the line buffer, and what was written is no longer pending.
     pub(crate) async fn transfer(&mut self, screen: &Screen) -> io::Result<Transfer> {
-        let Self { read, write, lines, pending } = self;
+        let Self { read, write, lines, pending, unflushed } = self;
         let reading = async {
             screen.room().await;
             read.read_buf(lines.spare(CHUNK)).await
         };
+        let has_to_write = pending.has_remaining() || *unflushed;
+        let writing = async {
+            if pending.has_remaining() {
+                let written = write.write(pending.chunk()).await?;
+                pending.advance(written);
+                *unflushed = true;
+            } else {
+                write.flush().await?;
+                *unflushed = false;
+            }
+            Ok(())
+        };
         tokio::select! {
             read = reading => Ok(if read? == 0 { Transfer::Ended } else { Transfer::Read }),
-            written = write.write(pending.chunk()), if pending.has_remaining() => {
-                pending.advance(written?);
-                Ok(Transfer::Wrote)
-            }
+            written = writing, if has_to_write => written.map(|()| Transfer::Wrote),
         }
     }
 
@@ -109,4 +122,12 @@ impl Connection {
         // The session is over: there is nobody left who could do something about an error.
         timeout(CLOSE, farewell).await.ok();
     }
+}
+
+async fn connect(address: &str, security: Option<&Security>) -> io::Result<Wire> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let Some(Security { config, name }) = security else { return Ok(Wire::Plain(stream)) };
+    let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
+    Ok(Wire::Tls(Box::new(connecting.await.map_err(explained)?)))
 }

@@ -70,7 +70,7 @@ impl Worker {
         };
         self.opening.under_way += 1;
         self.members[index].state = State::Connecting;
-        self.connections[index].connect(route, self.poll.registry(), Token(index))
+        self.connections[index].connect(route, self.shared.security.as_ref(), self.poll.registry(), Token(index))
     }
 
     pub(super) fn on_connected(&mut self, index: usize) -> Result<()> {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls;
+
 /// Section `admin` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,6 +21,10 @@ pub struct Config {
     pub connections: usize,
     /// Callers that watch events at the same time; one more is refused.
     pub watchers: usize,
+    /// The certificate that is shown to callers; without one they speak in the clear.
+    pub tls: tls::Files,
+    /// The certificates of those who may vouch for callers, who must then show one (PEM).
+    pub client_ca_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -29,6 +35,8 @@ impl Default for Config {
             insecure: false,
             connections: 64,
             watchers: 16,
+            tls: tls::Files::default(),
+            client_ca_file: None,
         }
     }
 }

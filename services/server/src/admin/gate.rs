@@ -21,16 +21,24 @@ use crate::telemetry::trace::{Call, TraceId, Tracer};
 /// Health is no secret, and those who ask for it, such as a kubelet, have no token.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) address: SocketAddr,
+    /// Whose certificate was shown, where one must be.
+    pub(super) subject: Option<Arc<str>>,
+}
+
 /// Who calls, and the trace of the call if there is one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Peer {
-    address: Option<SocketAddr>,
+    caller: Option<Caller>,
     trace: Option<TraceId>,
 }
 
 impl Peer {
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or_default()
+        request.extensions().get().cloned().unwrap_or_default()
     }
 
     /// The id of the trace, for the log.
@@ -41,8 +49,9 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            Some(address) => address.fmt(f),
+        match &self.caller {
+            Some(Caller { address, subject: Some(subject) }) => write!(f, "{address} ({subject})"),
+            Some(Caller { address, subject: None }) => address.fmt(f),
             None => f.write_str("unknown"),
         }
     }
@@ -61,14 +70,15 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Answers a request.
-    pub(super) async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
         let began = Instant::now();
+        let peer = caller.address;
         let method = Method::of(request.uri().path());
         let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let call = self.tracer.call(traceparent, method.is_of_api());
         let response = if self.lets_in(&request) {
             let trace = call.as_ref().map(Call::trace_id);
-            request.extensions_mut().insert(Peer { address: Some(peer), trace });
+            request.extensions_mut().insert(Peer { caller: Some(caller), trace });
             let mut routes = self.routes.clone();
             match tokio::time::timeout(self.patience, routes.call(request)).await {
                 Ok(Ok(response)) => response,

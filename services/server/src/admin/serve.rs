@@ -1,4 +1,4 @@
-//! The port of the admin API: HTTP/2 in the clear, for gRPC.
+//! The port of the admin API: HTTP/2, in the clear or within TLS, for gRPC.
 //!
 //! A connection must begin with the preface of HTTP/2 within a time, and answer pings as long as it lives: what sends anything
 //! else, sends slowly or has died is closed, and nobody waits for it. All its tasks are of one tracker.
@@ -13,7 +13,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tertulia_proto::admin::v1::admin_service_server::AdminServiceServer;
-use tokio::io::{AsyncReadExt, AsyncWrite, join};
+use tokio::io::{AsyncReadExt, AsyncWrite, join, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -22,11 +22,12 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
-use super::gate::Gate;
+use super::gate::{Caller, Gate};
 use super::token::{self, Token};
 use super::{Config, Service, health, reflection};
 use crate::readiness::Readiness;
 use crate::telemetry::trace::Tracer;
+use crate::tls::{Acceptor, Stream};
 
 /// What every connection of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -82,15 +83,24 @@ pub struct Server {
     patience: Patience,
     readiness: Readiness,
     health: tonic_health::server::HealthReporter,
+    /// `None`: callers speak in the clear.
+    tls: Option<Acceptor>,
 }
 
 impl Server {
-    /// A server of `service`, whose calls `tracer` may choose to be traced; reads the token, if the configuration names one.
+    /// A server of `service`, whose calls `tracer` may choose to be traced; reads the token, if the configuration names one. With `tls`,
+    /// callers must speak it.
     ///
     /// # Errors
     /// If the token cannot be used.
-    pub fn new(config: &Config, service: Service, readiness: Readiness, tracer: Tracer) -> Result<Self, Error> {
-        Self::with_patience(config, service, readiness, tracer, PATIENCE)
+    pub fn new(
+        config: &Config,
+        service: Service,
+        readiness: Readiness,
+        tracer: Tracer,
+        tls: Option<Acceptor>,
+    ) -> Result<Self, Error> {
+        Ok(Self { tls, ..Self::with_patience(config, service, readiness, tracer, PATIENCE)? })
     }
 
     fn with_patience(
@@ -110,12 +120,12 @@ impl Server {
         reflection::add_to(&mut routes)?;
         let gate = Gate { routes: routes.routes().prepare(), token, patience: patience.request, metrics, tracer };
         let connections = Arc::new(Semaphore::new(config.connections));
-        Ok(Self { gate: Arc::new(gate), connections, patience, readiness, health })
+        Ok(Self { gate: Arc::new(gate), connections, patience, readiness, health, tls: None })
     }
 
     /// Serves until `stop`. Connections are tasks of `tracker` and end soon after it.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken, tracker: TaskTracker) {
-        let Self { gate, connections, patience, readiness, health } = self;
+        let Self { gate, connections, patience, readiness, health, tls } = self;
         tracker.spawn(health::follow(health, readiness.subscribe(), stop.clone()));
         let mut backoff = BACKOFF.0;
         loop {
@@ -134,9 +144,11 @@ impl Server {
                         continue;
                     };
                     let open = gate.metrics.connection();
-                    let converse = converse(stream, peer, Arc::clone(&gate), patience, stop.clone(), tracker.clone());
+                    let (tls, gate, stop, tasks) = (tls.clone(), Arc::clone(&gate), stop.clone(), tracker.clone());
                     tracker.spawn(async move {
-                        converse.await;
+                        if let Some(stream) = secure(stream, peer, tls, &stop).await {
+                            converse(stream, peer, gate, patience, stop, tasks).await;
+                        }
                         drop((place, open));
                     });
                 }
@@ -154,9 +166,29 @@ impl Server {
     }
 }
 
+/// The connection that is to be served: with TLS, once its handshake is done. `None` if that comes to nothing.
+async fn secure(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Acceptor>,
+    stop: &CancellationToken,
+) -> Option<Stream> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "socket options not set");
+    }
+    let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
+    match stop.run_until_cancelled(Box::pin(tls.accept(stream))).await? {
+        Ok(stream) => Some(stream),
+        Err(refused) => {
+            tracing::debug!(%peer, reason = refused.reason.as_str(), "no TLS connection to the admin port");
+            None
+        }
+    }
+}
+
 /// One connection, from its first byte to its end.
 async fn converse(
-    mut stream: TcpStream,
+    mut stream: Stream,
     peer: SocketAddr,
     gate: Arc<Gate>,
     patience: Patience,
@@ -168,12 +200,10 @@ async fn converse(
         tracing::debug!(%peer, "admin connection closed: it does not speak HTTP/2");
         return;
     }
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "socket options not set");
-    }
+    let caller = Caller { address: peer, subject: stream.subject().map(Arc::from) };
     let answer = service_fn(move |request| {
-        let gate = Arc::clone(&gate);
-        async move { Ok::<_, Infallible>(gate.answer(request, peer).await) }
+        let (gate, caller) = (Arc::clone(&gate), caller.clone());
+        async move { Ok::<_, Infallible>(gate.answer(request, caller).await) }
     });
     let connection = http2::Builder::new(OnTracker(tracker))
         .timer(TokioTimer::new())
@@ -202,7 +232,7 @@ async fn converse(
 }
 
 /// Reads the preface; ends at the first byte that is none of it.
-async fn begins_with_preface(stream: &mut TcpStream) -> bool {
+async fn begins_with_preface(stream: &mut Stream) -> bool {
     let mut read = [0; PREFACE.len()];
     let mut length = 0;
     while length < PREFACE.len() {
@@ -218,8 +248,8 @@ async fn begins_with_preface(stream: &mut TcpStream) -> bool {
 }
 
 /// A stream whose preface was read, as it was before.
-fn with_preface(stream: TcpStream) -> impl tokio::io::AsyncRead + AsyncWrite + Unpin + Send {
-    let (read, write) = stream.into_split();
+fn with_preface(stream: Stream) -> impl tokio::io::AsyncRead + AsyncWrite + Unpin + Send {
+    let (read, write) = split(stream);
     join((&PREFACE[..]).chain(read), write)
 }
 

@@ -25,8 +25,10 @@ impl Checks<'_> {
     /// Checks every rule.
     pub(super) fn run(mut self) -> Vec<Error> {
         self.sizes();
+        self.overrides();
         self.addresses();
         self.times();
+        self.certificates();
         self.errors
     }
 
@@ -60,12 +62,28 @@ impl Checks<'_> {
         });
     }
 
+    fn overrides(&mut self) {
+        let least = self.config.limits.message_bytes as u64;
+        let config = self.config;
+        let mut bytes =
+            config.log.retention_overrides.0.iter().filter_map(|(prefix, rule)| Some((prefix, rule.bytes?)));
+        if let Some((prefix, _)) = bytes.find(|(_, bytes)| (1..least).contains(bytes)) {
+            let message = bytes_to_text(least);
+            self.rule(false, "log.retention_overrides", &["limits.message_bytes"], |with| {
+                format!("must have 0 (no bound) or at least {message} as bytes of prefix {prefix:?}, to keep one message: {with}")
+            });
+        }
+    }
+
     fn addresses(&mut self) {
         let Config { chat, admin, http, .. } = self.config;
-        let guarded = admin.address.ip().to_canonical().is_loopback() || admin.token_file.is_some() || admin.insecure;
-        self.rule(guarded, "admin.address", &["admin.token_file", "admin.insecure"], |_| {
-            "must be a loopback address unless admin.token_file (--admin-token-file) is set, or admin.insecure \
-             (--admin-insecure) is true"
+        let guarded = admin.address.ip().to_canonical().is_loopback()
+            || admin.token_file.is_some()
+            || admin.client_ca_file.is_some()
+            || admin.insecure;
+        self.rule(guarded, "admin.address", &["admin.token_file", "admin.client_ca_file", "admin.insecure"], |_| {
+            "must be a loopback address unless admin.token_file (--admin-token-file) or admin.client_ca_file is set, or \
+             admin.insecure (--admin-insecure) is true"
                 .to_owned()
         });
         self.rule(differ(admin.address, chat.address), "admin.address", &["chat.address"], |with| {
@@ -85,6 +103,23 @@ impl Checks<'_> {
         let text = humantime::format_duration(before_cut).to_string();
         self.rule(drain.grace > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
             format!("must be longer than {text}, since it counts from the signal and includes them: {with}")
+        });
+    }
+
+    fn certificates(&mut self) {
+        let Config { chat, admin, http, .. } = self.config;
+        for (files, cert, key) in [
+            (&chat.tls, "chat.tls.cert_file", "chat.tls.key_file"),
+            (&admin.tls, "admin.tls.cert_file", "admin.tls.key_file"),
+            (&http.tls, "http.tls.cert_file", "http.tls.key_file"),
+        ] {
+            let both_or_none = files.cert_file.is_some() == files.key_file.is_some();
+            let (given, missing) = if files.cert_file.is_some() { (cert, key) } else { (key, cert) };
+            self.rule(both_or_none, given, &[missing], |_| format!("needs {missing} too: set both or none"));
+        }
+        let shown = admin.client_ca_file.is_none() || admin.tls.cert_file.is_some();
+        self.rule(shown, "admin.client_ca_file", &["admin.tls.cert_file"], |_| {
+            "needs admin.tls.cert_file and admin.tls.key_file: certificates of callers are shown within TLS".to_owned()
         });
     }
 

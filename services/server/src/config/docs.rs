@@ -50,6 +50,19 @@ tertulia-server --set limits.groups=5000 --set limits.message_bytes=8KiB --set l
 `tertulia-server print-config` writes the configuration that results, with the source of each value that is not a default. The server does
 not start with an unknown key or a value out of its range, and exits with 2.
 
+Retention can differ by the prefix of a group's name. In a file it is a table for each prefix, in the environment and in flags the same as JSON; a later source replaces all
+prefixes of an earlier one.
+
+```toml
+[log.retention_overrides.\"logs/\"]
+messages = 1000
+age = \"7d\"
+```
+
+```sh
+export TERTULIA__LOG__RETENTION_OVERRIDES='{\"logs/\": {\"messages\": 1000, \"age\": \"7d\"}}'
+```
+
 Sizes take `B`, `KiB`, `MiB`, `GiB` (powers of 1024) and `KB`, `MB`, `GB` (powers of 1000), or none for bytes. Times take `ms`, `s`, `m`, `h`, `d`. Paths are
 relative to the directory the server is started in.
 ";

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use config::ValueKind;
 
+use super::overrides;
+
 /// The kind of an option's value, with the range that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -52,7 +54,9 @@ pub enum Kind {
     LogLevels,
     /// A part of a whole, from 0 to 1, or nothing (written as an empty text).
     Ratio,
-    /// Where something is served: `http://HOST:PORT`, or nothing (written as an empty text).
+    /// What is kept of groups, by the prefix of their names: a table, or JSON in a text.
+    Retentions,
+    /// Where something is served: `http://HOST:PORT` or `https://HOST:PORT`, or nothing (written as an empty text).
     Url,
 }
 
@@ -103,6 +107,7 @@ impl Kind {
                 .map(ValueKind::String),
             Self::Ratio if is_none(value) => Some(ValueKind::Nil),
             Self::Ratio => ratio(value).map(ValueKind::Float),
+            Self::Retentions => overrides::read(value).ok().map(ValueKind::String),
             Self::Url if is_none(value) => Some(ValueKind::Nil),
             Self::Url => text(value).filter(|text| is_url(text)).map(|text| ValueKind::String(text.to_owned())),
         }
@@ -128,6 +133,7 @@ impl Kind {
                 "error, warn, info, debug, trace or off, or a list such as info,tertulia_server::front=debug".to_owned()
             }
             Self::Ratio => "a number from 0 to 1, or empty".to_owned(),
+            Self::Retentions => overrides::ALLOWED.to_owned(),
             Self::Url => "an address such as http://localhost:4317, or empty".to_owned(),
         }
     }
@@ -151,6 +157,7 @@ impl Kind {
             Self::Text { optional: true } => "text or empty".to_owned(),
             Self::LogLevels => "levels".to_owned(),
             Self::Ratio => "0 to 1, or empty".to_owned(),
+            Self::Retentions => "prefix: bounds".to_owned(),
             Self::Url => "http://HOST:PORT or empty".to_owned(),
         }
     }
@@ -232,7 +239,7 @@ fn ratio(value: &ValueKind) -> Option<f64> {
 fn is_url(text: &str) -> bool {
     let Ok(url) = text.parse::<hyper::Uri>() else { return false };
     let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/");
-    url.scheme_str() == Some("http") && url.port_u16().is_some() && bare
+    matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some() && bare
 }
 
 fn duration(value: &ValueKind) -> Option<Duration> {
@@ -372,17 +379,16 @@ mod tests {
 
     #[test]
     fn a_url_has_a_host_and_a_port_and_no_more() {
-        for good in ["http://localhost:4317", "http://[::1]:4317/", "http://collector.monitoring.svc:4317"] {
+        for good in [
+            "http://localhost:4317",
+            "http://[::1]:4317/",
+            "http://collector.monitoring.svc:4317",
+            "https://localhost:4317",
+        ] {
             assert_eq!(Kind::Url.normalise(&string(good)), Some(string(good)));
         }
         assert_eq!(Kind::Url.normalise(&string("")), Some(ValueKind::Nil));
-        for bad in [
-            "localhost:4317",
-            "http://localhost",
-            "https://localhost:4317",
-            "http://localhost:4317/v1/traces",
-            "http://",
-        ] {
+        for bad in ["localhost:4317", "http://localhost", "http://localhost:4317/v1/traces", "http://"] {
             assert_eq!(Kind::Url.normalise(&string(bad)), None, "{bad}");
         }
     }

@@ -9,6 +9,7 @@ use config::{ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::error::{Error, Origin};
 use super::table::{Entry, SECTIONS, entries, entry};
+use super::{Kind, overrides};
 
 /// What the names of our environment variables begin with. The double underscore keeps away from what Kubernetes sets
 /// for a Service of our name (`TERTULIA_PORT=tcp://…`).
@@ -131,7 +132,10 @@ impl Layer {
                 key: entry.key.to_owned(),
                 value: show(value),
                 origin,
-                rule: format!("must be {}", entry.kind.allowed()),
+                rule: match entry.kind {
+                    Kind::Retentions => overrides::read(value).err().unwrap_or_default(),
+                    kind => format!("must be {}", kind.allowed()),
+                },
             });
         }
     }

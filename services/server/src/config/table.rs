@@ -65,6 +65,7 @@ pub static SECTIONS: &[Section] = &[
     },
     Section { name: "admin", help: "The port of the admin API (gRPC).", entries: ADMIN },
     Section { name: "http", help: "The port of `/metrics`, `/livez` and `/readyz`.", entries: HTTP },
+    Section { name: "tls", help: "TLS on every port that has a certificate ([tls.md](tls.md)).", entries: TLS },
     Section {
         name: "drain",
         help: "How the server stops on SIGTERM or SIGINT. A second signal ends it at once.",
@@ -143,6 +144,8 @@ static CHAT: &[Entry] = &[
         "How long after the last line of an extended client the server pings it; after twice this time it is closed.",
     ),
     Entry::new("chat.post_without_join", Kind::Bool, "Whether one may post to a group without being a member of it."),
+    cert_file("chat.tls.cert_file"),
+    key_file("chat.tls.key_file"),
 ];
 
 static SHARD: &[Entry] = &[
@@ -190,11 +193,11 @@ static SHARD: &[Entry] = &[
 static LOG: &[Entry] = &[
     Entry::new(
         "log.engine",
-        Kind::OneOf(&["memory", "embedded", "nats"]),
-        "Where messages are kept. `memory`: nothing survives the process; `embedded`: on disk, under `log.data_dir`; `nats`: in NATS JetStream.",
+        Kind::OneOf(&["embedded", "memory", "nats"]),
+        "Where messages are kept. `embedded`: on disk, under `log.data_dir`; `memory`: nothing survives the process; `nats`: in NATS JetStream.",
     )
     .flag("--engine"),
-    Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory of engines that keep messages on disk.")
+    Entry::new("log.data_dir", Kind::Path { optional: false }, "The directory in which `embedded` keeps messages; made if it is not there.")
         .flag("--data-dir"),
     Entry::new(
         "log.memory_bytes",
@@ -257,6 +260,11 @@ static LOG: &[Entry] = &[
         "Bytes of the file system that stay free: below it posts are refused (`embedded`).",
     ),
     Entry::new(
+        "log.retention_overrides",
+        Kind::Retentions,
+        "Other bounds for groups whose name begins with a prefix; the longest prefix wins, and what it does not say is as in `log.retention`. How it is written is said above.",
+    ),
+    Entry::new(
         "log.retention.messages",
         int(0, 1_000_000_000_000),
         "Messages kept of each group, the newest; 0: no bound.",
@@ -276,7 +284,7 @@ static ADMIN: &[Entry] = &[
     Entry::new(
         "admin.address",
         Kind::Address,
-        "Where the admin API listens; port 0 picks a free one. Off loopback it asks for `admin.token_file` or `admin.insecure`.",
+        "Where the admin API listens; port 0 picks a free one. Off loopback it asks for `admin.token_file`, `admin.client_ca_file` or `admin.insecure`.",
     )
     .flag("--admin"),
     Entry::new(
@@ -288,13 +296,20 @@ static ADMIN: &[Entry] = &[
     Entry::new(
         "admin.insecure",
         Kind::Bool,
-        "Serve off loopback without a token: whoever reaches the port may do everything.",
+        "Serve off loopback without a token or client certificates: whoever reaches the port may do everything.",
     )
     .flag("--admin-insecure"),
     Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_admin_connections"),
     Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")
         .bound("one more is refused with RESOURCE_EXHAUSTED", "tertulia_admin_watchers"),
+    Entry::new(
+        "admin.client_ca_file",
+        FILE,
+        "The certificates (PEM) of those who may vouch for callers: each must then show one. Empty: none is asked for.",
+    ),
+    cert_file("admin.tls.cert_file"),
+    key_file("admin.tls.key_file"),
 ];
 
 static HTTP: &[Entry] = &[
@@ -302,7 +317,34 @@ static HTTP: &[Entry] = &[
         .flag("--http"),
     Entry::new("http.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_http_connections"),
+    cert_file("http.tls.cert_file"),
+    key_file("http.tls.key_file"),
 ];
+
+static TLS: &[Entry] = &[
+    Entry::new("tls.handshake_timeout", time(millis(10), HOUR), "A handshake must end within this time."),
+    Entry::new("tls.handshakes", int(1, 1_000_000), "Handshakes of one port at the same time.")
+        .bound("one more ends the oldest of them", "tertulia_tls_handshakes_under_way"),
+    Entry::new(
+        "tls.reload_interval",
+        time(millis(10), DAY),
+        "How often the files are looked at: what has changed is used for the connections that come then.",
+    ),
+];
+
+const FILE: Kind = Kind::Path { optional: true };
+
+const fn cert_file(key: &'static str) -> Entry {
+    Entry::new(
+        key,
+        FILE,
+        "The certificate of this port and those that vouch for it (PEM), read again when it changes. Empty: no TLS.",
+    )
+}
+
+const fn key_file(key: &'static str) -> Entry {
+    Entry::new(key, FILE, "The private key of that certificate (PEM).")
+}
 
 static DRAIN: &[Entry] = &[
     Entry::new(

@@ -117,6 +117,54 @@ fn toml_yaml_and_environment_say_the_same() {
 }
 
 #[test]
+fn retention_by_prefix_says_the_same_in_every_source() {
+    let files = Files::new();
+    let toml = "[log.retention_overrides.\"Logs/a.b\"]\nmessages = 5\nage = \"1d\"\n[log.retention_overrides.\"x \"]\nbytes = \"1MiB\"\n";
+    let yaml =
+        "log:\n  retention_overrides:\n    Logs/a.b: {messages: 5, age: 1day}\n    'x ':\n      bytes: 1048576\n";
+    let json = r#"{"x ": {"bytes": "1024KiB"}, "Logs/a.b": {"messages": 5, "age": "24h"}}"#;
+    let file = |name, text| Sources { file: Some(files.write(name, text)), ..Sources::default() };
+    let environment = environment(&[("TERTULIA__LOG__RETENTION_OVERRIDES", json)]);
+    let config = load(&file("a.toml", toml)).unwrap().config;
+    let overrides = &config.log.retention_overrides.0;
+    assert_eq!(overrides.keys().collect::<Vec<_>>(), ["Logs/a.b", "x "]);
+    assert_eq!(overrides["Logs/a.b"].age, Some(Duration::from_secs(86_400)));
+    assert_eq!((overrides["Logs/a.b"].messages, overrides["Logs/a.b"].bytes), (Some(5), None));
+    assert_eq!(overrides["x "].bytes, Some(1 << 20));
+    assert_eq!(config, load(&file("a.yaml", yaml)).unwrap().config);
+    assert_eq!(config, load(&Sources { environment, ..Sources::default() }).unwrap().config);
+    // A later source replaces all of it.
+    let sources = Sources { flags: flags(&[("--set", "log.retention_overrides", "")]), ..file("a.toml", toml) };
+    assert_eq!(load(&sources).unwrap().config, Config::default());
+}
+
+#[test]
+fn what_is_wrong_with_retention_by_prefix_is_told() {
+    let told = |text: &str| {
+        let errors = flag_errors(&[("--set", "log.retention_overrides", text)]);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].split("(from flag --set): ").nth(1).unwrap().to_owned()
+    };
+    assert_eq!(
+        told(r#"{"a": {"messages": -1}}"#),
+        "must have an integer from 0 to 1000000000000 as messages of prefix \"a\""
+    );
+    assert_eq!(
+        told(r#"{"a": {"size": 1}}"#),
+        "must have only messages, bytes and age for a prefix, and \"a\" has \"size\""
+    );
+    assert_eq!(
+        told(r#"{"a": {"bytes": "1KiB"}}"#),
+        "must have 0 (no bound) or at least 16KiB as bytes of prefix \"a\", to keep one message: limits.message_bytes = 16KiB (default)"
+    );
+    assert!(told(r#"{"": {}}"#).starts_with("must have prefixes of 1 to "));
+    assert!(told("logs/=5").contains("as JSON it is wrong: "));
+    assert!(told(r#"{"a": 5}"#).contains("as JSON it is wrong: "));
+    let in_file = file_errors("a.yaml", "log:\n  retention_overrides:\n    a: 5\n");
+    assert!(in_file[0].ends_with("must have a table of messages, bytes and age for prefix \"a\""), "{in_file:?}");
+}
+
+#[test]
 fn an_empty_path_takes_back_what_an_earlier_source_set() {
     let files = Files::new();
     let sources = Sources {
@@ -135,7 +183,7 @@ fn a_bad_value_names_key_source_and_range() {
     );
     assert_eq!(
         flag_errors(&[("--engine", "log.engine", "mysql")]),
-        ["log.engine = mysql (from flag --engine): must be one of \"memory\", \"embedded\", \"nats\""]
+        ["log.engine = mysql (from flag --engine): must be one of \"embedded\", \"memory\", \"nats\""]
     );
     assert_eq!(
         file_errors("a.toml", "[limits]\nwrite_stall = 30\nline_bytes = \"1 horse\"\n[chat]\naddress = [1]\n"),
@@ -277,7 +325,7 @@ fn an_empty_file_changes_nothing() {
 
 #[test]
 fn options_that_do_not_go_together_are_told() {
-    let cases: [(&[(&str, &str)], &str); 9] = [
+    let cases: [(&[(&str, &str)], &str); 12] = [
         (
             &[("limits.message_bytes", "64KiB")],
             "limits.line_bytes = 128KiB (default): must be at least 395008, to hold the longest message with every \
@@ -306,7 +354,20 @@ fn options_that_do_not_go_together_are_told() {
         (
             &[("admin.address", "[::]:8089")],
             "admin.address = [::]:8089 (from flag --set): must be a loopback address unless admin.token_file \
-             (--admin-token-file) is set, or admin.insecure (--admin-insecure) is true",
+             (--admin-token-file) or admin.client_ca_file is set, or admin.insecure (--admin-insecure) is true",
+        ),
+        (
+            &[("chat.tls.cert_file", "a.pem")],
+            "chat.tls.cert_file = a.pem (from flag --set): needs chat.tls.key_file too: set both or none",
+        ),
+        (
+            &[("http.tls.key_file", "a.pem")],
+            "http.tls.key_file = a.pem (from flag --set): needs http.tls.cert_file too: set both or none",
+        ),
+        (
+            &[("admin.client_ca_file", "ca.pem")],
+            "admin.client_ca_file = ca.pem (from flag --set): needs admin.tls.cert_file and admin.tls.key_file: \
+             certificates of callers are shown within TLS",
         ),
         (
             &[("http.address", "127.0.0.1:8088")],

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls;
+
 /// The chat listener: section `chat` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +18,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Whether one may post to a group without being a member of it.
     pub post_without_join: bool,
+    /// The certificate that is shown to clients; without one they speak in the clear.
+    pub tls: tls::Files,
 }
 
 impl Default for Config {
@@ -24,6 +28,7 @@ impl Default for Config {
             address: SocketAddr::from(([127, 0, 0, 1], 8088)),
             heartbeat: Duration::from_secs(30),
             post_without_join: true,
+            tls: tls::Files::default(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -14,19 +15,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{Dialect, GroupName, LineBuffer};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::bucket::Bucket;
-use super::linger::linger;
 use super::listener::Shared;
 use super::membership::{Membership, Surroundings};
 use super::outbound::Outbound;
 use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
 use super::timers::{Clocks, Doing, Due, Timer};
+use crate::linger::linger;
 use crate::shard::Session;
 use crate::shard::request::{NewPost, Request};
+use crate::tls::Stream;
 
 /// Bytes read from the socket at once.
 const READ: usize = 16 * 1024;
@@ -36,7 +38,11 @@ const READS: usize = 8;
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) me: Arc<Connection>,
-    socket: TcpStream,
+    socket: Stream,
+    /// Whether the socket has not taken all that was encrypted for it.
+    unflushed: bool,
+    /// What waits for the socket will not be waited for any more.
+    abandoned: bool,
     /// Who it is and how it speaks, once the first line has told.
     pub(super) voice: Option<(Arc<Session>, Dialect)>,
     input: LineBuffer,
@@ -82,7 +88,7 @@ enum Phase {
 }
 
 impl Task {
-    pub(super) fn new(shared: Arc<Shared>, me: Arc<Connection>, socket: TcpStream) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, me: Arc<Connection>, socket: Stream) -> Self {
         let now = tokio::time::Instant::now();
         let limits = &shared.limits;
         let bucket = Bucket::new(limits.posts_per_second, limits.posts_burst, now.into_std());
@@ -91,6 +97,8 @@ impl Task {
             shared,
             me,
             socket,
+            unflushed: false,
+            abandoned: false,
             voice: None,
             input: LineBuffer::new(),
             out: Outbound::default(),
@@ -283,7 +291,7 @@ impl Task {
             }
             reads += 1;
             let buffer = self.input.spare(READ);
-            match poll_read_buf(std::pin::Pin::new(&mut self.socket), cx, buffer) {
+            match poll_read_buf(Pin::new(&mut self.socket), cx, buffer) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) => {
                     self.on_end_of_input();
@@ -395,26 +403,37 @@ impl Task {
             self.clocks.wrote = tokio::time::Instant::now();
         }
         while !self.out.is_empty() {
-            match self.out.write_to(&self.socket) {
-                Ok(count) => {
+            match self.out.poll_write_to(&mut self.socket, cx) {
+                Poll::Ready(Ok(count)) => {
                     self.me.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
                     self.shared.metrics.sent.increment(count as u64);
                     self.clocks.wrote = tokio::time::Instant::now();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.socket.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Err(failed(self.phase)),
-                    Poll::Pending => break,
-                },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(failed(self.phase)),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(_)) => return Err(failed(self.phase)),
+                Poll::Pending => break,
             }
         }
-        if !self.out.is_empty() {
+        match Pin::new(&mut self.socket).poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.unflushed = false,
+            Poll::Ready(Err(_)) => return Err(failed(self.phase)),
+            Poll::Pending => self.unflushed = true,
+        }
+        if self.is_writing() {
             self.me.set_waiting(self.clocks.wrote.into_std());
         }
         self.me.outbound.store(self.out.len(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether something waits for room in the socket.
+    fn is_writing(&self) -> bool {
+        !self.abandoned && (self.unflushed || !self.out.is_empty())
+    }
+
+    fn abandon(&mut self) {
+        self.out = Outbound::default();
+        self.abandoned = true;
     }
 
     // ---- the end
@@ -461,14 +480,14 @@ impl Task {
                 }
                 None
             }
-            Phase::Closing(reason) => self.out.is_empty().then_some(reason),
+            Phase::Closing(reason) => (!self.is_writing()).then_some(reason),
             Phase::Finishing(reason) => {
                 let answered = self.is_answered();
                 if answered {
                     self.me.answered();
                 }
                 let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
-                (answered && self.out.is_empty() && served()).then_some(reason)
+                (answered && !self.is_writing() && served()).then_some(reason)
             }
         }
     }
@@ -486,7 +505,7 @@ impl Task {
             extended: matches!(self.voice, Some((_, Dialect::Extended))),
             reading: !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
-            writing: !self.out.is_empty(),
+            writing: self.is_writing(),
             dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
@@ -500,10 +519,10 @@ impl Task {
             }
             Due::Stall => {
                 // It takes nothing: there is no use in telling it why.
-                self.out = Outbound::default();
+                self.abandon();
                 self.close(CloseReason::WriteStall);
             }
-            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.out = Outbound::default(),
+            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
             Due::Dismissal => self.dismiss(),
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))

@@ -15,13 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use super::config::Characters;
 use super::connection::Task;
-use super::linger::linger;
 use super::metrics::Metrics;
-use super::registry::{NotAdmitted, Registry};
+use super::registry::{Admitted, CloseReason, NotAdmitted, Registry};
 use super::timers::Patience;
 use super::{Config, Limits};
+use crate::linger::linger;
 use crate::shard::Shards;
 use crate::telemetry::trace::Tracer;
+use crate::tls::{Acceptor, Refused, Stream};
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Front {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     tasks: TaskTracker,
+    /// `None`: clients speak in the clear.
+    tls: Option<Acceptor>,
     /// Connections that are being told that there are too many.
     refusing: Arc<AtomicUsize>,
 }
@@ -58,9 +61,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Front {
-    /// A front whose connections use `shards`, and whose posts `tracer` may choose to be traced.
+    /// A front whose connections use `shards`, and whose posts `tracer` may choose to be traced; with `tls`, clients must speak it.
     #[must_use]
-    pub fn new(config: &Config, limits: Limits, shards: Shards, tracer: Tracer) -> Self {
+    pub fn new(config: &Config, limits: Limits, shards: Shards, tracer: Tracer, tls: Option<Acceptor>) -> Self {
         let rules = NameRules {
             max_bytes: limits.group_name_bytes,
             ascii_only: limits.group_name_characters == Characters::Ascii,
@@ -74,9 +77,9 @@ impl Front {
         };
         let registry = Arc::new(Registry::new(&limits));
         let metrics = Metrics::new();
-        metrics.limit.set(limits.connections as f64);
+        metrics.limits(&limits);
         let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer });
-        Self { shared, registry, tasks: TaskTracker::new(), refusing: Arc::default() }
+        Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default() }
     }
 
     /// The connections.
@@ -93,7 +96,7 @@ impl Front {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.start(socket, peer),
+                Ok((socket, peer)) => self.start(socket, peer, &stop),
                 Err(error) => {
                     self.shared.metrics.accept_errors.increment(1);
                     if !is_of_one_connection(&error) {
@@ -107,15 +110,18 @@ impl Front {
         }
     }
 
-    fn start(&self, socket: TcpStream, peer: SocketAddr) {
+    fn start(&self, socket: TcpStream, peer: SocketAddr, stop: &CancellationToken) {
         match self.registry.admit(peer) {
             Ok(admitted) => {
                 self.shared.metrics.accepted.increment(1);
                 if let Err(error) = prepare(&socket) {
                     tracing::debug!(%peer, %error, "socket options not set");
                 }
-                let task = Task::new(Arc::clone(&self.shared), Arc::clone(&admitted.connection), socket);
-                self.tasks.spawn(Box::new(task).run(admitted));
+                let shared = Arc::clone(&self.shared);
+                match &self.tls {
+                    None => drop(self.tasks.spawn(converse(shared, Stream::Plain(socket), admitted))),
+                    Some(tls) => drop(self.tasks.spawn(secure(shared, socket, admitted, tls.clone(), stop.clone()))),
+                }
             }
             Err(why) => self.refuse(socket, why),
         }
@@ -124,20 +130,20 @@ impl Front {
     /// Tells a connection that there is no room for it; only so many at once, the others are closed in silence.
     fn refuse(&self, mut socket: TcpStream, why: NotAdmitted) {
         const AT_ONCE: usize = 256;
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.shared.metrics.not_admitted(why);
         if self.refusing.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
             self.refusing.fetch_sub(1, Ordering::AcqRel);
             self.shared.metrics.overload.increment(1);
             return;
         }
+        self.shared.metrics.not_admitted(why);
+        if self.tls.is_some() {
+            // It would not understand a line in the clear, and a handshake is what a full server has no time for.
+            self.refusing.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
         let refusing = Arc::clone(&self.refusing);
         self.tasks.spawn(async move {
-            let mut line = Vec::new();
-            encode(&classic::FromServer::Error(why.to_string().into()), &mut line);
-            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, socket.write_all(&line)).await {
-                linger(&mut socket).await;
-            }
+            dismiss(&mut socket, why.to_string()).await;
             refusing.fetch_sub(1, Ordering::AcqRel);
         });
     }
@@ -174,6 +180,40 @@ impl Front {
         metrics.in_flight_max.set(fill.most_in_flight as f64);
         metrics.groups_max.set(f64::from(fill.most_groups));
         metrics.per_address_max.set(fill.most_per_address as f64);
+    }
+}
+
+/// Serves a connection to its end.
+async fn converse(shared: Arc<Shared>, socket: Stream, admitted: Admitted) {
+    let task = Task::new(shared, Arc::clone(&admitted.connection), socket);
+    Box::new(task).run(admitted).await;
+}
+
+/// Serves a connection that must speak TLS; one that has not come to that when the server stops is dropped.
+async fn secure(shared: Arc<Shared>, socket: TcpStream, admitted: Admitted, tls: Acceptor, stop: CancellationToken) {
+    // In a box, so that a connection is not larger all its life for its beginning.
+    let accepted = Box::pin(stop.run_until_cancelled(tls.accept(socket))).await;
+    drop((tls, stop));
+    match accepted {
+        Some(Ok(socket)) => converse(shared, socket, admitted).await,
+        Some(Err(Refused { reason, plaintext })) => {
+            tracing::debug!(peer = %admitted.connection.peer, reason = reason.as_str(), "no TLS connection");
+            shared.metrics.closed(CloseReason::Tls);
+            if let Some(mut socket) = plaintext {
+                Box::pin(dismiss(&mut socket, "This port speaks TLS: connect with it".to_owned())).await;
+            }
+        }
+        None => shared.metrics.closed(CloseReason::Drain),
+    }
+}
+
+/// Tells a client that is not served why, in the words that every client knows, and closes.
+async fn dismiss(socket: &mut TcpStream, why: String) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut line = Vec::new();
+    encode(&classic::FromServer::Error(why.into()), &mut line);
+    if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, socket.write_all(&line)).await {
+        linger(socket).await;
     }
 }
 

@@ -5,6 +5,7 @@ use metrics::{
 };
 use tertulia_protocol::{Code, Dialect};
 
+use super::Limits;
 use super::registry::{CloseReason, NotAdmitted};
 
 /// Open connections.
@@ -44,6 +45,10 @@ pub const DROPPED: &str = "tertulia_dropped_messages_total";
 /// Bytes that wait to be written.
 pub const OUTBOUND_BYTES: &str = "tertulia_outbound_bytes";
 
+/// How many may wait for one connection.
+pub const OUTBOUND_LIMIT: &str = "tertulia_outbound_limit_bytes";
+/// How many posts of one connection may be under way.
+pub const IN_FLIGHT_LIMIT: &str = "tertulia_posts_in_flight_limit";
 /// Of the connection with the most.
 pub const OUTBOUND_BYTES_MAX: &str = "tertulia_outbound_bytes_max";
 /// Of the connection with the most.
@@ -67,7 +72,8 @@ pub fn describe() {
     describe_counter!(CONNECTIONS_CLOSED, "Chat connections ended, by reason");
     describe_counter!(
         CONNECTIONS_REFUSED,
-        "Chat connections not let in, by the limit they met: total, address, overload"
+        "Chat connections not let in, by reason: total and address are limits, which they were told; overload is either, when too many had \
+         to be told at once"
     );
     describe_counter!(ACCEPT_ERRORS, "Failed attempts to accept a connection, such as for want of descriptors");
     describe_counter!(REQUESTS, "Lines of clients, by kind");
@@ -103,6 +109,15 @@ pub fn describe() {
         "Posts and other requests under way for the chat connection with the most; its limit is limits.posts_in_flight"
     );
     describe_gauge!(
+        OUTBOUND_LIMIT,
+        Unit::Bytes,
+        "Bytes that may wait for one chat connection before it is caught up from the log instead (limits.outbound_bytes)"
+    );
+    describe_gauge!(
+        IN_FLIGHT_LIMIT,
+        "Posts of one chat connection that may be under way before it is read no further (limits.posts_in_flight)"
+    );
+    describe_gauge!(
         GROUPS_MAX,
         "Groups of the chat connection that is in the most; its limit is limits.groups_per_connection"
     );
@@ -116,7 +131,7 @@ pub fn describe() {
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) open: Gauge,
-    pub(super) limit: Gauge,
+    limit: Gauge,
     pub(super) accepted: Counter,
     pub(super) accept_errors: Counter,
     pub(super) overload: Counter,
@@ -202,6 +217,13 @@ impl Metrics {
                 .into(),
             rejections: Code::ALL.iter().map(|code| (*code, counter!(REJECTIONS, "code" => code.as_str()))).collect(),
         }
+    }
+
+    /// Tells how much room there is.
+    pub(super) fn limits(&self, limits: &Limits) {
+        self.limit.set(limits.connections as f64);
+        gauge!(OUTBOUND_LIMIT).set(limits.outbound_bytes as f64);
+        gauge!(IN_FLIGHT_LIMIT).set(limits.posts_in_flight as f64);
     }
 
     pub(super) fn deliveries(&self, dialect: Dialect) -> &Counter {

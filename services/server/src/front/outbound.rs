@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use serde::Serialize;
 use tertulia_protocol::codec::encode;
-use tokio::net::TcpStream;
 
 use super::marks::Marks;
 use crate::shard::ConnectionId;
 use crate::telemetry::trace::FanOut;
+use crate::tls::Stream;
 
 /// Shared lines shorter than this are copied if they are not alone: that costs less than one more piece in the system call.
 const COPY_BELOW: usize = 1024;
@@ -78,15 +79,15 @@ impl Outbound {
         }
     }
 
-    /// Writes as much as the socket takes at once. Answers how much that was.
+    /// Writes as much as the socket takes at once. Answers how much that was; if it takes nothing, the task is woken when it does.
     ///
     /// # Errors
-    /// As the socket's; `WouldBlock` if it takes nothing.
-    pub(super) fn write_to(&mut self, socket: &TcpStream) -> io::Result<usize> {
+    /// As the socket's.
+    pub(super) fn poll_write_to(&mut self, socket: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let written = if self.first.len() == self.bytes {
-            socket.try_write(&self.first)?
+            ready!(socket.poll_send(cx, &self.first))?
         } else if self.tail.len() == self.bytes {
-            socket.try_write(&self.tail)?
+            ready!(socket.poll_send(cx, &self.tail))?
         } else {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
@@ -96,13 +97,13 @@ impl Outbound {
                 *slice = IoSlice::new(bytes);
                 count += 1;
             }
-            socket.try_write_vectored(&slices[..count])?
+            ready!(socket.poll_send_vectored(cx, &slices[..count]))?
         };
         if written == 0 && self.bytes > 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.advance(written);
-        Ok(written)
+        Poll::Ready(Ok(written))
     }
 
     fn advance(&mut self, mut written: usize) {

@@ -40,11 +40,13 @@ pub enum CloseReason {
     Malformed,
     /// `Hello` was refused.
     Hello,
+    /// The TLS handshake came to nothing.
+    Tls,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Client,
         Self::Socket,
         Self::Admin,
@@ -57,6 +59,7 @@ impl CloseReason {
         Self::LineTooLong,
         Self::Malformed,
         Self::Hello,
+        Self::Tls,
     ];
 
     /// The text of the label.
@@ -75,6 +78,7 @@ impl CloseReason {
             Self::LineTooLong => "line_too_long",
             Self::Malformed => "malformed",
             Self::Hello => "hello_refused",
+            Self::Tls => "tls",
         }
     }
 }

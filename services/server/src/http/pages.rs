@@ -73,7 +73,7 @@ impl<R: Fn() -> String> Pages<R> {
         match page {
             Page::Index => text(StatusCode::OK, PLAIN, INDEX.to_owned()),
             Page::Metrics => {
-                metrics::ready(self.readiness.is_ready());
+                metrics::ready(&self.readiness.reasons());
                 text(StatusCode::OK, EXPOSITION, (self.render)())
             }
             // Of nothing else: a process that answers must not be killed because something it needs is away.

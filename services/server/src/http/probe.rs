@@ -10,8 +10,11 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::tls;
 
 /// More of an answer is not read.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -19,6 +22,7 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// A page to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    tls: bool,
     host: String,
     port: u16,
     path: String,
@@ -28,7 +32,7 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The URL is not one of ours.
-    #[error("'{url}' must be http://HOST:PORT/PATH")]
+    #[error("'{url}' must be http://HOST:PORT/PATH or https://HOST:PORT/PATH")]
     BadUrl {
         /// What was given.
         url: String,
@@ -73,11 +77,11 @@ pub enum Error {
 }
 
 impl Target {
-    /// A page of the server that listens at this address.
+    /// A page of the server that listens at this address, with TLS or without.
     ///
     /// # Errors
     /// The port is 0.
-    pub fn new(address: SocketAddr, path: &str) -> Result<Self, Error> {
+    pub fn new(address: SocketAddr, path: &str, tls: bool) -> Result<Self, Error> {
         if address.port() == 0 {
             return Err(Error::UnknownPort);
         }
@@ -87,20 +91,25 @@ impl Target {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
-        Ok(Self { host: ip.to_string(), port: address.port(), path: path.to_owned() })
+        Ok(Self { tls, host: ip.to_string(), port: address.port(), path: path.to_owned() })
     }
 
     /// The page of a URL.
     ///
     /// # Errors
-    /// It is not `http://HOST:PORT/PATH`.
+    /// It is not `http://HOST:PORT/PATH` or `https://HOST:PORT/PATH`.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         let bad = || Error::BadUrl { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| bad())?;
-        let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(bad)?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad()),
+        };
+        let host = uri.host().ok_or_else(bad)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Self { host, port: uri.port_u16().unwrap_or(80), path })
+        Ok(Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }), path })
     }
 
     /// The text of the answer, if its status is 200.
@@ -119,6 +128,17 @@ impl Target {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(|cause| Error::Connect { target: target.clone(), cause })?;
+        if self.tls {
+            let secured = tls::connect(stream, &self.host).await;
+            let stream = secured.map_err(|error| Error::Exchange { target, cause: error.into() })?;
+            self.converse(stream).await
+        } else {
+            self.converse(stream).await
+        }
+    }
+
+    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<String, Error> {
+        let target = self.url();
         let failed = |cause| Error::Exchange { target: target.clone(), cause };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.into()))?;
@@ -150,6 +170,7 @@ impl Target {
     }
 
     fn url(&self) -> String {
-        format!("http://{}{}", self.authority(), self.path)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.path)
     }
 }

@@ -24,10 +24,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown, tracker) = (Readiness::new(), CancellationToken::new(), TaskTracker::new());
-        let config = Config { address, connections };
+        let config = Config { address, connections, ..Config::default() };
         let pages = Pages { render: move || metrics.clone(), readiness: readiness.clone() };
         let (stop, tasks) = (shutdown.clone(), tracker.clone());
-        let accepting = tokio::spawn(async move { accept(listener, &config, pages, patience, stop, tasks).await });
+        let accepting =
+            tokio::spawn(async move { accept(listener, &config, pages, patience, None, stop, tasks).await });
         Self { address, readiness, shutdown, tracker, accepting }
     }
 
@@ -213,7 +214,7 @@ async fn a_shutdown_closes_idle_and_half_begun_connections() {
 #[tokio::test]
 async fn a_probe_tells_ready_from_not_ready_and_from_away() {
     let server = Server::lenient().await;
-    let target = Target::new(server.address, "/readyz").unwrap();
+    let target = Target::new(server.address, "/readyz", false).unwrap();
     assert_eq!(target.ask(NEVER).await.unwrap(), "ok\n");
     server.readiness.set(Reason::Draining, "told to stop");
     let error = target.ask(NEVER).await.unwrap_err();
@@ -225,18 +226,18 @@ async fn a_probe_tells_ready_from_not_ready_and_from_away() {
     assert!(matches!(target.ask(NEVER).await, Err(Error::Connect { .. })));
 
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = Target::new(silent.local_addr().unwrap(), "/").unwrap();
+    let target = Target::new(silent.local_addr().unwrap(), "/", false).unwrap();
     assert!(matches!(target.ask(Duration::from_millis(20)).await, Err(Error::Slow { .. })));
 }
 
 #[test]
 fn a_probe_knows_where_to_ask() {
-    let everywhere = Target::new("0.0.0.0:8090".parse().unwrap(), "/livez").unwrap();
+    let everywhere = Target::new("0.0.0.0:8090".parse().unwrap(), "/livez", false).unwrap();
     assert_eq!(everywhere, Target::from_url("http://127.0.0.1:8090/livez").unwrap());
-    let everywhere = Target::new("[::]:8090".parse().unwrap(), "/livez").unwrap();
+    let everywhere = Target::new("[::]:8090".parse().unwrap(), "/livez", false).unwrap();
     assert_eq!(everywhere, Target::from_url("http://[::1]:8090/livez").unwrap());
-    assert!(matches!(Target::new("127.0.0.1:0".parse().unwrap(), "/"), Err(Error::UnknownPort)));
-    for bad in ["", "localhost:8090", "https://localhost/", "/livez", "http://"] {
+    assert!(matches!(Target::new("127.0.0.1:0".parse().unwrap(), "/", false), Err(Error::UnknownPort)));
+    for bad in ["", "localhost:8090", "ftp://localhost/", "/livez", "http://"] {
         assert!(matches!(Target::from_url(bad), Err(Error::BadUrl { .. })), "{bad}");
     }
 }

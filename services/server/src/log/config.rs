@@ -1,5 +1,6 @@
 //! What may be configured about the log.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,10 +23,7 @@ pub struct Config {
     /// What is kept of each group.
     pub retention: Retention,
     /// What is kept of the groups whose name begins with a prefix, instead of `retention`; the longest prefix wins.
-    ///
-    /// Not an option yet: the configuration has no lists.
-    #[serde(skip)]
-    pub retention_overrides: Vec<RetentionOverride>,
+    pub retention_overrides: RetentionOverrides,
     /// What an acknowledgement of the `embedded` engine means.
     pub durability: Durability,
     /// Bytes of one file of the commit log (`embedded`).
@@ -94,31 +92,49 @@ pub struct Retention {
     pub age: Duration,
 }
 
-/// What is kept of the groups whose name begins with `prefix`. 0 means no bound.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What is kept of groups, by the prefix of their names. Serialized as one text (JSON), which every source of a configuration can hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct RetentionOverrides(pub BTreeMap<String, RetentionOverride>);
+
+/// What is kept of the groups with a prefix. 0 means no bound; what is not said is as for all groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RetentionOverride {
-    /// What the names begin with.
-    pub prefix: String,
     /// The newest so many messages.
-    #[serde(default)]
-    pub messages: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
     /// So many bytes of messages.
-    #[serde(default)]
-    pub bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Messages not older than this.
-    #[serde(default, with = "humantime_serde")]
-    pub age: Duration,
+    #[serde(with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    pub age: Option<Duration>,
+}
+
+impl From<RetentionOverrides> for String {
+    fn from(overrides: RetentionOverrides) -> Self {
+        // A map with texts as keys can always be written.
+        serde_json::to_string(&overrides.0).unwrap_or_default()
+    }
+}
+
+impl TryFrom<String> for RetentionOverrides {
+    type Error = serde_json::Error;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        serde_json::from_str(&text).map(Self)
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            engine: Engine::Memory,
+            engine: Engine::Embedded,
             data_dir: PathBuf::from("data"),
             memory_bytes: 256 * 1024 * 1024,
             retention: Retention::default(),
-            retention_overrides: Vec::new(),
+            retention_overrides: RetentionOverrides::default(),
             durability: Durability::Fsync,
             segment_bytes: 64 * MIB,
             spare_segments: 2,

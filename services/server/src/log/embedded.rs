@@ -58,7 +58,7 @@ use self::trouble::{Cause, Trouble};
 use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 pub use self::backup::BackupError;
-pub use self::offline::{DirectoryStats, OfflineError, Verified, export, stats, verify};
+pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, export, stats, verify};
 pub use self::open::{OpenError, open};
 
 /// The engine.

@@ -11,14 +11,15 @@ use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
 
-use super::metrics::Removed;
+use super::metrics::{Removed, set_limit};
+use super::retention::Rules;
 use super::{AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats};
 
 /// The engine. Every shard has a lock of its own; what is global is the order in which batches came, by which the oldest
 /// go first when all groups together hold too much.
 #[derive(Debug)]
 pub struct Memory {
-    retention: Retention,
+    rules: Rules,
     max_bytes: u64,
     shards: Box<[Mutex<HashMap<GroupName, Stored, RandomState>>]>,
     /// Names in order, for lists. Always locked after a shard, never before.
@@ -44,8 +45,9 @@ impl Memory {
     /// An empty log for `shards` shards.
     #[must_use]
     pub fn new(config: &Config, shards: u16) -> Self {
+        set_limit(config.memory_bytes as u64);
         Self {
-            retention: config.retention.clone(),
+            rules: Rules::new(config),
             max_bytes: config.memory_bytes as u64,
             shards: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
             names: Mutex::default(),
@@ -85,10 +87,11 @@ impl Memory {
             let size: u64 = batch.records.iter().map(|record| record.size() as u64).sum();
             stored.head.seq = batch.last();
             stored.head.at = batch.records.last().map_or(stored.head.at, |record| record.at);
+            let group = batch.group.clone();
             stored.batches.push_back((arrival, batch));
             stored.bytes += size;
             self.bytes.fetch_add(size, Ordering::Relaxed);
-            self.retain(stored);
+            self.retain(&group, stored);
         }
         drop(groups);
         self.shed();
@@ -96,8 +99,8 @@ impl Memory {
     }
 
     /// Applies the group's own bounds.
-    fn retain(&self, stored: &mut Stored) {
-        let Retention { messages, bytes, age } = self.retention;
+    fn retain(&self, group: &GroupName, stored: &mut Stored) {
+        let Retention { messages, bytes, age } = *self.rules.of(group.as_str());
         let oldest = if age.is_zero() { 0 } else { now_ms().saturating_sub(age.as_millis() as u64) };
         let over = |stored: &Stored| {
             let kept = stored.head.seq + 1 - stored.head.first;
@@ -146,7 +149,7 @@ impl Memory {
     fn read_now(&self, shard: u16, group: &GroupName, range: Range, limit: PageLimit) -> Option<Page> {
         let mut groups = self.shard(shard);
         let stored = groups.get_mut(group)?;
-        self.retain(stored);
+        self.retain(group, stored);
         let mut bytes = 0;
         let mut fits = |records: usize, record: &Record| {
             let fits = records == 0 || (records < limit.records && bytes + record.size() <= limit.bytes);
@@ -281,10 +284,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod suite {
+    use std::sync::Arc;
+
+    use super::{Config, Log, Memory};
+    use crate::log::conformance::{Engine, conformance};
+
+    struct InMemory;
+
+    impl Engine for InMemory {
+        const DURABLE: bool = false;
+
+        fn new() -> Self {
+            Self
+        }
+
+        async fn open(&self) -> Arc<dyn Log> {
+            Arc::new(Memory::new(&Config::default(), 4))
+        }
+    }
+
+    conformance!(InMemory);
+}
+
+#[cfg(test)]
 mod tests {
     use tertulia_protocol::UserName;
 
     use super::*;
+    use crate::log::config::{RetentionOverride, RetentionOverrides};
 
     fn batch(group: &str, first: u64, count: u64) -> Arc<Batch> {
         let record = |seq| Record {
@@ -315,6 +343,18 @@ mod tests {
         assert_eq!((page.head.first, page.head.seq, seqs(&page)), (3, 7, vec![3, 4, 5, 6, 7]));
         let page = memory.read_now(1, &group, Range::Before(6), PageLimit { records: 2, bytes: usize::MAX }).unwrap();
         assert_eq!(seqs(&page), [4, 5]);
+    }
+
+    #[test]
+    fn a_prefix_has_bounds_of_its_own() {
+        let fewer = RetentionOverride { messages: Some(2), ..RetentionOverride::default() };
+        let retention_overrides = RetentionOverrides([("G/".to_owned(), fewer)].into());
+        let memory = Memory::new(&Config { retention_overrides, ..Config::default() }, 4);
+        for name in ["G", "G/a"] {
+            memory.append_now(1, vec![batch(name, 1, 5)]).unwrap();
+        }
+        let first = |name| memory.read_now(1, &GroupName::new(name).unwrap(), Range::After(0), ALL).unwrap().head.first;
+        assert_eq!((first("G"), first("G/a")), (1, 4));
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub use self::streams::StreamError;
 use self::subject::Names;
 use self::trouble::Trouble;
 use super::metrics::Removed;
-use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Retention, Stats};
+use super::retention::Rules;
+use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ struct Core {
     link: Link,
     node: String,
     instance: String,
-    retention: Retention,
+    rules: Rules,
     shards: Box<[Shard]>,
     /// The groups of the shards that are ours, for lists.
     names: Mutex<BTreeMap<GroupName, u16>>,
@@ -158,17 +159,17 @@ impl Nats {
     ///
     /// # Errors
     /// NATS cannot be reached, or its streams are not as they must be.
-    pub async fn open(config: &Config, retention: &Retention, shards: u16, node: &str) -> Result<Self, OpenError> {
+    pub async fn open(config: &Config, rules: &Rules, shards: u16, node: &str) -> Result<Self, OpenError> {
         let trouble = Arc::new(Trouble::default());
         let client = connect::connect(config, node, &trouble).await?;
         let link = Link { client, names: Names::new(&config.prefix, config.streams), timeout: config.timeout };
-        streams::ensure(&link, config, retention, shards).await?;
+        streams::ensure(&link, config, rules, shards).await?;
         let instance = link.client.new_inbox();
         let core = Arc::new(Core {
             link,
             instance,
             node: node.to_owned(),
-            retention: retention.clone(),
+            rules: rules.clone(),
             shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
             names: Mutex::default(),
             bytes: AtomicU64::new(0),

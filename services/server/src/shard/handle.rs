@@ -91,6 +91,7 @@ impl Shards {
         let queue = config.queue.max(1);
         let metrics = Metrics::new();
         metrics.shards.set(f64::from(count));
+        super::metrics::limits(queue, bounds.groups);
         let directory = Directory::default();
         let shared = Arc::new(Shared { config, bounds, log, directory, events: Events::default(), metrics });
         let stop = CancellationToken::new();

@@ -32,6 +32,10 @@ pub const SHARDS_OWNED: &str = "tertulia_shards_owned";
 pub const QUEUE_REQUESTS: &str = "tertulia_shard_queue_requests";
 /// The fullest queue.
 pub const QUEUE_REQUESTS_MAX: &str = "tertulia_shard_queue_requests_max";
+/// How many requests may wait for one owner.
+pub const QUEUE_LIMIT: &str = "tertulia_shard_queue_limit";
+/// How many groups there may be.
+pub const GROUPS_LIMIT: &str = "tertulia_groups_limit";
 /// Groups that the log holds.
 pub const LOG_GROUPS: &str = "tertulia_log_groups";
 /// Bytes that the log holds.
@@ -64,6 +68,8 @@ pub fn describe() {
         QUEUE_REQUESTS_MAX,
         "Requests that wait for the owner with the longest queue; its limit is shard.queue"
     );
+    describe_gauge!(QUEUE_LIMIT, "Requests that may wait for one owner (shard.queue)");
+    describe_gauge!(GROUPS_LIMIT, "Groups that there may be (limits.groups)");
     describe_gauge!(LOG_GROUPS, "Groups that the log holds");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that the log holds, in memory or on disk");
     describe_gauge!(LOG_WRITABLE, "1 while the log can be written, else 0");
@@ -98,6 +104,12 @@ pub(super) struct Metrics {
     pub(super) log_groups: Gauge,
     pub(super) log_bytes: Gauge,
     pub(super) log_writable: Gauge,
+}
+
+/// Tells how much room there is.
+pub(super) fn limits(queue: usize, groups: usize) {
+    gauge!(QUEUE_LIMIT).set(queue as f64);
+    gauge!(GROUPS_LIMIT).set(groups as f64);
 }
 
 impl Metrics {

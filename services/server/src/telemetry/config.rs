@@ -20,7 +20,7 @@ pub struct Config {
 pub struct Traces {
     /// Whether there are any.
     pub enabled: bool,
-    /// Where the collector takes OTLP over gRPC: `http://HOST:PORT`. Without it the variables of OpenTelemetry decide.
+    /// Where the collector takes OTLP over gRPC: `http://HOST:PORT` or `https://HOST:PORT`. Without it the variables of OpenTelemetry decide.
     pub endpoint: Option<String>,
     /// Which part of what comes without a caller's decision is traced: 0 to 1. Without it the variables of OpenTelemetry decide.
     pub ratio: Option<f64>,

@@ -24,6 +24,7 @@ mod limit;
 mod metrics;
 mod post;
 mod sampler;
+mod secure;
 mod span;
 mod standard;
 

@@ -62,7 +62,7 @@ impl World {
         let log = Arc::new(Memory::new(&log::Config { retention, ..log::Config::default() }, 16));
         let bounds = Bounds { members_per_group: 10_000, groups: 10_000, post_without_join: true };
         let shards = Shards::start(shard, bounds, log, "local".to_owned());
-        let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), Tracer::default());
+        let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), Tracer::default(), None);
         let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
         let defaults = admin::Config::default();
         let config = admin::Config {
@@ -74,7 +74,7 @@ impl World {
         let readiness = Readiness::new();
         let registry = Arc::clone(front.registry());
         let service = admin::Service::new(&config, shards.clone(), registry, limits.message_bytes, serving.clone());
-        let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default()).unwrap();
+        let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default(), None).unwrap();
         let (chat_listener, admin_listener) = (front::bind(any).unwrap(), front::bind(any).unwrap());
         let (chat, admin) = (chat_listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());
         let accepting = Accepting::start(&front, chat_listener);

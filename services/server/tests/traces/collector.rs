@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// Long enough never to pass in a test that works.
@@ -100,21 +101,31 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
-        Self::new(true).await
+        Self::new(true, None).await
+    }
+
+    /// One that speaks TLS and shows this certificate.
+    pub(crate) async fn secure(identity: Identity) -> Self {
+        Self::new(true, Some(ServerTlsConfig::new().identity(identity))).await
     }
 
     /// One that takes requests and never answers.
     pub(crate) async fn that_is_stuck() -> Self {
-        Self::new(false).await
+        Self::new(false, None).await
     }
 
-    async fn new(answers: bool) -> Self {
+    async fn new(answers: bool, tls: Option<ServerTlsConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, arrived) = watch::channel(Vec::new());
         let service = TraceServiceServer::new(Receiver { arrived: sender, answers });
         let task = tokio::spawn(async move {
-            let serving = tonic::transport::Server::builder().add_service(service);
+            let builder = tonic::transport::Server::builder();
+            let mut builder = match tls {
+                Some(tls) => builder.tls_config(tls).unwrap(),
+                None => builder,
+            };
+            let serving = builder.add_service(service);
             serving.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
         Self { address, arrived, task }

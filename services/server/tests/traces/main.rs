@@ -6,4 +6,5 @@ mod admin;
 mod collector;
 mod outage;
 mod posts;
+mod secure;
 mod server;

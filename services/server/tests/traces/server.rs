@@ -26,7 +26,18 @@ pub(crate) struct Server {
 /// A command that starts a server with these options and variables, on free ports.
 fn command(options: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
-    command.args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"]);
+    command.args([
+        "--chat",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+        "--engine",
+        "memory",
+    ]);
     for option in options.iter().chain(&["drain.linger=0s"]) {
         command.args(["--set", option]);
     }
@@ -62,6 +73,12 @@ impl Server {
         let endpoint = format!("telemetry.traces.endpoint=http://{collector}");
         let ratio = format!("telemetry.traces.ratio={ratio}");
         Self::start(&["telemetry.traces.enabled=true", &endpoint, &ratio], variables).await
+    }
+
+    /// One that traces to a collector on this machine that speaks TLS.
+    pub(crate) async fn tracing_securely(collector: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        let endpoint = format!("telemetry.traces.endpoint=https://localhost:{}", collector.port());
+        Self::start(&["telemetry.traces.enabled=true", &endpoint, "telemetry.traces.ratio=1"], variables).await
     }
 
     /// Tells it to stop, and answers how it ended and what it had logged.

@@ -32,7 +32,7 @@ impl Serving {
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let bounds = Bounds { members_per_group: 10, groups: 10, post_without_join: true };
         let shards = Shards::start(config, bounds, Arc::new(Memory::new(&log::Config::default(), 1)), "local".into());
-        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default());
+        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None);
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let registry = Arc::clone(front.registry());
         let service = Service::new(&Config::default(), shards.clone(), registry, 100, stop.clone());

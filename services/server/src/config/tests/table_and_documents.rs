@@ -88,6 +88,7 @@ fn what_is_printed_reads_back() {
         ("telemetry.log_level", "info,h2=off"),
         ("chat.post_without_join", "false"),
         ("admin.token_file", "no"),
+        ("log.retention_overrides", "{\"a: #\": {\"age\": \"2h\"}}"),
     ];
     let given: Vec<_> = given.iter().map(|(key, value)| ("--set", *key, *value)).collect();
     let loaded = load(&Sources { flags: flags(&given), ..Sources::default() }).unwrap();

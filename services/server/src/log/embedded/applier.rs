@@ -90,7 +90,7 @@ impl Applier {
                 Ok(applied) => {
                     self.metrics.apply.record(begun.elapsed());
                     self.metrics.applied_records.increment(applied.records as u64);
-                    self.metrics.retention_removed.increment(applied.retired);
+                    self.metrics.removed.retention.increment(applied.retired);
                     self.finish(blocks, &applied);
                     if failed {
                         tracing::info!("the tables can be written again");
@@ -164,6 +164,5 @@ impl Applier {
         let size = self.backlog.size();
         self.metrics.unapplied_records.set(size.records as f64);
         self.metrics.unapplied_bytes.set(size.bytes as f64);
-        self.metrics.bytes.set((self.tables.disk_bytes() + self.files.bytes()) as f64);
     }
 }

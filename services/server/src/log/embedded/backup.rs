@@ -58,7 +58,8 @@ impl Embedded {
     }
 }
 
-fn copy(tables: &Tables, dest: &Path) -> Result<(), BackupError> {
+/// Copies one moment of the tables into a new or empty directory.
+pub(super) fn copy(tables: &Tables, dest: &Path) -> Result<(), BackupError> {
     if dest.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(BackupError::NotEmpty(dest.to_owned()));
     }

@@ -66,6 +66,8 @@ struct Staged {
     requests: Vec<(Request, u64)>,
     /// Groups that come minus groups that go.
     groups: i64,
+    /// Messages that moderators remove.
+    messages: u64,
     heads: HashMap<GroupName, Option<Head>>,
     buffer: Vec<u8>,
     operations: u32,
@@ -117,11 +119,11 @@ impl Writer {
             return staged.buffer;
         }
         let written = self.write_block(&mut staged);
-        let Staged { requests, buffer, groups, .. } = staged;
+        let Staged { requests, buffer, groups, messages, .. } = staged;
         match written {
             Ok(position) => {
-                let before = self.groups.fetch_add(groups, Ordering::Relaxed);
-                self.metrics.groups.set((before + groups) as f64);
+                self.groups.fetch_add(groups, Ordering::Relaxed);
+                self.metrics.removed.moderator.increment(messages);
                 self.acknowledge(requests, position, buffer.len() as u64);
             }
             Err(error) => self.give_up(requests.into_iter().map(|(request, _)| request).collect(), &error),
@@ -140,7 +142,7 @@ impl Writer {
             return;
         }
         let mut changed: Vec<(GroupName, Option<Head>)> = Vec::with_capacity(request.operations.len());
-        let (mut removed, mut groups) = (0, 0);
+        let (mut removed, mut groups, mut messages) = (0, 0, 0);
         for operation in &request.operations {
             let group = operation.group();
             let pending = changed.iter().rev().find(|(name, _)| name == group).map(|(_, head)| *head);
@@ -155,8 +157,9 @@ impl Writer {
                 },
             };
             match check(operation, current) {
-                Ok(Change { head, count }) => {
+                Ok(Change { head, count, messages: removed_messages }) => {
                     removed += count;
+                    messages += removed_messages;
                     groups += i64::from(head.is_some()) - i64::from(current.is_some());
                     changed.push((group.clone(), head));
                 }
@@ -173,6 +176,7 @@ impl Writer {
         }
         request.heads = changed.iter().map(|(_, head)| *head).collect();
         staged.groups += groups;
+        staged.messages += messages;
         staged.heads.extend(changed);
         staged.buffer.extend_from_slice(&request.payload);
         staged.operations += request.operations.len() as u32;
@@ -299,6 +303,8 @@ struct Change {
     head: Option<Head>,
     /// Messages or groups that go.
     count: u64,
+    /// Messages that go.
+    messages: u64,
 }
 
 /// What an operation makes of a head, if it may.
@@ -313,14 +319,18 @@ fn check(operation: &Operation, current: Option<Head>) -> Result<Change, AppendE
             let first = current.map_or(batch.first(), |head| head.first);
             let at = batch.records.last().map_or(0, |record| record.at);
             let head = Head { epoch: batch.epoch, seq: batch.last(), first, at };
-            Ok(Change { head: Some(head), count: 0 })
+            Ok(Change { head: Some(head), count: 0, messages: 0 })
         }
         Operation::Purge { through, .. } => {
-            let Some(head) = current else { return Ok(Change { head: None, count: 0 }) };
+            let Some(head) = current else { return Ok(Change { head: None, count: 0, messages: 0 }) };
             let first = head.first.max(through.saturating_add(1)).min(head.seq + 1);
-            Ok(Change { head: Some(Head { first, ..head }), count: first - head.first })
+            let messages = first - head.first;
+            Ok(Change { head: Some(Head { first, ..head }), count: messages, messages })
         }
-        Operation::Delete { .. } => Ok(Change { head: None, count: u64::from(current.is_some()) }),
+        Operation::Delete { .. } => {
+            let messages = current.map_or(0, |head| (head.seq + 1).saturating_sub(head.first));
+            Ok(Change { head: None, count: u64::from(current.is_some()), messages })
+        }
     }
 }
 

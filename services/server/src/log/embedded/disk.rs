@@ -27,12 +27,21 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes what was created, renamed and removed so far last.
     fn sync_dir(&self) -> io::Result<()>;
-    /// Bytes that may still be written.
-    fn free_bytes(&self) -> io::Result<u64>;
+    /// The space on the file system.
+    fn space(&self) -> io::Result<Space>;
     /// A file's name as operators know it.
     fn path(&self, name: &str) -> PathBuf;
     /// Lets another process have the directory.
     fn release(&self);
+}
+
+/// The space on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// What may still be written.
+    pub(crate) available: u64,
+    /// All, used or not.
+    pub(crate) size: u64,
 }
 
 /// One file. Its methods may be called from several threads at once.
@@ -68,6 +77,9 @@ impl Directory {
             _ => OpenError::Io { action, path: path.to_owned(), source },
         };
         if !path.is_dir() {
+            if let Some(in_the_way) = path.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+                return Err(OpenError::NotADirectory { path: in_the_way.to_owned() });
+            }
             fs::create_dir_all(path).map_err(|source| failed("create the data directory", path, source))?;
             if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 let synced = File::open(parent).and_then(|parent| parent.sync_all());
@@ -78,8 +90,19 @@ impl Directory {
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
         let lock = opened.map_err(|source| failed("open the lock file", &file, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
+            Ok(()) => {
+                // For whoever finds it locked. It protects nothing, so a disk that does not take it is no reason to stop.
+                let told =
+                    lock.set_len(0).and_then(|()| lock.write_all_at(std::process::id().to_string().as_bytes(), 0));
+                if let Err(error) = told {
+                    tracing::debug!(%error, file = %file.display(), "cannot write the id of this process");
+                }
+                Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) })
+            }
+            Err(TryLockError::WouldBlock) => {
+                let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+                Err(OpenError::Locked { path: path.to_owned(), process })
+            }
             Err(TryLockError::Error(source)) => Err(failed("lock the data directory", &file, source)),
         }
     }
@@ -114,9 +137,10 @@ impl Disk for Directory {
         File::open(&self.path)?.sync_all()
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Space { available: bytes(stat.f_bavail), size: bytes(stat.f_blocks) })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -15,6 +15,7 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{FileHeader, PAGE, pages};
 use super::scan::file_name;
 use super::trouble::{Cause, Trouble};
+use crate::log::metrics::Volume;
 
 const SPARE: &str = "spare-";
 /// How often the free space is looked at, and how soon something that failed is tried again.
@@ -80,6 +81,7 @@ pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     limits: Limits,
     trouble: Arc<Trouble>,
+    volume: Volume,
     state: Mutex<State>,
     /// Something for the thread to do.
     wanted: Condvar,
@@ -109,7 +111,7 @@ impl Files {
             state.live.push_back((number, size));
         }
         let (wanted, ready) = (Condvar::new(), Condvar::new());
-        Ok(Self { disk, limits, trouble, state: Mutex::new(state), wanted, ready })
+        Ok(Self { disk, limits, trouble, volume: Volume::new(), state: Mutex::new(state), wanted, ready })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,7 +260,7 @@ impl Files {
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
-        if self.disk.free_bytes()? < self.kept_free(demand).saturating_add(self.limits.segment) {
+        if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
             let has_spare = !self.state().spares.is_empty();
             return if has_spare { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
@@ -315,7 +317,12 @@ impl Files {
     fn watch(&self, demand: Demand) {
         let used = demand.tables + self.bytes();
         let kept_free = self.kept_free(demand);
-        let problem = match self.disk.free_bytes() {
+        let space = self.disk.space();
+        if let Ok(space) = &space {
+            self.volume.available.set(space.available as f64);
+            self.volume.size.set(space.size as f64);
+        }
+        let problem = match space.map(|space| space.available) {
             Ok(free) if free < kept_free => Some(format!(
                 "{free} bytes are free on the disk, less than the {kept_free} that log.reserve_bytes and the commit log ask for: \
                  free some space"

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 
+use crate::log::metrics::Removed;
+
 /// Time from taking in an append to its acknowledgement.
 pub const APPEND_SECONDS: &str = "tertulia_log_append_seconds";
 /// Messages made durable by one fsync.
 pub const BATCH_RECORDS: &str = "tertulia_log_batch_records";
 /// Time of one fsync of the commit log.
 pub const FSYNC_SECONDS: &str = "tertulia_log_fsync_seconds";
-/// Bytes on disk, commit log and tables.
-pub const BYTES: &str = "tertulia_log_bytes";
-/// Groups in the log.
-pub const GROUPS: &str = "tertulia_log_groups";
 /// Messages in the commit log that the tables do not hold yet.
 pub const UNAPPLIED_RECORDS: &str = "tertulia_log_unapplied_records";
 /// Bytes in the commit log that the tables do not hold yet.
@@ -22,8 +20,6 @@ pub const UNAPPLIED_BYTES: &str = "tertulia_log_unapplied_bytes";
 pub const APPLY_SECONDS: &str = "tertulia_log_apply_seconds";
 /// Messages moved into the tables.
 pub const APPLIED_RECORDS: &str = "tertulia_log_applied_records_total";
-/// Messages removed by retention.
-pub const RETENTION_REMOVED: &str = "tertulia_log_retention_removed_total";
 /// Messages that the last start took from the commit log.
 pub const REPLAYED_RECORDS: &str = "tertulia_log_replayed_records";
 /// Reads served from memory alone.
@@ -36,8 +32,6 @@ pub fn describe() {
     metrics::describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from taking in an append to its acknowledgement");
     metrics::describe_histogram!(BATCH_RECORDS, Unit::Count, "Messages made durable by one fsync");
     metrics::describe_histogram!(FSYNC_SECONDS, Unit::Seconds, "Time of one fsync of the commit log");
-    metrics::describe_gauge!(BYTES, Unit::Bytes, "Bytes on disk, commit log and tables");
-    metrics::describe_gauge!(GROUPS, Unit::Count, "Groups in the log");
     metrics::describe_gauge!(
         UNAPPLIED_RECORDS,
         Unit::Count,
@@ -50,7 +44,6 @@ pub fn describe() {
         "Time of one transaction that moves messages into the tables"
     );
     metrics::describe_counter!(APPLIED_RECORDS, Unit::Count, "Messages moved into the tables");
-    metrics::describe_counter!(RETENTION_REMOVED, Unit::Count, "Messages removed by retention");
     metrics::describe_gauge!(REPLAYED_RECORDS, Unit::Count, "Messages that the last start took from the commit log");
     metrics::describe_counter!(READS_MEMORY, Unit::Count, "Reads served from memory alone");
     metrics::describe_counter!(READS_TABLES, Unit::Count, "Reads that asked the tables");
@@ -62,13 +55,11 @@ pub(crate) struct Metrics {
     pub(crate) append: Seconds,
     pub(crate) batch_records: Histogram,
     pub(crate) fsync: Seconds,
-    pub(crate) bytes: Gauge,
-    pub(crate) groups: Gauge,
     pub(crate) unapplied_records: Gauge,
     pub(crate) unapplied_bytes: Gauge,
     pub(crate) apply: Seconds,
     pub(crate) applied_records: Counter,
-    pub(crate) retention_removed: Counter,
+    pub(in crate::log) removed: Removed,
     pub(crate) replayed_records: Gauge,
     pub(crate) reads_memory: Counter,
     pub(crate) reads_tables: Counter,
@@ -96,13 +87,11 @@ impl Metrics {
             append: Seconds(metrics::histogram!(APPEND_SECONDS)),
             batch_records: metrics::histogram!(BATCH_RECORDS),
             fsync: Seconds(metrics::histogram!(FSYNC_SECONDS)),
-            bytes: metrics::gauge!(BYTES),
-            groups: metrics::gauge!(GROUPS),
             unapplied_records: metrics::gauge!(UNAPPLIED_RECORDS),
             unapplied_bytes: metrics::gauge!(UNAPPLIED_BYTES),
             apply: Seconds(metrics::histogram!(APPLY_SECONDS)),
             applied_records: metrics::counter!(APPLIED_RECORDS),
-            retention_removed: metrics::counter!(RETENTION_REMOVED),
+            removed: Removed::new(),
             replayed_records: metrics::gauge!(REPLAYED_RECORDS),
             reads_memory: metrics::counter!(READS_MEMORY),
             reads_tables: metrics::counter!(READS_TABLES),

@@ -10,6 +10,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 use tertulia_protocol::GroupName;
 
+use super::backup::{self, BackupError};
 use super::disk::{Directory, Disk};
 use super::open::{OpenError, Recovered, recover};
 use super::retention::Rules;
@@ -32,6 +33,9 @@ pub enum OfflineError {
     /// There is no such group.
     #[error("the log has no group '{0}'")]
     NoGroup(String),
+    /// The copy cannot be made.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The output cannot be written.
     #[error("cannot write the export: {0}")]
     Output(#[from] io::Error),
@@ -175,6 +179,18 @@ pub fn stats(dir: &Path) -> Result<DirectoryStats, OfflineError> {
     }
     tables.close()?;
     Ok(stats)
+}
+
+/// Copies a directory into `dest`, a new or empty one, which can then serve as a data directory. Answers what was copied.
+///
+/// # Errors
+/// As [`verify`], as far as things are read; and of the copy.
+pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> {
+    let (_disk, recovered) = open(dir)?;
+    backup::copy(&recovered.tables, dest)?;
+    recovered.tables.close()?;
+    // The first look at the copy is not left to the day on which it is needed.
+    stats(dest)
 }
 
 /// Writes the messages of a group, oldest first, one JSON object per line. Answers how many.

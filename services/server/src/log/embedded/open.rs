@@ -50,11 +50,23 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is there is not a directory.
+    #[error("the data directory {} is not a directory: move away what is there, or set another log.data_dir", path.display())]
+    NotADirectory {
+        /// What stands in the way.
+        path: PathBuf,
+    },
     /// Another process uses the directory.
-    #[error("the data directory {} is in use by another process; stop that one, or set another log.data_dir", path.display())]
+    #[error(
+        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir",
+        path.display(),
+        process.map(|id| format!(" ({id})")).unwrap_or_default()
+    )]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// The id of the other process, if it has told it.
+        process: Option<u32>,
     },
     /// A file of the commit log is not what was written, in a part that had been on the disk.
     #[error(
@@ -78,8 +90,10 @@ pub enum OpenError {
     },
     /// A file was written in another format.
     #[error(
-        "{} has format {found}, and this version reads format {supported}: use the version that wrote it, export the groups and import them",
-        path.display()
+        "{} has format {found}, and this version reads format {supported}: start the {} version of tertulia-server that wrote it, \
+         or restore a backup that has format {supported}",
+        path.display(),
+        if found > supported { "newer" } else { "older" }
     )]
     Version {
         /// The file.
@@ -221,6 +235,8 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         reserve: config.reserve_bytes,
         disk: config.disk_bytes,
     };
+    crate::log::metrics::set_limit(config.disk_bytes);
+    crate::log::metrics::set_reserve(config.reserve_bytes);
     let trouble = Arc::new(Trouble::default());
     let files = Files::new(Arc::clone(&disk), limits, Arc::clone(&trouble), &found);
     let files = Arc::new(files.map_err(io("take over the files of the commit log in"))?);
@@ -232,7 +248,6 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     };
     let backlog = Arc::new(Backlog::new(config.unapplied_bytes.max(1), triggers, end.block));
     let groups = tables.count().map_err(&tables_failed)?;
-    metrics.groups.set(groups as f64);
     let core = Arc::new(Core {
         disk: Arc::clone(&disk),
         queue: Arc::new(Queue::default()),

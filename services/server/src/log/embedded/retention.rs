@@ -7,33 +7,10 @@ use tertulia_protocol::GroupName;
 
 use super::table::{Chunk, Row, TableError};
 use crate::log::Head;
-use crate::log::config::{Config, Retention};
-
-/// The rules for all groups.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    default: Retention,
-    /// Longest prefix first.
-    overrides: Vec<(String, Retention)>,
-}
+use crate::log::config::Retention;
+pub(crate) use crate::log::retention::Rules;
 
 impl Rules {
-    pub(crate) fn new(config: &Config) -> Self {
-        let rule = |rule: &crate::log::config::RetentionOverride| {
-            let kept = Retention { messages: rule.messages, bytes: rule.bytes, age: rule.age };
-            (rule.prefix.clone(), kept)
-        };
-        let mut overrides: Vec<_> = config.retention_overrides.iter().map(rule).collect();
-        overrides.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self { default: config.retention.clone(), overrides }
-    }
-
-    /// The rule for a group.
-    pub(crate) fn of(&self, group: &str) -> &Retention {
-        let special = self.overrides.iter().find(|(prefix, _)| group.starts_with(prefix.as_str()));
-        special.map_or(&self.default, |(_, rule)| rule)
-    }
-
     /// The head as it is seen: the bound on the number of messages holds at once, before anything is removed.
     pub(crate) fn seen(&self, group: &GroupName, head: Head) -> Head {
         Head { first: first_by_count(self.of(group.as_str()), head), ..head }
@@ -102,23 +79,7 @@ pub(crate) fn oldest_kept(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::config::RetentionOverride;
     use std::time::Duration;
-
-    #[test]
-    fn the_longest_prefix_wins() {
-        let rule = |prefix: &str, messages| RetentionOverride {
-            prefix: prefix.to_owned(),
-            messages,
-            bytes: 0,
-            age: Duration::ZERO,
-        };
-        let config = Config { retention_overrides: vec![rule("a", 1), rule("ab", 2)], ..Config::default() };
-        let rules = Rules::new(&config);
-        assert_eq!(rules.of("abc").messages, 2);
-        assert_eq!(rules.of("ac").messages, 1);
-        assert_eq!(rules.of("x"), &config.retention);
-    }
 
     #[test]
     fn the_bound_on_messages_holds_at_once() {

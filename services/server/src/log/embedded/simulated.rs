@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Space};
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -321,9 +321,11 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let state = self.state();
-        Ok(state.faults.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(state.used())))
+        let size = state.faults.capacity.unwrap_or(u64::MAX / 2);
+        let used = state.faults.capacity.map_or(0, |_| state.used());
+        Ok(Space { available: size.saturating_sub(used), size })
     }
 
     fn path(&self, name: &str) -> PathBuf {

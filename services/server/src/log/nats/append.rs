@@ -128,7 +128,7 @@ impl Core {
     /// Splits a batch into messages.
     fn pack(&self, shard: u16, batch: &Batch, known: Option<&Known>, outgoing: &mut Vec<Outgoing>) {
         let subject = self.link.names.group(shard, &batch.group);
-        let kept = self.retention.messages;
+        let kept = self.rules.of(batch.group.as_str()).messages;
         let mut bytes = known.map_or(0, |known| known.bytes);
         let mut floor = known.and_then(|known| known.head).map_or(1, |head| head.first);
         let most = PACK_BYTES.min(self.link.client.max_payload() / 2);

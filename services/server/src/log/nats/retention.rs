@@ -48,7 +48,7 @@ impl Core {
 
     /// Whether a group may have too many bytes and nobody sees to it yet; then the caller does.
     fn begin_bounding(&self, shard: u16, group: &GroupName) -> bool {
-        let kept = self.retention.bytes;
+        let kept = self.rules.of(group.as_str()).bytes;
         let mut state = self.shard(shard).state();
         let Some(known) = state.groups.get_mut(group) else { return false };
         let before_first = match known.head {
@@ -63,7 +63,7 @@ impl Core {
 
     async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
         let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
-        let gone = known.bytes.saturating_sub(self.retention.bytes);
+        let gone = known.bytes.saturating_sub(self.rules.of(group.as_str()).bytes);
         // The newest stays, however large it is.
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
         let Some(first) = self.first_that(shard, group, &known, head, is_kept).await? else { return Ok(()) };
@@ -98,11 +98,9 @@ impl Core {
 
     /// Looks at the groups of our shards again and again, for messages that are too old.
     pub(super) async fn sweep(self: Arc<Self>) {
-        let age = self.retention.age;
-        if age.is_zero() {
-            return;
-        }
-        let pause = SWEEP.min(age / 4).max(Duration::from_millis(100));
+        let ages = self.rules.all().map(|rule| rule.age).filter(|age| !age.is_zero());
+        let Some(shortest) = ages.min() else { return };
+        let pause = SWEEP.min(shortest / 4).max(Duration::from_millis(100));
         while self.closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             for shard in 0..self.shards.len() {
                 let shard = u16::try_from(shard).unwrap_or(u16::MAX);
@@ -120,7 +118,11 @@ impl Core {
     }
 
     async fn remove_old(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
-        let oldest = now_ms().saturating_sub(u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX));
+        let age = self.rules.of(group.as_str()).age;
+        if age.is_zero() {
+            return Ok(());
+        }
+        let oldest = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         // Also who is not in memory is looked at.
         if self.known(shard, group).await.is_err() {
             return Ok(());

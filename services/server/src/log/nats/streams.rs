@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Placement, 
 use super::connect::chain;
 use super::link::Link;
 use super::{Config, Storage};
-use crate::log::Retention;
+use crate::log::retention::Rules;
 
 /// Messages of a subject beyond those that retention keeps: marks, and what is removed a little later.
 const SPARE: u64 = 64;
@@ -51,15 +51,10 @@ pub enum StreamError {
 }
 
 /// Makes or checks all streams.
-pub(super) async fn ensure(
-    link: &Link,
-    config: &Config,
-    retention: &Retention,
-    shards: u16,
-) -> Result<(), StreamError> {
+pub(super) async fn ensure(link: &Link, config: &Config, rules: &Rules, shards: u16) -> Result<(), StreamError> {
     let context = jetstream::ContextBuilder::new().timeout(MAKING).build(link.client.clone());
     let each = (0..link.names.streams()).map(|stream| {
-        let wanted = wanted(link, config, retention, shards, stream);
+        let wanted = wanted(link, config, rules, shards, stream);
         let context = &context;
         async move { ensure_one(context, config, wanted).await }
     });
@@ -67,7 +62,7 @@ pub(super) async fn ensure(
     all.into_iter().collect()
 }
 
-fn wanted(link: &Link, config: &Config, retention: &Retention, shards: u16, stream: u16) -> Stream {
+fn wanted(link: &Link, config: &Config, rules: &Rules, shards: u16, stream: u16) -> Stream {
     let tags: Vec<String> = config.placement_tags.split(',').map(str::trim).map(str::to_owned).collect();
     let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
     let metadata = [
@@ -75,9 +70,11 @@ fn wanted(link: &Link, config: &Config, retention: &Retention, shards: u16, stre
         ("tertulia.shards", shards.to_string()),
         ("tertulia.streams", link.names.streams().to_string()),
     ];
-    let per_subject = match retention.messages {
-        0 => -1,
-        messages => i64::try_from(messages.saturating_add(SPARE)).unwrap_or(i64::MAX),
+    // One number for all groups of the stream: that of the group of which most is kept.
+    let most_generous = rules.all().map(|rule| rule.messages).max_by_key(|messages| messages.wrapping_sub(1));
+    let per_subject = match most_generous {
+        None | Some(0) => -1,
+        Some(messages) => i64::try_from(messages.saturating_add(SPARE)).unwrap_or(i64::MAX),
     };
     Stream {
         name: link.names.stream(stream),

@@ -29,7 +29,7 @@ fn config(urls: &str) -> Config {
 }
 
 async fn open(config: &Config) -> Nats {
-    Nats::open(config, &EVERYTHING, SHARDS, "a").await.unwrap()
+    Nats::open(config, &EVERYTHING.into(), SHARDS, "a").await.unwrap()
 }
 
 /// A log that may extend all shards.

@@ -3,11 +3,13 @@
 //! Nothing waits for it but the end of the server, and that only for a short time: a collector that is away or slow costs the spans and
 //! one line in the log.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{ExporterBuildError, WithExportConfig};
+use opentelemetry_otlp::{ExporterBuildError, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanExporter};
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limit::Limit;
 use super::metrics::Metrics;
+use super::secure;
 use super::standard::{self, Environment, Pace};
 use super::{Inner, Tracer};
 use crate::build;
@@ -50,6 +53,24 @@ pub enum Error {
         name: &'static str,
         /// What was given.
         protocol: String,
+    },
+    /// A file for TLS cannot be read.
+    #[error("{name}: cannot read {}: {cause}", path.display())]
+    File {
+        /// The variable.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// Half of what a client shows in TLS.
+    #[error("{given} is set and {missing} is not: set both or none")]
+    Half {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
     },
     /// The exporter does not accept its options.
     #[error("cannot export traces (telemetry.traces.endpoint, OTEL_EXPORTER_OTLP_*): {cause}")]
@@ -84,6 +105,9 @@ pub fn start(config: &Traces, environment: Environment<'_>) -> Result<(Tracer, E
     let mut builder = opentelemetry_otlp::SpanExporter::builder().with_tonic();
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(tls) = secure::tls(config, environment)? {
+        builder = builder.with_tls_config(tls);
     }
     let mut exporter = builder.build()?;
     exporter.set_resource(&resource(environment));

@@ -86,7 +86,7 @@ fn number<T: FromStr>(environment: Environment<'_>, name: &str) -> Option<T> {
     number
 }
 
-fn given(environment: Environment<'_>, name: &str) -> Option<String> {
+pub(super) fn given(environment: Environment<'_>, name: &str) -> Option<String> {
     environment(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 

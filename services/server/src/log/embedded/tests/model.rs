@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::log::config::RetentionOverride;
+use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::embedded::simulated::Random;
 use crate::log::{AppendError, PageLimit};
 
@@ -121,9 +121,10 @@ async fn first_of(log: &Embedded, name: &str) -> u64 {
 async fn retention_goes_by_bytes_and_age_and_prefix() {
     let disk = SimulatedDisk::default();
     let forever = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
-    let rule = |prefix: &str, bytes, age| RetentionOverride { prefix: prefix.to_owned(), messages: 0, bytes, age };
-    let overrides = vec![rule("small/", 20_000, Duration::ZERO), rule("young/", 0, Duration::from_secs(3600))];
-    let kept = Config { retention: forever, retention_overrides: overrides, ..config() };
+    let small = RetentionOverride { bytes: Some(20_000), ..RetentionOverride::default() };
+    let young = RetentionOverride { age: Some(Duration::from_secs(3600)), ..RetentionOverride::default() };
+    let overrides = [("small/".to_owned(), small), ("young/".to_owned(), young)];
+    let kept = Config { retention: forever, retention_overrides: RetentionOverrides(overrides.into()), ..config() };
     let log = start_on(&disk, &kept);
     for first in (1..=991).step_by(10) {
         let names = ["small/a", "young/a", "other"];
@@ -146,7 +147,8 @@ async fn retention_goes_by_bytes_and_age_and_prefix() {
     log.close().await;
 
     // A group in which nothing happens is found by the sweep.
-    let rules = vec![rule("other", 0, Duration::from_secs(1))];
+    let old = RetentionOverride { age: Some(Duration::from_secs(1)), ..RetentionOverride::default() };
+    let rules = RetentionOverrides([("other".to_owned(), old)].into());
     let swept = Config { retention_overrides: rules, apply_interval: Duration::from_millis(1), ..config() };
     let log = start_on(&disk.copy(), &swept);
     let begun = std::time::Instant::now();

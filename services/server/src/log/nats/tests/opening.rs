@@ -8,7 +8,7 @@ use crate::log::conformance::batch;
 use crate::log::{Log, Retention};
 
 async fn refusal(config: &Config, retention: &Retention, shards: u16) -> String {
-    match Nats::open(config, retention, shards, "a").await {
+    match Nats::open(config, &retention.clone().into(), shards, "a").await {
         Ok(_) => panic!("it opened"),
         Err(error) => error.to_string(),
     }
@@ -33,8 +33,8 @@ async fn a_stream_that_differs_is_named_with_what_differs_and_what_to_do() {
     assert!(text.contains("has storage = file, and this configuration wants memory: JetStream cannot"), "{text}");
 
     let changing = Config { update_streams: true, ..config.clone() };
-    Nats::open(&changing, &fewer, SHARDS, "a").await.unwrap().close().await;
-    Nats::open(&config, &fewer, SHARDS, "a").await.unwrap().close().await;
+    Nats::open(&changing, &fewer.clone().into(), SHARDS, "a").await.unwrap().close().await;
+    Nats::open(&config, &fewer.clone().into(), SHARDS, "a").await.unwrap().close().await;
     let text = refusal(&changing, &fewer, 32).await;
     assert!(text.contains("tertulia.shards"), "what is fixed is not changed: {text}");
 

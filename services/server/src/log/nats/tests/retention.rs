@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config};
+use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::conformance::{ALL, batch, group, record};
+use crate::log::retention::Rules;
 use crate::log::{Batch, Log, Page, Range, Retention};
 
-async fn open(config: &Config, retention: Retention) -> Nats {
-    let log = Nats::open(config, &retention, SHARDS, "a").await.unwrap();
+async fn open(config: &Config, rules: impl Into<Rules>) -> Nats {
+    let log = Nats::open(config, &rules.into(), SHARDS, "a").await.unwrap();
     log.take_over(0).await.unwrap();
     log
 }
@@ -91,5 +93,28 @@ async fn old_messages_go_and_the_head_stays() {
     assert_eq!(stored(&log, &config).await, 2, "a fence and a mark");
     log.append(0, vec![aged(13, 13, now() + 60_000)]).await.unwrap();
     assert_eq!(oldest(&log).await.records.len(), 1);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_has_bounds_of_its_own() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let more = RetentionOverride { messages: Some(500), ..RetentionOverride::default() };
+    let overrides = RetentionOverrides([("keep/".to_owned(), more)].into());
+    let retention = Retention { messages: 10, ..EVERYTHING };
+    let rules =
+        Rules::new(&crate::log::Config { retention, retention_overrides: overrides, ..crate::log::Config::default() });
+    let log = open(&config, rules).await;
+    for round in 0..100 {
+        let batches = ["Dogs", "keep/Dogs"].map(|name| batch(name, 7, 10 * round + 1, 10 * round + 10));
+        log.append(0, batches.to_vec()).await.unwrap();
+    }
+    let page = |name| {
+        let read = log.read(0, &group(name), Range::After(0), ALL);
+        async { read.await.unwrap().unwrap() }
+    };
+    assert_eq!((page("Dogs").await.head.first, page("keep/Dogs").await.head.first), (991, 501));
+    assert_eq!(page("keep/Dogs").await.records.len(), 500, "the stream still has all of them");
     log.close().await;
 }

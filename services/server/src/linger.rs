@@ -1,13 +1,12 @@
-//! How a connection is closed so that its last lines arrive.
+//! How a connection is closed so that its last bytes arrive.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Closes a socket so that the peer can still read what was written: a socket closed with unread input resets the connection, and
-/// a reset may overtake the last lines.
-pub(super) async fn linger(socket: &mut TcpStream) {
+/// a reset may overtake the last bytes.
+pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
     const PATIENCE: Duration = Duration::from_secs(1);
     const MOST: u64 = 4 * 1024 * 1024;
     let read_away = async {

@@ -1,0 +1,202 @@
+//! Handshakes: each within a time, so many at once, and each failure counted by its reason.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::keys::{Error, Identity, Source};
+use super::metrics::Metrics;
+use super::slots::Slots;
+use super::{Config, Stream};
+use crate::linger::linger;
+
+/// What a TLS connection begins with; no line of a chat, no request of HTTP does.
+const HANDSHAKE: u8 = 0x16;
+/// What may wait in a connection, encrypted, until its socket takes it.
+const BUFFER: usize = 32 * 1024;
+
+/// Why a handshake came to nothing; the label `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It took too long.
+    Timeout,
+    /// Newer ones took its place.
+    Displaced,
+    /// The peer does not speak TLS.
+    Plaintext,
+    /// The peer went away.
+    Closed,
+    /// The peer said that it does not accept what it was shown.
+    ClientRefused,
+    /// The peer must show a certificate, and has not.
+    NoClientCertificate,
+    /// The peer's certificate does not count.
+    BadClientCertificate,
+    /// Anything else that goes against the rules, or nothing that both sides can speak.
+    Protocol,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Timeout,
+        Self::Displaced,
+        Self::Plaintext,
+        Self::Closed,
+        Self::ClientRefused,
+        Self::NoClientCertificate,
+        Self::BadClientCertificate,
+        Self::Protocol,
+    ];
+
+    /// The text of the label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Displaced => "displaced",
+            Self::Plaintext => "plaintext",
+            Self::Closed => "closed",
+            Self::ClientRefused => "client_refused",
+            Self::NoClientCertificate => "no_client_certificate",
+            Self::BadClientCertificate => "bad_client_certificate",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        use rustls::Error as Tls;
+        match error.get_ref().and_then(|cause| cause.downcast_ref::<Tls>()) {
+            Some(Tls::NoCertificatesPresented) => Self::NoClientCertificate,
+            Some(Tls::InvalidCertificate(_)) => Self::BadClientCertificate,
+            Some(Tls::AlertReceived(_)) => Self::ClientRefused,
+            Some(_) => Self::Protocol,
+            None => Self::Closed,
+        }
+    }
+}
+
+/// There is no connection.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// The connection of a peer that does not speak TLS, from which nothing was read: it can be told so in its own words.
+    pub plaintext: Option<TcpStream>,
+}
+
+/// Makes TLS connections of one port's TCP connections; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Acceptor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    current: RwLock<Arc<ServerConfig>>,
+    slots: Slots,
+    patience: Duration,
+    metrics: Metrics,
+}
+
+impl Acceptor {
+    /// Reads the files of `source`, and looks at them again as long as what [`Acceptor::follow`] returns runs.
+    ///
+    /// # Errors
+    /// The files cannot be used.
+    pub fn new(config: &Config, source: &Source) -> Result<(Self, u128), Error> {
+        let contents = source.read()?;
+        let identity = source.identity(&contents)?;
+        let metrics = Metrics::new(source.port, config.handshakes);
+        metrics.failing.set(0.0);
+        let inner = Inner {
+            current: RwLock::new(Arc::clone(&identity.config)),
+            slots: Slots::new(config.handshakes),
+            patience: config.handshake_timeout,
+            metrics,
+        };
+        let acceptor = Self(Arc::new(inner));
+        acceptor.tell(source, &identity);
+        Ok((acceptor, contents.fingerprint()))
+    }
+
+    /// Carries out the handshake of one connection.
+    ///
+    /// # Errors
+    /// It came to nothing, and is counted.
+    pub async fn accept(&self, socket: TcpStream) -> Result<Stream, Refused> {
+        let Inner { slots, patience, metrics, .. } = &*self.0;
+        let slot = slots.take();
+        let result = tokio::select! {
+            biased;
+            () = slot.displaced() => Err((Reason::Displaced, None)),
+            result = timeout(*patience, self.shake_hands(socket)) => {
+                result.unwrap_or(Err((Reason::Timeout, None)))
+            }
+        };
+        let result = result.map_err(|(reason, plaintext)| Refused { reason, plaintext });
+        metrics.ended(&result.as_ref().map(drop).map_err(|refused| refused.reason));
+        result
+    }
+
+    async fn shake_hands(&self, socket: TcpStream) -> Result<Stream, (Reason, Option<TcpStream>)> {
+        let mut first = [0];
+        match socket.peek(&mut first).await {
+            Ok(1) if first[0] == HANDSHAKE => {}
+            Ok(1) => return Err((Reason::Plaintext, Some(socket))),
+            Ok(_) | Err(_) => return Err((Reason::Closed, None)),
+        }
+        let config = Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner));
+        let accepting = TlsAcceptor::from(config).accept_with(socket, |session| session.set_buffer_limit(Some(BUFFER)));
+        match accepting.into_fallible().await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err((error, mut socket)) => {
+                tracing::debug!(%error, "handshake failed");
+                let reason = Reason::of(&error);
+                if reason != Reason::Closed {
+                    // So that the alert arrives, which says what was wrong.
+                    linger(&mut socket).await;
+                }
+                Err((reason, None))
+            }
+        }
+    }
+
+    /// Connections that come from now on are shown another certificate.
+    pub(super) fn replace(&self, source: &Source, identity: &Identity) {
+        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&identity.config);
+        self.tell(source, identity);
+        self.metrics().reloaded.increment(1);
+    }
+
+    fn tell(&self, source: &Source, identity: &Identity) {
+        let Identity { subject, expires, .. } = identity;
+        self.metrics().expiry.set(expires.as_secs() as f64);
+        let expires = std::time::UNIX_EPOCH + *expires;
+        let port = source.port.as_str();
+        let until = humantime::format_rfc3339_seconds(expires);
+        if expires <= std::time::SystemTime::now() {
+            tracing::error!(port, subject, expired = %until, "the certificate has expired");
+        } else {
+            tracing::info!(port, subject, expires = %until, "certificate loaded");
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Brings the gauges up to date, before they are read.
+    pub fn observe(&self) {
+        self.metrics().under_way.set(self.0.slots.taken() as f64);
+    }
+}
+
+/// The certificates that the peer has shown; empty without TLS, or where none are asked for.
+pub(super) fn shown(stream: &TlsStream<TcpStream>) -> Option<&[u8]> {
+    stream.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref)
+}

@@ -1,0 +1,196 @@
+//! Killed at any moment, the server loses nothing that it acknowledged or showed to anybody, and stores nothing twice.
+//!
+//! Real conversations (or our own, where those are not at hand) are held while the server is killed (SIGKILL) and started again on the
+//! same directory and port. The moments are chosen at random: after some number of answers and messages, which is mostly in the middle of
+//! appends; and now and then while the server starts. `TERTULIA_TEST_SEED` chooses the same again, `TERTULIA_TEST_ROUNDS` more or fewer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use harness::deadline::PATIENCE;
+use harness::irc::{Conversation, Happening, real_conversations};
+use harness::recording::Dialect;
+use harness::{Client, Server, ServerOptions, check, within};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::participant::{Act, Participant, Progress, Scene};
+use crate::run;
+
+/// How often the server is killed while people talk.
+const ROUNDS: u64 = 60;
+/// Conversations that are held at the same time, each in a group.
+const GROUPS: usize = 3;
+/// The people of each, of whom the last is classic.
+const PEOPLE: usize = 5;
+/// The most answers and messages between a start and the kill.
+const LONGEST_ROUND: u64 = 600;
+/// A start may be killed within this time, in milliseconds; it takes about as long.
+const STARTING: u64 = 120;
+/// The last message of each group.
+const CURTAIN: &str = "=curtain=";
+
+fn number(variable: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    text.parse().map(Some).with_context(|| format!("{variable} = {text}: must be a number"))
+}
+
+/// What the most talkative of a conversation say.
+fn speeches(conversation: &Conversation) -> Vec<(String, Vec<String>)> {
+    let mut by_nick: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for happening in &conversation.happenings {
+        if let Happening::Said { nick, text } = happening {
+            by_nick.entry(nick).or_default().push(text.clone());
+        }
+    }
+    let mut speeches: Vec<_> = by_nick.into_iter().collect();
+    speeches.sort_by_key(|(_, lines)| std::cmp::Reverse(lines.len()));
+    speeches.truncate(PEOPLE);
+    speeches.into_iter().map(|(nick, lines)| (nick.replace(char::is_whitespace, "_"), lines)).collect()
+}
+
+/// Three conversations, each in a group of its own name.
+fn conversations() -> Result<Vec<Conversation>> {
+    let real = real_conversations()?.unwrap_or_default();
+    let mut chosen: Vec<_> = real.into_iter().filter(|it| speeches(it).len() == PEOPLE).take(GROUPS).collect();
+    for number in chosen.len()..GROUPS {
+        let mut ours = Conversation::ours();
+        ours.name = format!("{} {number}", ours.name);
+        chosen.push(ours);
+    }
+    Ok(chosen)
+}
+
+/// Kills the server `rounds` times and starts it again each time.
+async fn kill_again_and_again(
+    server: &mut Server,
+    random: &mut fastrand::Rng,
+    rounds: u64,
+    acts: &watch::Sender<Act>,
+    progress: &Progress,
+) -> Result<()> {
+    for round in 1..=rounds {
+        let count = random.u64(0..=LONGEST_ROUND);
+        let talk = async {
+            progress.more(count).await;
+            Ok(())
+        };
+        within(PATIENCE, &format!("{count} answers and messages in round {round}"), talk).await?;
+        server.kill().await?;
+        acts.send_replace(Act::Dead);
+        if random.u64(0..4) == 0 {
+            server.die_starting(Duration::from_millis(random.u64(0..STARTING))).await?;
+        }
+        server.restart_in_place().await.with_context(|| format!("start after kill {round}"))?;
+        acts.send_replace(if round < rounds { Act::Talk(round) } else { Act::Settle });
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() -> Result<()> {
+    let seed = number("TERTULIA_TEST_SEED")?.unwrap_or_else(|| fastrand::u64(..));
+    let rounds = number("TERTULIA_TEST_ROUNDS")?.unwrap_or(ROUNDS);
+    println!("TERTULIA_TEST_SEED={seed}");
+    let began = Instant::now();
+    let mut random = fastrand::Rng::with_seed(seed);
+
+    let options = ServerOptions::new().on_disk().host(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
+    let options = options.set("log.retention.messages", 0).set("log.retention.bytes", 0);
+    let mut server = options.start().await?;
+    let connector = server.connector();
+    let conversations = conversations()?;
+    let groups: Vec<String> = conversations.iter().map(|conversation| conversation.name.clone()).collect();
+    // What nobody posted to yet is not on the disk, and a crash ends its life.
+    let mut opener = connector.extended("=opener=").await?;
+    for group in &groups {
+        opener.join(group).await?;
+        opener.post(group, "=overture=", "1").await?;
+    }
+    let mut recordings = vec![opener.cut()];
+
+    let (acts, act) = watch::channel(Act::Talk(0));
+    let (archive, mut archived) = mpsc::unbounded_channel();
+    let (settled, mut is_settled) = mpsc::unbounded_channel();
+    let progress = Arc::new(Progress::default());
+    let mut people = JoinSet::new();
+    for conversation in &conversations {
+        let speeches = speeches(conversation);
+        let last = speeches.len() - 1;
+        for (index, (nick, lines)) in speeches.into_iter().enumerate() {
+            let scene = Scene {
+                connector: connector.clone(),
+                group: conversation.name.clone(),
+                curtain: CURTAIN.to_owned(),
+                archive: archive.clone(),
+                progress: Arc::clone(&progress),
+                act: act.clone(),
+                settled: settled.clone(),
+            };
+            let dialect = if index == last { Dialect::Classic } else { Dialect::Extended };
+            people.spawn(Participant::new(scene, &nick, dialect, lines).run());
+        }
+    }
+    drop(archive);
+
+    let count = people.len();
+    let killing = kill_again_and_again(&mut server, &mut random, rounds, &acts, &progress);
+    let failing = async {
+        // Before the curtain, a participant ends only if something is wrong.
+        match people.join_next().await {
+            Some(ended) => ended?.map(drop),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        killed = killing => killed?,
+        failed = failing => failed.context("somebody left early")?,
+    }
+    let everybody = async {
+        for _ in 0..count {
+            is_settled.recv().await.context("all have gone")?;
+        }
+        Ok(())
+    };
+    within(PATIENCE, "everybody to have nothing under way", everybody).await?;
+    let mut closer = connector.extended("=closer=").await?;
+    for group in &groups {
+        closer.join(group).await?;
+        closer.post(group, CURTAIN, "1").await?;
+    }
+    acts.send_replace(Act::Curtain);
+    let mut visits = 0;
+    while let Some(ended) =
+        within(PATIENCE, "everybody to see the curtain", async { Ok(people.join_next().await) }).await?
+    {
+        visits += ended??;
+    }
+    let mut logs = Vec::new();
+    for group in &groups {
+        closer.reader.until_text(group, CURTAIN).await?;
+        logs.push(closer.read_log(group).await?);
+    }
+    recordings.push(Client::settled(closer));
+    while let Some(recording) = archived.recv().await {
+        recordings.push(recording);
+    }
+    let verdict = check(&recordings, &logs);
+    println!("{rounds} kills and {visits} visits in {:?}: {:?}", began.elapsed(), verdict.facts);
+    assert!(verdict.violations.is_empty(), "TERTULIA_TEST_SEED={seed}: {verdict}");
+    let facts = verdict.facts;
+    assert!(
+        facts.acknowledged > 10 * rounds && facts.deliveries > facts.messages,
+        "hardly anything happened: {facts:?}"
+    );
+
+    let messages: usize = logs.iter().map(|log| log.messages.len()).sum();
+    server.terminate()?;
+    assert!(server.wait(PATIENCE).await?.success());
+    let (code, told, complaint) = run(&["log", "verify"], &server.data_dir())?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(told.contains(&format!("{messages} messages")), "{told}");
+    Ok(())
+}
