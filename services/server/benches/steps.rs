@@ -16,8 +16,7 @@ use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::shard::map::shard_of;
 use tertulia_server::shard::request::Posts;
 use tertulia_server::shard::{
-    self, Batch, Bounds, ConnectionId, Delivery, Event, Inbox, JoinFrom, NewPost, Record, Request, Session, Shards,
-    Subscription,
+    self, Batch, Bounds, ConnectionId, Event, Inbox, JoinFrom, NewPost, Record, Request, Session, Shards, Subscription,
 };
 use tokio::runtime::Runtime;
 
