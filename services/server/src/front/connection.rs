@@ -211,6 +211,10 @@ impl Task {
             for event in events {
                 self.on_event(event);
             }
+            match me.inbox.take_stored() {
+                0 => {}
+                posts => self.on_answered(posts),
+            }
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
@@ -569,6 +573,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 560 && future <= 128, "the task has {task} bytes, its future {future}");
+        assert!(task <= 576 && future <= 128, "the task has {task} bytes, its future {future}");
     }
 }

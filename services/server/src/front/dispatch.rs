@@ -69,6 +69,7 @@ impl Task {
             user: principal.user,
             address: self.me.peer.ip().to_canonical(),
             inbox: Arc::clone(&self.me.inbox),
+            wants_places: dialect == Dialect::Extended,
         });
         self.me.set_session(Arc::clone(&session), dialect);
         self.voice = Some((Arc::clone(&session), dialect));

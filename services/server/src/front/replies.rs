@@ -160,12 +160,17 @@ impl Task {
         }
     }
 
-    fn on_acks(&mut self, acks: Vec<Ack>) {
-        self.in_flight = self.in_flight.saturating_sub(acks.len());
-        self.posting = self.posting.saturating_sub(acks.len());
+    /// So many posts were stored or refused.
+    pub(super) fn on_answered(&mut self, posts: usize) {
+        self.in_flight = self.in_flight.saturating_sub(posts);
+        self.posting = self.posting.saturating_sub(posts);
         if let Some(since) = self.measured_post.take() {
             self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
         }
+    }
+
+    fn on_acks(&mut self, acks: Vec<Ack>) {
+        self.on_answered(acks.len());
         for Ack { group, id, outcome } in acks {
             match outcome {
                 Ok(stored) if self.dialect() == Some(Dialect::Extended) => {

@@ -71,7 +71,7 @@ impl World {
         let session = |id, name| {
             let user = UserName::new(name).unwrap();
             let address = IpAddr::from([127, 0, 0, 1]);
-            Arc::new(Session { id: ConnectionId(id), user, address, inbox: Arc::default() })
+            Arc::new(Session { id: ConnectionId(id), user, address, inbox: Arc::default(), wants_places: true })
         };
         Self {
             shards: Shards::start(config, bounds, log, "node".into()),

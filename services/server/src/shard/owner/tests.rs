@@ -154,7 +154,13 @@ async fn answers(session: &Session, count: usize) -> Vec<Result<u64, Refusal>> {
 
 fn session(id: u64, user: &str) -> Arc<Session> {
     let user = UserName::new(user).unwrap();
-    Arc::new(Session { id: ConnectionId(id), user, address: IpAddr::from([127, 0, 0, 1]), inbox: Arc::default() })
+    Arc::new(Session {
+        id: ConnectionId(id),
+        user,
+        address: IpAddr::from([127, 0, 0, 1]),
+        inbox: Arc::default(),
+        wants_places: true,
+    })
 }
 
 const BOUNDS: Bounds = Bounds { members_per_group: 3, groups: 3, post_without_join: true };
