@@ -24,7 +24,7 @@ SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture
 
-.PHONY: help run test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run check-instructions growth test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -64,7 +64,7 @@ chart-readme: ## Write the chart's README from its values
 	helm/readme
 
 test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
-	@tests/tools/fetch prometheus promtool grpcurl
+	@tests/tools/fetch prometheus promtool grpcurl openssl
 	$(CARGO) build --locked --bin tertulia-server
 	tests/observe/run
 
@@ -78,6 +78,16 @@ bench: ## Measure beside Redis, NATS and Mosquitto (BENCH=quick for a few minute
 	@tests/tools/fetch $(BENCH_TOOLS)
 	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
 	tests/bench/run
+
+check-instructions: ## Count the instructions of a post on its way, and compare them with tests/instructions/baseline.json
+	@tests/tools/fetch valgrind
+	$(CARGO) build --locked --profile counted -p tertulia-instructions
+	tests/instructions/check
+
+growth: ## How memory and work grow with members and groups: the tables and the picture of docs/benchmarks.md
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	python3 -m pip install --quiet --target .tools/python matplotlib==3.11.2
+	PYTHONPATH=.tools/python tests/bench/growth
 
 lint: lint-tools lint-fmt lint-scripts lint-proto lint-deps lint-clippy lint-doc ## All checks that are not tests; what is quick comes first
 
@@ -100,7 +110,7 @@ lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
 	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
 
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run tests/bench/growth tests/instructions/check
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

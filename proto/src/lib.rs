@@ -61,6 +61,7 @@ mod tests {
                 "Announce",
                 "GetShardMap",
                 "WatchEvents",
+                "CreateBackup",
             ]
         );
     }

@@ -11,10 +11,12 @@ class Refused(Exception):
 
 
 class Client:
-    """One connection. Not for several threads at once."""
+    """One connection, within TLS if there is a context and the name that the server's certificate is for. Not for several threads at once."""
 
-    def __init__(self, address, user, timeout=10):
+    def __init__(self, address, user, timeout=10, tls=None, name=None):
         self.socket = socket.create_connection(address, timeout)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=name)
         self.lines = self.socket.makefile("rb")
         self.send("Hello", version=1, user=user)
         self.welcome = self.expect("Welcome")

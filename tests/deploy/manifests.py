@@ -122,7 +122,7 @@ def check_ports_and_config(manifests):
     address, _, port = config["admin"]["address"].rpartition(":")
     if "admin" in ports:
         assert ports["admin"] == int(port) and address in ("0.0.0.0", "[::]")
-        assert config["admin"]["token_file"] or config["admin"]["insecure"]
+        assert config["admin"]["token_file"] or config["admin"]["client_ca_file"] or config["admin"]["insecure"]
     else:
         assert address in ("127.0.0.1", "[::1]")
     for service in manifests.of("Service"):
@@ -136,11 +136,34 @@ def check_ports_and_config(manifests):
         assert opened == set(ports), f"{opened} {set(ports)}"
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path = "/readyz" if probe == "readinessProbe" else "/livez"
-        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+        scheme = {"scheme": "HTTPS"} if config["http"]["tls"]["cert_file"] else {}
+        assert container[probe]["httpGet"] == {"path": path, "port": "http", **scheme}
+    check_tls(manifests, config, spec, container)
     annotations = metadata["annotations"]
+    assert annotations.get("prometheus.io/scheme") == ("https" if config["http"]["tls"]["cert_file"] and "prometheus.io/port" in annotations else None)
     if "prometheus.io/port" in annotations:
         assert annotations["prometheus.io/port"] == str(ports["http"])
     assert spec["terminationGracePeriodSeconds"] > seconds(config["drain"]["grace"])
+
+
+def check_tls(manifests, config, spec, container):
+    """Files of TLS are in mounted folders, which are renewed, and those who speak to a port are told that it speaks TLS."""
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    files = [config[port]["tls"][name] for port in ("chat", "admin", "http") for name in ("cert_file", "key_file")]
+    for file in filter(None, [*files, config["admin"]["client_ca_file"]]):
+        folder, _, name = file.rpartition("/")
+        assert "subPath" not in mounts[folder], f"{folder} would never be renewed"
+        volume = volumes[mounts[folder]["name"]]
+        if "secret" in volume:
+            assert name in [item["path"] for item in volume["secret"]["items"]], file
+    for service in manifests.of("Service"):
+        for port in service["spec"]["ports"]:
+            if "appProtocol" in port:
+                secure = config[port["name"]]["tls"]["cert_file"]
+                assert (port["appProtocol"] == "https") == bool(secure), port
+    for monitor in manifests.of("ServiceMonitor"):
+        assert (monitor["spec"]["endpoints"][0].get("scheme") == "https") == bool(config["http"]["tls"]["cert_file"])
 
 
 def effective(config, container):

@@ -6,12 +6,12 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ROOT, need, need_python_libraries, run
+from support import ROOT, need, need_python_libraries, run, server_binary
 
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, seconds  # noqa: E402
+from manifests import Manifests, check, check_restricted, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -19,7 +19,7 @@ OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "kubernetes" / "ove
 
 
 def setUpModule():
-    need("helm", "kubectl", "yamllint", "promtool")
+    need("helm", "kubectl", "yamllint", "promtool", "nats-server")
 
 
 def render(values=None, *more, name="release"):
@@ -84,7 +84,11 @@ class Chart(unittest.TestCase):
             ("extraEnv[0].nmae=x", "/extraEnv/0"),
             ("livenessProbe.periodSecond=1", "'periodSecond'"),
             ("config.limits=5", "/config/limits"),
+            ("tls.chta.existingSecret=a", "'chta'"),
+            ("tls.http.existingSecret=A_B", "/tls/http/existingSecret"),
+            ("metrics.prometheusRule.runbookUrl=docs", "/metrics/prometheusRule/runbookUrl"),
             ("config.log.engine=memory,replicas=3", "/replicas"),
+            ("config.log.engine=nats,replicas=3", "/replicas"),
         ]
         for assignment, named in cases:
             with self.subTest(assignment):
@@ -97,6 +101,9 @@ class Chart(unittest.TestCase):
             ("config.http.address=0.0.0.0:0", "config.http.address must be IP:PORT"),
             ("config.admin.address=0.0.0.0:8089", "set admin.existingSecret"),
             ("admin.existingSecret=a,config.admin.token_file=/b", "exclude each other"),
+            ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
+            ("config.log.engine=nats", "set config.nats.urls"),
+            ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
         ]
         for assignment, said in cases:
             with self.subTest(assignment):
@@ -140,8 +147,28 @@ class Chart(unittest.TestCase):
         for each in labelled:
             self.assertLess(len(json.dumps(each)), 1_000_000)
 
+    def test_tls(self):
+        manifests = render(ROOT / "tests/deploy/values/tls.yaml")
+        config = manifests.config()
+        for port in ("chat", "admin", "http"):
+            self.assertEqual(config[port]["tls"], {"cert_file": f"/etc/tertulia-tls/{port}/tls.crt", "key_file": f"/etc/tertulia-tls/{port}/tls.key"})
+        self.assertEqual(config["admin"]["client_ca_file"], "/etc/tertulia-tls/admin-clients/ca.crt")
+        (endpoint,) = manifests.one("ServiceMonitor")["spec"]["endpoints"]
+        self.assertEqual((endpoint["scheme"], endpoint["tlsConfig"]["serverName"]), ("https", "chat.example"))
+        alerts = [rule for group in manifests.one("PrometheusRule")["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        for alert in alerts:
+            self.assertEqual(alert["annotations"]["runbook_url"], f"https://git.example/tertulia/blob/main/docs/runbooks/{alert['alert']}.md")
+        ready, chat = manifests.one("Pod")["spec"]["containers"]
+        self.assertIn("https://release-tertulia-ops:8090/readyz", ready["args"])
+        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/etc/tertulia-tls/ca.crt"])
+        # An authority that everybody trusts needs no file, and the name is that of the service unless another is given.
+        _, chat = render(ROOT / "tests/deploy/values/tls-chat.yaml").one("Pod")["spec"]["containers"]
+        self.assertEqual(chat["args"][-3:], ["--tls", "--tls-name", "chat.example"])
+        _, chat = render(None, "--set", "tls.chat.existingSecret=a").one("Pod")["spec"]["containers"]
+        self.assertIn("release-tertulia.chat.svc", chat["args"])
+
     def test_notes_tell_how_to_connect(self):
-        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING")):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},
@@ -184,6 +211,46 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         check(manifests)
         self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
+
+    def test_the_servers_of_nats(self):
+        manifests = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/nats").stdout)
+        manifests.validate()
+        ((kind, metadata, spec),) = manifests.pods()
+        check_restricted(kind, spec)
+        self.assertTrue(spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False)
+        (container,) = spec["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for service in manifests.of("Service"):
+            self.assertLessEqual(service["spec"]["selector"].items(), metadata["labels"].items())
+            for port in service["spec"]["ports"]:
+                self.assertEqual(port["port"], ports[port["targetPort"]])
+        (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "config"]
+        text = manifests.one("ConfigMap", volume["configMap"]["name"])["data"]["nats.conf"]
+        self.assertIn("sync_interval: always", text)
+        stateful = manifests.one("StatefulSet")["spec"]
+        for number in range(stateful["replicas"]):
+            self.assertIn(f"nats://tertulia-nats-{number}.{stateful['serviceName']}:{ports['cluster']}", text)
+        for name in ("client", "cluster", "monitor"):
+            self.assertIn(f"0.0.0.0:{ports[name]}", text)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "nats.conf"
+            file.write_text(text.replace("/data", folder))
+            run("nats-server", "-t", "--config", file, env={"POD_NAME": "tertulia-nats-0"})
+        overlay = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/nats").stdout).config()
+        self.assertEqual(overlay["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
+        self.assertEqual(overlay["nats"]["replicas"], stateful["replicas"])
+
+    def test_the_components_of_tls(self):
+        for names in (["tls-chat"], ["tls-http"], ["admin-token", "tls-admin"], ["admin-token", "tls-chat", "tls-admin", "tls-http"]):
+            with self.subTest(" ".join(names)), tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+                up = "../../deploy/kubernetes"
+                kustomization = {"resources": [f"{up}/overlays/single"], "components": [f"{up}/components/{name}" for name in names]}
+                (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+                manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
+                manifests.validate()
+                check(manifests)
+                secrets = [volume["secret"]["secretName"] for volume in manifests.server()[1]["volumes"] if "secret" in volume]
+                self.assertEqual(sorted(secrets), sorted(f"tertulia-{name.removeprefix('tls-')}-tls" if "tls" in name else "tertulia-admin" for name in names))
 
     def test_the_chart_and_the_overlay_describe_the_same_server(self):
         chart, overlay = render(name="tertulia"), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
@@ -239,6 +306,16 @@ class Compose(unittest.TestCase):
         used = {volume.split(":")[0] for server in servers.values() for volume in server["volumes"] if not volume.startswith(".")}
         self.assertEqual(used, set(compose["volumes"]))
         self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())
+
+    def test_tls_is_added_by_a_second_file(self):
+        more = yaml.safe_load((self.folder / "compose.tls.yaml").read_text())["services"]
+        self.assertLessEqual(set(more), set(self.compose["services"]))
+        environment = more["server"]["environment"]
+        (mounted,) = more["server"]["volumes"]
+        for path in environment.values():
+            self.assertEqual(path.rpartition("/")[0], mounted.split(":")[-2])
+        said = run(server_binary(), "print-config", "--format", "json", "--config", ROOT / "deploy/docker/tertulia.yaml", env=environment).stdout
+        self.assertEqual(set(json.loads(said)["chat"]["tls"].values()), set(environment.values()))
 
     @unittest.skipUnless((ROOT / "deploy/prometheus").is_dir(), "there are no rules yet")
     def test_what_is_mounted_is_there(self):

@@ -200,3 +200,20 @@ async fn a_stopping_server_takes_no_new_connections() -> Result<()> {
     assert_eq!(server.wait(GRACE).await?.code(), Some(0));
     Ok(())
 }
+
+#[tokio::test]
+async fn who_introduces_itself_late_is_told_as_well() -> Result<()> {
+    let mut server = ServerOptions::new().set("drain.linger", "10s").start().await?;
+    let mut early = server.connector().extended("early").await?;
+    let mut late = server.connector().raw().await?;
+    // So that the server has surely taken it in: connections are taken in one after the other.
+    drop(server.connector().extended("witness").await?);
+    server.terminate()?;
+    early.reader.until("GoingAway", |event| matches!(event, Event::GoingAway(_)).then_some(())).await?;
+    late.line(r#"{"Hello":{"version":1,"user":"late"}}"#).await?;
+    late.expect_json(&serde_json::json!({"Welcome": {"user": "late"}})).await?;
+    late.expect_json(&serde_json::json!({"GoingAway": {}})).await?;
+    drop((early, late));
+    assert!(server.wait(GRACE).await?.success());
+    Ok(())
+}

@@ -10,5 +10,6 @@ mod drain;
 mod extended;
 mod lagging;
 mod lists;
+mod order;
 mod resume;
 mod tls;

@@ -57,7 +57,7 @@ def runbooks():
     known = alerts()
     for alert in known:
         rule = text.split(f"- alert: {alert}\n")[1].split("- alert:")[0]
-        for part in ("for: ", "severity: ", "summary: ", "description: ", f"/docs/runbooks/{alert}.md\n"):
+        for part in ("for: ", "severity: ", "summary: ", "description: ", f"runbook_url: docs/runbooks/{alert}.md\n"):
             if part not in rule:
                 yield f"the alert {alert} has no {part.strip()}"
         page = RUNBOOKS / f"{alert}.md"

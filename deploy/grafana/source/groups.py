@@ -1,10 +1,11 @@
 """Shards, groups and members: how the work is spread, and how full the queues in between are."""
 
-from .panels import (GREEN, ORANGE, RED, Row, dashboard, graph, quantile, query, rate, steps, total)
+from .panels import Row, dashboard, graph, quantile, query, rate, total
 
 GROUPS = Row("Groups and members", [
-    graph("Groups", "Groups in memory (with members, or used a short while ago), and all that the log holds.", [
-        query(total("tertulia_groups"), "in memory"), query(total("tertulia_log_groups"), "in the log")]),
+    graph("Groups", "Groups in memory (with members, or used a short while ago), all that exist, of these those that the log holds, and how many may exist (limits.groups).", [
+        query(total("tertulia_groups"), "in memory"), query(total("tertulia_groups_known"), "exist"), query(total("tertulia_log_groups"), "in the log"),
+        query(total("tertulia_groups_limit"), "limit")], log=True),
     graph("Memberships", "Connections times the groups they are in, of each server.",
           [query(total("tertulia_members", "pod"), "{{pod}}")]),
     graph("Largest", "The group with the most members, and the connection with the most groups. Their limits are limits.members_per_group and "
@@ -22,14 +23,14 @@ GROUPS = Row("Groups and members", [
 SHARDS = Row("Shards and their queues", [
     graph("Shards owned", "Shards that each server owns. Together they are shard.count, each owned once.",
           [query(total("tertulia_shards_owned", "pod"), "{{pod}}")]),
-    graph("Requests that wait", "Requests that wait for owners of shards: for all, and for the one with the longest queue. At shard.queue (256 by default) "
+    graph("Requests that wait", "Requests that wait for owners of shards: for all, and for the one with the longest queue. At shard.queue "
           "whoever sends to that shard is made to wait.", [
               query(total("tertulia_shard_queue_requests"), "all shards"),
-              query(total("tertulia_shard_queue_requests_max", function="max"), "longest queue")],
-          thresholds=steps((None, GREEN), (200, RED))),
-    graph("Posts under way", "Posts and other requests under way for the connection with the most. At limits.posts_in_flight (1024 by default) the server "
-          "reads no further lines of it.", [query(total("tertulia_posts_in_flight_max", "pod", "max"), "{{pod}}")],
-          thresholds=steps((None, GREEN), (1024, ORANGE))),
+              query(total("tertulia_shard_queue_requests_max", function="max"), "longest queue"),
+              query(total("tertulia_shard_queue_limit", function="min"), "limit")]),
+    graph("Posts under way", "Posts and other requests under way for the connection with the most. At limits.posts_in_flight the server reads "
+          "no further lines of it.", [query(total("tertulia_posts_in_flight_max", "pod", "max"), "{{pod}}"),
+                                      query(total("tertulia_posts_in_flight_limit", function="min"), "limit")]),
     graph("Posts per append", "How many posts one append to the log takes. It grows by itself when posts come faster than appends return.", [
         query(quantile(0.5, "tertulia_append_messages"), "p50"), query(quantile(0.99, "tertulia_append_messages"), "p99")]),
     graph("Behind when served", "How many messages a member was behind its group when deliveries were taken up for it. Beyond shard.fanout deliveries it "

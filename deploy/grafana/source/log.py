@@ -46,7 +46,7 @@ SIZE = Row("Size and retention", [
     graph("Read for catching up", "Messages per second read from the log for members that are behind, of each server.",
           [query(rate("tertulia_catchup_messages_total", "pod"), "{{pod}}")], "cps"),
     graph("Disk used", "How full the disk of each server is, and where posts are refused (log.reserve_bytes). Engine embedded only.",
-          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{pod}}"), query(f"1 - {RESERVE} / {CAPACITY}", "limit")], "percentunit", width=12, maximum=1,
+          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{pod}}"), query(f"1 - max ({RESERVE} / {CAPACITY})", "limit")], "percentunit", width=12, maximum=1,
           thresholds=steps((None, GREEN), (0.75, YELLOW), (0.92, RED))),
     graph("Not yet in tables", "Bytes in the commit log that the tables do not hold yet; a restart reads them back. Engine embedded only.",
           [query(total("tertulia_log_unapplied_bytes", "pod"), "{{pod}}")], "bytes", width=12),

@@ -63,11 +63,13 @@ ERRORS = Row("Errors", [
     graph("Refused requests", "Refused requests per second, by code. unavailable: the log cannot be written. The codes are in docs/protocol.md.",
           [query(rate("tertulia_rejections_total", "code") + " > 0 or " + rate("tertulia_rejections_total", "code", ', code="unavailable"'),
                  "{{code}}")], "cps"),
-    graph("Refused connections", "Connections per second that were not let in, by the limit they met: in total, or of their address; and failures to "
+    graph("Refused connections", "Connections per second that were not let in, by the limit they met: in total, or of their address; overload is either, when too many came at once to be told; and failures to "
           "accept one at all, such as for want of descriptors.", [
-              query(rate("tertulia_connections_refused_total", "reason", ', reason!="overload"'), "limit of {{reason}}"),
+              query(rate("tertulia_connections_refused_total", "reason"), "{{reason}}"),
               query(rate("tertulia_accept_errors_total"), "not accepted"),
           ], "cps"),
+    graph("Not ready", "Servers that tell load balancers to send nobody, by reason: starting, log (it cannot be written), draining.",
+          [query(total("tertulia_not_ready", "reason"), "{{reason}}")]),
     graph("Ended connections", "Connections per second that ended, by reason. client: it closed. write_stall: it took nothing for too long.",
           [query(rate("tertulia_connections_closed_total", "reason") + " > 0 or "
                  + rate("tertulia_connections_closed_total", "reason", ', reason="client"'), "{{reason}}")], "cps"),

@@ -1,6 +1,6 @@
 """The process: what it is, and what it takes of its machine."""
 
-from .panels import CHOSEN, GREEN, PROCESS, RED, Row, dashboard, graph, quantile, query, rate, steps, table, total
+from .panels import CHOSEN, GREEN, ORANGE, PROCESS, RED, Row, dashboard, graph, quantile, query, rate, steps, table, total
 
 
 def process(metric, legend="{{pod}}"):
@@ -27,9 +27,10 @@ RESOURCES = Row("Resources", [
         query(rate("tertulia_received_bytes_total"), "in"), query(rate("tertulia_sent_bytes_total"), "out")], "Bps"),
     graph("Outbound buffers", "Bytes that wait to be written, over all connections of each server. Slow readers fill them; each is bounded by "
           "limits.outbound_bytes.", [query(total("tertulia_outbound_bytes", "pod"), "{{pod}}")], "bytes"),
-    graph("Fullest outbound buffer", "Bytes that wait to be written to the connection with the most. At limits.outbound_bytes (256 KiB by default) nothing "
+    graph("Fullest outbound buffer", "Bytes that wait to be written to the connection with the most. At limits.outbound_bytes nothing "
           "more is taken up for it: it falls behind and is caught up from the log.",
-          [query(total("tertulia_outbound_bytes_max", "pod", "max"), "{{pod}}")], "bytes"),
+          [query(total("tertulia_outbound_bytes_max", "pod", "max"), "{{pod}}"),
+           query(total("tertulia_outbound_limit_bytes", function="min"), "limit")], "bytes"),
 ])
 
 RUNTIME = Row("Runtime and ports", [
@@ -55,5 +56,17 @@ RUNTIME = Row("Runtime and ports", [
         query(rate("tertulia_admin_connections_refused_total"), "refused per second")]),
 ])
 
+TLS = Row("TLS", [
+    graph("Time until certificates expire", "Of each port that speaks TLS. A certificate that is renewed jumps up, without a restart.",
+          [query(f"min by (pod, port) (tertulia_tls_certificate_expiry_timestamp_seconds{{{CHOSEN}}} - time())", "{{pod}} {{port}}")], "s",
+          thresholds=steps((None, RED), (86400, ORANGE), (14 * 86400, GREEN))),
+    graph("TLS handshakes", "Handshakes per second by port and result: ok, or why there is no connection. The results are in docs/tls.md.",
+          [query(rate("tertulia_tls_handshakes_total", "port, result") + " > 0 or "
+                 + rate("tertulia_tls_handshakes_total", "port, result", ', result="ok"'), "{{port}} {{result}}")], "cps"),
+    graph("TLS handshakes under way", "Handshakes that have begun and not ended, by port. Beyond tls.handshakes each one more ends the oldest.", [
+        query(total("tertulia_tls_handshakes_under_way", "port"), "{{port}}"),
+        query(total("tertulia_tls_handshakes_limit", function="min"), "limit")], log=True),
+])
+
 DASHBOARD = dashboard("tertulia-process", "tertulia / process", "Version, resources and ports of the servers.",
-                      [PROGRAM, RESOURCES, RUNTIME])
+                      [PROGRAM, RESOURCES, RUNTIME, TLS])

@@ -129,9 +129,42 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The file that the server reads: the configuration as it was given, and the place of the mounted token. */}}
+{{/* Not empty if a port speaks TLS: (list . "http"). */}}
+{{- define "tertulia.secure" -}}
+{{- $port := index . 1 }}
+{{- with index . 0 }}
+{{- if or (get .Values.tls $port).existingSecret (dig $port "tls" "cert_file" "" .Values.config) }}yes{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* A probe of the HTTP port, by HTTPS if it speaks TLS: (list . PROBE). */}}
+{{- define "tertulia.probe" -}}
+{{- $probe := deepCopy (index . 1) }}
+{{- if and $probe.httpGet (include "tertulia.secure" (list (index . 0) "http")) (not $probe.httpGet.scheme) }}
+{{- $_ := set $probe.httpGet "scheme" "HTTPS" }}
+{{- end }}
+{{- toYaml $probe }}
+{{- end }}
+
+{{/* The file that the server reads: the configuration as it was given, and the places of what is mounted. */}}
 {{- define "tertulia.config" -}}
 {{- $config := deepCopy .Values.config }}
+{{- range $port := list "chat" "admin" "http" }}
+{{- if (get $.Values.tls $port).existingSecret }}
+{{- if dig $port "tls" "cert_file" "" $config }}
+{{- fail (printf "tls.%s.existingSecret and config.%s.tls.cert_file exclude each other" $port $port) }}
+{{- end }}
+{{- $folder := printf "/etc/tertulia-tls/%s" $port }}
+{{- $files := dict "cert_file" (printf "%s/tls.crt" $folder) "key_file" (printf "%s/tls.key" $folder) }}
+{{- $_ := set $config $port (merge (dict "tls" $files) (get $config $port)) }}
+{{- end }}
+{{- end }}
+{{- if .Values.tls.admin.clientCASecret }}
+{{- if not (include "tertulia.secure" (list . "admin")) }}
+{{- fail "tls.admin.clientCASecret needs tls.admin.existingSecret: certificates of callers are shown within TLS" }}
+{{- end }}
+{{- $_ := set $config "admin" (merge (dict "client_ca_file" "/etc/tertulia-tls/admin-clients/ca.crt") $config.admin) }}
+{{- end }}
 {{- if .Values.admin.existingSecret }}
 {{- if dig "admin" "token_file" "" $config }}
 {{- fail "admin.existingSecret and config.admin.token_file exclude each other" }}
@@ -143,13 +176,16 @@ annotations:
 
 {{/* What would come up, and could not be reached or would not be let up. */}}
 {{- define "tertulia.validate" -}}
+{{- if and (eq (include "tertulia.engine" .) "nats") (not (dig "nats" "urls" "" .Values.config)) }}
+{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
+{{- end }}
 {{- range list "chat" "http" }}
 {{- if include "tertulia.isLoopback" (list $ .) }}
 {{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
 {{- end }}
 {{- end }}
-{{- if and (include "tertulia.adminExposed" .) (not .Values.admin.existingSecret) (not (dig "admin" "token_file" "" .Values.config)) (not (dig "admin" "insecure" false .Values.config)) }}
-{{- fail "config.admin.address is not on loopback: set admin.existingSecret to the Secret that holds the token of the admin API" }}
+{{- if and (include "tertulia.adminExposed" .) (not .Values.admin.existingSecret) (not .Values.tls.admin.clientCASecret) (not (dig "admin" "token_file" "" .Values.config)) (not (dig "admin" "client_ca_file" "" .Values.config)) (not (dig "admin" "insecure" false .Values.config)) }}
+{{- fail "config.admin.address is not on loopback: set admin.existingSecret to the Secret that holds the token of the admin API, or tls.admin.clientCASecret to the one with the authorities of callers" }}
 {{- end }}
 {{- end }}
 
@@ -188,4 +224,9 @@ priorityClassName: {{ . }}
 {{- with .Values.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
+{{- end }}
+
+{{/* What the certificate of the chat port is for. */}}
+{{- define "tertulia.chatName" -}}
+{{- .Values.tls.chat.serverName | default (printf "%s.%s.svc" (include "tertulia.fullname" .) .Release.Namespace) }}
 {{- end }}

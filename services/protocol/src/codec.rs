@@ -7,6 +7,10 @@ use crate::code::Code;
 use crate::extended::{CLIENT_KINDS, SERVER_KINDS};
 use crate::{classic, extended};
 
+mod plain;
+
+pub use plain::{classic_message, extended_message};
+
 /// A line that could not be understood. The text is fit for the peer that sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -24,6 +28,9 @@ pub struct Fault {
 /// # Errors
 /// What is wrong with the line, and where.
 pub fn decode_classic(line: &[u8]) -> Result<classic::FromClient<'_>, Fault> {
+    if let Some(post) = plain::classic_post(line) {
+        return Ok(post);
+    }
     serde_json::from_slice(line).map_err(|error| fault(line, &error, &["Join", "Post"]))
 }
 
@@ -32,6 +39,9 @@ pub fn decode_classic(line: &[u8]) -> Result<classic::FromClient<'_>, Fault> {
 /// # Errors
 /// What is wrong with the line, and where.
 pub fn decode_extended(line: &[u8]) -> Result<extended::FromClient<'_>, Fault> {
+    if let Some(post) = plain::extended_post(line) {
+        return Ok(post);
+    }
     serde_json::from_slice(line).map_err(|error| fault(line, &error, CLIENT_KINDS))
 }
 
@@ -59,13 +69,20 @@ pub fn decode_classic_server(line: &[u8]) -> Result<classic::FromServer<'_>, Fau
 
 /// Appends `frame` and a line end to `out`.
 pub fn encode(frame: &impl Serialize, out: &mut Vec<u8>) {
+    if append(frame, out) {
+        out.push(b'\n');
+    }
+}
+
+/// Appends `value` as JSON; nothing, and `false`, if that is not possible.
+fn append(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) -> bool {
     let before = out.len();
     // A frame of this crate has no map with keys that are not strings and no fallible part, and a `Vec` takes all.
-    if serde_json::to_writer(&mut *out, frame).is_err() {
+    let written = serde_json::to_writer(&mut *out, value).is_ok();
+    if !written {
         out.truncate(before);
-        return;
     }
-    out.push(b'\n');
+    written
 }
 
 /// The outermost object of a line, whatever is in it.

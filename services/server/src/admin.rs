@@ -1,10 +1,12 @@
 //! The admin API: moderators and operators ask and act through gRPC.
 //!
 //! `serve` accepts connections and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
-//! API, whose calls are in `groups`, `connections`, `moderation`, `placement` and `watch`; `elsewhere` asks the other nodes; `status` says in gRPC's words what
+//! API, whose calls are in `groups`, `connections`, `moderation`, `placement`, `backup` and `watch`; `elsewhere` asks the other nodes; `status` says in
+//! gRPC's words what
 //! went wrong.
 
 mod arguments;
+mod backup;
 mod connections;
 mod elsewhere;
 mod gate;

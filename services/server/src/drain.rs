@@ -79,6 +79,9 @@ pub async fn drain(
     shards: &Shards,
     hand_over: impl Future<Output = ()>,
 ) {
+    // Kept for the owners and the log to end cleanly, whatever connections do.
+    let reserve = (config.grace / 5).min(Duration::from_secs(3));
+    let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY));
     tokio::time::sleep(config.delay).await;
@@ -90,6 +93,9 @@ pub async fn drain(
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
     }
-    front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2).await;
+    let finish = front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2);
+    if tokio::time::timeout_at(cut_off, finish).await.is_err() {
+        tracing::warn!(open = front.registry().open(), "connections that do not take what waits for them are cut off");
+    }
     shards.stop().await;
 }

@@ -3,6 +3,7 @@
 //! [`Log`] is the port; its rustdoc is the contract, and `conformance` holds every engine to it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -140,6 +141,40 @@ pub struct ReadError {
     pub reason: String,
 }
 
+/// A finished copy of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Groups in it.
+    pub groups: u64,
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
+}
+
+/// Why there is no copy. Nothing is left of what was begun.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackupError {
+    /// There are no files to copy.
+    #[error("only the engine embedded keeps messages in files of its own that can be copied")]
+    Unsupported,
+    /// The place is taken.
+    #[error("{} is there already: choose another name", .0.display())]
+    Taken(PathBuf),
+    /// The copy would take the space that the log needs.
+    #[error("{available} bytes are free where the backup would be, and it needs {needed}")]
+    NoSpace {
+        /// What is free.
+        available: u64,
+        /// What the copy takes, and what must stay free.
+        needed: u64,
+    },
+    /// The log cannot be written, so what was acknowledged cannot be brought into the copy; or it stops.
+    #[error("the log cannot be backed up now: {0}")]
+    Unavailable(String),
+    /// The disk or the file system failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// What the log holds in total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -198,6 +233,13 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
 
     /// Why the log cannot be written now; `None` while it can.
     fn trouble(&self) -> Option<String>;
+
+    /// Copies the log, as it is at one moment that all that was acknowledged before the call comes before, into the directory `to`, which is made.
+    /// Posts go on meanwhile. An engine whose messages are elsewhere has nothing to copy.
+    fn back_up(&self, to: PathBuf) -> BoxFuture<'static, Result<Copied, BackupError>> {
+        drop(to);
+        Box::pin(std::future::ready(Err(BackupError::Unsupported)))
+    }
 
     /// Finishes what is under way and gives resources back. Appends that come later fail.
     fn close(&self) -> BoxFuture<'static, ()>;

@@ -48,8 +48,8 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    let telemetry = match telemetry::init(&config.telemetry, server::BUCKETS) {
-        Ok(telemetry) => telemetry,
+    let (telemetry, _written) = match telemetry::init(&config.telemetry, server::BUCKETS) {
+        Ok(set_up) => set_up,
         Err(error) => return fail(&error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -33,4 +33,4 @@ pub use request::{JoinFrom, NewPost, Request};
 pub use session::{Ack, ConnectionId, Event, Inbox, Removal, Session};
 
 /// The front and the admin API read the log through [`Shards`]; these are the words for it.
-pub use crate::log::{Batch, Head, Page, PageLimit, Range, ReadError, Record};
+pub use crate::log::{BackupError, Batch, Copied, Head, Page, PageLimit, Range, ReadError, Record};

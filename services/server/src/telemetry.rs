@@ -10,6 +10,7 @@ mod prometheus;
 pub mod trace;
 
 pub use config::Config;
+pub use logs::Written;
 pub use prometheus::{Buckets, LATENCY_SECONDS, POWERS_OF_FOUR};
 
 use prometheus::Exporter;
@@ -49,21 +50,24 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     exporter: Exporter,
+    lost: logs::Lost,
 }
 
-/// Sets up the log and the metrics of this process: once, before any part runs.
+/// Sets up the log and the metrics of this process: once, before any part runs. What was logged is written out when the
+/// second value is dropped, if stderr takes it.
 ///
 /// # Errors
 /// They were set up before, or `buckets` are not acceptable.
-pub fn init(config: &Config, buckets: &[Buckets]) -> Result<Telemetry, Error> {
-    logs::init(config)?;
-    Ok(Telemetry { exporter: prometheus::install(buckets)? })
+pub fn init(config: &Config, buckets: &[Buckets]) -> Result<(Telemetry, Written), Error> {
+    let (lost, written) = logs::init(config)?;
+    Ok((Telemetry { exporter: prometheus::install(buckets)?, lost }, written))
 }
 
 impl Telemetry {
     /// All metrics in the text format of Prometheus, the process's own up to date.
     #[must_use]
     pub fn render(&self) -> String {
+        self.lost.observe();
         self.exporter.render()
     }
 

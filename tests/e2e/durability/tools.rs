@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::deadline::PATIENCE;
-use harness::{Server, ServerOptions};
+use harness::{Server, ServerOptions, within};
 use serde_json::{Value, json};
 
 use crate::run;
@@ -108,6 +110,78 @@ async fn a_backup_serves_as_a_data_directory() -> Result<()> {
     assert_eq!(log.messages.len(), 10);
     assert_eq!(ada.post("Dogs", "Dogs 10", "a10").await?.seq, 10, "ids are in the copy too");
     assert_eq!(ada.post("Dogs", "Dogs 11", "a11").await?.seq, 11);
+    Ok(())
+}
+
+/// Asks a running server for a backup with grpcurl, as an operator does: whether it succeeded, and what it printed.
+async fn ask_for_backup(server: &Server, name: &str) -> Result<(bool, String)> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::env::split_paths(&path).chain([fetched]))?;
+    let address = server.listening().admin.context("no admin API")?.to_string();
+    let request = json!({"name": name}).to_string();
+    let call = "tertulia.admin.v1.AdminService/CreateBackup";
+    let mut grpcurl = tokio::process::Command::new("grpcurl");
+    grpcurl.args(["-plaintext", "-d", &request, &address, call]).env("PATH", path).kill_on_drop(true);
+    let asked = async { grpcurl.output().await.context("run grpcurl: tests/tools/fetch grpcurl brings it") };
+    let output = within(PATIENCE, "grpcurl", asked).await?;
+    let told = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&told).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_is_backed_up_while_posts_go_on() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let backups = home.path().join("backups");
+    let server = ServerOptions::new().on_disk().set("admin.backup_dir", backups.display()).start().await?;
+    let mut ada = server.connector().extended("ada").await?;
+    ada.join("Dogs").await?;
+    for number in 1..=200 {
+        ada.post("Dogs", &format!("Dogs {number}"), &format!("a{number}")).await?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let posting = tokio::spawn({
+        let stop = Arc::clone(&stop);
+        async move {
+            let mut number = 200;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                ada.post("Dogs", &format!("Dogs {number}"), &format!("a{number}")).await?;
+            }
+            anyhow::Ok(number)
+        }
+    });
+    let (succeeded, told) = ask_for_backup(&server, "monday").await?;
+    stop.store(true, Ordering::Relaxed);
+    let posted = posting.await??;
+    assert!(succeeded && posted > 200, "{told}");
+    let copy = backups.join("monday");
+    assert!(told.contains("\"finished\"") && told.contains(&copy.display().to_string()), "{told}");
+    assert!(told.contains("\"groups\": \"1\""), "{told}");
+
+    let lines = exported(&["log", "export", "--group", "Dogs"], &copy)?;
+    assert!((200..=posted).contains(&lines.len()), "{} of {posted}", lines.len());
+    for (number, line) in (1..).zip(&lines) {
+        assert_eq!((&line["seq"], &line["message"]), (&json!(number), &json!(format!("Dogs {number}"))));
+    }
+    assert!(succeeds(&["log", "verify"], &copy)?.contains("is whole: 1 groups"));
+
+    let (succeeded, told) = ask_for_backup(&server, "monday").await?;
+    assert!(!succeeded && told.contains("AlreadyExists") && told.contains("choose another name"), "{told}");
+    let (succeeded, told) = ask_for_backup(&server, "../tuesday").await?;
+    assert!(!succeeded && told.contains("InvalidArgument"), "{told}");
+    let entries: Vec<_> = fs::read_dir(&backups)?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    assert_eq!(entries, ["monday"], "nothing else is left");
+
+    // The copy serves.
+    let restored = ServerOptions::new().on_disk().data_dir(copy).start().await?;
+    let mut bob = restored.connector().extended("bob").await?;
+    assert_eq!(bob.read_log("Dogs").await?.messages.len(), lines.len());
+    let (succeeded, told) = ask_for_backup(&restored, "").await?;
+    assert!(!succeeded && told.contains("FailedPrecondition") && told.contains("admin.backup_dir"), "{told}");
+    let in_memory = ServerOptions::new().in_memory().set("admin.backup_dir", backups.display()).start().await?;
+    let (succeeded, told) = ask_for_backup(&in_memory, "memory").await?;
+    assert!(!succeeded && told.contains("FailedPrecondition") && told.contains("only the engine embedded"), "{told}");
     Ok(())
 }
 

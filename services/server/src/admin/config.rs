@@ -17,6 +17,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Serve off loopback without a token: whoever reaches the port may do everything.
     pub insecure: bool,
+    /// The directory in which backups of this node are made; without one, none are.
+    pub backup_dir: Option<PathBuf>,
     /// Connections at the same time; one more is closed at once.
     pub connections: usize,
     /// Callers that watch events at the same time; one more is refused.
@@ -33,6 +35,7 @@ impl Default for Config {
             address: SocketAddr::from(([127, 0, 0, 1], 8089)),
             token_file: None,
             insecure: false,
+            backup_dir: None,
             connections: 64,
             watchers: 16,
             tls: tls::Files::default(),

@@ -36,7 +36,7 @@ pub fn describe() {
 }
 
 /// Calls of the API, and `other` for all that is not one: the label `method`.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 14] = [
     "ListGroups",
     "GetGroup",
     "ListMembers",
@@ -49,6 +49,7 @@ const METHODS: [&str; 13] = [
     "Announce",
     "GetShardMap",
     "WatchEvents",
+    "CreateBackup",
     "other",
 ];
 
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(calls, METHODS[..calls.len()]);
         assert_eq!(Method::of("/tertulia.admin.v1.AdminService/KickMember"), Method(4));
         for other in ["/grpc.health.v1.Health/Check", "/tertulia.admin.v1.AdminService/other", "", "/x"] {
-            assert_eq!(Method::of(other), Method(12), "{other}");
+            assert_eq!(Method::of(other), Method(METHODS.len() - 1), "{other}");
         }
     }
 

@@ -1,14 +1,15 @@
 //! The service: who may be asked what. The calls themselves are in the files of their subjects.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tertulia_proto::admin::v1::admin_service_server::AdminService;
 use tertulia_proto::admin::v1::{
-    AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
-    DisconnectRequest, DisconnectResponse, GetGroupRequest, GetGroupResponse, GetShardMapRequest, GetShardMapResponse,
-    KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse, ListGroupsRequest,
-    ListGroupsResponse, ListMembersRequest, ListMembersResponse, PurgeHistoryRequest, PurgeHistoryResponse,
-    WatchEventsRequest,
+    AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, CreateBackupRequest, DeleteGroupRequest,
+    DeleteGroupResponse, DisconnectRequest, DisconnectResponse, GetGroupRequest, GetGroupResponse, GetShardMapRequest,
+    GetShardMapResponse, KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse,
+    ListGroupsRequest, ListGroupsResponse, ListMembersRequest, ListMembersResponse, PurgeHistoryRequest,
+    PurgeHistoryResponse, WatchEventsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::Config;
 use super::gate::Peer;
 use super::metrics::Metrics;
-use super::watch;
+use super::{backup, watch};
 use crate::cluster::Cluster;
 use crate::front::Registry;
 use crate::shard::Shards;
@@ -34,6 +35,10 @@ pub struct Service {
     pub(super) max_watchers: usize,
     /// Room for watchers.
     pub(super) watchers: Arc<Semaphore>,
+    /// Where backups are made, if they are.
+    pub(super) backup_dir: Option<PathBuf>,
+    /// Room for one backup.
+    pub(super) backing_up: Arc<Semaphore>,
     /// Ends the streams.
     pub(super) stop: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
@@ -52,7 +57,9 @@ impl Service {
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(config.watchers));
         let metrics = Arc::new(Metrics::new());
-        Self { shards, registry, cluster, max_message, max_watchers: config.watchers, watchers, stop, metrics }
+        let (backup_dir, backing_up) = (config.backup_dir.clone(), Arc::new(Semaphore::new(1)));
+        let max_watchers = config.watchers;
+        Self { shards, registry, cluster, max_message, max_watchers, watchers, backup_dir, backing_up, stop, metrics }
     }
 }
 
@@ -114,5 +121,12 @@ impl AdminService for Service {
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Answer<watch::Stream> {
         Ok(Response::new(self.watch(request.into_inner())?))
+    }
+
+    type CreateBackupStream = backup::Stream;
+
+    async fn create_backup(&self, request: Request<CreateBackupRequest>) -> Answer<backup::Stream> {
+        let peer = Peer::of(&request);
+        Ok(Response::new(self.start_backup(peer, request.get_ref())?))
     }
 }

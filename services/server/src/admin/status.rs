@@ -3,7 +3,7 @@
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
-use crate::shard::{ReadError, Refusal};
+use crate::shard::{BackupError, ReadError, Refusal};
 
 /// Why a call fails.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,15 @@ pub(super) enum Error {
         /// The limit.
         max: usize,
     },
+    /// Backups are not configured.
+    #[error("this server makes no backups: its operator has to set admin.backup_dir")]
+    NoBackupDirectory,
+    /// One backup at a time.
+    #[error("a backup is under way")]
+    BackupUnderWay,
+    /// A backup was not made.
+    #[error("{0}")]
+    Backup(BackupError),
     /// No token, or a wrong one.
     #[error("this call needs the header 'authorization: Bearer TOKEN' with the right token")]
     Unauthenticated,
@@ -68,7 +77,13 @@ impl Error {
             | Self::Stopped
             | Self::NodeSilent { .. }
             | Self::TimedOut(_) => Code::Unavailable,
-            Self::TooManyWatchers { .. } => Code::ResourceExhausted,
+            Self::NoBackupDirectory | Self::Backup(BackupError::Unsupported) => Code::FailedPrecondition,
+            Self::Backup(BackupError::Taken(_)) => Code::AlreadyExists,
+            Self::Backup(BackupError::Unavailable(_)) => Code::Unavailable,
+            Self::Backup(BackupError::Failed(_)) => Code::Internal,
+            Self::TooManyWatchers { .. } | Self::BackupUnderWay | Self::Backup(BackupError::NoSpace { .. }) => {
+                Code::ResourceExhausted
+            }
             Self::Unauthenticated => Code::Unauthenticated,
         }
     }

@@ -32,7 +32,8 @@ pub(super) static LIMITS: &[Entry] = &[
         .bound("`too_many_groups`", "tertulia_groups_per_connection_max"),
     Entry::new("limits.members_per_group", int(1, 10_000_000), "Members (connections) of one group.")
         .bound("`group_full`", "tertulia_members_per_group_max"),
-    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.").bound("`server_full`", "tertulia_log_groups"),
+    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.")
+        .bound("`server_full`", "tertulia_groups_known"),
     Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection; 0: no limit.")
         .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new(

@@ -304,6 +304,11 @@ static ADMIN: &[Entry] = &[
         "Serve off loopback without a token or client certificates: whoever reaches the port may do everything.",
     )
     .flag("--admin-insecure"),
+    Entry::new(
+        "admin.backup_dir",
+        Kind::Path { optional: true },
+        "The directory in which `CreateBackup` makes backups of this node ([operations.md](operations.md)); empty: it makes none.",
+    ),
     Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
         .bound("one more is closed at once", "tertulia_admin_connections"),
     Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")

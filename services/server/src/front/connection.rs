@@ -55,6 +55,10 @@ pub(super) struct Task {
     pub(super) joining: Vec<GroupName>,
     /// Requests that owners have not answered: posts, joins, leaves.
     pub(super) in_flight: usize,
+    /// How many of them are posts.
+    pub(super) posting: usize,
+    /// A request that its owner gets, as do the lines after it, when the posts before it are answered.
+    pub(super) held: Option<Box<(u16, Request)>>,
     /// Posts of the lines that were just read, for one shard.
     pub(super) gathered: Option<(u16, Vec<NewPost>)>,
     /// When those lines were read.
@@ -64,6 +68,8 @@ pub(super) struct Task {
     pub(super) sending: Option<BoxFuture<'static, bool>>,
     /// The answer to a question that the connection's next lines wait for.
     pub(super) question: Option<BoxFuture<'static, Reply>>,
+    /// What is told after a `Hello` that is still to come.
+    pub(super) going_away: Option<Box<(Arc<str>, Duration)>>,
     pub(super) bucket: Option<Bucket>,
     pub(super) malformed: u32,
     phase: Phase,
@@ -106,11 +112,14 @@ impl Task {
             first_served: 0,
             joining: Vec::new(),
             in_flight: 0,
+            posting: 0,
+            held: None,
             gathered: None,
             read_at: now.into_std(),
             unsent: VecDeque::new(),
             sending: None,
             question: None,
+            going_away: None,
             bucket,
             malformed: 0,
             phase: Phase::Open,
@@ -202,6 +211,10 @@ impl Task {
             for event in events {
                 self.on_event(event);
             }
+            match me.inbox.take_stored() {
+                0 => {}
+                posts => self.on_answered(posts),
+            }
             for order in me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
@@ -222,7 +235,7 @@ impl Task {
         self.poll_answers(cx);
         loop {
             let input = self.poll_input(cx);
-            let waits = self.question.is_some() || self.sending.is_some();
+            let waits = self.question.is_some() || self.sending.is_some() || self.held.is_some();
             if input.is_err() || !waits || !self.poll_answers(cx) {
                 return input;
             }
@@ -239,13 +252,21 @@ impl Task {
             }
             self.send_unsent();
         }
-        if let Some(question) = &mut self.question
+        if self.posting == 0
+            && let Some(held) = self.held.take()
+        {
+            let (shard, request) = *held;
+            self.send(shard, request);
+        }
+        // What it asks about may be changed by what the owners have not answered yet.
+        if self.in_flight == 0
+            && let Some(question) = &mut self.question
             && let Poll::Ready(reply) = question.as_mut().poll(cx)
         {
             self.question = None;
             self.on_reply(reply);
         }
-        self.question.is_none() && self.sending.is_none()
+        self.question.is_none() && self.sending.is_none() && self.held.is_none()
     }
 
     // ---- lines
@@ -254,6 +275,7 @@ impl Task {
     fn is_blocked(&self) -> bool {
         self.sending.is_some()
             || self.question.is_some()
+            || self.held.is_some()
             || self.in_flight >= self.shared.limits.posts_in_flight
             || self.out.len() >= self.shared.limits.outbound_bytes
             || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
@@ -321,7 +343,10 @@ impl Task {
                 break false;
             }
             match input.next_line(max) {
-                Ok(Some(line)) => self.on_line(line),
+                Ok(Some(line)) => {
+                    self.clocks.partial = None;
+                    self.on_line(line);
+                }
                 Ok(None) => break true,
                 Err(too_long) => {
                     self.on_line_too_long(&too_long);
@@ -368,23 +393,20 @@ impl Task {
             metrics: &self.shared.metrics,
             out: &mut self.out,
             max_outbound: self.shared.limits.outbound_bytes,
+            delivered: 0,
         };
         let mut starved = false;
-        let mut delivered = 0;
         let count = self.memberships.len();
         let first = self.first_served % count.max(1);
         for place in (first..count).chain(0..first) {
-            let membership = &mut self.memberships[place];
-            let before = membership.next();
-            if membership.poll(cx, &mut around).is_ready() && !starved {
+            if self.memberships[place].poll(cx, &mut around).is_ready() && !starved {
                 starved = true;
                 // Next time the ones after it come first, so that a busy group leaves room for the rest.
                 self.first_served = place + 1;
             }
-            delivered += membership.next() - before;
         }
-        if delivered > 0 {
-            self.me.deliveries.fetch_add(delivered, Ordering::Relaxed);
+        if around.delivered > 0 {
+            self.me.deliveries.fetch_add(around.delivered, Ordering::Relaxed);
         }
         starved
     }
@@ -490,6 +512,7 @@ impl Task {
 
     /// Whether all that was read is carried out and answered.
     fn is_answered(&self) -> bool {
+        // What is held is in flight as well.
         self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
     }
 
@@ -550,6 +573,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 560 && future <= 128, "the task has {task} bytes, its future {future}");
+        assert!(task <= 576 && future <= 128, "the task has {task} bytes, its future {future}");
     }
 }

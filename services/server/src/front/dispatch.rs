@@ -1,5 +1,6 @@
 //! From a line to what it asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tertulia_protocol::codec::{decode_classic, decode_extended, is_hello};
@@ -69,6 +70,7 @@ impl Task {
             address: self.me.peer.ip().to_canonical(),
             inbox: Arc::clone(&self.me.inbox),
             home: None,
+            wants_places: dialect == Dialect::Extended,
         });
         self.me.set_session(Arc::clone(&session), dialect);
         self.voice = Some((Arc::clone(&session), dialect));
@@ -163,7 +165,7 @@ impl Task {
         self.shared.metrics.requests.join.increment(1);
         let Some(group) = self.group(name, "Join") else { return };
         let max = self.shared.limits.groups_per_connection;
-        if self.memberships.len() + self.joining.len() >= max && self.find(name).is_err() {
+        if self.memberships.len() + self.joining.len() >= max && self.groups_with(&group) > max {
             let text = format!("a connection may be in {max} groups");
             self.refuse(Refused::new(Code::TooManyGroups, text).about("Join", name));
             return;
@@ -172,19 +174,29 @@ impl Task {
         self.request(group, |group, session| Request::Join { group, session, from });
     }
 
+    /// How many groups the connection is in once all its requests to join, and one for `group`, have been answered.
+    fn groups_with(&self, group: &GroupName) -> usize {
+        let joining = self.joining.iter().chain([group]).filter(|group| self.find(group.as_str()).is_err());
+        self.memberships.len() + joining.collect::<BTreeSet<_>>().len()
+    }
+
     fn on_leave(&mut self, name: &str) {
         let Some(group) = self.group(name, "Leave") else { return };
         self.request(group, |group, session| Request::Leave { group, session, answer: true });
     }
 
-    /// Sends a request to a group's owner that it will answer.
+    /// Sends a request to a group's owner that it will answer. It is not to overtake posts, which wait for the log.
     fn request(&mut self, group: GroupName, request: impl FnOnce(GroupName, Arc<Session>) -> Request) {
         self.send_gathered();
         let Some((session, _)) = &self.voice else { return };
         let shard = self.shared.shards.shard_of(&group);
         let request = request(group, Arc::clone(session));
         self.in_flight += 1;
-        self.send(shard, request);
+        if self.posting > 0 {
+            self.held = Some(Box::new((shard, request)));
+        } else {
+            self.send(shard, request);
+        }
     }
 
     fn on_post(&mut self, name: &str, message: &str, id: Option<&str>, traceparent: Option<&str>) {
@@ -214,6 +226,7 @@ impl Task {
         }
         self.gathered.get_or_insert_with(|| (shard, Vec::new())).1.push(post);
         self.in_flight += 1;
+        self.posting += 1;
         self.me.posts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if self.posts.is_multiple_of(SAMPLE) && self.measured_post.is_none() {
             self.measured_post = Some(self.read_at());
@@ -235,7 +248,8 @@ impl Task {
         let now = self.read_at();
         if let Some(Err(wait)) = self.bucket.as_mut().map(|bucket| bucket.take(now)) {
             let max = self.shared.limits.posts_per_second;
-            let text = format!("at most {max} posts per second: try again in {} ms", wait.as_millis().max(1));
+            let text =
+                format!("at most {max} posts per second: try again in {} ms", wait.as_nanos().div_ceil(1_000_000));
             return Err(Refused { retry_after: Some(wait), ..Refused::new(Code::RateLimited, text) });
         }
         Ok(NewPost { group, message: Arc::from(message), id, trace: None })

@@ -1,8 +1,8 @@
 //! Messages as lines of a dialect.
 
 use bytes::Bytes;
-use tertulia_protocol::codec::encode;
-use tertulia_protocol::{Dialect, GroupName, PostId, classic, extended};
+use tertulia_protocol::codec::{classic_message, extended_message};
+use tertulia_protocol::{Dialect, GroupName, PostId, extended};
 
 use crate::shard::{Batch, Record};
 
@@ -18,20 +18,18 @@ pub(super) fn batch(dialect: Dialect, batch: &Batch) -> Bytes {
 
 /// One message.
 pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: &mut Vec<u8>) {
-    let group_name = group.as_str().into();
-    let message = (&*record.message).into();
     match dialect {
-        Dialect::Classic => encode(&classic::FromServer::Message { group_name, message }, out),
+        Dialect::Classic => classic_message(group.as_str(), &record.message, out),
         Dialect::Extended => {
             let message = extended::Message {
-                group_name,
-                message,
+                group_name: group.as_str().into(),
+                message: (&*record.message).into(),
                 seq: record.seq,
                 sender: record.sender.as_str().into(),
                 at: record.at,
                 id: shown(record).map(Into::into),
             };
-            encode(&extended::FromServer::Message(message), out);
+            extended_message(&message, out);
         }
     }
 }

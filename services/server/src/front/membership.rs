@@ -40,6 +40,15 @@ pub(super) struct Surroundings<'a> {
     pub(super) out: &'a mut Outbound,
     /// At so many bytes in `out` nothing more is taken up.
     pub(super) max_outbound: usize,
+    /// Messages that were put into `out`.
+    pub(super) delivered: u64,
+}
+
+impl Surroundings<'_> {
+    fn count(&mut self, deliveries: u64) {
+        self.delivered += deliveries;
+        self.metrics.deliveries(self.dialect).increment(deliveries);
+    }
 }
 
 pub(super) struct Membership {
@@ -59,6 +68,8 @@ pub(super) struct Membership {
 
 enum State {
     Live(ReusableBoxFuture<'static, Received>),
+    /// Live, and what was received waits for room.
+    HeldUp(Box<Received>),
     CatchingUp {
         subscription: Subscription,
         page: Option<BoxFuture<'static, Result<Option<Page>, ReadError>>>,
@@ -125,10 +136,15 @@ impl Membership {
             match &mut self.state {
                 State::Live(receiving) => {
                     let Poll::Ready((received, subscription)) = receiving.poll(cx) else {
-                        self.held_up = None;
+                        self.end_hold_up();
                         return Poll::Pending;
                     };
                     self.sample_lag(around.metrics);
+                    self.drain(received, subscription, around);
+                }
+                State::HeldUp(_) => {
+                    let State::HeldUp(received) = std::mem::replace(&mut self.state, State::Closed) else { continue };
+                    let (received, subscription) = *received;
                     self.drain(received, subscription, around);
                 }
                 State::CatchingUp { page: Some(page), .. } => {
@@ -141,10 +157,29 @@ impl Membership {
                 State::Closed => return Poll::Pending,
             }
         }
+        self.look_ahead(cx, around.metrics);
+        Poll::Ready(())
+    }
+
+    /// Without room for it, still learns whether there is something more, so that a member whose socket takes nothing is seen to lag.
+    fn look_ahead(&mut self, cx: &mut Context<'_>, metrics: &Metrics) {
+        if let State::Live(receiving) = &mut self.state
+            && let Poll::Ready(received) = receiving.poll(cx)
+        {
+            self.sample_lag(metrics);
+            self.state = State::HeldUp(Box::new(received));
+        }
         if self.lag.is_none() && self.held_up.is_none() && self.status.head() >= self.next {
             self.held_up = Some(self.status.lag());
+            self.progress.set_catching_up(true);
         }
-        Poll::Ready(())
+    }
+
+    /// The socket takes bytes again.
+    fn end_hold_up(&mut self) {
+        if self.held_up.take().is_some() {
+            self.progress.set_catching_up(self.lag.is_some());
+        }
     }
 
     /// Writes what the broadcast holds, until it is empty, `out` is full, or the log is needed.
@@ -208,7 +243,7 @@ impl Membership {
             self.write(batch.records.iter().skip_while(|record| record.seq < self.next), around);
         }
         self.next = last + 1;
-        around.metrics.deliveries(dialect).increment(count);
+        around.count(count);
         if self.is_measured() {
             around.metrics.delivery_seconds.record(delivery.received.elapsed().as_secs_f64());
         }
@@ -270,7 +305,7 @@ impl Membership {
             let count = last + 1 - self.next;
             self.write(new, around);
             self.next = last + 1;
-            around.metrics.deliveries(around.dialect).increment(count);
+            around.count(count);
             around.metrics.catchup_messages.increment(count);
         }
         if self.next > page.head.seq && self.next <= self.status.head() && page.head.epoch == self.status.epoch() {

@@ -14,14 +14,16 @@ use crate::shard::ConnectionId;
 use crate::telemetry::trace::FanOut;
 use crate::tls::Stream;
 
-/// Shared lines shorter than this are copied: that costs less than one more piece in the system call.
+/// Shared lines shorter than this are copied if they are not alone: that costs less than one more piece in the system call.
 const COPY_BELOW: usize = 1024;
 /// Pieces in one system call.
 const PIECES: usize = 32;
 
-/// An empty one owns no memory.
+/// An empty one owns no memory, and nor does one that holds nothing but the shared lines of one delivery.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
+    /// Comes before all pieces.
+    first: Bytes,
     pieces: VecDeque<Bytes>,
     /// Comes after all pieces.
     tail: Vec<u8>,
@@ -54,8 +56,11 @@ impl Outbound {
 
     /// Appends lines that other connections get too.
     pub(super) fn share(&mut self, lines: &Bytes) {
+        let alone = self.is_empty();
         self.bytes += lines.len();
-        if lines.len() < COPY_BELOW {
+        if alone {
+            self.first = lines.clone();
+        } else if lines.len() < COPY_BELOW {
             self.tail.extend_from_slice(lines);
         } else {
             self.seal();
@@ -79,15 +84,16 @@ impl Outbound {
     /// # Errors
     /// As the socket's.
     pub(super) fn poll_write_to(&mut self, socket: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let written = if self.pieces.is_empty() {
+        let written = if self.first.len() == self.bytes {
+            ready!(socket.poll_send(cx, &self.first))?
+        } else if self.tail.len() == self.bytes {
             ready!(socket.poll_send(cx, &self.tail))?
-        } else if self.pieces.len() == 1 && self.tail.is_empty() {
-            ready!(socket.poll_send(cx, &self.pieces[0]))?
         } else {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
-            let all = self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]);
-            for (slice, bytes) in slices.iter_mut().zip(all) {
+            let pieces = self.pieces.iter().map(|piece| &piece[..]);
+            let all = [&self.first[..]].into_iter().chain(pieces).chain([&self.tail[..]]);
+            for (slice, bytes) in slices.iter_mut().zip(all.filter(|bytes| !bytes.is_empty())) {
                 *slice = IoSlice::new(bytes);
                 count += 1;
             }
@@ -107,6 +113,13 @@ impl Outbound {
         {
             self.marks = None;
         }
+        let taken = written.min(self.first.len());
+        if taken == self.first.len() {
+            self.first = Bytes::new();
+        } else {
+            self.first.advance(taken);
+        }
+        written -= taken;
         while written > 0 {
             let Some(piece) = self.pieces.front_mut() else {
                 if written == self.tail.len() {
@@ -131,13 +144,13 @@ impl Outbound {
     /// Takes all that waits, as a socket that has room for it would.
     #[cfg(test)]
     pub(super) fn take_all(&mut self) -> Vec<u8> {
-        let Self { pieces, tail, .. } = std::mem::take(self);
-        pieces.into_iter().flatten().chain(tail).collect()
+        let Self { first, pieces, tail, .. } = std::mem::take(self);
+        first.into_iter().chain(pieces.into_iter().flatten()).chain(tail).collect()
     }
 
     /// Gives memory back if nothing waits.
     pub(super) fn shrink(&mut self) {
-        if self.is_empty() {
+        if self.is_empty() && (self.pieces.capacity() > 0 || self.tail.capacity() > 0) {
             *self = Self::default();
         }
     }
@@ -150,8 +163,8 @@ mod tests {
     use super::*;
 
     fn rest(out: &Outbound) -> Vec<u8> {
-        let (pieces, tail) = (out.pieces.clone(), out.tail.clone());
-        pieces.into_iter().flatten().chain(tail).collect()
+        let (first, pieces, tail) = (out.first.clone(), out.pieces.clone(), out.tail.clone());
+        first.into_iter().chain(pieces.into_iter().flatten()).chain(tail).collect()
     }
 
     proptest! {

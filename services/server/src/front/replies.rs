@@ -119,6 +119,10 @@ impl Task {
             },
             heartbeat: millis(self.shared.patience.heartbeat),
         }));
+        if let Some(going) = self.going_away.take() {
+            let (reason, after) = *going;
+            self.tell_going_away(&reason, after);
+        }
     }
 
     pub(super) fn ping(&mut self) {
@@ -126,9 +130,13 @@ impl Task {
     }
 
     pub(super) fn tell_going_away(&mut self, reason: &str, after: Duration) {
-        if self.dialect() == Some(Dialect::Extended) {
-            let going = extended::GoingAway { reason: reason.into(), reconnect_after_ms: millis(after) };
-            self.out.push(&extended::FromServer::GoingAway(going));
+        match self.dialect() {
+            Some(Dialect::Extended) => {
+                let going = extended::GoingAway { reason: reason.into(), reconnect_after_ms: millis(after) };
+                self.out.push(&extended::FromServer::GoingAway(going));
+            }
+            Some(Dialect::Classic) => {}
+            None => self.going_away = Some(Box::new((reason.into(), after))),
         }
     }
 
@@ -152,11 +160,17 @@ impl Task {
         }
     }
 
-    fn on_acks(&mut self, acks: Vec<Ack>) {
-        self.in_flight = self.in_flight.saturating_sub(acks.len());
+    /// So many posts were stored or refused.
+    pub(super) fn on_answered(&mut self, posts: usize) {
+        self.in_flight = self.in_flight.saturating_sub(posts);
+        self.posting = self.posting.saturating_sub(posts);
         if let Some(since) = self.measured_post.take() {
             self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
         }
+    }
+
+    fn on_acks(&mut self, acks: Vec<Ack>) {
+        self.on_answered(acks.len());
         for Ack { group, id, outcome } in acks {
             match outcome {
                 Ok(stored) if self.dialect() == Some(Dialect::Extended) => {
@@ -322,6 +336,7 @@ fn with_detail(what: &str, detail: Option<&str>) -> String {
     }
 }
 
+/// Rounded up: who waits for so long has waited long enough.
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -56,7 +56,8 @@ impl Task {
     /// The owners have stopped: the server is about to end and will not answer any more.
     pub(super) fn on_stopped(&mut self) {
         self.unsent.clear();
-        self.in_flight = 0;
+        self.held = None;
+        (self.in_flight, self.posting) = (0, 0);
         self.close(CloseReason::Drain);
     }
 }

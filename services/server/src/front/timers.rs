@@ -10,25 +10,38 @@ use tokio::time::{Instant, Sleep};
 #[derive(Debug)]
 pub(super) struct Timer {
     sleep: Pin<Box<Sleep>>,
+    /// When it fires, which is looked at more often than the timer itself.
+    set_for: Instant,
+    /// Whether it will wake the task at that time.
+    armed: bool,
 }
 
 impl Timer {
     pub(super) fn new(deadline: Instant) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)) }
+        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)), set_for: deadline, armed: false }
     }
 
     /// Whether `deadline` has come; if not, the task will be woken at that time, or before.
     pub(super) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if deadline < self.sleep.deadline() {
-            self.sleep.as_mut().reset(deadline);
+        if deadline < self.set_for {
+            self.reset(deadline);
+        }
+        if self.armed && Instant::now() < self.set_for {
+            return Poll::Pending;
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
-            if deadline <= self.sleep.deadline() {
+            if deadline <= self.set_for {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(deadline);
+            self.reset(deadline);
         }
+        self.armed = true;
         Poll::Pending
+    }
+
+    fn reset(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        (self.set_for, self.armed) = (deadline, false);
     }
 }
 

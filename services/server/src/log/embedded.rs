@@ -36,6 +36,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -44,6 +45,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::backlog::Backlog;
 use self::disk::Disk;
@@ -55,9 +57,9 @@ use self::retention::Rules;
 use self::table::{TableError, Tables};
 use self::tail::{Known, NoGroup, Tail, View};
 use self::trouble::{Cause, Trouble};
-use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+use super::{AppendError, BackupError, Batch, Copied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
-pub use self::backup::BackupError;
+pub use self::backup::CopyError;
 pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, export, stats, verify};
 pub use self::open::{OpenError, open};
 
@@ -135,19 +137,27 @@ impl Core {
     }
 
     /// Runs what may wait for the disk where it may; few at once.
+    ///
+    /// In a task of its own: callers leave futures unpolled for long (a member that takes nothing, an owner that waits for something
+    /// else first), and one to which a place was given meanwhile would keep all others waiting.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
-        let place = Arc::clone(&self.readers).acquire_owned().await.map_err(stopped)?;
+        let ended = |error| ReadError { reason: format!("the reading task ended: {error}") };
         let core = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(&core);
-            drop(place);
-            result
+        let task = tokio::spawn(async move {
+            let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
+            let place = Arc::clone(&core.readers).acquire_owned().await.map_err(stopped)?;
+            let reading = tokio::task::spawn_blocking(move || {
+                let result = work(&core);
+                drop(place);
+                result
+            });
+            reading.await.map_err(ended)?
         });
-        task.await.map_err(|error| ReadError { reason: format!("the reading task ended: {error}") })?
+        // Who no longer wants it gives up its turn.
+        AbortOnDropHandle::new(task).await.map_err(ended)?
     }
 
     /// Sees to it that the writer finds the heads in memory, and need not wait for the tables.
@@ -254,6 +264,7 @@ impl Core {
 
 impl Embedded {
     /// Moves everything that is acknowledged by now from the commit log into the tables. `false` if that cannot be.
+    #[cfg(test)]
     async fn flush(&self) -> bool {
         let backlog = Arc::clone(&self.core.backlog);
         tokio::task::spawn_blocking(move || backlog.flush()).await.unwrap_or(false)
@@ -362,6 +373,14 @@ impl Log for Embedded {
 
     fn trouble(&self) -> Option<String> {
         self.core.trouble.any()
+    }
+
+    fn back_up(&self, to: PathBuf) -> BoxFuture<'static, Result<Copied, BackupError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let copied = tokio::task::spawn_blocking(move || core.back_up(&to)).await;
+            copied.map_err(|error| BackupError::Failed(format!("the copying task ended: {error}")))?
+        })
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -143,6 +143,7 @@ impl Memory {
                 }
             }
         }
+        stored.trim();
         removed
     }
 
@@ -197,8 +198,10 @@ impl Memory {
             .map(|(name, shard)| (name.clone(), *shard))
             .collect();
         let head = |(name, shard): (GroupName, u16)| {
-            let head = self.shard(shard).get(&name)?.head;
-            Some((name, head))
+            let mut groups = self.shard(shard);
+            let stored = groups.get_mut(&name)?;
+            self.retain(&name, stored);
+            Some((name, stored.head))
         };
         names.into_iter().filter_map(head).collect()
     }
@@ -214,6 +217,17 @@ impl Memory {
 }
 
 impl Stored {
+    /// Lets go of the removed part of a batch that is mostly removed, so that what is held stays within twice what is counted.
+    fn trim(&mut self) {
+        let Some((_, batch)) = self.batches.front_mut() else { return };
+        let removed = usize::try_from(self.head.first.saturating_sub(batch.first())).unwrap_or(usize::MAX);
+        if removed > batch.records.len() / 2
+            && let Some(kept) = batch.records.get(removed..)
+        {
+            *batch = Arc::new(Batch { group: batch.group.clone(), epoch: batch.epoch, records: kept.to_vec() });
+        }
+    }
+
     fn oldest(&self) -> Option<&Record> {
         let (_, batch) = self.batches.front()?;
         batch.records.get(usize::try_from(self.head.first - batch.first()).ok()?)
@@ -226,7 +240,10 @@ impl Log for Memory {
     }
 
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
-        let head = self.shard(shard).get(group).map(|stored| stored.head);
+        let head = self.shard(shard).get_mut(group).map(|stored| {
+            self.retain(group, stored);
+            stored.head
+        });
         Box::pin(ready(Ok(head)))
     }
 
@@ -370,6 +387,33 @@ mod tests {
         };
         assert_eq!((first(0, "A"), first(1, "B")), (11, 1));
         assert_eq!(lock(&memory.arrivals).len(), 2);
+    }
+
+    #[test]
+    fn what_retention_removes_of_a_batch_is_let_go() {
+        let retention = Retention { messages: 3, ..Retention::default() };
+        let memory = Memory::new(&Config { retention, ..Config::default() }, 4);
+        let batch = batch("G", 1, 100);
+        let (oldest, newest) = (Arc::downgrade(&batch.records[0].message), Arc::downgrade(&batch.records[99].message));
+        memory.append_now(0, vec![batch]).unwrap();
+        assert!(oldest.upgrade().is_none() && newest.upgrade().is_some());
+        let page = memory.read_now(0, &GroupName::new("G").unwrap(), Range::After(0), ALL).unwrap();
+        assert_eq!((page.head.first, seqs(&page)), (98, vec![98, 99, 100]));
+    }
+
+    #[tokio::test]
+    async fn a_head_tells_what_age_has_left() {
+        let retention = Retention { age: Duration::from_millis(20), ..Retention::default() };
+        let memory = Memory::new(&Config { retention, ..Config::default() }, 4);
+        let group = GroupName::new("G").unwrap();
+        memory.append_now(0, vec![batch("G", 1, 3)]).unwrap();
+        let over = async {
+            while memory.head(0, &group).await.unwrap().unwrap().first != 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), over).await.expect("messages grow old without a read or a post");
+        assert_eq!(memory.groups("", None, 10).await.unwrap()[0].1.first, 4);
     }
 
     #[test]

@@ -231,8 +231,11 @@ impl Group {
     /// Users from the first after `after`, each once; and whether there are more than `limit`.
     pub(super) fn users_after(&self, after: Option<&str>, limit: usize) -> (Vec<UserName>, bool) {
         let from = after.and_then(|after| UserName::new(after).ok()).map(|user| (user, ConnectionId(u64::MAX)));
+        // A text that cannot be a name has a place among names all the same.
+        let passed =
+            |member: &&Member| from.is_none() && after.is_some_and(|after| member.session.user.as_str() <= after);
         let mut users: Vec<UserName> = Vec::new();
-        for member in self.members_after(from) {
+        for member in self.members_after(from.clone()).skip_while(passed) {
             if users.last() == Some(&member.session.user) {
                 continue;
             }

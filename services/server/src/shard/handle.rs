@@ -1,5 +1,6 @@
 //! The way to the shards for everybody else.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::peers::{Order, Peers};
 use super::request::{Admin, Request};
 pub use super::wire::Listing;
 use super::{Bounds, Config, Events, GroupStatus, Page, PageLimit, Range, ReadError};
-use crate::log::{Head, Log};
+use crate::log::{BackupError, Copied, Head, Log};
 
 /// What all owners of a node share.
 #[derive(Debug)]
@@ -243,6 +244,14 @@ impl Shards {
         self.inner.shared.log.trouble()
     }
 
+    /// Copies this node's log into a directory, while posts go on.
+    ///
+    /// # Errors
+    /// Why there is no copy.
+    pub async fn back_up(&self, to: PathBuf) -> Result<Copied, BackupError> {
+        self.inner.shared.log.back_up(to).await
+    }
+
     /// Sends a request if the owner's queue has room.
     ///
     /// # Errors
@@ -376,6 +385,7 @@ impl Shards {
         metrics.queue_max.set(self.inner.owners.iter().map(waiting).max().unwrap_or(0) as f64);
         let stats = log.stats();
         metrics.log_groups.set(stats.groups as f64);
+        metrics.known.set((stats.groups + directory.unstored() as u64) as f64);
         metrics.log_bytes.set(stats.bytes as f64);
         metrics.log_writable.set(if log.trouble().is_none() { 1.0 } else { 0.0 });
     }

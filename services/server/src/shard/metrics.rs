@@ -40,6 +40,8 @@ pub const QUEUE_REQUESTS: &str = "tertulia_shard_queue_requests";
 pub const QUEUE_REQUESTS_MAX: &str = "tertulia_shard_queue_requests_max";
 /// How many requests may wait for one owner.
 pub const QUEUE_LIMIT: &str = "tertulia_shard_queue_limit";
+/// Groups that exist.
+pub const GROUPS_KNOWN: &str = "tertulia_groups_known";
 /// How many groups there may be.
 pub const GROUPS_LIMIT: &str = "tertulia_groups_limit";
 /// Groups that the log holds.
@@ -87,7 +89,11 @@ pub fn describe() {
         "Requests that wait for the owner with the longest queue; its limit is shard.queue"
     );
     describe_gauge!(QUEUE_LIMIT, "Requests that may wait for one owner (shard.queue)");
-    describe_gauge!(GROUPS_LIMIT, "Groups that there may be (limits.groups)");
+    describe_gauge!(
+        GROUPS_KNOWN,
+        "Groups that exist: those that the log holds, and those without a message yet; their limit is tertulia_groups_limit"
+    );
+    describe_gauge!(GROUPS_LIMIT, "Groups that may exist (limits.groups)");
     describe_gauge!(LOG_GROUPS, "Groups that the log holds");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that the log holds, in memory or on disk");
     describe_gauge!(LOG_WRITABLE, "1 while the log can be written, else 0");
@@ -114,6 +120,7 @@ pub(super) struct Metrics {
     pub(super) dedup_ids: Gauge,
     pub(super) append_seconds: Histogram,
     pub(super) groups: Gauge,
+    pub(super) known: Gauge,
     pub(super) members: Gauge,
     pub(super) lagging: Gauge,
     pub(super) shards: Gauge,
@@ -157,6 +164,7 @@ impl Metrics {
             dedup_ids: gauge!(DEDUP_IDS),
             append_seconds: histogram!(APPEND_SECONDS),
             groups: gauge!(GROUPS),
+            known: gauge!(GROUPS_KNOWN),
             members: gauge!(MEMBERS),
             lagging: gauge!(MEMBERS_LAGGING),
             shards: gauge!(SHARDS_OWNED),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct Session {
     pub inbox: Arc<Inbox>,
     /// The node that has the connection, unless it is this one. Its answers then go with those to that node.
     pub home: Option<Arc<str>>,
+    /// Whether it is to be told the place of each of its posts; if not, only how many were stored.
+    pub wants_places: bool,
 }
 
 /// What an owner tells a connection.
@@ -77,7 +79,8 @@ pub enum Event {
         /// What the moderator said.
         detail: Option<Arc<str>>,
     },
-    /// Posts were stored or refused, in the order in which they were sent.
+    /// Posts were stored or refused, in the order in which they were sent; of a session that wants no places, only those that were
+    /// refused.
     Posted(Vec<Ack>),
 }
 
@@ -137,13 +140,22 @@ pub struct Stored {
     pub at: u64,
 }
 
+/// Nothing was put in since the last look, and no task waits to be woken.
+const UNHEARD: u8 = 0;
+/// Nothing was put in since the last look, and a task will be woken.
+const LISTENING: u8 = 1;
+/// Something was put in since the last look.
+const NEWS: u8 = 2;
+
 /// Answers for one connection. It holds no more than what the connection asked for and has not taken yet, and one removal per
 /// membership; an empty one owns no memory beyond itself.
 #[derive(Debug, Default)]
 pub struct Inbox {
     events: Mutex<VecDeque<Event>>,
-    /// Whether something was put in since the last look.
-    news: AtomicBool,
+    /// Posts that were stored, of a session that wants no places.
+    stored: AtomicUsize,
+    /// [`UNHEARD`], [`LISTENING`] or [`NEWS`].
+    state: AtomicU8,
     waker: AtomicWaker,
 }
 
@@ -154,19 +166,39 @@ impl Inbox {
         self.wake();
     }
 
+    /// Says that posts were stored, and wakes the connection.
+    pub fn push_stored(&self, posts: usize) {
+        self.stored.fetch_add(posts, Ordering::Release);
+        self.wake();
+    }
+
+    /// Takes the number of posts that [`Inbox::push_stored`] has told of.
+    pub fn take_stored(&self) -> usize {
+        match self.stored.load(Ordering::Acquire) {
+            0 => 0,
+            _ => self.stored.swap(0, Ordering::AcqRel),
+        }
+    }
+
     /// Wakes the connection to look at what else is shared with it.
     pub fn wake(&self) {
-        self.news.store(true, Ordering::Release);
+        self.state.store(NEWS, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Takes all events; `Ready` also if it was only woken. Registers the task to be woken otherwise.
+    /// Takes all events; `Ready` also if it was only woken. Otherwise the task will be woken. It is always the same task that looks.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<VecDeque<Event>> {
-        if !self.news.load(Ordering::Acquire) {
+        if self.state.load(Ordering::Acquire) == UNHEARD {
             self.waker.register(cx.waker());
+            // Unless it was put in just now.
+            let listening = self.state.compare_exchange(UNHEARD, LISTENING, Ordering::AcqRel, Ordering::Acquire);
+            debug_assert!(matches!(listening, Ok(UNHEARD) | Err(NEWS)), "two tasks look");
         }
-        if self.news.swap(false, Ordering::AcqRel) {
-            let events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.state.load(Ordering::Acquire) == NEWS {
+            // Reads what was put there last, so that all that came with it is seen.
+            self.state.swap(UNHEARD, Ordering::AcqRel);
+            let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            let events = if events.is_empty() { VecDeque::new() } else { std::mem::take(&mut *events) };
             // More may be put in while these are looked at: the next poll registers.
             return Poll::Ready(events);
         }

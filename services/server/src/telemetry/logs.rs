@@ -1,8 +1,13 @@
 //! The server's log: one line an event on stderr, for people or for programs.
+//!
+//! A thread of its own writes them. While stderr takes nothing (a full pipe, a stopped terminal) lines are lost and counted: the
+//! server never waits for whoever reads its log.
 
 use std::io::{self, IsTerminal};
 
+use metrics::{Unit, counter, describe_counter};
 use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,10 +16,44 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 use super::config::LogFormat;
 use super::{Config, Error};
 
+/// Lines that may wait for stderr.
+const WAITING: usize = 8_192;
+
+/// While it lives, the log is written; when it goes, what waits is written if stderr takes it soon.
+#[derive(Debug)]
+pub struct Written(#[expect(dead_code, reason = "for its end")] WorkerGuard);
+
+/// How many lines were lost.
+#[derive(Debug, Clone)]
+pub(super) struct Lost(ErrorCounter);
+
+impl Lost {
+    const NAME: &str = "tertulia_log_lines_lost_total";
+
+    pub(super) fn describe() {
+        describe_counter!(Self::NAME, Unit::Count, "Lines of the server's own log that stderr did not take in time.");
+    }
+
+    /// Brings the metric up to date.
+    pub(super) fn observe(&self) {
+        counter!(Self::NAME).absolute(self.0.dropped_lines() as u64);
+    }
+}
+
 /// Everything that is logged in this process from now on goes to stderr.
-pub(super) fn init(config: &Config) -> Result<(), Error> {
+pub(super) fn init(config: &Config) -> Result<(Lost, Written), Error> {
     let colours = io::stderr().is_terminal();
-    subscriber(config, colours, io::stderr)?.try_init().map_err(|cause| Error::Log { cause })
+    let (writer, written) = beside(io::stderr());
+    let lost = Lost(writer.error_counter());
+    subscriber(config, colours, writer)?.try_init().map_err(|cause| Error::Log { cause })?;
+    Ok((lost, written))
+}
+
+/// A writer that never waits.
+fn beside(writer: impl io::Write + Send + 'static) -> (NonBlocking, Written) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).thread_name("log");
+    let (writer, guard) = builder.finish(writer);
+    (writer, Written(guard))
 }
 
 fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<impl Subscriber + Send + Sync, Error>
@@ -60,6 +99,34 @@ mod tests {
         with_default(subscriber(&config, false, move || writer.clone()).unwrap(), log);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// A stderr that takes nothing until it is let.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+
+    impl io::Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().ok();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_whoever_reads_the_log() {
+        let (take, stuck) = std::sync::mpsc::channel();
+        let (writer, written) = beside(Stuck(stuck));
+        let lost = Lost(writer.error_counter());
+        with_default(subscriber(&Config::default(), false, writer).unwrap(), || {
+            (0..WAITING + 100).for_each(|count| info!(count, "a line"));
+        });
+        // One may be with the thread that writes.
+        assert!((99..=100).contains(&lost.0.dropped_lines()), "{}", lost.0.dropped_lines());
+        drop(take);
+        drop(written);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
-use super::{Error, metrics};
+use super::{Error, logs, metrics};
 
 /// How often the samples of histograms are folded into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -56,6 +56,7 @@ pub(super) fn install(buckets: &[Buckets]) -> Result<Exporter, Error> {
     let exporter = Exporter { handle: recorder.handle(), process: Collector::default() };
     ::metrics::set_global_recorder(recorder).map_err(|error| Error::Recorder { cause: error.to_string() })?;
     metrics::describe();
+    logs::Lost::describe();
     exporter.process.describe();
     Ok(exporter)
 }

@@ -71,7 +71,14 @@ impl World {
         let session = |id, name| {
             let user = UserName::new(name).unwrap();
             let address = IpAddr::from([127, 0, 0, 1]);
-            Arc::new(Session { id: ConnectionId(id), user, address, inbox: Arc::default(), home: None })
+            Arc::new(Session {
+                id: ConnectionId(id),
+                user,
+                address,
+                inbox: Arc::default(),
+                home: None,
+                wants_places: true,
+            })
         };
         Self {
             shards: Shards::start(config, bounds, log, "node".into()),
@@ -128,6 +135,7 @@ impl World {
     fn poll(&mut self, room: usize) -> bool {
         let Some(member) = &mut self.member else { return true };
         let mut around = Surroundings {
+            delivered: 0,
             dialect: self.dialect,
             session: &self.reader,
             shards: &self.shards,

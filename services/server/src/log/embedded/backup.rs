@@ -1,91 +1,162 @@
-//! A backup of a running log: a copy of one moment of the tables, while posts go on.
+//! A backup of a log, running or not: a copy of one moment of the tables, while posts go on.
 //!
 //! Everything acknowledged before the backup began is moved into the tables first, so the copy needs no commit log: it is a complete
 //! data directory of its own. Copying the files of a running server one by one would not be (a file-system snapshot is).
+//!
+//! The copy of a running server is made beside its place, under another name, and gets its own when it is whole: a directory with the
+//! right name is a backup.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value};
 
-use super::Embedded;
+use super::Core;
 use super::disk::{Directory, Disk};
 use super::open::{OpenError, open_tables};
 use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables, meta};
+use super::trouble::Cause;
+use crate::log::{BackupError, Copied};
 
 /// Rows that are copied in one transaction.
 const ROWS: usize = 65_536;
 /// Memory for the pages of the copy.
 const CACHE: usize = 64 * 1024 * 1024;
+/// What the name of a copy ends in until it is whole.
+const PARTIAL: &str = ".partial";
 
-/// Why a backup failed. What it has written by then is to be thrown away.
+/// Why a copy was not made. What was written by then is to be thrown away.
 #[derive(Debug, thiserror::Error)]
-pub enum BackupError {
+pub enum CopyError {
     /// The place is taken.
     #[error("{} is not empty: give a new or an empty directory", .0.display())]
     NotEmpty(PathBuf),
-    /// The copy cannot be made.
+    /// The copy cannot be opened.
     #[error("cannot make the backup: {0}")]
     Open(#[from] OpenError),
-    /// The log cannot move what was acknowledged into the tables.
-    #[error("the log cannot be backed up now: {0}")]
-    Unavailable(String),
+    /// The log stops.
+    #[error("the log is being closed")]
+    Stopping,
     /// The tables cannot be read, or the copy not written.
     #[error("cannot copy the tables: {0}")]
-    Copy(String),
+    Tables(String),
 }
 
-impl From<TableError> for BackupError {
+impl From<TableError> for CopyError {
     fn from(error: TableError) -> Self {
-        Self::Copy(error.to_string())
+        Self::Tables(error.to_string())
     }
 }
 
-impl Embedded {
-    /// Copies the log into `dest`, a new or empty directory, which can then serve as a data directory. Holds every message that
-    /// was acknowledged before the call, and none is written while it is read: the copy is of one moment.
-    ///
-    /// # Errors
-    /// Why there is no backup.
-    pub async fn backup(&self, dest: &Path) -> Result<(), BackupError> {
-        if !self.flush().await {
-            let reason = self.core.trouble.any().unwrap_or_else(|| "the tables cannot be written".to_owned());
+impl From<CopyError> for BackupError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::NotEmpty(path) => Self::Taken(path),
+            CopyError::Stopping => Self::Unavailable(error.to_string()),
+            CopyError::Open(_) | CopyError::Tables(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Core {
+    /// Copies the running log into `to`, which is made.
+    pub(super) fn back_up(&self, to: &Path) -> Result<Copied, BackupError> {
+        if !self.backlog.flush() {
+            let reason = self.trouble.any().unwrap_or_else(|| "the tables cannot be written".to_owned());
             return Err(BackupError::Unavailable(reason));
         }
-        let (core, dest) = (Arc::clone(&self.core), dest.to_owned());
-        let copied = tokio::task::spawn_blocking(move || copy(&core.tables, &dest)).await;
-        copied.map_err(|error| BackupError::Copy(error.to_string()))?
+        if to.exists() {
+            return Err(BackupError::Taken(to.to_owned()));
+        }
+        let mut name = to.file_name().unwrap_or_default().to_owned();
+        name.push(PARTIAL);
+        let partial = to.with_file_name(name);
+        let made = self.copy_into(&partial).and_then(|copied| {
+            publish(&partial, to).map_err(|error| failed("give the backup its name", to, &error))?;
+            Ok(copied)
+        });
+        if made.is_err() {
+            discard(&partial);
+        }
+        made
+    }
+
+    fn copy_into(&self, partial: &Path) -> Result<Copied, BackupError> {
+        // What a server left behind that ended while it made one.
+        discard(partial);
+        fs::create_dir_all(partial).map_err(|error| failed("make the directory", partial, &error))?;
+        let needed = self.tables.disk_bytes().saturating_add(self.files.reserve());
+        let stat =
+            rustix::fs::statvfs(partial).map_err(|error| failed("look at the space of", partial, &error.into()))?;
+        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if available < needed {
+            return Err(BackupError::NoSpace { available, needed });
+        }
+        let stops = || self.trouble.of(Cause::Stopped).is_some();
+        Ok(copy(&self.tables, partial, &stops)?)
     }
 }
 
-/// Copies one moment of the tables into a new or empty directory.
-pub(super) fn copy(tables: &Tables, dest: &Path) -> Result<(), BackupError> {
+fn failed(action: &str, path: &Path, error: &io::Error) -> BackupError {
+    BackupError::Failed(format!("cannot {action} {}: {error}", path.display()))
+}
+
+/// Removes a copy that is not whole. What cannot be removed now, the next backup of that name removes.
+fn discard(partial: &Path) {
+    if let Err(error) = fs::remove_dir_all(partial)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, directory = %partial.display(), "cannot remove a backup that is not whole");
+    }
+}
+
+fn publish(partial: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(partial, to)?;
+    match to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => fs::File::open(".")?.sync_all(),
+    }
+}
+
+/// Copies one moment of the tables into a new or empty directory, unless it `stops` in between.
+pub(super) fn copy(tables: &Tables, dest: &Path, stops: &dyn Fn() -> bool) -> Result<Copied, CopyError> {
     if dest.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(BackupError::NotEmpty(dest.to_owned()));
+        return Err(CopyError::NotEmpty(dest.to_owned()));
     }
     let disk: Arc<dyn Disk> = Arc::new(Directory::lock(dest)?);
     let copy = open_tables(&disk, CACHE)?;
-    tables.read(|from| {
-        copy_table(from, &copy, GROUPS)?;
-        copy_table(from, &copy, MESSAGES)?;
-        copy_table(from, &copy, TRIMS)?;
-        copy_table(from, &copy, META)
+    let whole = tables.read(|from| {
+        Ok(copy_table(from, &copy, GROUPS, stops)?
+            && copy_table(from, &copy, MESSAGES, stops)?
+            && copy_table(from, &copy, TRIMS, stops)?
+            && copy_table(from, &copy, META, stops)?)
     })?;
+    if !whole {
+        return Err(CopyError::Stopping);
+    }
     // There is no commit log beside the copy, and none is needed.
     copy.set_number(meta::IN_USE, 0)?;
+    let copied = Copied { groups: copy.count()?, bytes: copy.disk_bytes() };
     copy.close()?;
     tracing::info!(file = %disk.path(table::FILE).display(), "made a backup");
-    Ok(())
+    Ok(copied)
 }
 
+/// Answers whether all of the table was copied.
 fn copy_table<K: Key + 'static, V: Value + 'static>(
     from: &ReadTransaction,
     to: &Tables,
     definition: TableDefinition<'_, K, V>,
-) -> Result<(), TableError> {
+    stops: &dyn Fn() -> bool,
+) -> Result<bool, TableError> {
     let table = from.open_table(definition)?;
     let mut rows = table.iter()?.peekable();
     while rows.peek().is_some() {
+        if stops() {
+            return Ok(false);
+        }
         to.write(|transaction| {
             let mut copy = transaction.open_table(definition)?;
             for row in rows.by_ref().take(ROWS) {
@@ -95,5 +166,5 @@ fn copy_table<K: Key + 'static, V: Value + 'static>(
             Ok(())
         })?;
     }
-    Ok(())
+    Ok(true)
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::GroupName;
 
 use super::backlog::{Backlog, Block, NoRoom};
+use super::disk::DiskFile;
 use super::files::{Files, Segment};
 use super::frame::{self, BlockHeader, FIRST_BLOCK, FileHeader, Position};
 use super::metrics::Metrics;
@@ -257,13 +258,23 @@ impl Writer {
     /// The block may be on the disk or not: makes it void, then refuses its appends.
     fn give_up(&mut self, requests: Vec<Request>, error: &io::Error) {
         tracing::error!(%error, "cannot write the commit log; going on in a new file");
-        self.segment = None;
+        let failed = self.segment.take().map(|segment| (segment.file, self.offset));
         self.trouble.set(Cause::Commit, Some(error.to_string()));
+        let mut is_void = false;
         for attempt in 0..VOID_ATTEMPTS {
-            if self.revive().is_ok() {
+            is_void = self.revive().is_ok();
+            if is_void {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10 << attempt));
+        }
+        if let Some((file, offset)) = failed.filter(|_| !is_void)
+            && let Err(error) = erase(&*file, offset)
+        {
+            tracing::error!(
+                %error,
+                "what was refused may be on the disk and cannot be made void: a restart before the disk is well may bring it back"
+            );
         }
         refuse(requests, &error.to_string());
     }
@@ -288,6 +299,12 @@ impl Writer {
             drop(reply.send(Ok(removed)));
         }
     }
+}
+
+/// Makes the block that begins at `offset` void where it is, for want of a new file that says so.
+fn erase(file: &dyn DiskFile, offset: u64) -> io::Result<()> {
+    file.write_at(&[0; frame::PAGE as usize], offset)?;
+    file.sync()
 }
 
 /// Tells operators what a pause came from.

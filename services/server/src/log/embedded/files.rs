@@ -200,6 +200,11 @@ impl Files {
         spares + live + retired
     }
 
+    /// Bytes that must stay free on the disk.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.limits.reserve
+    }
+
     /// Ends the thread.
     pub(crate) fn close(&self) {
         self.state().closed = true;

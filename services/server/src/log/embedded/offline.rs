@@ -10,7 +10,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 use tertulia_protocol::GroupName;
 
-use super::backup::{self, BackupError};
+use super::backup::{self, CopyError};
 use super::disk::{Directory, Disk};
 use super::open::{OpenError, Recovered, recover};
 use super::retention::Rules;
@@ -35,7 +35,7 @@ pub enum OfflineError {
     NoGroup(String),
     /// The copy cannot be made.
     #[error(transparent)]
-    Backup(#[from] BackupError),
+    Copy(#[from] CopyError),
     /// The output cannot be written.
     #[error("cannot write the export: {0}")]
     Output(#[from] io::Error),
@@ -187,7 +187,7 @@ pub fn stats(dir: &Path) -> Result<DirectoryStats, OfflineError> {
 /// As [`verify`], as far as things are read; and of the copy.
 pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> {
     let (_disk, recovered) = open(dir)?;
-    backup::copy(&recovered.tables, dest)?;
+    backup::copy(&recovered.tables, dest, &|| false)?;
     recovered.tables.close()?;
     // The first look at the copy is not left to the day on which it is needed.
     stats(dest)

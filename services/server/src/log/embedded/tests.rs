@@ -86,6 +86,33 @@ impl<const INTERVAL: u64> Engine for OnFiles<INTERVAL> {
     }
 }
 
+/// A future that is made and polled once, then left alone, keeps nobody else from reading.
+#[tokio::test]
+async fn whoever_leaves_a_read_alone_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: directory.path().to_owned(),
+        apply_interval: Duration::from_millis(1),
+        cache_bytes: 0,
+        readers: 2,
+        ..config()
+    };
+    let log = open(&config).unwrap();
+    log.append(0, vec![batch("A", 7, 1, 50)]).await.unwrap();
+    assert!(log.flush().await);
+    let mut left_alone: Vec<_> = (0..20).map(|_| log.read(0, &group("A"), Range::After(0), ALL)).collect();
+    for read in &mut left_alone {
+        drop(futures_util::poll!(read));
+    }
+    let head = tokio::time::timeout(Duration::from_secs(30), log.head(0, &group("unknown"))).await;
+    assert_eq!(head.expect("others are served").unwrap(), None);
+    assert_holds(&*log, "A", 7, 1, 50).await;
+    for read in left_alone {
+        assert_eq!(read.await.unwrap().unwrap().records.len(), 50);
+    }
+    log.close().await;
+}
+
 mod conformance_from_memory {
     use super::{OnFiles, conformance};
     conformance!(OnFiles<3_600_000>);

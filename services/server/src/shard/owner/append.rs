@@ -17,6 +17,9 @@ use crate::shard::wire::Outcome;
 use crate::shard::{Batch, Refusal};
 use crate::telemetry::trace::Post;
 
+/// Room for so many groups or answers is kept for the next append, since most appends of a quiet server have one post.
+const KEPT: usize = 8;
+
 /// What the next append takes.
 #[derive(Default)]
 pub(super) struct Staged {
@@ -58,13 +61,16 @@ impl Owner {
         if self.in_flight.is_some() || self.staged.answers.is_empty() {
             return;
         }
-        let Staged { groups, mut answers, bytes, traced, .. } = std::mem::take(&mut self.staged);
-        let batches = groups.iter().filter_map(|group| self.groups.get_mut(group)?.take_batch());
-        let batches: Vec<(Arc<Batch>, Instant)> = batches.collect();
+        let Staged { mut groups, mut answers, bytes, traced, .. } = std::mem::take(&mut self.staged);
+        let mut batches = Vec::with_capacity(groups.len());
+        batches.extend(groups.drain(..).filter_map(|group| self.groups.get_mut(&group)?.take_batch()));
+        if groups.capacity() <= KEPT {
+            self.staged.groups = groups;
+        }
         if batches.is_empty() {
             // Repeats and refusals only: nothing to wait for.
             TracedPosts::take(self.shard, &mut answers, traced, &batches).repeated();
-            send_answers(answers);
+            self.answer(answers);
             return;
         }
         let posts: usize = batches.iter().map(|(batch, _)| batch.records.len()).sum();
@@ -97,7 +103,7 @@ impl Owner {
                 }
                 traced.repeated();
                 self.flush_told();
-                send_answers(answers);
+                self.answer(answers);
             }
             Err(error) => {
                 let trace_id = traced.any_id().map(tracing::field::display);
@@ -145,7 +151,15 @@ impl Owner {
                 group.move_to(head.epoch, head.seq, head.at);
             }
         }
-        send_answers(answers);
+        self.answer(answers);
+    }
+
+    /// Tells posters, and keeps the room for the next answers.
+    fn answer(&mut self, answers: Vec<Answer>) {
+        let room = send_answers(answers);
+        if self.staged.answers.capacity() == 0 && room.capacity() <= KEPT {
+            self.staged.answers = room;
+        }
     }
 
     /// Up to which `seq` a group is in the log.
@@ -174,27 +188,58 @@ pub(super) async fn returned(in_flight: &mut Option<InFlight>) -> Result<(), App
     }
 }
 
-/// Tells each poster, one event for each run of answers to the same one.
-pub(super) fn send_answers(answers: Vec<Answer>) {
-    let mut run: Option<(Arc<Session>, Vec<Ack>)> = None;
-    let flush = |run: Option<(Arc<Session>, Vec<Ack>)>| {
-        if let Some((session, acks)) = run {
-            session.inbox.push(Event::Posted(acks));
+/// Answers to one poster, one after the other.
+struct Run {
+    session: Arc<Session>,
+    /// How many were stored that it wants to know no more of.
+    stored: usize,
+    acks: Vec<Ack>,
+}
+
+impl Run {
+    fn send(self) {
+        if self.stored > 0 {
+            self.session.inbox.push_stored(self.stored);
         }
-    };
-    for Answer { to, group, id, outcome, .. } in answers {
-        match to {
-            // Who asked may have given up.
-            Asker::Admin(reply) => drop(reply.send(outcome)),
-            Asker::Node(execution, place) => execution.set(place, Outcome::of_post(&outcome)),
-            Asker::Session(session) => {
-                let ack = Ack { group, id, outcome };
-                match &mut run {
-                    Some((same, acks)) if Arc::ptr_eq(same, &session) => acks.push(ack),
-                    _ => flush(run.replace((session, vec![ack]))),
-                }
-            }
+        if !self.acks.is_empty() {
+            self.session.inbox.push(Event::Posted(self.acks));
         }
     }
-    flush(run);
+}
+
+/// Tells each poster, at once for each run of answers to the same one. Gives the room for answers back.
+pub(super) fn send_answers(mut answers: Vec<Answer>) -> Vec<Answer> {
+    let mut run: Option<Run> = None;
+    for Answer { to, group, id, outcome, .. } in answers.drain(..) {
+        let session = match to {
+            // Who asked may have given up.
+            Asker::Admin(reply) => {
+                drop(reply.send(outcome));
+                continue;
+            }
+            Asker::Node(execution, place) => {
+                execution.set(place, Outcome::of_post(&outcome));
+                continue;
+            }
+            Asker::Session(session) => session,
+        };
+        let run = match &mut run {
+            Some(run) if Arc::ptr_eq(&run.session, &session) => run,
+            other => {
+                if let Some(before) = other.take() {
+                    before.send();
+                }
+                other.insert(Run { session, stored: 0, acks: Vec::new() })
+            }
+        };
+        if outcome.is_ok() && !run.session.wants_places {
+            run.stored += 1;
+        } else {
+            run.acks.push(Ack { group, id, outcome });
+        }
+    }
+    if let Some(run) = run {
+        run.send();
+    }
+    answers
 }

@@ -441,7 +441,7 @@ impl Outcome {
 
 fn session(person: Person, home: &Arc<str>) -> Session {
     let Person { id, user, address, .. } = person;
-    Session { id, user, address, inbox: Arc::default(), home: Some(Arc::clone(home)) }
+    Session { id, user, address, inbox: Arc::default(), home: Some(Arc::clone(home)), wants_places: true }
 }
 
 fn member(member: &crate::shard::request::Member) -> MemberTold {

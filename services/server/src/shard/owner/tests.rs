@@ -161,6 +161,7 @@ fn session(id: u64, user: &str) -> Arc<Session> {
         address: IpAddr::from([127, 0, 0, 1]),
         inbox: Arc::default(),
         home: None,
+        wants_places: true,
     })
 }
 

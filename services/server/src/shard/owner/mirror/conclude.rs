@@ -26,12 +26,12 @@ impl Owner {
                 Request::Post(posts) => self.posted(posts, outcome, &mut answers),
                 request => {
                     // What was posted before is answered before.
-                    send_answers(std::mem::take(&mut answers));
+                    drop(send_answers(std::mem::take(&mut answers)));
                     self.conclude(Pending { request, ..pending }, outcome);
                 }
             }
         }
-        send_answers(answers);
+        drop(send_answers(answers));
     }
 
     fn posted(&mut self, posts: Posts, outcome: Outcome, answers: &mut Vec<Answer>) {
@@ -123,6 +123,7 @@ impl Owner {
             address: person.address,
             inbox: Arc::default(),
             home: Some(Arc::from("")),
+            wants_places: true,
         };
         let progress = Arc::new(Progress::told(delivered, catching_up));
         Member { session: Arc::new(session), joined_at: person.joined_at, progress }
@@ -183,7 +184,7 @@ impl Owner {
                     trace.refused(self.shard, &post.group, refusal.reason());
                 }
                 let (to, id) = (Asker::Session(session), post.id.filter(PostId::is_of_client));
-                send_answers(vec![Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }]);
+                drop(send_answers(vec![Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }]));
             }
             Request::Admin(admin) => refuse_admin(*admin, why),
             // Its reply is dropped, which says that there is none.
