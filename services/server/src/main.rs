@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    let (telemetry, _written) = match telemetry::init(&config.telemetry, server::BUCKETS) {
+    let (telemetry, written) = match telemetry::init(&config.telemetry, server::BUCKETS) {
         Ok(set_up) => set_up,
         Err(error) => return fail(&error),
     };
@@ -56,8 +56,11 @@ fn run(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format_args!("cannot start the runtime: {error}")),
     };
+    let result = runtime.block_on(server::run(config, telemetry));
+    // What was logged stands before what is said last.
+    drop(written);
     // `{:#}` puts an error and its causes on one line.
-    match runtime.block_on(server::run(config, telemetry)) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format_args!("{error:#}")),
     }

@@ -163,7 +163,7 @@ impl Task {
     /// So many posts were stored or refused.
     pub(super) fn on_answered(&mut self, posts: usize) {
         self.in_flight = self.in_flight.saturating_sub(posts);
-        self.posting = self.posting.saturating_sub(posts);
+        self.posting = self.posting.saturating_sub(u32::try_from(posts).unwrap_or(u32::MAX));
         if let Some(since) = self.measured_post.take() {
             self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
         }
