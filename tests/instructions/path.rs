@@ -98,7 +98,8 @@ fn chat(rounds: usize, chat: Chat) -> anyhow::Result<usize> {
     runtime.block_on(async {
         let shards = start_shards();
         let stop = CancellationToken::new();
-        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None);
+        let front =
+            Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None, 1);
         let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));
