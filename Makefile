@@ -38,7 +38,7 @@ run: ## Build and start the server with its defaults; messages are in ./data (AR
 test: test-tools ## Run all tests (TESTS='...' for some)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked $(TESTS)
-	$(if $(filter --workspace,$(TESTS)),TERTULIA_TEST_ENGINE=memory $(CARGO) test --locked -p tertulia-tests --test e2e)
+	$(if $(filter --workspace,$(TESTS)),TERTULIA_TEST_ENGINE=memory $(CARGO) test --locked --workspace --test e2e)
 
 soak: ## Random faults on three nodes for long (ROUNDS=200)
 	@tests/tools/fetch nats-server
@@ -65,7 +65,7 @@ chart-readme: ## Write the chart's README from its values
 
 test-observe: ## Dashboards and alerts, with a real Prometheus and a chat under way
 	@tests/tools/fetch prometheus promtool grpcurl openssl
-	$(CARGO) build --locked --bin tertulia-server
+	$(CARGO) build --locked --workspace --bin tertulia-server
 	tests/observe/run
 
 picture: ## The picture of the overview in the README, made anew

@@ -28,6 +28,7 @@ mod scan;
 mod table;
 mod tail;
 mod trouble;
+mod usage;
 
 #[cfg(test)]
 mod simulated;

@@ -25,6 +25,7 @@ use super::scan;
 use super::table::{self, TableError, Tables, meta};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
+use super::usage::Usage;
 use super::{Core, Embedded, Threads};
 use crate::log::ReadError;
 use crate::log::config::Config;
@@ -302,8 +303,9 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         metrics,
         sweep: Sweep::new(config.sweep_interval),
     };
-    let (files, tables, backlog) = (Arc::clone(&core.files), Arc::clone(&core.tables), Arc::clone(&core.backlog));
-    let demand = move || Demand { tables: tables.disk_bytes(), unapplied: backlog.size().bytes as u64 };
+    let (files, backlog) = (Arc::clone(&core.files), Arc::clone(&core.backlog));
+    let usage = Usage::new(Arc::clone(&core.tables), Arc::clone(&core.files), config.disk_bytes);
+    let demand = move || Demand { tables: usage.tables(), unapplied: backlog.size().bytes as u64 };
     let threads = Threads {
         writer: Some(spawn("log-commit", &core, move || writer.run())?),
         applier: Some(spawn("log-apply", &core, move || applier.run())?),

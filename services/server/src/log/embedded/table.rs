@@ -200,6 +200,15 @@ impl Tables {
         file.as_ref().and_then(|file| file.allocated().ok()).unwrap_or(0)
     }
 
+    /// Bytes of the tables that hold something. Reads all of the tables.
+    pub(crate) fn bytes_in_use(&self) -> Result<u64, TableError> {
+        let guard = self.guard();
+        let transaction = guard.as_ref().ok_or(TableError::Closed)?.begin_write()?;
+        let stats = transaction.stats()?;
+        transaction.abort()?;
+        Ok(stats.allocated_pages().saturating_mul(stats.page_size() as u64))
+    }
+
     fn guard(&self) -> RwLockReadGuard<'_, Option<Database>> {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -113,6 +113,41 @@ async fn whoever_leaves_a_read_alone_holds_up_nobody() {
     log.close().await;
 }
 
+/// The file of the tables never gets smaller; what is free in it must do.
+#[tokio::test]
+async fn a_directory_that_was_full_takes_messages_again_when_some_have_gone() {
+    const LIMIT: u64 = 4 * 1024 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: directory.path().to_owned(),
+        apply_interval: Duration::from_millis(1),
+        disk_bytes: LIMIT,
+        ..config()
+    };
+    let log = open(&config).unwrap();
+    let mut last = 0;
+    let refusal = loop {
+        // So much at once that the tables alone take more than the bound when it is noticed.
+        match log.append(0, vec![batch("A", 7, last + 1, last + 2_000)]).await {
+            Ok(()) => last += 2_000,
+            Err(error) => break error,
+        }
+        assert!(last < 100_000, "the bound is not kept");
+    };
+    assert!(refusal.to_string().contains("log.disk_bytes"), "{refusal}");
+    assert!(log.flush().await);
+    assert!(log.core.tables.disk_bytes() > LIMIT);
+    assert!(log.delete(0, &group("A")).await.unwrap());
+    let again = async {
+        while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("posts are taken again");
+    assert_holds(&*log, "B", 8, 1, 20).await;
+    log.close().await;
+}
+
 mod conformance_from_memory {
     use super::{OnFiles, conformance};
     conformance!(OnFiles<3_600_000>);
