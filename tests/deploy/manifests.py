@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from support import need_python_libraries, run, server_binary
+from support import ROOT, need_python_libraries, run, server_binary
 
 need_python_libraries()
 import yaml  # noqa: E402
@@ -59,6 +59,7 @@ def check(manifests):
     check_selectors(manifests)
     check_ports_and_config(manifests)
     check_volumes(manifests)
+    check_nodes(manifests)
 
 
 def check_names(manifests):
@@ -114,7 +115,7 @@ def check_ports_and_config(manifests):
     """The server takes the configuration, binds the ports that the container names, and services and probes lead to these."""
     metadata, spec = manifests.server()
     (container,) = [each for each in spec["containers"] if each["name"] == "tertulia"]
-    config = effective(manifests.config(), container)
+    config = effective(manifests, container)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for part in ("chat", "http"):
         address, _, port = config[part]["address"].rpartition(":")
@@ -166,9 +167,18 @@ def check_tls(manifests, config, spec, container):
         assert (monitor["spec"]["endpoints"][0].get("scheme") == "https") == bool(config["http"]["tls"]["cert_file"])
 
 
-def effective(config, container):
-    """What the server makes of its file, environment and arguments; fails with its words if they are wrong."""
-    environment = {each["name"]: each["value"] for each in container.get("env", []) if "value" in each and each["name"].startswith("TERTULIA__")}
+def effective(manifests, container, pod=0):
+    """What the server makes of its file, environment and arguments; fails with its words if they are wrong. `pod` is the pod's number."""
+    config, environment = manifests.config(), {}
+    for each in container.get("env", []):
+        if each.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.name"}}:
+            value = f"{manifests.one('StatefulSet')['metadata']['name']}-{pod}"
+        else:
+            value = each.get("value", "")
+            for name, earlier in environment.items():
+                value = value.replace(f"$({name})", earlier)
+        environment[each["name"]] = value
+    environment = {name: value for name, value in environment.items() if name.startswith("TERTULIA__")}
     more = container["args"][2:]
     assert container["args"][:2] == ["--config", "/etc/tertulia/tertulia.yaml"]
     with tempfile.TemporaryDirectory() as folder:
@@ -201,3 +211,51 @@ def check_volumes(manifests):
         assert mounts["data"] == log["data_dir"]
     else:
         assert "data" not in mounts
+
+
+# As many as the chart allows.
+MOST_PODS = 30
+
+
+def check_nodes(manifests):
+    """Pods are nodes of one server only where messages are shared, each under a name of its own, and they leave one at a time with time to hand over."""
+    stateful = manifests.one("StatefulSet")["spec"]
+    assert stateful["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    (container,) = [each for each in manifests.server()[1]["containers"] if each["name"] == "tertulia"]
+    scalers = manifests.of("HorizontalPodAutoscaler")
+    if manifests.config()["log"]["engine"] != "nats":
+        assert stateful["replicas"] <= 1 and not scalers
+        return
+    assert stateful.get("replicas", 0) <= MOST_PODS
+    first, last = (effective(manifests, container, pod) for pod in (0, MOST_PODS - 1))
+    nodes = [config["cluster"]["node_id"] for config in (first, last)]
+    assert nodes[0] != nodes[1] and nodes[1].endswith(f"-{MOST_PODS - 1}"), nodes
+    assert stateful["minReadySeconds"] >= seconds(first["drain"]["reconnect_after"])
+    drain = {name: seconds(time) for name, time in first["drain"].items()}
+    # Until the endpoints are changed everywhere.
+    assert drain["delay"] >= 1, drain
+    assert drain["grace"] >= drain["delay"] + 3 * seconds(first["cluster"]["handover"]) + drain["linger"] + 3, drain
+    assert {each["topologyKey"] for each in stateful["template"]["spec"]["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}
+    for policy in manifests.of("NetworkPolicy"):
+        opened = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+        servers = first["nats"]["urls"].split(",")
+        wanted = {int(server.rpartition(":")[2]) if server.count(":") == 2 else 4222 for server in servers}
+        assert wanted | {53} <= set(opened), f"{opened} {wanted}"
+    for scaler in scalers:
+        check_autoscaler(manifests, scaler["spec"], stateful, first)
+
+
+def check_autoscaler(manifests, scaler, stateful, config):
+    """It scales the server, by metrics that there are, and nobody else says how many pods there are."""
+    name = manifests.one("StatefulSet")["metadata"]["name"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name}
+    assert "replicas" not in stateful or stateful["replicas"] == 0
+    assert 1 <= scaler["minReplicas"] <= scaler["maxReplicas"] <= MOST_PODS
+    assert scaler["metrics"]
+    for metric in scaler["metrics"]:
+        if metric["type"] == "Pods":
+            named = metric["pods"]["metric"]["name"]
+            assert f"| `{named}` | gauge |" in (ROOT / "docs" / "metrics.md").read_text(), named
+            assert int(metric["pods"]["target"]["averageValue"]) < config["limits"]["connections"]
+        else:
+            assert metric["containerResource"]["container"] == "tertulia" and metric["containerResource"]["name"] == "cpu"

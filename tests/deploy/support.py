@@ -73,7 +73,9 @@ def wait_until(what, condition, timeout=60, every=0.1):
 
 
 def server_binary():
-    """The built server, for `check-config`."""
+    """The built server, for `check-config`: the one that TERTULIA_TEST_SERVER names, or that of this workspace."""
+    if os.environ.get("TERTULIA_TEST_SERVER"):
+        return Path(os.environ["TERTULIA_TEST_SERVER"])
     for profile in ("debug", "release"):
         program = ROOT / "target" / profile / "tertulia-server"
         if program.is_file():

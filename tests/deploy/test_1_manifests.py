@@ -88,7 +88,12 @@ class Chart(unittest.TestCase):
             ("tls.http.existingSecret=A_B", "/tls/http/existingSecret"),
             ("metrics.prometheusRule.runbookUrl=docs", "/metrics/prometheusRule/runbookUrl"),
             ("config.log.engine=memory,replicas=3", "/replicas"),
-            ("config.log.engine=nats,replicas=3", "/replicas"),
+            ("config.log.engine=memory,autoscaling.enabled=true", "/autoscaling/enabled"),
+            ("config.log.engine=nats,config.nats.urls=nats://a,replicas=31", "/replicas"),
+            ("autoscaling.enabled=true", "/autoscaling/enabled"),
+            ("autoscaling.maxReplicas=31", "/autoscaling/maxReplicas"),
+            ("autoscaling.cpu=half", "/autoscaling/cpu"),
+            ("autoscaling.behavior.scaleSideways=1", "'scaleSideways'"),
         ]
         for assignment, named in cases:
             with self.subTest(assignment):
@@ -108,6 +113,43 @@ class Chart(unittest.TestCase):
         for assignment, said in cases:
             with self.subTest(assignment):
                 self.assertIn(said, refusal("--set", assignment))
+
+    def test_what_would_be_no_cluster_is_refused(self):
+        cases = [
+            ("config.cluster.node_id=a", "would be the same in every pod"),
+            ("config.drain.grace=12s", "config.drain.grace (12s) must be at least 13s"),
+            ("config.cluster.handover=5s", "config.drain.grace (20s) must be at least 22s"),
+            ("config.cluster.handover=soon", "config.cluster.handover must be a time"),
+            ("autoscaling.enabled=true,autoscaling.minReplicas=11", "must not be more than autoscaling.maxReplicas (10)"),
+            ("autoscaling.enabled=true,autoscaling.cpu=null", "has nothing to go by"),
+            ("autoscaling.enabled=true,autoscaling.connections=65536", "must be less than config.limits.connections (65536)"),
+        ]
+        nats = ["--set", "config.log.engine=nats,config.nats.urls=nats://nats", "--set"]
+        for assignment, said in cases:
+            with self.subTest(assignment):
+                self.assertIn(said, refusal(*nats, assignment))
+        for taken in ("config.drain.grace=13s", "replicas=30", "autoscaling.enabled=true,replicas=0"):
+            self.assertTrue(render(None, *nats, taken).objects, taken)
+
+    def test_nodes_of_a_cluster(self):
+        cluster = render(ROOT / "tests/deploy/values/cluster.yaml")
+        self.assertEqual(cluster.one("StatefulSet")["spec"]["replicas"], 3)
+        self.assertEqual(cluster.config()["drain"], {"delay": "3s"})
+        self.assertEqual(cluster.of("HorizontalPodAutoscaler"), [])
+        keys = [each["topologyKey"] for each in cluster.server()[1]["topologySpreadConstraints"]]
+        self.assertEqual(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"])
+        (rule, _) = cluster.one("NetworkPolicy")["spec"]["egress"]
+        self.assertEqual(rule["to"], [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "nats"}}}])
+        # What was said stays as it was said.
+        scaled = render(ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
+        self.assertEqual(scaled.config()["drain"], {"delay": "10s", "grace": "45s"})
+        metrics = scaled.one("HorizontalPodAutoscaler")["spec"]["metrics"]
+        self.assertEqual([metric["type"] for metric in metrics], ["ContainerResource", "Pods"])
+        own = [each for each in render(ROOT / "tests/deploy/values/cluster-credentials.yaml").server()[1]["containers"][0]["env"] if "NODE_ID" in each["name"]]
+        self.assertEqual(own, [{"name": "TERTULIA__CLUSTER__NODE_ID", "value": "eu-$(POD_NAME)"}])
+        # The file is checked before there are pods, and nothing of a cluster is in what is none.
+        self.assertNotIn("NODE_ID", yaml.safe_dump(cluster.one("Job")))
+        self.assertNotIn("NODE_ID", render().text)
 
     def test_every_key_of_the_values_is_in_the_schema(self):
         schema = json.loads((CHART / "values.schema.json").read_text())
@@ -168,7 +210,7 @@ class Chart(unittest.TestCase):
         self.assertIn("release-tertulia.chat.svc", chat["args"])
 
     def test_notes_tell_how_to_connect(self):
-        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222")):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},
@@ -236,9 +278,14 @@ class Kustomize(unittest.TestCase):
             file = Path(folder) / "nats.conf"
             file.write_text(text.replace("/data", folder))
             run("nats-server", "-t", "--config", file, env={"POD_NAME": "tertulia-nats-0"})
-        overlay = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/nats").stdout).config()
-        self.assertEqual(overlay["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
-        self.assertEqual(overlay["nats"]["replicas"], stateful["replicas"])
+        for name, nodes in (("nats", 1), ("cluster", 3)):
+            overlay = Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/overlays/{name}").stdout)
+            self.assertEqual(overlay.config()["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
+            self.assertEqual(overlay.config()["nats"]["replicas"], stateful["replicas"])
+            self.assertEqual(overlay.one("StatefulSet")["spec"]["replicas"], nodes)
+            # The servers let these pods in.
+            callers = [each["podSelector"]["matchLabels"] for rule in manifests.one("NetworkPolicy")["spec"]["ingress"] for each in rule["from"]]
+            self.assertTrue(any(caller.items() <= overlay.server()[0]["labels"].items() for caller in callers), callers)
 
     def test_the_components_of_tls(self):
         for names in (["tls-chat"], ["tls-http"], ["admin-token", "tls-admin"], ["admin-token", "tls-chat", "tls-admin", "tls-http"]):
@@ -252,12 +299,24 @@ class Kustomize(unittest.TestCase):
                 secrets = [volume["secret"]["secretName"] for volume in manifests.server()[1]["volumes"] if "secret" in volume]
                 self.assertEqual(sorted(secrets), sorted(f"tertulia-{name.removeprefix('tls-')}-tls" if "tls" in name else "tertulia-admin" for name in names))
 
-    def test_the_chart_and_the_overlay_describe_the_same_server(self):
-        chart, overlay = render(name="tertulia"), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
-        self.assertEqual(chart.config(), {**overlay.config(), "admin": {"address": "127.0.0.1:8089"}})
+    def test_the_chart_and_the_overlays_describe_the_same_server(self):
+        self.same_server("single", {"config": {}})
+        self.same_server("cluster", yaml.safe_load((ROOT / "tests/deploy/values/cluster.yaml").read_text()))
+
+    def same_server(self, name, values):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(values, file)
+            chart = render(file.name, name="tertulia")
+        overlay = Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/overlays/{name}").stdout)
+        wanted = {**overlay.config(), "admin": {"address": "127.0.0.1:8089"}}
+        wanted["log"].setdefault("data_dir", "/var/lib/tertulia")
+        self.assertEqual(chart.config(), wanted)
+        for field in ("replicas", "minReadySeconds", "updateStrategy", "podManagementPolicy"):
+            self.assertEqual(*(each.one("StatefulSet")["spec"].get(field) for each in (chart, overlay)), field)
         (_, one), (_, other) = chart.server(), overlay.server()
         for spec in (one, other):
-            spec["topologySpreadConstraints"][0].pop("labelSelector")
+            for constraint in spec["topologySpreadConstraints"]:
+                constraint.pop("labelSelector")
             spec["volumes"] = [volume["name"] for volume in spec["volumes"]]
         self.assertEqual(sorted(one), sorted(other))
         for key in one:

@@ -96,11 +96,26 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* Whole seconds of a time as the server writes it (1m 30s), rounded up. */}}
+{{/* Not empty if pods are nodes that serve the same groups, with messages in NATS. */}}
+{{- define "tertulia.isCluster" -}}
+{{- if eq (include "tertulia.engine" .) "nats" }}yes{{ end }}
+{{- end }}
+
+{{/* The ports of NATS, with commas between them. */}}
+{{- define "tertulia.natsPorts" -}}
+{{- $ports := list }}
+{{- range splitList "," (dig "nats" "urls" "" .Values.config) }}
+{{- $ports = append $ports (regexFind ":[0-9]+/?$" (trim .) | trimAll ":/" | default "4222") }}
+{{- end }}
+{{- $ports | uniq | join "," }}
+{{- end }}
+
+{{/* Whole seconds, rounded up, of a time of the configuration as the server writes it (1m 30s): (list . SECTION KEY DEFAULT). */}}
 {{- define "tertulia.seconds" -}}
-{{- $text := toString . }}
+{{- $section := get (index . 0).Values.config (index . 1) | default dict }}
+{{- $text := get $section (index . 2) | default (index . 3) | toString }}
 {{- if not (regexMatch "^([0-9]+ ?(ms|s|m|h) ?)+$" $text) }}
-{{- fail (printf "config.drain.grace must be a time such as 20s or 1m 30s, not '%s'" $text) }}
+{{- fail (printf "config.%s.%s must be a time such as 20s or 1m 30s, not '%s'" (index . 1) (index . 2) $text) }}
 {{- end }}
 {{- $total := 0 }}
 {{- range regexFindAll "[0-9]+ ?(ms|s|m|h)" $text -1 }}
@@ -117,13 +132,12 @@ annotations:
 
 {{/* The server ends by itself before Kubernetes kills it. */}}
 {{- define "tertulia.terminationGracePeriodSeconds" -}}
-{{- $grace := get (.Values.config.drain | default dict) "grace" | default "20s" }}
-{{- $seconds := include "tertulia.seconds" $grace | int }}
+{{- $seconds := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
 {{- $given := .Values.terminationGracePeriodSeconds }}
 {{- if kindIs "invalid" $given }}
 {{- add $seconds 10 }}
 {{- else if le (int $given) $seconds }}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be more than config.drain.grace (%s)" (int $given) $grace) }}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be more than config.drain.grace (%ds)" (int $given) $seconds) }}
 {{- else }}
 {{- int $given }}
 {{- end }}
@@ -171,13 +185,53 @@ annotations:
 {{- end }}
 {{- $_ := set $config "admin" (merge (dict "token_file" "/etc/tertulia-admin/token") ($config.admin | default dict)) }}
 {{- end }}
+{{- if include "tertulia.isCluster" . }}
+{{- $_ := set $config "drain" (merge (dict) ($config.drain | default dict) (dict "delay" (include "tertulia.drainDelay" .))) }}
+{{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* How long nodes go on accepting connections once they are to stop, when nothing else is said: the cluster needs a moment to lead clients to the others. */}}
+{{- define "tertulia.drainDelay" -}}
+{{- if include "tertulia.isCluster" . }}3s{{ else }}0s{{ end }}
+{{- end }}
+
+{{/* What would be no cluster. */}}
+{{- define "tertulia.validateCluster" -}}
+{{- if not (dig "nats" "urls" "" .Values.config) }}
+{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
+{{- end }}
+{{- if get (.Values.config.cluster | default dict) "node_id" }}
+{{- fail "config.cluster.node_id would be the same in every pod: leave it out, each is told its own name; to tell another, set TERTULIA__CLUSTER__NODE_ID in extraEnv" }}
+{{- end }}
+{{- $delay := include "tertulia.seconds" (list . "drain" "delay" (include "tertulia.drainDelay" .)) | int }}
+{{- $handover := mul 3 (include "tertulia.seconds" (list . "cluster" "handover" "2s") | int) }}
+{{- $linger := include "tertulia.seconds" (list . "drain" "linger" "1s") | int }}
+{{- $needed := add $delay $handover $linger 3 }}
+{{- $grace := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
+{{- if lt $grace (int $needed) }}
+{{- fail (printf "config.drain.grace (%ds) must be at least %ds, to hand over in time: drain.delay (%ds), three times cluster.handover (%ds), drain.linger (%ds), and 3s to end" $grace $needed $delay $handover $linger) }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if .enabled }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas (%d) must not be more than autoscaling.maxReplicas (%d)" (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- if and (kindIs "invalid" .cpu) (kindIs "invalid" .connections) }}
+{{- fail "autoscaling has nothing to go by: set autoscaling.cpu or autoscaling.connections" }}
+{{- end }}
+{{- $limit := dig "limits" "connections" 65536 $.Values.config | int64 }}
+{{- if ge (int64 .connections) $limit }}
+{{- fail (printf "autoscaling.connections (%d) must be less than config.limits.connections (%d), or pods are full before there are more" (int64 .connections) $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* What would come up, and could not be reached or would not be let up. */}}
 {{- define "tertulia.validate" -}}
-{{- if and (eq (include "tertulia.engine" .) "nats") (not (dig "nats" "urls" "" .Values.config)) }}
-{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
+{{- if include "tertulia.isCluster" . }}
+{{- include "tertulia.validateCluster" . }}
 {{- end }}
 {{- range list "chat" "http" }}
 {{- if include "tertulia.isLoopback" (list $ .) }}
@@ -189,15 +243,28 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The environment of the server, also where only its configuration is checked. */}}
+{{/* The environment of the server, also where only its configuration is checked: (list . OWN-VARIABLES). An own one gives way to one of the values. */}}
 {{- define "tertulia.environment" -}}
-{{- with .Values.extraEnv }}
+{{- $all := list }}
+{{- range index . 1 }}
+{{- $name := .name }}
+{{- $given := false }}
+{{- range (index $ 0).Values.extraEnv }}
+{{- if eq .name $name }}{{ $given = true }}{{ end }}
+{{- end }}
+{{- if not $given }}
+{{- $all = append $all . }}
+{{- end }}
+{{- end }}
+{{- with index . 0 }}
+{{- with concat $all .Values.extraEnv }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.extraEnvFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end }}
 
