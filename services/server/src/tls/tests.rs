@@ -101,7 +101,8 @@ fn files_that_cannot_be_used_are_named_with_their_option() {
 async fn who_stalls_or_speaks_otherwise_is_refused_with_a_reason() {
     let directory = Directory::new();
     let certificate = directory.issue();
-    let (acceptor, _) = Acceptor::new(&config(8, Duration::from_millis(50)), &directory.source()).unwrap();
+    let (hasty, _) = Acceptor::new(&config(8, Duration::from_millis(50)), &directory.source()).unwrap();
+    let (lenient, _) = Acceptor::new(&config(8, NEVER), &directory.source()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for (sent, reason) in [
         (&b""[..], Reason::Timeout),
@@ -115,6 +116,7 @@ async fn who_stalls_or_speaks_otherwise_is_refused_with_a_reason() {
             // Whoever has said what is wrong waits for the end of the other side.
             client.shutdown().await.unwrap();
         }
+        let acceptor = if reason == Reason::Timeout { &hasty } else { &lenient };
         let refused = acceptor.accept(server).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.reason, reason);
@@ -126,9 +128,8 @@ async fn who_stalls_or_speaks_otherwise_is_refused_with_a_reason() {
     }
     let (client, server) = pair(&listener).await;
     drop(client);
-    assert_eq!(acceptor.accept(server).await.unwrap_err().reason, Reason::Closed);
+    assert_eq!(lenient.accept(server).await.unwrap_err().reason, Reason::Closed);
 
-    let lenient = Acceptor::new(&config(8, NEVER), &directory.source()).unwrap().0;
     assert_eq!(gets_through(&lenient, &certificate).await, Ok(()));
     let stranger = generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.der().clone();
     assert_eq!(gets_through(&lenient, &stranger).await, Err(Reason::ClientRefused));

@@ -85,7 +85,7 @@ async fn old_messages_go_and_the_head_stays() {
     };
     log.append(0, vec![aged(1, 5, now() - 60_000)]).await.unwrap();
     log.append(0, vec![aged(6, 9, now() - 50_000)]).await.unwrap();
-    log.append(0, vec![aged(10, 12, now() + 1_000)]).await.unwrap();
+    log.append(0, vec![aged(10, 12, now() + 4_000)]).await.unwrap();
     until("the old ones go", async || oldest(&log).await.head.first == 10).await;
     until("all are old", async || oldest(&log).await.head.first == 13).await;
     let page = oldest(&log).await;
