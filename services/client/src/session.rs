@@ -32,7 +32,6 @@ mod membership;
 mod outbox;
 mod query;
 mod state;
-mod wire;
 
 /// How long `Welcome` may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,11 @@ pub mod nats;
 pub mod retention;
 
 pub use config::{Config, Engine, Retention};
+
+/// The time by this machine's clock, as in [`Record::at`].
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// One message of a group, as it is kept and delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -84,6 +84,25 @@ async fn post(client: &mut Client, text: &str, id: &str) -> Result<Result<u64, R
     answer.await
 }
 
+/// A message that fills a disk soon.
+fn filling() -> String {
+    "x".repeat(8 * 1024)
+}
+
+/// Posts after `taken` until one is refused with `unavailable`: the last `seq` that was taken, and the refusal.
+async fn until_refused(client: &mut Client, mut taken: u64) -> Result<(u64, Rejected)> {
+    let filling = filling();
+    let refusal = loop {
+        match post(client, &filling, &format!("f{taken}")).await? {
+            Ok(seq) => taken = seq,
+            Err(refusal) => break refusal,
+        }
+        assert!(taken < 10_000, "posts are never refused");
+    };
+    assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
+    Ok((taken, refusal))
+}
+
 /// Everything that a full or broken disk must not change, and what it must: `break_it`, then `mend_it`.
 async fn outage(
     server: &Server,
@@ -103,16 +122,7 @@ async fn outage(
 
     break_it()?;
     // Until the server notices, it may take posts, and then they are kept.
-    let filling = "x".repeat(8 * 1024);
-    let mut taken = 21;
-    let refusal = loop {
-        match post(&mut ada, &filling, &format!("f{taken}")).await? {
-            Ok(seq) => taken = seq,
-            Err(refusal) => break refusal,
-        }
-        assert!(taken < 10_000, "posts are never refused");
-    };
-    assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
+    let (taken, refusal) = until_refused(&mut ada, 21).await?;
     assert!(refusal.retry_after_ms.is_some(), "{refusal:?}");
     until_ready(server, false).await?;
     let metrics = Metrics::scrape(server.http()).await?;
@@ -129,7 +139,7 @@ async fn outage(
 
     mend_it()?;
     until_ready(server, true).await?;
-    let seq = post(&mut ada, &filling, &format!("f{taken}")).await?.ok();
+    let seq = post(&mut ada, &filling(), &format!("f{taken}")).await?.ok();
     assert!(seq == Some(taken) || seq == Some(taken + 1), "{seq:?} after {taken}");
     let last = post(&mut ada, "after", "after").await?.ok().context("refused after it was mended")?;
     ada.reader.until_text("Dogs", "after").await?;
@@ -202,16 +212,7 @@ async fn a_directory_that_takes_too_much_refuses_posts() -> Result<()> {
     let server = options.start().await?;
     let mut ada = server.connector().extended("ada").await?;
     ada.join("Dogs").await?;
-    let filling = "x".repeat(8 * 1024);
-    let mut taken = 0;
-    let refusal = loop {
-        match post(&mut ada, &filling, &format!("f{taken}")).await? {
-            Ok(seq) => taken = seq,
-            Err(refusal) => break refusal,
-        }
-        assert!(taken < 10_000, "posts are never refused");
-    };
-    assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
+    let (taken, _) = until_refused(&mut ada, 0).await?;
     until_ready(&server, false).await?;
     assert_eq!(ada.read_log("Dogs").await?.messages.len() as u64, taken);
     let metrics = Metrics::scrape(server.http()).await?;

@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
-use super::wire::Wire;
 use crate::screen::Screen;
 
 /// No line of a server is longer: a page of history is the longest there is.
@@ -25,6 +26,9 @@ const CLOSE: Duration = Duration::from_secs(1);
 const ENOUGH_PENDING: usize = 1024 * 1024;
 /// Read at once.
 const CHUNK: usize = 32 * 1024;
+
+/// The bytes of a connection, in the clear or within TLS.
+type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// What a [`Connection::transfer`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +131,7 @@ impl Connection {
 async fn connect(address: &str, security: Option<&Security>) -> io::Result<Wire> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let Some(Security { config, name }) = security else { return Ok(Wire::Plain(stream)) };
+    let Some(Security { config, name }) = security else { return Ok(Wire::Left(stream)) };
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
-    Ok(Wire::Tls(Box::new(connecting.await.map_err(explained)?)))
+    Ok(Wire::Right(Box::new(connecting.await.map_err(explained)?)))
 }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::bucket::{Bucket, Changed, Entry};
 use super::metrics::Metrics;
 use super::node::Node;
 use super::{Config, Error};
+use crate::log::now_ms;
 use crate::shard::ShardMap;
 
 /// Who is there, in the order of the list.
@@ -91,12 +92,11 @@ struct Seen {
 
 impl Membership {
     pub(super) fn new(config: Config, bucket: Bucket, name: &str, instance: &str) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let node = Node {
             name: name.to_owned(),
             instance: instance.to_owned(),
             number: 0,
-            since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            since: now_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leaving: false,
             changed: 0,

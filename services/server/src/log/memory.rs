@@ -5,7 +5,6 @@ use std::future::ready;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
@@ -13,7 +12,9 @@ use tertulia_protocol::GroupName;
 
 use super::metrics::{Removed, set_limit};
 use super::retention::Rules;
-use super::{AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats};
+use super::{
+    AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats, now_ms,
+};
 
 /// The engine. Every shard has a lock of its own; what is global is the order in which batches came, by which the oldest
 /// go first when all groups together hold too much.
@@ -290,11 +291,6 @@ impl Log for Memory {
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A panic while a lock was held left the maps whole: every change is made after its checks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -326,6 +322,8 @@ mod suite {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tertulia_protocol::UserName;
 
     use super::*;

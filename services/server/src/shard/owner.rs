@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -21,7 +21,7 @@ use super::handle::Shared;
 use super::moderation::Holds;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
-use crate::log::{PageLimit, Range};
+use crate::log::{PageLimit, Range, now_ms};
 
 mod admin;
 mod append;
@@ -394,10 +394,6 @@ impl Owner {
 
 fn unavailable(group: &GroupName) -> Refusal {
     Refusal::Unavailable { group: group.clone(), retry_after: RETRY_SOON }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use super::backlog::{Backlog, Block, Work};
 use super::files::Files;
 use super::metrics::Metrics;
 use super::record::DecodeError;
-use super::retention::{self, Rules, oldest_kept};
+use super::retention::{Rules, oldest_kept};
 use super::table::{GROUPS, MESSAGES, Row, TableError, Tables};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
+use crate::log::now_ms;
 
 /// How soon a transaction that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -86,7 +87,7 @@ impl Applier {
         let mut failed = false;
         loop {
             let begun = Instant::now();
-            match apply(&self.tables, &self.rules, blocks, &self.sweep.due, retention::now()) {
+            match apply(&self.tables, &self.rules, blocks, &self.sweep.due, now_ms()) {
                 Ok(applied) => {
                     self.metrics.apply.record(begun.elapsed());
                     self.metrics.applied_records.increment(applied.records as u64);
@@ -138,7 +139,7 @@ impl Applier {
             sweep.begun = Instant::now();
         }
         let from = sweep.cursor.take().unwrap_or_default();
-        let now = retention::now();
+        let now = now_ms();
         let (rules, due) = (&self.rules, &mut sweep.due);
         sweep.cursor = self.tables.read(|transaction| {
             let groups = transaction.open_table(GROUPS)?;

@@ -20,15 +20,15 @@ use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
 use super::metrics::Metrics;
 use super::queue::Queue;
-use super::retention::{self, Rules};
+use super::retention::Rules;
 use super::scan;
 use super::table::{self, TableError, Tables, meta};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
 use super::usage::Usage;
 use super::{Core, Embedded, Threads};
-use crate::log::ReadError;
 use crate::log::config::Config;
+use crate::log::{ReadError, now_ms};
 
 /// Why the log cannot be opened. Each says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
         waiting_records += block.records;
         waiting.push(Arc::new(block));
         if waiting_records >= config.apply_records {
-            apply(&tables, rules, &waiting, &[], retention::now()).map_err(&failed)?;
+            apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
             replayed += waiting_records;
             waiting.clear();
             waiting_records = 0;
@@ -200,7 +200,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
         Ok(())
     })?;
     if !waiting.is_empty() {
-        apply(&tables, rules, &waiting, &[], retention::now()).map_err(&failed)?;
+        apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
         replayed += waiting_records;
     }
     if let (Some(torn), Some(&newest)) = (scanned.torn, found.files.last()) {

@@ -1,7 +1,5 @@
 //! What is kept of a group: the rules, and how far they move its oldest message.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
@@ -22,11 +20,6 @@ fn first_by_count(rule: &Retention, head: Head) -> u64 {
         0 => head.first,
         messages => head.first.max((head.seq + 1).saturating_sub(messages)),
     }
-}
-
-/// Milliseconds since 1970-01-01 UTC.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Chunks that one look at a group goes through; the next look goes on.

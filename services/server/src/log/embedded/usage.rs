@@ -43,11 +43,11 @@ impl Usage {
             return file;
         }
         let measured = self.measured.get().filter(|measured| Instant::now() < measured.until);
-        let Some(measured) = measured.or_else(|| self.measure(file)) else { return file };
+        let measured = measured.unwrap_or_else(|| self.measure(file));
         measured.in_use.saturating_add(file.saturating_sub(measured.file)).min(file)
     }
 
-    fn measure(&self, file: u64) -> Option<Measured> {
+    fn measure(&self, file: u64) -> Measured {
         let began = Instant::now();
         let in_use = self.tables.bytes_in_use();
         let ended = Instant::now();
@@ -59,7 +59,8 @@ impl Usage {
                 file
             }
         };
-        self.measured.set(Some(Measured { in_use, file, until }));
-        self.measured.get()
+        let measured = Measured { in_use, file, until };
+        self.measured.set(Some(measured));
+        measured
     }
 }

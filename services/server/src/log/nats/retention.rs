@@ -5,7 +5,7 @@
 //! bytes and age are looked at here, in the background. What is removed is whole messages of the stream, the oldest.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tertulia_protocol::GroupName;
 
@@ -14,7 +14,7 @@ use super::fence::decode;
 use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
-use crate::log::{Head, Record};
+use crate::log::{Head, Record, now_ms};
 
 /// How often groups are looked at for the age of their messages.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -191,9 +191,4 @@ impl Core {
 /// The size of all records before those of a message.
 fn begin(message: &Message) -> u64 {
     message.bytes.saturating_sub(message.records.iter().map(|record: &Record| record.size() as u64).sum())
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
