@@ -45,7 +45,7 @@ soak: ## Random faults on three nodes for long (ROUNDS=200)
 	$(CARGO) build --locked --workspace --bins
 	TERTULIA_SOAK_ROUNDS="$${ROUNDS:-200}" $(CARGO) test --locked -p tertulia-tests --test cluster -- --ignored --nocapture many_rounds
 
-test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster' for some)
+test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster nodes' for some)
 	$(CARGO) build --locked --workspace --bins
 	tests/deploy/run $(DEPLOY)
 

@@ -7,8 +7,10 @@ import shlex
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
+import nats
 from support import ARCHIVE, IMAGE, ROOT, WORK, Background, need, run, skip, wait_until
 
 
@@ -17,7 +19,7 @@ class Cluster:
 
     def __init__(self):
         need("helm", "kubectl", "grpcurl")
-        self.down = None
+        self.down, self.loading = None, None
         # A folder with the programs up, load and down.
         tools = Path(os.environ.get("TERTULIA_TEST_KUBE", ROOT.parent / "shared" / "kube"))
         load = os.environ.get("TERTULIA_TEST_LOAD")
@@ -35,13 +37,19 @@ class Cluster:
             os.environ["KUBECONFIG"] = said.strip().removeprefix("KUBECONFIG=")
             self.down = tools / "down" if ours else None
             load = load or str(tools / "load")
+        self.loading = load
         try:
-            if load and ARCHIVE.is_file():
-                run(*shlex.split(load), ARCHIVE)
+            if ARCHIVE.is_file():
+                self.load(ARCHIVE)
             run("kubectl", "get", "nodes")
         except BaseException:
             self.stop()
             raise
+
+    def load(self, archive):
+        """Makes the image in an archive known to the nodes, if it is known how."""
+        if self.loading:
+            run(*shlex.split(self.loading), archive)
 
     def stop(self):
         if self.down:
@@ -91,14 +99,60 @@ class Namespace:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.kubectl('describe', 'pod', name, check=False).stdout[-3000:]}") from None
 
+    def pods(self, selector):
+        """The pods that are not about to go, by name."""
+        items = self.get("pods", "--selector", selector)["items"]
+        return {pod["metadata"]["name"]: pod for pod in items if "deletionTimestamp" not in pod["metadata"]}
+
+    def evict(self, pod, check=True):
+        """As `kubectl drain` does it."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.name}}
+        path = f"/api/v1/namespaces/{self.name}/pods/{pod}/eviction"
+        return self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), check=check)
+
+    def kustomization(self, *parts, components=()):
+        """A folder to apply: parts of deploy/kubernetes in this namespace, with the images of the tests."""
+        name, _, tag = IMAGE.rpartition(":")
+        nats_name, _, nats_tag = nats.IMAGE.rpartition(":")
+        folder = WORK / "kustomize" / f"{self.name}-{'-'.join(parts).replace('/', '-')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        up = os.path.relpath(ROOT / "deploy" / "kubernetes", folder)
+        (folder / "kustomization.yaml").write_text(json.dumps({
+            "namespace": self.name,
+            "resources": [f"{up}/{part}" for part in parts],
+            "components": [f"{up}/components/{each}" for each in components],
+            "images": [
+                {"name": "tertulia", "newName": name, "newTag": tag},
+                {"name": "docker.io/library/nats", "newName": nats_name, "newTag": nats_tag},
+            ],
+        }))
+        return folder
+
+    def rolled_out(self, name, timeout=120):
+        """Returns once all pods of a StatefulSet are there, of its newest revision."""
+        try:
+            self.kubectl("rollout", "status", f"statefulset/{name}", f"--timeout={timeout}s", timeout=timeout + 10)
+        except AssertionError as error:
+            told = [self.kubectl(*words, check=False).stdout[-4000:] for words in (
+                ("get", "pods", "--output", "wide"), ("get", "events", "--sort-by=.lastTimestamp"), ("logs", "--tail=20", f"statefulset/{name}"),
+            )]
+            raise AssertionError("\n".join([str(error), *told])) from None
+
     def service(self, name, port):
         """Where a port of a service is reached: by its own address where this machine can, else by a forward."""
-        address = self.get("service", name)["spec"]["clusterIP"]
+        return self._reach(self.get("service", name)["spec"]["clusterIP"], port) or self.forward(f"service/{name}", port)
+
+    def reach(self, pod, port):
+        """Where a port of a pod is reached, in the same way."""
+        return self._reach(self.pod(pod)["status"]["podIP"], port) or self.forward(f"pod/{pod}", port)
+
+    @staticmethod
+    def _reach(address, port):
         try:
             socket.create_connection((address, port), 2).close()
             return address, port
         except OSError:
-            return self.forward(f"service/{name}", port)
+            return None
 
     def forward(self, target, port):
         """A port of this machine that leads to one of a pod or a service, as long as the namespace is used and also to the next pod."""
@@ -137,6 +191,21 @@ def image_values():
     """How the chart is told to take the image of the tests."""
     repository, _, tag = IMAGE.rpartition(":")
     return ["--set", f"image.repository={repository}", "--set-string", f"image.tag={tag}"]
+
+
+ADMIN = "tertulia.admin.v1.AdminService"
+
+
+def admin(address, call, *headers, request="{}"):
+    """A call of the admin API, as one makes it by hand."""
+    words = [word for header in headers for word in ("-H", header)]
+    return run("grpcurl", "-plaintext", *words, "-d", request, f"{address[0]}:{address[1]}", f"{ADMIN}/{call}", check=False)
+
+
+def page(address, path):
+    """What a server answers by HTTP."""
+    with urllib.request.urlopen(f"http://{address[0]}:{address[1]}{path}", timeout=10) as answer:
+        return answer.read().decode()
 
 
 class LogFollower:

@@ -234,7 +234,7 @@ def check_nodes(manifests):
     drain = {name: seconds(time) for name, time in first["drain"].items()}
     # Until the endpoints are changed everywhere.
     assert drain["delay"] >= 1, drain
-    assert drain["grace"] >= drain["delay"] + 3 * seconds(first["cluster"]["handover"]) + drain["linger"] + 3, drain
+    assert drain["grace"] >= max(drain["delay"], 3 * seconds(first["cluster"]["handover"])) + drain["reconnect_after"] + drain["linger"] + 3, drain
     assert {each["topologyKey"] for each in stateful["template"]["spec"]["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}
     for policy in manifests.of("NetworkPolicy"):
         opened = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]

@@ -117,8 +117,8 @@ class Chart(unittest.TestCase):
     def test_what_would_be_no_cluster_is_refused(self):
         cases = [
             ("config.cluster.node_id=a", "would be the same in every pod"),
-            ("config.drain.grace=12s", "config.drain.grace (12s) must be at least 13s"),
-            ("config.cluster.handover=5s", "config.drain.grace (20s) must be at least 22s"),
+            ("config.drain.grace=12s", "config.drain.grace (12s) must be at least 15s"),
+            ("config.cluster.handover=5s", "config.drain.grace (20s) must be at least 24s"),
             ("config.cluster.handover=soon", "config.cluster.handover must be a time"),
             ("autoscaling.enabled=true,autoscaling.minReplicas=11", "must not be more than autoscaling.maxReplicas (10)"),
             ("autoscaling.enabled=true,autoscaling.cpu=null", "has nothing to go by"),
@@ -128,7 +128,7 @@ class Chart(unittest.TestCase):
         for assignment, said in cases:
             with self.subTest(assignment):
                 self.assertIn(said, refusal(*nats, assignment))
-        for taken in ("config.drain.grace=13s", "replicas=30", "autoscaling.enabled=true,replicas=0"):
+        for taken in ("config.drain.grace=15s", "replicas=30", "autoscaling.enabled=true,replicas=0"):
             self.assertTrue(render(None, *nats, taken).objects, taken)
 
     def test_nodes_of_a_cluster(self):
@@ -269,6 +269,13 @@ class Kustomize(unittest.TestCase):
         (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "config"]
         text = manifests.one("ConfigMap", volume["configMap"]["name"])["data"]["nats.conf"]
         self.assertIn("sync_interval: always", text)
+        self.assertIn("no_advertise: true", text)
+        self.assertEqual(container["lifecycle"]["preStop"]["exec"]["command"], ["nats-server", "--signal", "ldm=1"])
+        duration = int(text.partition("lame_duck_duration: ")[2].partition("s")[0])
+        self.assertGreater(spec["terminationGracePeriodSeconds"], duration)
+        self.assertEqual(container["startupProbe"]["httpGet"]["path"], "/healthz")
+        (memory,) = [each["value"] for each in container["env"] if each["name"] == "GOMEMLIMIT"]
+        self.assertLess(int(memory.removesuffix("MiB")), 1024 * int(container["resources"]["limits"]["memory"].removesuffix("Gi")))
         stateful = manifests.one("StatefulSet")["spec"]
         for number in range(stateful["replicas"]):
             self.assertIn(f"nats://tertulia-nats-{number}.{stateful['serviceName']}:{ports['cluster']}", text)

@@ -5,19 +5,14 @@ import socket
 import ssl
 import tempfile
 import unittest
-import urllib.request
 from pathlib import Path
 
 import chat
-from cluster import Cluster, LogFollower, Namespace, image_values
-from support import IMAGE, ROOT, need, need_python_libraries, run, wait_until
-
-need_python_libraries()
-import yaml  # noqa: E402
+from cluster import ADMIN, Cluster, LogFollower, Namespace, admin, image_values, page
+from support import ROOT, need, run, wait_until
 
 CHART = ROOT / "helm" / "tertulia"
 CLUSTER = None
-ADMIN = "tertulia.admin.v1.AdminService"
 
 
 def setUpModule():
@@ -27,16 +22,6 @@ def setUpModule():
 
 def tearDownModule():
     CLUSTER.stop()
-
-
-def page(address, path):
-    with urllib.request.urlopen(f"http://{address[0]}:{address[1]}{path}", timeout=10) as answer:
-        return answer.read().decode()
-
-
-def admin(address, call, *headers, request="{}"):
-    words = [word for header in headers for word in ("-H", header)]
-    return run("grpcurl", "-plaintext", *words, "-d", request, f"{address[0]}:{address[1]}", f"{ADMIN}/{call}", check=False)
 
 
 def serves(test, namespace):
@@ -52,26 +37,13 @@ class Overlays(unittest.TestCase):
 
     def setUp(self):
         self.namespace = Namespace("overlay")
-        self.folder = tempfile.TemporaryDirectory(dir=ROOT / "target")
 
     def tearDown(self):
         self.namespace.remove()
-        self.folder.cleanup()
 
-    def kustomization(self, overlay, *components):
-        name, _, tag = IMAGE.rpartition(":")
-        up = "../../deploy/kubernetes"
-        text = yaml.safe_dump({
-            "namespace": self.namespace.name,
-            "resources": [f"{up}/overlays/{overlay}"],
-            "components": [f"{up}/components/{each}" for each in components],
-            "images": [{"name": "tertulia", "newName": name, "newTag": tag}],
-        })
-        Path(self.folder.name, "kustomization.yaml").write_text(text)
-        return self.folder.name
-
-    def apply(self, *what):
-        said = self.namespace.kubectl("apply", "-k", self.kustomization(*what))
+    def apply(self, overlay, *components):
+        self.folder = self.namespace.kustomization(f"overlays/{overlay}", components=components)
+        said = self.namespace.kubectl("apply", "-k", self.folder)
         self.assertNotIn("Warning", said.stderr, "of the Pod Security profile")
         self.namespace.ready_pod()
         serves(self, self.namespace)
@@ -80,7 +52,7 @@ class Overlays(unittest.TestCase):
         self.apply("memory")
         said = admin(self.namespace.forward("pod/tertulia-0", 8089), "ListGroups")
         self.assertIn("round-trip", said.stdout, said.stderr)
-        self.namespace.kubectl("delete", "-k", self.folder.name)
+        self.namespace.kubectl("delete", "-k", self.folder)
         self.assertEqual(self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget,pvc"), [])
 
     def test_single_with_an_open_admin_api(self):
@@ -90,7 +62,7 @@ class Overlays(unittest.TestCase):
         self.assertIn("Unauthenticated", admin(address, "ListGroups").stderr)
         said = admin(address, "ListGroups", "authorization: Bearer sesame")
         self.assertIn("round-trip", said.stdout, said.stderr)
-        self.namespace.kubectl("delete", "-k", self.folder.name)
+        self.namespace.kubectl("delete", "-k", self.folder)
         self.assertEqual(self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget,pvc"), ["PersistentVolumeClaim/data-tertulia-0"])
 
 
@@ -162,7 +134,7 @@ class Chart(unittest.TestCase):
         interruptions = {
             "rollout restart": lambda: self.namespace.kubectl("rollout", "restart", "statefulset/tertulia"),
             "deletion": lambda: self.namespace.kubectl("delete", "pod", "tertulia-0", "--wait=false"),
-            "eviction": self.evict,
+            "eviction": lambda: self.namespace.evict("tertulia-0"),
             "upgrade": lambda: self.upgrade("--set", "config.limits.groups=777777"),
             "kill": lambda: self.namespace.kubectl("delete", "pod", "tertulia-0", "--grace-period=0", "--force"),
         }
@@ -181,11 +153,6 @@ class Chart(unittest.TestCase):
                 load.verify()
                 if log:
                     self.assertIn('"stopped"', log.end().splitlines()[-1], "the server did not end by itself")
-
-    def evict(self):
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "tertulia-0", "namespace": self.namespace.name}}
-        path = f"/api/v1/namespaces/{self.namespace.name}/pods/tertulia-0/eviction"
-        self.namespace.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
     def test_8_parking_and_coming_back(self):
         self.upgrade("--set", "replicas=0")

@@ -207,10 +207,11 @@ annotations:
 {{- $delay := include "tertulia.seconds" (list . "drain" "delay" (include "tertulia.drainDelay" .)) | int }}
 {{- $handover := mul 3 (include "tertulia.seconds" (list . "cluster" "handover" "2s") | int) }}
 {{- $linger := include "tertulia.seconds" (list . "drain" "linger" "1s") | int }}
-{{- $needed := add $delay $handover $linger 3 }}
+{{- $away := include "tertulia.seconds" (list . "drain" "reconnect_after" "5s") | int }}
+{{- $needed := add (max $delay $handover) $away $linger 3 }}
 {{- $grace := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
 {{- if lt $grace (int $needed) }}
-{{- fail (printf "config.drain.grace (%ds) must be at least %ds, to hand over in time: drain.delay (%ds), three times cluster.handover (%ds), drain.linger (%ds), and 3s to end" $grace $needed $delay $handover $linger) }}
+{{- fail (printf "config.drain.grace (%ds) must be at least %ds, to hand over in time: drain.delay (%ds) or three times cluster.handover (%ds), whichever is longer, drain.reconnect_after (%ds), drain.linger (%ds), and 3s to end" $grace $needed $delay $handover $away $linger) }}
 {{- end }}
 {{- with .Values.autoscaling }}
 {{- if .enabled }}

@@ -174,8 +174,8 @@ impl Cluster {
         }
     }
 
-    /// Gives all shards to the other nodes, if there are any; returns when they have them, or after a while.
-    pub async fn hand_over(&self, shards: &Shards) {
+    /// Gives all shards to the other nodes; returns when they have them, or after a while, and whether there are any.
+    pub async fn hand_over(&self, shards: &Shards) -> bool {
         let Inner { config, membership, view, .. } = &*self.inner;
         membership.leave();
         let mut view = view.clone();
@@ -185,14 +185,16 @@ impl Cluster {
                 let is_last = !view.borrow_and_update().has_successor();
                 let owned = (0..shards.map().shards()).any(|shard| shards.is_owned(shard));
                 if is_last || !owned {
-                    return;
+                    return !is_last;
                 }
                 ticks.tick().await;
             }
         };
-        if tokio::time::timeout(config.handover * 3, handed).await.is_err() {
+        let others = tokio::time::timeout(config.handover * 3, handed).await;
+        others.unwrap_or_else(|_| {
             tracing::warn!("not all shards could be handed over: others will take them");
-        }
+            true
+        })
     }
 
     /// Leaves the list.

@@ -25,7 +25,8 @@ pub struct Config {
     /// Everything is over this long after the signal to stop, `delay` included; what is not is cut off.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
-    /// Clients are told to come back within this time, each after another part of it.
+    /// Clients are told to come back within this time, each after another part of it. Where other nodes serve on they are told to go
+    /// one after the other within this time, and to come back at once.
     #[serde(with = "humantime_serde")]
     pub reconnect_after: Duration,
 }
@@ -70,25 +71,31 @@ impl Accepting {
 
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop. `hand_over` gives what this node owns to
-/// others; it serves its clients meanwhile and after.
+/// others, and answers whether there are any; it serves its clients meanwhile and after.
 pub async fn drain(
     config: &Config,
     readiness: &Readiness,
     accepting: &Accepting,
     front: &Front,
     shards: &Shards,
-    hand_over: impl Future<Output = ()>,
+    hand_over: impl Future<Output = bool>,
 ) {
     // Kept for the owners and the log to end cleanly, whatever connections do.
     let reserve = (config.grace / 5).min(Duration::from_secs(3));
     let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY));
-    tokio::time::sleep(config.delay).await;
-    hand_over.await;
+    // Both at once: whoever stops this node may leave it less time than it was promised, and nobody has to wait for shards that are
+    // handed over already.
+    let (others, ()) = tokio::join!(hand_over, tokio::time::sleep(config.delay));
     accepting.end().await;
-    tracing::info!(open = front.registry().open(), "draining connections");
-    front.go_away(WHY, config.reconnect_after);
+    tracing::info!(open = front.registry().open(), others, "draining connections");
+    if others {
+        let left = cut_off.saturating_duration_since(tokio::time::Instant::now()).saturating_sub(config.linger);
+        front.send_away(WHY, config.reconnect_after.min(left / 2)).await;
+    } else {
+        front.go_away(WHY, config.reconnect_after);
+    }
     if front.registry().any_extended() {
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);

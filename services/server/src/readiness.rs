@@ -22,7 +22,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Starting, Self::Log, Self::Draining];
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Log, Self::Cluster, Self::Draining];
 
     /// Its name.
     #[must_use]
@@ -115,6 +115,15 @@ mod tests {
         assert_eq!(readiness.reasons(), Reasons::from([(Reason::Log, "disk full".to_owned())]));
         readiness.clear(Reason::Log);
         assert!(other.is_ready());
+    }
+
+    #[test]
+    fn every_reason_is_among_all() {
+        let readiness = Readiness::new();
+        for reason in [Reason::Starting, Reason::Log, Reason::Cluster, Reason::Draining] {
+            readiness.set(reason, reason.as_str());
+        }
+        assert!(readiness.reasons().keys().eq(&Reason::ALL));
     }
 
     #[test]

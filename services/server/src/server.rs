@@ -127,8 +127,9 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     tracing::info!(signal = what, "stopping; a second signal stops at once");
     let stop = async {
         let hand_over = async {
-            if let Some(cluster) = &cluster {
-                cluster.hand_over(&shards).await;
+            match &cluster {
+                Some(cluster) => cluster.hand_over(&shards).await,
+                None => false,
             }
         };
         drain(&config.drain, &readiness, &accepting, &front, &shards, hand_over).await;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
-use harness::deadline::{PATIENCE, within};
-use harness::{ServerOptions, check};
+use harness::deadline::{PATIENCE, poll_until, within};
+use harness::metrics::Metrics;
+use harness::{Event, ServerOptions, check};
 use tokio::sync::{mpsc, watch};
 
 use crate::machine;
@@ -82,4 +83,60 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     let slowest = slow.iter().map(|(_, took, _)| *took).max().unwrap_or_default();
     ensure!(slowest < LATENCY + before.unwrap_or_default(), "an answer took {slowest:?}, before it was {before:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_node_that_leaves_are_sent_away_in_turn_and_served_until_then() -> Result<()> {
+    const CLIENTS: usize = 6;
+    let _machine = machine().await;
+    let options = ServerOptions::new().set("drain.reconnect_after", "3s").set("drain.linger", "5s");
+    let mut cluster = Cluster::start(2, 1, options).await?;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut client = cluster.connector(0).extended(&format!("user-{number}")).await?;
+        client.join("hall").await?;
+        clients.push(client);
+    }
+    cluster.nodes[0].terminate()?;
+    let leaving = clients.into_iter().enumerate().map(|(number, mut client)| {
+        tokio::spawn(async move {
+            let notice = |event: &Event| if let Event::GoingAway(notice) = event { Some(notice.1) } else { None };
+            let after = client.reader.until("GoingAway", notice).await?;
+            let told = Instant::now();
+            client.post("hall", "good-bye", &format!("good-bye-{number}")).await?;
+            anyhow::Ok((told, after))
+        })
+    });
+    let mut told = Vec::new();
+    for client in leaving.collect::<Vec<_>>() {
+        let (when, after) = client.await??;
+        ensure!(after == 0, "a client is told to wait for {after} ms, and others are there to take it");
+        told.push(when);
+    }
+    told.sort();
+    let spread = told[CLIENTS - 1].duration_since(told[0]);
+    ensure!(spread > Duration::from_secs(2), "all are told within {spread:?}");
+    ensure!(cluster.nodes[0].wait(Duration::from_secs(30)).await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_hands_over_while_load_balancers_still_send_it_clients() -> Result<()> {
+    let _machine = machine().await;
+    let options = ServerOptions::new().set("drain.delay", "60s").set("drain.grace", "90s");
+    let mut cluster = Cluster::start(2, 1, options).await?;
+    cluster.nodes[0].terminate()?;
+    let http = [cluster.nodes[0].http(), cluster.nodes[1].http()];
+    poll_until(Duration::from_secs(30), "the handover", || async move {
+        let mut owned = Vec::new();
+        for http in http {
+            owned.push(Metrics::scrape(http).await?.sum("tertulia_shards_owned", &[]));
+        }
+        Ok((owned != [Some(0.0), Some(1024.0)]).then(|| format!("shards owned: {owned:?}")))
+    })
+    .await?;
+    let mut late = cluster.connector(0).extended("late").await?;
+    late.join("hall").await?;
+    late.post("hall", "still served", "1").await?;
+    cluster.nodes[0].kill().await
 }

@@ -375,7 +375,7 @@ static DRAIN: &[Entry] = &[
     Entry::new(
         "drain.reconnect_after",
         time(Duration::ZERO, HOUR),
-        "Clients are told to come back within this time, each after another part of it.",
+        "Clients are told to come back within this time, each after another part of it. Where other nodes serve on (engine `nats`), they are told to go one after the other within this time, and to come back at once.",
     ),
 ];
 

@@ -161,6 +161,16 @@ impl Front {
         self.registry.go_away(&Arc::from(reason), within);
     }
 
+    /// Tells extended clients one after the other, evenly over `within`, to connect elsewhere at once. Returns when all are told, or
+    /// no connection is left. None may be accepted any more.
+    pub async fn send_away(&self, reason: &str, within: Duration) {
+        let reason = Arc::from(reason);
+        tokio::select! {
+            () = self.registry.send_away(&reason, within) => {}
+            () = self.emptied() => {}
+        }
+    }
+
     /// Returns when no connection is left. None may be accepted any more.
     pub async fn emptied(&self) {
         self.tasks.close();

@@ -382,7 +382,6 @@ impl Registry {
     /// Whether any extended client is connected.
     #[must_use]
     pub fn any_extended(&self) -> bool {
-        let is_extended = |connection: &Connection| connection.session().is_some_and(|(_, d)| *d == Dialect::Extended);
         !self.list(None, 1, is_extended).is_empty()
     }
 
@@ -399,6 +398,18 @@ impl Registry {
             connection.disconnect(reason.cloned());
         }
         meant.iter().map(|connection| connection.id).collect()
+    }
+
+    /// Tells extended clients to connect again elsewhere and at once, one after the other within that time. Until it is told, each is
+    /// served as before.
+    pub async fn send_away(&self, reason: &Arc<str>, within: Duration) {
+        let all = self.list(None, usize::MAX, is_extended);
+        let count = u32::try_from(all.len().max(1)).unwrap_or(u32::MAX);
+        let begun = tokio::time::Instant::now();
+        for (place, connection) in (0u32..).zip(&all) {
+            tokio::time::sleep_until(begun + within.mul_f64(f64::from(place) / f64::from(count))).await;
+            connection.go_away(Arc::clone(reason), Duration::ZERO);
+        }
     }
 
     /// Tells every extended client to connect again elsewhere, spread over `within`.
@@ -427,6 +438,10 @@ impl Registry {
             connection.order(FINISH);
         }
     }
+}
+
+fn is_extended(connection: &Connection) -> bool {
+    connection.session().is_some_and(|(_, dialect)| *dialect == Dialect::Extended)
 }
 
 /// A connection that counts as open while this lives.

@@ -12,6 +12,10 @@ use super::trouble::{Cause, Trouble};
 
 /// How often JetStream is asked again, whose cluster may just be choosing a leader.
 const ASKING: usize = 5;
+/// How often the connection is tried again: where all is started at once, names and servers take a moment.
+const TRYING: usize = 5;
+/// Before each of these.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,32 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
     if addresses.is_empty() {
         return Err(ConnectError::Url { url: urls, cause: "there is none".to_owned() });
     }
+    let mut tries = 0;
+    let client = loop {
+        let error = match options(config, name, trouble).await?.connect(addresses.clone()).await {
+            Ok(client) => break client,
+            Err(error) => error,
+        };
+        let cause = chain(&error);
+        if tries == TRYING || !may_pass(error.kind()) {
+            let advice = advice(error.kind(), &cause, config.tls_required);
+            return Err(ConnectError::Connect { urls, cause, advice });
+        }
+        tries += 1;
+        tracing::warn!(urls, cause, "NATS cannot be reached: trying again");
+        tokio::time::sleep(PAUSE).await;
+    };
+    check(&client, urls).await?;
+    Ok(client)
+}
+
+/// Whether it may be another way in a moment.
+fn may_pass(kind: async_nats::ConnectErrorKind) -> bool {
+    use async_nats::ConnectErrorKind as Kind;
+    matches!(kind, Kind::Dns | Kind::Io | Kind::TimedOut)
+}
+
+async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<ConnectOptions, ConnectError> {
     let events = Arc::clone(trouble);
     let options = credentials(config)
         .await?
@@ -111,14 +141,7 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
             on_event(&events, &event);
             std::future::ready(())
         });
-    let options = tls(config, options)?;
-    let client = options.connect(addresses).await.map_err(|error| {
-        let cause = chain(&error);
-        let advice = advice(error.kind(), &cause, config.tls_required);
-        ConnectError::Connect { urls: urls.clone(), cause, advice }
-    })?;
-    check(&client, urls).await?;
-    Ok(client)
+    tls(config, options)
 }
 
 async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
