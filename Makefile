@@ -16,7 +16,7 @@ TESTS ?= --workspace
 # Passed to tests/deploy/run by `make test-deploy`.
 DEPLOY ?=
 
-TEST_TOOLS := grpcurl nats-server promtool
+TEST_TOOLS := grpcurl libfaketime nats-server promtool
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck

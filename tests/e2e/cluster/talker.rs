@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
 const UNANSWERED: Duration = Duration::from_secs(50);
 /// An answer that takes longer is noted.
-const SLOW: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(50);
 /// The last thing that is said in each group.
 pub(crate) const CURTAIN: &str = "=curtain=";
 
