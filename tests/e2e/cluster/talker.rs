@@ -250,11 +250,20 @@ pub(crate) fn listen(
         let mut client = connector.classic(&who).await?;
         client.writer.join(&group).await?;
         let mut number = 0;
+        let mut is_in = false;
         loop {
             tokio::select! {
                 event = client.reader.next() => match event? {
                     None => return Ok(client.cut()),
                     Some(Event::Text(text)) if &*text.text == CURTAIN => return Ok(client.settled()),
+                    Some(Event::Text(_)) => is_in = true,
+                    // The node was cut off when it was asked: it may know nothing of us.
+                    Some(Event::Error(_)) if !is_in => {
+                        tokio::time::sleep(AGAIN).await;
+                        if client.writer.join(&group).await.is_err() {
+                            return Ok(client.cut());
+                        }
+                    }
                     Some(_) => {}
                 },
                 () = tokio::time::sleep(8 * PAUSE) => {
