@@ -269,7 +269,8 @@ pub(crate) fn listen(
                 () = tokio::time::sleep(8 * PAUSE) => {
                     number += 1;
                     let text = format!("{who} says {number}");
-                    if !*hush.borrow() && client.writer.post(&group, &text, None).await.is_err() {
+                    // Whoever was not taken in may post, and then does not get it.
+                    if is_in && !*hush.borrow() && client.writer.post(&group, &text, None).await.is_err() {
                         return Ok(client.cut());
                     }
                 }
