@@ -6,7 +6,7 @@
 mod dedup;
 mod group;
 mod owner;
-mod wire;
+pub mod wire;
 
 pub mod config;
 pub mod delivery;
