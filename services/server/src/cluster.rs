@@ -1,7 +1,8 @@
 //! The other nodes: who is there, which shards are whose, and how shards reach each other. All of it over NATS.
 //!
 //! `bucket` is the list of nodes in JetStream, `membership` keeps this node's entry there and watches the others', `ownership` takes
-//! and gives shards as the list changes, `link` carries what shards say to each other, `desk` answers what is asked of this node.
+//! and gives shards as the list changes, `link` carries what shards say to each other, `desk` answers what is asked of this node, `events`
+//! carries what happens to those who watch.
 
 mod bucket;
 mod desk;
@@ -10,6 +11,7 @@ mod membership;
 mod ownership;
 
 pub mod config;
+pub mod events;
 pub mod metrics;
 pub mod node;
 
@@ -18,12 +20,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::bucket::Bucket;
 use self::desk::Desk;
+use self::events::{Gazette, Told};
 use self::link::Link;
 use self::membership::{Membership, View};
 use self::ownership::Ownership;
@@ -81,6 +84,7 @@ struct Inner {
     nats: Nats,
     membership: Arc<Membership>,
     link: Arc<Link>,
+    gazette: Gazette,
     instance: Arc<str>,
     view: watch::Receiver<Arc<View>>,
     stop: CancellationToken,
@@ -102,8 +106,10 @@ impl Cluster {
         let view = membership.view();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let gazette = Gazette::new(client.clone(), &settings.prefix, name, Arc::clone(&instance), view.clone());
         let link = Arc::new(Link::new(client, settings, view.clone(), name, &tasks, stop.clone()));
-        let inner = Inner { config: config.clone(), nats: nats.clone(), membership, link, instance, view, stop, tasks };
+        let (config, nats) = (config.clone(), nats.clone());
+        let inner = Inner { config, nats, membership, link, gazette, instance, view, stop, tasks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -111,7 +117,12 @@ impl Cluster {
     #[must_use]
     pub fn among(&self) -> Among {
         let Inner { link, instance, config, .. } = &*self.inner;
-        Among { peers: Arc::clone(link) as _, instance: Arc::clone(instance), patience: config.patience }
+        Among {
+            peers: Arc::clone(link) as _,
+            instance: Arc::clone(instance),
+            patience: config.patience,
+            tracer: Default::default(),
+        }
     }
 
     /// The first of the ids of this node's connections, which no other node gives.
@@ -159,9 +170,17 @@ impl Cluster {
         }
     }
 
+    /// What happens on the other nodes from now on.
+    pub async fn watch(&self) -> broadcast::Receiver<Arc<Told>> {
+        self.inner.gazette.read().await
+    }
+
     /// Begins to own shards; returns when those are owned that are this node's now, or that takes too long.
     pub async fn start(&self, shards: &Shards) {
-        let Inner { config, nats, membership, link, view, stop, tasks, .. } = &*self.inner;
+        let Inner { config, nats, membership, link, gazette, view, stop, tasks, .. } = &*self.inner;
+        tasks.spawn(gazette.clone().publish(shards.events().clone(), stop.clone()));
+        tasks.spawn(gazette.clone().listen(stop.clone()));
+        tasks.spawn(count_groups(Arc::clone(membership), shards.clone(), config.renew, stop.clone()));
         let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), view.clone());
         let listening = desk.listen().await;
         tasks.spawn(desk.serve(listening, stop.clone(), tasks.clone()));
@@ -202,5 +221,14 @@ impl Cluster {
         tasks.close();
         tasks.wait().await;
         membership.remove().await;
+    }
+}
+
+/// Tells the others how many groups this node has, and its shards how many those have.
+async fn count_groups(membership: Arc<Membership>, shards: Shards, every: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(every);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        membership.set_groups(shards.groups_here());
+        shards.set_groups_elsewhere(membership.groups_elsewhere());
     }
 }

@@ -83,7 +83,7 @@ pub async fn drain(
     let reserve = (config.grace / 5).min(Duration::from_secs(3));
     let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
     readiness.set(Reason::Draining, WHY);
-    shards.events().tell(|| What::Draining(WHY));
+    shards.events().tell(|| What::Draining(WHY.into()));
     tokio::time::sleep(config.delay).await;
     hand_over.await;
     accepting.end().await;

@@ -206,7 +206,7 @@ impl Taking {
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { held }) => handed = Some(held),
+                Ok(Answer::Released { holds }) => handed = Some(holds),
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     tokio::time::sleep(PAUSE).await;
@@ -238,8 +238,8 @@ impl Taking {
         };
         let ours = Instant::now();
         let (done, owned) = oneshot::channel();
-        let (was_handed, held) = (handed.is_some(), handed.unwrap_or_default());
-        self.shards.order(shard, Order::Own { reign: taken.fence, held, done }).await;
+        let (was_handed, holds) = (handed.is_some(), handed.unwrap_or_default());
+        self.shards.order(shard, Order::Own { reign: taken.fence, holds, done }).await;
         if owned.await == Ok(true) {
             tracing::debug!(
                 shard,

@@ -143,6 +143,8 @@ impl Owner {
         let Some(mirror) = self.mirror_mut() else { return };
         match request {
             Request::Asked(asked) => (asked.answer)(wire::encode(&Reply::NotOwner)),
+            // Whoever has the shard now sees to it.
+            Request::Admin(admin) if matches!(*admin, Admin::Forget { .. }) => {}
             Request::Post(Posts { session, posts, received }) => {
                 for mut post in posts {
                     post.id.get_or_insert_with(own_id);
@@ -536,6 +538,7 @@ fn item_of(request: &Request) -> Item {
                 person: person(session, 0),
                 message: Arc::clone(&post.message),
                 id: post.id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
+                traceparent: post.trace.as_ref().map(|trace| trace.traceparent()),
             },
             None => Item::Unknown,
         },
@@ -553,6 +556,8 @@ fn item_of(request: &Request) -> Item {
             Admin::End { group, how, reason, hold, .. } => {
                 Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
             }
+            // Only an owner is asked.
+            Admin::Forget { .. } => Item::Unknown,
             Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
             Admin::Announce { group, message, id, .. } => Item::Announce {
                 group: group.clone(),

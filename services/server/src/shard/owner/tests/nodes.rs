@@ -14,7 +14,8 @@ use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 use super::*;
 use crate::shard::handle::{Among, Listed};
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
-use crate::shard::{Delivery, Held};
+use crate::shard::{Delivery, Hold};
+use crate::telemetry::trace::Tracer;
 
 /// What connects the nodes of a test: one shard.
 #[derive(Debug)]
@@ -112,7 +113,8 @@ impl Pair {
         let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
         let world = |name: &str| {
             let peers = Arc::new(Wires(Arc::clone(&air)));
-            let among = Among { peers, instance: name.into(), patience: Duration::from_secs(20) };
+            let among =
+                Among { peers, instance: name.into(), patience: Duration::from_secs(20), tracer: Tracer::default() };
             let config = Config { count: 1, ..Config::default() };
             let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
@@ -123,9 +125,9 @@ impl Pair {
         pair
     }
 
-    async fn own(&self, world: &World, reign: u64, held: Vec<Held>) {
+    async fn own(&self, world: &World, reign: u64, holds: Vec<Hold>) {
         let (done, owned) = tokio::sync::oneshot::channel();
-        world.shards.order(0, Order::Own { reign, held, done }).await;
+        world.shards.order(0, Order::Own { reign, holds, done }).await;
         assert!(owned.await.unwrap());
     }
 
@@ -165,7 +167,7 @@ async fn a_member_of_another_node_posts_and_is_delivered_what_anybody_posts() {
     assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(4)]);
     assert_eq!(delivered(&mut here, 4).await, [1, 2, 3, 4]);
     assert_eq!(delivered(&mut there, 4).await, [1, 2, 3, 4]);
-    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().unwrap().0;
     assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
 }
 
@@ -212,7 +214,7 @@ async fn members_stay_where_the_shard_goes() {
     assert_eq!(pair.two.post(&bob, &["c"]).await, [Ok(3)]);
     assert_eq!(delivered(&mut here, 3).await, [1, 2, 3]);
     assert_eq!(delivered(&mut there, 3).await, [2, 3]);
-    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().unwrap().0;
     assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
 }
 
@@ -270,7 +272,7 @@ async fn members_of_a_node_that_is_gone_are_gone() {
     let only = std::iter::once("one".to_owned()).collect();
     pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
     loop {
-        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().0;
+        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap().0;
         if users == [ada.user.clone()] {
             break;
         }
