@@ -16,7 +16,7 @@ TESTS ?= --workspace
 # Passed to tests/deploy/run by `make test-deploy`.
 DEPLOY ?=
 
-TEST_TOOLS := grpcurl nats-server promtool
+TEST_TOOLS := grpcurl libfaketime nats-server promtool
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
@@ -24,7 +24,7 @@ SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture
 
-.PHONY: help run check-instructions growth test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run check-instructions durability growth test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -79,6 +79,11 @@ bench: ## Measure beside Redis, NATS and Mosquitto (BENCH=quick for a few minute
 	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
 	tests/bench/run
 
+durability: ## Measure what it costs that messages are on the disk before they are acknowledged; see docs/benchmarks.md
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	$(CARGO) build --locked --release -p tertulia-server --example log_bench
+	tests/bench/durability
+
 check-instructions: ## Count the instructions of a post on its way, and compare them with tests/instructions/baseline.json
 	@tests/tools/fetch valgrind
 	$(CARGO) build --locked --profile counted -p tertulia-instructions
@@ -110,7 +115,7 @@ lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
 	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
 
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run tests/bench/growth tests/instructions/check
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run tests/bench/growth tests/bench/durability tests/bench/servers.py tests/instructions/check
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::client::Connector;
 use crate::deadline::poll_until;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
-use crate::proxy::{Carriage, Proxy};
+use crate::proxy::{Carriage, Proxy, Rewrite};
 use crate::server::{Server, ServerOptions};
 
 /// How long a cluster may take to agree. Far above what it takes, also on a busy machine.
@@ -32,7 +32,15 @@ impl Cluster {
     /// # Errors
     /// If one does not start, or they do not agree.
     pub async fn start(nodes: usize, servers: usize, options: ServerOptions) -> Result<Self> {
-        let nats = Nats::start(servers).await?;
+        Self::start_on(Nats::start(servers).await?, nodes, options).await
+    }
+
+    /// As [`Cluster::start`], on NATS servers that are there.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_on(nats: Nats, nodes: usize, options: ServerOptions) -> Result<Self> {
+        let servers = nats.count();
         let replicas = if servers >= 3 { 3 } else { 1 };
         let options = options.argument("--engine").argument("nats").set("nats.replicas", replicas);
         let mut cluster = Self { nodes: Vec::new(), nats, proxies: Vec::new(), options };
@@ -48,17 +56,47 @@ impl Cluster {
     /// # Errors
     /// If it does not start.
     pub async fn add(&mut self) -> Result<usize> {
+        self.add_with(|options| options, None).await
+    }
+
+    /// Starts one more node, with other options, and with its messages changed on their way to NATS; answers its place.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn add_with(
+        &mut self,
+        change: impl FnOnce(ServerOptions) -> ServerOptions,
+        rewrite: Option<Rewrite>,
+    ) -> Result<usize> {
         let place = self.nodes.len();
+        let (proxies, options) = self.way(place, rewrite).await?;
+        self.nodes.push(change(options).start().await.with_context(|| format!("start {}", name(place)))?);
+        self.proxies.push(proxies);
+        Ok(place)
+    }
+
+    /// Starts one more node, which is to refuse that; answers what it said.
+    ///
+    /// # Errors
+    /// If it starts, or ends as if all were well.
+    pub async fn add_refused(&self) -> Result<String> {
+        let (_proxies, options) = self.way(self.nodes.len(), None).await?;
+        let (status, said) = options.refused().await?;
+        ensure!(status.code() == Some(1), "{status}: {said}");
+        Ok(said)
+    }
+
+    /// The proxies of the node in a place, and how it is started.
+    async fn way(&self, place: usize, rewrite: Option<Rewrite>) -> Result<(Vec<Proxy>, ServerOptions)> {
         let mut proxies = Vec::new();
         for server in 0..self.nats.count() {
             // Each node prefers another server.
-            proxies.push(Proxy::start(self.nats.address((place + server) % self.nats.count())).await?);
+            let address = self.nats.address((place + server) % self.nats.count());
+            proxies.push(Proxy::start_rewriting(address, rewrite.clone()).await?);
         }
         let urls: Vec<String> = proxies.iter().map(|proxy| format!("nats://{}", proxy.address())).collect();
         let options = self.options.clone().set("nats.urls", urls.join(",")).set("cluster.node_id", name(place));
-        self.nodes.push(options.start().await.with_context(|| format!("start {}", name(place)))?);
-        self.proxies.push(proxies);
-        Ok(place)
+        Ok((proxies, options))
     }
 
     /// Makes clients of one node. All clients of a test share what they see alike, so they have one origin.

@@ -1,7 +1,7 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS, [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
+//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
 //! [`metrics`] reads what operators see. Whatever is awaited has a deadline whose error names what was awaited.
 
 pub mod actor;
@@ -13,9 +13,11 @@ pub mod cluster;
 pub mod deadline;
 pub mod decode;
 pub mod irc;
+pub mod jetstream;
 pub mod membership;
 pub mod metrics;
 pub mod nats;
+pub mod newer;
 pub mod process;
 pub mod proxy;
 pub mod raw;

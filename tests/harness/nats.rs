@@ -17,6 +17,9 @@ use crate::process::Process;
 /// How long a cluster may take to form.
 const FORMING: Duration = Duration::from_secs(60);
 
+/// What servers may store in files, unless a test says otherwise.
+const STORAGE: &str = "4GB";
+
 /// One server, or a cluster of them, which keep what they acknowledge.
 #[derive(Debug)]
 pub struct Nats {
@@ -39,6 +42,14 @@ impl Nats {
     /// # Errors
     /// If there is no `nats-server`, or it does not start.
     pub async fn start(count: usize) -> Result<Self> {
+        Self::start_with(count, STORAGE).await
+    }
+
+    /// As [`Nats::start`], with so much to store on, such as `64MB`.
+    ///
+    /// # Errors
+    /// As [`Nats::start`].
+    pub async fn start_with(count: usize, storage: &str) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("tertulia-nats-").tempdir().context("make a directory")?;
         let ports = free_ports(3 * count)?;
         let routes: Vec<String> =
@@ -49,8 +60,9 @@ impl Nats {
             let store = home.path().join(format!("store-{index}"));
             let mut text = format!(
                 "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: n{index}\n\
-                 jetstream {{ store_dir: \"{}\", sync_interval: always, max_memory_store: 64MB, max_file_store: 4GB }}\n",
-                store.display()
+                 jetstream {{ store_dir: \"{}\", sync_interval: always, max_memory_store: 64MB, max_file_store: {} }}\n",
+                store.display(),
+                storage
             );
             if count > 1 {
                 // Clients go only where they are told to, so that a proxy in between can cut them off.

@@ -100,6 +100,20 @@ impl ServerOptions {
     }
 }
 
+impl ServerOptions {
+    /// Starts the server, which is to refuse that: answers how it ended, and what it said.
+    ///
+    /// # Errors
+    /// If it starts, or does not end.
+    pub async fn refused(self) -> Result<(ExitStatus, String)> {
+        let home = tempfile::Builder::new().prefix("tertulia-test-").tempdir().context("make a directory")?;
+        let mut process = spawn(&self, home.path(), None)?;
+        let status = process.wait(PATIENCE).await.context("the server does not refuse to start")?;
+        let log = std::fs::read(log_path(home.path())).context("read the server's log")?;
+        Ok((status, String::from_utf8_lossy(&log).into_owned()))
+    }
+}
+
 /// Where a server listens, as it says itself on its first line of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use redb::{Database, TableDefinition};
 use tertulia_protocol::{GroupName, UserName};
-use tertulia_server::log::{Batch, Config, Log, PageLimit, Range, Record, embedded};
+use tertulia_server::log::{Batch, Config, Log, PageLimit, Range, Record, Retention, embedded};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -36,6 +37,15 @@ struct Arguments {
     /// Groups on disk for the measurement of the start; 0 for none.
     #[arg(long, default_value_t = 1_000_000)]
     groups: u64,
+    /// Messages kept of each group; retention then removes while others are appended.
+    #[arg(long, default_value_t = 10_000)]
+    keep: u64,
+    /// Only many posters, beside the bare disk and redb.
+    #[arg(long)]
+    posters_only: bool,
+    /// Only make the groups, and leave them there.
+    #[arg(long)]
+    groups_only: bool,
 }
 
 /// Bytes of a message's text.
@@ -84,6 +94,47 @@ fn raw(path: &Path, bytes: usize, time: Duration, times: &mut Times) -> Result<u
         times.0.push(each.elapsed());
     }
     Ok(appends)
+}
+
+/// Transactions of `count` messages each of redb alone, every one durable when it is committed: messages a second.
+fn redb_alone(path: &Path, count: u64, time: Duration) -> Result<f64> {
+    const MESSAGES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("messages");
+    let database = Database::create(path)?;
+    let (mut stored, text) = (0, vec![b'x'; STORED]);
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(MESSAGES)?;
+            // As with the log, each poster has a group of its own.
+            for poster in 0..count {
+                table.insert((poster, stored / count), text.as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        stored += count;
+    }
+    let rate = stored as f64 / begun.elapsed().as_secs_f64();
+    drop(database);
+    fs::remove_file(path)?;
+    Ok(rate)
+}
+
+/// Posters that wait for each message's acknowledgement, beside what the bare disk and redb do with as many messages at once.
+async fn posters(arguments: &Arguments, config: &Config) -> Result<()> {
+    let time = Duration::from_secs(arguments.seconds);
+    let log = embedded::open(config)?;
+    for writers in [1, 10, 100, 1000] {
+        let crowd = crowd(&log, &format!("c{writers}"), writers, 1, 1, None, time).await?;
+        let mut times = Times::default();
+        raw(&arguments.dir.join("raw"), writers as usize * STORED, time, &mut times)?;
+        let bare = times.0.len() as f64 * writers as f64 / times.0.iter().sum::<Duration>().as_secs_f64();
+        let redb = redb_alone(&arguments.dir.join("alone.redb"), writers, time)?;
+        print(&format!("{writers} concurrent, 1 message each"), crowd);
+        println!("{:>44} | {bare:>9.0} msg/s | redb alone {redb:>9.0} msg/s", "bare disk, as many an fdatasync");
+    }
+    log.close().await;
+    Ok(())
 }
 
 async fn by_batch_size(arguments: &Arguments, config: &Config, what: &str, with_raw: bool) -> Result<()> {
@@ -234,7 +285,17 @@ async fn main() -> Result<()> {
     if fs::read_dir(&arguments.dir)?.next().is_some() {
         bail!("{} is not empty", arguments.dir.display());
     }
-    let config = Config { data_dir: arguments.dir.join("data"), ..Config::default() };
+    let retention = Retention { messages: arguments.keep, ..Retention::default() };
+    let config = Config { data_dir: arguments.dir.join("data"), retention, ..Config::default() };
+    if arguments.posters_only {
+        return posters(&arguments, &config).await;
+    }
+    if arguments.groups_only {
+        let log = embedded::open(&config)?;
+        many(&log, arguments.groups).await?;
+        log.close().await;
+        return Ok(());
+    }
     let alone = Config {
         apply_records: usize::MAX,
         apply_interval: Duration::from_secs(3600),
@@ -244,12 +305,8 @@ async fn main() -> Result<()> {
     by_batch_size(&arguments, &alone, "the commit log alone (the applier waits)", true).await?;
     by_batch_size(&arguments, &config, "as configured by default (the applier works)", false).await?;
 
+    posters(&arguments, &config).await?;
     let log = embedded::open(&config)?;
-    for writers in [1, 10, 100, 1000] {
-        let time = Duration::from_secs(arguments.seconds);
-        let crowd = crowd(&log, &format!("c{writers}"), writers, 1, 1, None, time).await?;
-        print(&format!("{writers} concurrent, 1 message each"), crowd);
-    }
     if arguments.sustained > 0 {
         let time = Duration::from_secs(arguments.sustained);
         let paced = crowd(&log, "paced", 64, 16, 16, Some(arguments.pace), time).await?;

@@ -1,14 +1,18 @@
 //! The other nodes: who is there, which shards are whose, and how shards reach each other. All of it over NATS.
 //!
-//! `bucket` is the list of nodes in JetStream, `membership` keeps this node's entry there and watches the others', `ownership` takes
-//! and gives shards as the list changes, `link` carries what shards say to each other, `desk` answers what is asked of this node, `events`
-//! carries what happens to those who watch.
+//! `bucket` is the list of nodes in JetStream, `enter` brings this node into it, `membership` keeps its entry there and watches the
+//! others', `silence` notices when NATS answers nothing. `ownership` takes and gives shards as the list changes, at the `pace` that is
+//! good for all; `link` carries what shards say to each other, `desk` answers what is asked of this node, `events` carries what happens
+//! to those who watch.
 
 mod bucket;
 mod desk;
+mod enter;
 mod link;
 mod membership;
 mod ownership;
+mod pace;
+mod silence;
 
 pub mod config;
 pub mod events;
@@ -70,6 +74,18 @@ pub enum Error {
         /// When the other one began, in milliseconds since 1970.
         since: u64,
     },
+    /// A node that is there cannot be understood, or cannot understand this one.
+    #[error(
+        "node '{node}' (version {version}) and this one do not understand each other: {why}. Upgrade one version at a time, or stop all nodes first"
+    )]
+    Incompatible {
+        /// Which.
+        node: String,
+        /// What it runs.
+        version: String,
+        /// What does not fit.
+        why: String,
+    },
 }
 
 /// This node among the others; cheap to clone.
@@ -116,13 +132,9 @@ impl Cluster {
     /// The way of this node's shards to the others.
     #[must_use]
     pub fn among(&self) -> Among {
-        let Inner { link, instance, config, .. } = &*self.inner;
-        Among {
-            peers: Arc::clone(link) as _,
-            instance: Arc::clone(instance),
-            patience: config.patience,
-            tracer: Default::default(),
-        }
+        let Inner { link, instance, config, membership, .. } = &*self.inner;
+        let (peers, instance, cut_off) = (Arc::clone(link) as _, Arc::clone(instance), membership.cut_off());
+        Among { peers, instance, patience: config.patience, cut_off, tracer: Default::default() }
     }
 
     /// The first of the ids of this node's connections, which no other node gives.
@@ -181,7 +193,7 @@ impl Cluster {
         tasks.spawn(gazette.clone().publish(shards.events().clone(), stop.clone()));
         tasks.spawn(gazette.clone().listen(stop.clone()));
         tasks.spawn(count_groups(Arc::clone(membership), shards.clone(), config.renew, stop.clone()));
-        let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), view.clone());
+        let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), Arc::clone(membership));
         let listening = desk.listen().await;
         tasks.spawn(desk.serve(listening, stop.clone(), tasks.clone()));
         tasks.spawn(Arc::clone(membership).keep(stop.clone()));

@@ -8,7 +8,7 @@ mod founders;
 mod group;
 mod owner;
 mod sweep;
-mod wire;
+pub mod wire;
 
 pub mod config;
 pub mod delivery;

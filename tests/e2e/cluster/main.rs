@@ -3,9 +3,14 @@
 //! Each scenario needs most of the machine, so each has it for itself.
 
 mod administration;
+mod clocks;
+mod cut_off;
 mod faults;
+mod full;
 mod leaving;
+mod slow;
 mod talker;
+mod upgrade;
 mod wire;
 
 use tokio::sync::{Mutex, MutexGuard};

@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
 const UNANSWERED: Duration = Duration::from_secs(50);
 /// An answer that takes longer is noted.
-const SLOW: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(50);
 /// The last thing that is said in each group.
 pub(crate) const CURTAIN: &str = "=curtain=";
 
@@ -250,17 +250,27 @@ pub(crate) fn listen(
         let mut client = connector.classic(&who).await?;
         client.writer.join(&group).await?;
         let mut number = 0;
+        let mut is_in = false;
         loop {
             tokio::select! {
                 event = client.reader.next() => match event? {
                     None => return Ok(client.cut()),
                     Some(Event::Text(text)) if &*text.text == CURTAIN => return Ok(client.settled()),
+                    Some(Event::Text(_)) => is_in = true,
+                    // The node was cut off when it was asked: it may know nothing of us.
+                    Some(Event::Error(_)) if !is_in => {
+                        tokio::time::sleep(AGAIN).await;
+                        if client.writer.join(&group).await.is_err() {
+                            return Ok(client.cut());
+                        }
+                    }
                     Some(_) => {}
                 },
                 () = tokio::time::sleep(8 * PAUSE) => {
                     number += 1;
                     let text = format!("{who} says {number}");
-                    if !*hush.borrow() && client.writer.post(&group, &text, None).await.is_err() {
+                    // Whoever was not taken in may post, and then does not get it.
+                    if is_in && !*hush.borrow() && client.writer.post(&group, &text, None).await.is_err() {
                         return Ok(client.cut());
                     }
                 }

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::Error;
 use super::node::Node;
+use super::silence::Answers;
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::{bucket, last_of};
 
@@ -21,6 +23,7 @@ pub(super) struct Bucket {
     client: Client,
     name: String,
     timeout: Duration,
+    answers: Answers,
 }
 
 /// A key of the list.
@@ -64,11 +67,25 @@ impl Bucket {
         let name = format!("{}-nodes", settings.prefix);
         let made = bucket::ensure(&client, settings, &name, "nodes of tertulia", KEPT).await;
         made.map_err(|cause| Error::Bucket { what: "make", bucket: name.clone(), cause })?;
-        Ok(Self { client, name, timeout: settings.timeout })
+        Ok(Self { client, name, timeout: settings.timeout, answers: Answers::new() })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// When NATS answered last.
+    pub(super) fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    /// Gives the connection up for another one, if it seems to be there.
+    pub(super) async fn reconnect(&self) {
+        if self.client.connection_state() == State::Connected
+            && let Err(error) = self.client.force_reconnect().await
+        {
+            tracing::debug!(%error, "the connection to NATS is gone already");
+        }
     }
 
     /// How often there was another connection.
@@ -81,6 +98,7 @@ impl Bucket {
         let stream = format!("KV_{}", self.name);
         let prefix = format!("$KV.{}.", self.name);
         let found = last_of(&self.client, self.timeout, &stream, &format!("{prefix}>")).await?;
+        self.answers.heard();
         let entry = |(subject, revision, payload): (String, u64, Bytes)| {
             let key = subject.strip_prefix(&prefix)?.to_owned();
             let node = serde_json::from_slice(&payload).ok();
@@ -108,7 +126,11 @@ impl Bucket {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        match self.client.send_request(format!("$KV.{}.{key}", self.name), request).await {
+        let answer = self.client.send_request(format!("$KV.{}.{key}", self.name), request).await;
+        if answer.as_ref().err().is_none_or(|error| error.kind() == RequestErrorKind::NoResponders) {
+            self.answers.heard();
+        }
+        match answer {
             Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
                 Ok(Ack { error: None, seq }) => Changed::Stored(seq),
                 Ok(Ack { error: Some(ApiError { err_code: 10071, .. }), .. }) => Changed::Conflict,

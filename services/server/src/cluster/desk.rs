@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Relay;
 use super::link::Link;
-use super::membership::View;
+use super::membership::{Membership, View};
 use super::metrics;
-use crate::log::nats::Nats;
+use crate::log::nats::{Left, Nats};
 use crate::shard::handle::Listing;
 use crate::shard::peers::Order;
 use crate::shard::{Hold, Shards};
@@ -41,10 +41,13 @@ pub(super) enum Question {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// The shard is given up. With it goes what moderators held there of late, which the other node may not know yet.
+    /// The shard is given up. With it goes what moderators held there of late, which the other node may not know yet, and what was
+    /// known of its messages.
     Released {
         #[serde(default)]
         holds: Vec<Hold>,
+        #[serde(default)]
+        left: Option<Left>,
     },
     /// The shard was not this node's.
     NotHeld,
@@ -69,12 +72,14 @@ pub(super) struct Desk {
     link: Arc<Link>,
     nats: Nats,
     shards: Shards,
+    membership: Arc<Membership>,
     view: watch::Receiver<Arc<View>>,
 }
 
 impl Desk {
-    pub(super) fn new(link: Arc<Link>, nats: Nats, shards: Shards, view: watch::Receiver<Arc<View>>) -> Self {
-        Self { link, nats, shards, view }
+    pub(super) fn new(link: Arc<Link>, nats: Nats, shards: Shards, membership: Arc<Membership>) -> Self {
+        let view = membership.view();
+        Self { link, nats, shards, membership, view }
     }
 
     /// Opens the desk: from now on questions come in.
@@ -126,6 +131,9 @@ impl Desk {
 
     async fn release(&mut self, shard: u16, version: u64) -> Answer {
         let name = self.shards.node().to_owned();
+        if self.view.borrow().version < version {
+            self.membership.hasten();
+        }
         let knows = async { self.view.wait_for(|view| view.version >= version).await.is_ok() };
         let is_behind = !tokio::time::timeout(CATCH_UP, knows).await.unwrap_or(false);
         let view = Arc::clone(&self.view.borrow());
@@ -145,9 +153,9 @@ pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer 
     let (done, released) = oneshot::channel();
     shards.order(shard, Order::Release { done }).await;
     let Ok(holds) = released.await else { return Answer::NotHeld };
-    nats.release(shard).await;
+    let left = nats.release(shard).await;
     metrics::handovers().increment(1);
-    Answer::Released { holds }
+    Answer::Released { holds, left }
 }
 
 /// Answers the calls of the admin API that other nodes relay.

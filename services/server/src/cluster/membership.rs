@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -17,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, Changed, Entry};
 use super::metrics::Metrics;
-use super::node::Node;
-use super::{Config, Error};
+use super::node::{Node, Wire};
+use super::{Config, silence};
 use crate::log::now_ms;
 use crate::shard::ShardMap;
 
@@ -60,8 +59,8 @@ impl View {
 
 #[derive(Debug)]
 pub(super) struct Membership {
-    config: Config,
-    bucket: Bucket,
+    pub(super) config: Config,
+    pub(super) bucket: Bucket,
     me: Mutex<Me>,
     number: AtomicU64,
     leaving: AtomicBool,
@@ -70,23 +69,24 @@ pub(super) struct Membership {
     elsewhere: AtomicU64,
     hurry: Notify,
     view: watch::Sender<Arc<View>>,
+    cut_off: watch::Sender<bool>,
     metrics: Metrics,
 }
 
 /// This node's entry.
 #[derive(Debug, Clone)]
-struct Me {
-    node: Node,
+pub(super) struct Me {
+    pub(super) node: Node,
     /// The last message of our key, as far as we know.
-    revision: u64,
+    pub(super) revision: u64,
     /// When it was renewed last.
-    renewed: Instant,
+    pub(super) renewed: Instant,
     trouble: Option<String>,
 }
 
 /// What was seen of the others.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     /// For each key its last message, and when that was new.
     others: HashMap<String, (u64, Instant)>,
     /// The newest message of all.
@@ -101,6 +101,7 @@ impl Membership {
             number: 0,
             since: now_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire: Wire::ours(),
             leaving: false,
             groups: 0,
             changed: 0,
@@ -116,11 +117,12 @@ impl Membership {
             elsewhere: AtomicU64::new(0),
             hurry: Notify::new(),
             view: watch::Sender::new(Arc::default()),
+            cut_off: watch::Sender::new(false),
             metrics: Metrics::new(),
         }
     }
 
-    fn me(&self) -> MutexGuard<'_, Me> {
+    pub(super) fn me(&self) -> MutexGuard<'_, Me> {
         self.me.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,9 +130,19 @@ impl Membership {
         self.view.subscribe()
     }
 
+    /// Whether NATS answers nothing.
+    pub(super) fn cut_off(&self) -> watch::Receiver<bool> {
+        self.cut_off.subscribe()
+    }
+
     /// The upper bits of the ids of our connections.
     pub(super) fn number(&self) -> u64 {
         self.number.load(Ordering::Relaxed)
+    }
+
+    /// Sets them.
+    pub(super) fn set_number(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
     }
 
     /// Says how many groups this node has: the others learn it with the next renewal.
@@ -149,56 +161,14 @@ impl Membership {
         me.trouble.clone().filter(|_| late)
     }
 
-    /// Enters the list. If the name is there it is waited for the time of a lease: it may be of this node's life before.
-    pub(super) async fn enter(&self) -> Result<(), Error> {
-        let failed = |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
-        let key = self.me().node.name.clone();
-        let begun = Instant::now();
-        let mut first = None;
-        loop {
-            let entries = self.bucket.entries().await.map_err(|cause| failed("read", cause))?;
-            let mine = entries.iter().find(|entry| entry.key == key);
-            let found = mine.map(|mine| (mine.revision, mine.node.clone()));
-            if let Some((revision, Some(node))) = &found {
-                let (before, _) = *first.get_or_insert((*revision, ()));
-                if *revision != before {
-                    return Err(Error::NameTaken { name: key, since: node.since });
-                }
-                if begun.elapsed() <= self.config.lease {
-                    tokio::time::sleep(self.config.renew).await;
-                    continue;
-                }
-            }
-            let taken: Vec<u64> = entries.iter().filter_map(|entry| Some(entry.node.as_ref()?.number)).collect();
-            let mut node = self.me().node.clone();
-            node.number = std::iter::repeat_with(random_number).find(|number| !taken.contains(number)).unwrap_or(1);
-            self.number.store(node.number, Ordering::Relaxed);
-            match self.bucket.put(&key, found.map_or(0, |(revision, _)| revision), &node).await {
-                Changed::Stored(revision) => {
-                    let mut me = self.me();
-                    (me.node, me.revision, me.renewed) = (node, revision, Instant::now());
-                    break;
-                }
-                Changed::Conflict => {}
-                Changed::Unknown(cause) if begun.elapsed() > 4 * self.config.lease => {
-                    return Err(failed("enter", cause));
-                }
-                Changed::Unknown(_) => {}
-            }
-            tokio::time::sleep(self.config.renew.min(Duration::from_millis(100))).await;
-        }
-        let mut seen = Seen::default();
-        let patience = Instant::now() + 2 * self.config.lease;
-        // Until a replica answers that knows of us.
-        while !self.look(&mut seen).await && Instant::now() < patience {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
-    }
-
     /// Says that this node is about to stop.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.hasten();
+    }
+
+    /// Has the list looked at now: somebody knows of a change that this node has not seen.
+    pub(super) fn hasten(&self) {
         self.hurry.notify_one();
     }
 
@@ -231,7 +201,20 @@ impl Membership {
                 }
             }
         };
-        stop.run_until_cancelled(turns).await;
+        let (lease, every) = (self.config.lease, self.config.renew / 2);
+        let minding = silence::mind(self.bucket.answers(), lease, every, &self.cut_off);
+        stop.run_until_cancelled(async { tokio::join!(turns, minding, self.seek_connection()) }).await;
+    }
+
+    /// Tries another connection while NATS answers nothing.
+    async fn seek_connection(&self) {
+        let mut cut_off = self.cut_off();
+        while cut_off.wait_for(|cut_off| *cut_off).await.is_ok() {
+            tracing::warn!("NATS answers nothing: what is asked here is refused until it does");
+            self.bucket.reconnect().await;
+            let heard = cut_off.wait_for(|cut_off| !*cut_off);
+            drop(tokio::time::timeout(2 * self.config.lease, heard).await);
+        }
     }
 
     async fn renew(&self, seen: &mut Seen) {
@@ -310,7 +293,7 @@ impl Membership {
     }
 
     /// Looks at the list; answers whether what was seen is up to date.
-    async fn look(&self, seen: &mut Seen) -> bool {
+    pub(super) async fn look(&self, seen: &mut Seen) -> bool {
         let entries = match self.bucket.entries().await {
             Ok(entries) => entries,
             Err(error) => {
@@ -389,10 +372,4 @@ impl Membership {
             }
         }
     }
-}
-
-/// 23 bits, so that with 40 more an id fits where numbers have a sign.
-fn random_number() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(Instant::now()) % (1 << 23)
 }

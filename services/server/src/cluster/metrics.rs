@@ -1,7 +1,11 @@
 //! What nodes measure about each other.
 
+use std::time::Duration;
+
 pub(super) use metrics::Counter;
-use metrics::{Gauge, counter, describe_counter, describe_gauge, gauge};
+use metrics::{
+    Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 /// Nodes that are there.
 pub const NODES: &str = "tertulia_cluster_nodes";
@@ -9,6 +13,8 @@ pub const NODES: &str = "tertulia_cluster_nodes";
 pub const MAP_VERSION: &str = "tertulia_shard_map_version";
 /// Shards that were taken.
 pub const TAKEOVERS: &str = "tertulia_cluster_takeovers_total";
+/// How long shards that were taken were served by nobody.
+pub const TAKEOVER_SECONDS: &str = "tertulia_cluster_takeover_seconds";
 /// Shards that were given to another node.
 pub const HANDOVERS: &str = "tertulia_cluster_handovers_total";
 /// Renewals of this node's entry.
@@ -29,6 +35,11 @@ pub fn describe() {
         TAKEOVERS,
         "Shards that this node began to own, by how: handed (the owner before gave it), taken (there was none, or it did not answer)"
     );
+    describe_histogram!(
+        TAKEOVER_SECONDS,
+        Unit::Seconds,
+        "Time from asking the owner of a shard to let it go, or from beginning to take it, until this node served it, by how, as above"
+    );
     describe_counter!(HANDOVERS, "Shards that this node gave to another one");
     describe_counter!(
         RENEWALS,
@@ -45,8 +56,8 @@ pub fn describe() {
 pub(super) struct Metrics {
     pub(super) nodes: Gauge,
     pub(super) version: Gauge,
-    pub(super) handed: Counter,
-    pub(super) taken: Counter,
+    handed: (Counter, Histogram),
+    taken: (Counter, Histogram),
     pub(super) renewed: Counter,
     pub(super) failed: Counter,
     pub(super) lapsed: Counter,
@@ -58,13 +69,25 @@ impl Metrics {
         Self {
             nodes: gauge!(NODES),
             version: gauge!(MAP_VERSION),
-            handed: counter!(TAKEOVERS, "how" => "handed"),
-            taken: counter!(TAKEOVERS, "how" => "taken"),
+            handed: (counter!(TAKEOVERS, "how" => "handed"), histogram!(TAKEOVER_SECONDS, "how" => "handed")),
+            taken: (counter!(TAKEOVERS, "how" => "taken"), histogram!(TAKEOVER_SECONDS, "how" => "taken")),
             renewed: counter!(RENEWALS, "result" => "renewed"),
             failed: counter!(RENEWALS, "result" => "failed"),
             lapsed: counter!(RENEWALS, "result" => "lapsed"),
             expired: counter!(EXPIRED),
         }
+    }
+
+    /// The owner before gave a shard.
+    pub(super) fn handed(&self, took: Duration) {
+        self.handed.0.increment(1);
+        self.handed.1.record(took.as_secs_f64());
+    }
+
+    /// A shard had no owner, or that one did not answer.
+    pub(super) fn taken(&self, took: Duration) {
+        self.taken.0.increment(1);
+        self.taken.1.record(took.as_secs_f64());
     }
 }
 

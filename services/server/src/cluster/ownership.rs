@@ -5,10 +5,10 @@
 //! that does not answer is not waited for.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,12 +18,11 @@ use super::desk::{Answer, Question, release};
 use super::link::Link;
 use super::membership::View;
 use super::metrics::Metrics;
+use super::pace::Pace;
 use crate::log::nats::Nats;
 use crate::shard::peers::{Order, Silence};
 use crate::shard::{ShardMap, Shards};
 
-/// Shards that are being taken at a time.
-const AT_ONCE: usize = 48;
 /// How long a shard that could not be taken is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -34,6 +33,8 @@ pub(super) struct Ownership {
     map: ShardMap,
     /// Which lives of this node the shards that it has are of.
     lives: u64,
+    /// Whether the node has come back into the list since: others forgot who is connected here.
+    is_back: bool,
     connections: u64,
     /// Shards that are being taken or given.
     busy: HashSet<u16>,
@@ -51,7 +52,8 @@ struct Taking {
     shards: Shards,
     link: Arc<Link>,
     view: watch::Receiver<Arc<View>>,
-    room: Arc<Semaphore>,
+    pace: Pace,
+    silent: Silent,
     metrics: Arc<Metrics>,
     handover: Duration,
 }
@@ -68,11 +70,12 @@ impl Ownership {
         let map = without(&now, shards.node()).map(shards.map().shards());
         let (lives, connections) = (now.lives, now.connections);
         let handover = config.handover;
-        let (room, metrics) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Metrics::new()));
-        let taking = Taking { nats, shards, link, view: view.clone(), room, metrics, handover };
+        let (pace, metrics) = (Pace::new(), Arc::new(Metrics::new()));
+        let silent = Silent::default();
+        let taking = Taking { nats, shards, link, view: view.clone(), pace, silent, metrics, handover };
         let before = vec![None; usize::from(map.shards())];
         let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
-        Self { config, taking, view, map, lives, connections, busy, before, surplus, settled }
+        Self { config, taking, view, map, lives, is_back: false, connections, busy, before, surplus, settled }
     }
 
     /// Whether all shards are owned here that are this node's by the map.
@@ -112,7 +115,7 @@ impl Ownership {
         let view = Arc::clone(&self.view.borrow_and_update());
         let shards = &self.taking.shards;
         if view.lives != self.lives {
-            self.lives = view.lives;
+            (self.lives, self.is_back) = (view.lives, true);
             // What was ours may be others' by now: whatever is appended still is refused if it is.
             for shard in (0..self.map.shards()).filter(|shard| shards.is_owned(*shard)) {
                 shards.order(shard, Order::Lost).await;
@@ -126,7 +129,7 @@ impl Ownership {
         let names = |map: &ShardMap| map.nodes.clone();
         let has_new_nodes = names(&map) != names(&self.map);
         let nodes: Arc<HashSet<String>> = Arc::new(view.nodes.iter().map(|node| node.name.clone()).collect());
-        let missed = view.connections != self.connections;
+        let missed = view.connections != self.connections || std::mem::take(&mut self.is_back);
         self.connections = view.connections;
         for shard in 0..map.shards() {
             if shards.is_owned(shard) {
@@ -188,6 +191,23 @@ impl Ownership {
     }
 }
 
+/// Nodes that did not hand over a shard when they were asked. While that is not long ago they are not asked for others: of hundreds of
+/// shards each would be waited for.
+#[derive(Debug, Clone, Default)]
+struct Silent(Arc<Mutex<HashMap<String, Instant>>>);
+
+impl Silent {
+    fn note(&self, name: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Instant::now());
+    }
+
+    fn has(&self, name: &str, for_so_long: Duration) -> bool {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.retain(|_, since| since.elapsed() < for_so_long);
+        silent.contains_key(name)
+    }
+}
+
 /// The nodes but one. Before that one came the others had everything.
 fn without(view: &View, name: &str) -> View {
     let mut others = View::clone(view);
@@ -198,19 +218,21 @@ fn without(view: &View, name: &str) -> View {
 impl Taking {
     /// Makes a shard this node's, if it can be had now.
     async fn take(self, shard: u16, version: u64, before: Option<String>) {
-        let Ok(_place) = self.room.acquire().await else { return };
+        let turn = self.pace.turn().await;
         let me = self.shards.node();
-        let before = before.filter(|before| before != me && self.view.borrow().has(before));
+        let is_asked =
+            |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);
+        let before = before.filter(is_asked);
         let mut handed = None;
         let begun = Instant::now();
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { holds }) => handed = Some(holds),
+                Ok(Answer::Released { holds, left }) => handed = Some((holds, left)),
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
-                    tokio::time::sleep(PAUSE).await;
-                    return;
+                    drop(turn);
+                    return tokio::time::sleep(PAUSE).await;
                 }
                 Ok(Answer::NotHeld | Answer::Groups { .. } | Answer::Failed { .. } | Answer::Unknown)
                 | Err(Silence::Nobody) => {}
@@ -221,6 +243,7 @@ impl Taking {
                         error,
                         "the node that has the shard does not hand it over: it is taken"
                     );
+                    self.silent.note(before);
                 }
             }
         }
@@ -228,17 +251,22 @@ impl Taking {
             return;
         }
         let free = Instant::now();
-        let taken = match self.nats.take_over(shard).await {
+        let was_handed = handed.is_some();
+        let (holds, left) = handed.unwrap_or_default();
+        let taken = match left {
+            Some(left) => self.nats.take_over_from(shard, left).await,
+            None => self.nats.take_over(shard).await,
+        };
+        let taken = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(shard, %error, "the shard cannot be taken now");
-                tokio::time::sleep(PAUSE).await;
-                return;
+                drop(turn);
+                return tokio::time::sleep(PAUSE).await;
             }
         };
         let ours = Instant::now();
         let (done, owned) = oneshot::channel();
-        let (was_handed, holds) = (handed.is_some(), handed.unwrap_or_default());
         self.shards.order(shard, Order::Own { reign: taken.fence, holds, done }).await;
         if owned.await == Ok(true) {
             tracing::debug!(
@@ -249,9 +277,15 @@ impl Taking {
                 load = ?ours.elapsed(),
                 "owns the shard"
             );
-            if was_handed { self.metrics.handed.increment(1) } else { self.metrics.taken.increment(1) }
+            if was_handed {
+                self.metrics.handed(begun.elapsed());
+            } else {
+                self.metrics.taken(begun.elapsed());
+            }
+            turn.end(begun.elapsed());
         } else {
             tracing::debug!(shard, "the shard was taken and cannot be read yet");
+            drop(turn);
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -14,6 +14,7 @@ pub(crate) mod bucket;
 pub mod config;
 mod connect;
 mod fence;
+mod handover;
 mod health;
 mod known;
 mod link;
@@ -45,6 +46,7 @@ use tokio_util::task::TaskTracker;
 pub use self::config::{Config, Storage};
 pub use self::connect::ConnectError;
 pub use self::fence::{TakeOver, TakeOverError};
+pub use self::handover::Left;
 use self::known::Shard;
 use self::link::Link;
 use self::metrics::Metrics;
@@ -209,9 +211,19 @@ impl Nats {
         self.core.take_over(shard).await
     }
 
-    /// Stops extending a shard, once what is under way has ended.
-    pub async fn release(&self, shard: u16) {
-        self.core.release(shard).await;
+    /// Makes a shard ours whose writer let go of it and gave us what it knew. If it has had another writer since, this is
+    /// [`Nats::take_over`].
+    ///
+    /// # Errors
+    /// As [`Nats::take_over`].
+    pub async fn take_over_from(&self, shard: u16, left: Left) -> Result<TakeOver, TakeOverError> {
+        self.core.take_over_from(shard, left).await
+    }
+
+    /// Stops extending a shard, once what is under way has ended. Answers what the next writer is to be given, if that is not too
+    /// much and the shard was ours.
+    pub async fn release(&self, shard: u16) -> Option<Left> {
+        self.core.release(shard).await
     }
 
     /// Whether a shard is ours as far as we know.

@@ -14,7 +14,8 @@ pub(super) struct Dedup {
     max: usize,
     max_age_ms: u64,
     places: HashMap<Key, Stored, RandomState>,
-    /// Oldest first.
+    /// Oldest first, with when each was taken in by this machine's clock. The times of what is stored are of the clocks of whoever
+    /// stored it, and on another node that may be another.
     order: VecDeque<(u64, Key)>,
 }
 
@@ -37,9 +38,10 @@ impl Dedup {
         self.places.get(&(sender.clone(), id.clone())).copied()
     }
 
-    pub(super) fn insert(&mut self, sender: UserName, id: PostId, stored: Stored) {
-        self.expire(stored.at);
-        self.order.push_back((stored.at, (sender.clone(), id.clone())));
+    /// Remembers a post that is taken in at the time `now` (ms), or was.
+    pub(super) fn insert(&mut self, sender: UserName, id: PostId, stored: Stored, now: u64) {
+        self.expire(now);
+        self.order.push_back((now, (sender.clone(), id.clone())));
         self.places.insert((sender, id), stored);
         while self.order.len() > self.max {
             self.forget_oldest();
@@ -88,7 +90,7 @@ mod tests {
         let mut dedup = Dedup::new(2, Duration::from_millis(100));
         for (seq, id) in ["a", "b", "c"].iter().enumerate() {
             let (user, id) = key(id);
-            dedup.insert(user, id, stored(seq as u64 + 1, 1000));
+            dedup.insert(user, id, stored(seq as u64 + 1, 1000), 1000);
         }
         let mut get = |id: &str, now| dedup.get(&key(id).0, &key(id).1, now).map(|stored| stored.seq);
         assert_eq!((get("a", 1000), get("b", 1000), get("c", 1100)), (None, Some(2), Some(3)));
@@ -97,11 +99,25 @@ mod tests {
     }
 
     #[test]
+    fn the_age_is_by_this_machines_clock() {
+        let mut dedup = Dedup::new(10, Duration::from_millis(100));
+        let hour = 3_600_000;
+        for (seq, id) in ["ahead", "behind"].iter().enumerate() {
+            let (user, id) = key(id);
+            let at = if seq == 0 { 2 * hour } else { 0 };
+            dedup.insert(user, id, stored(seq as u64 + 1, at), hour);
+        }
+        let mut get = |id: &str, now| dedup.get(&key(id).0, &key(id).1, now).map(|stored| stored.seq);
+        assert_eq!((get("ahead", hour + 100), get("behind", hour + 100)), (Some(1), Some(2)));
+        assert_eq!((get("ahead", hour + 101), get("behind", hour + 101)), (None, None));
+    }
+
+    #[test]
     fn a_failed_append_is_forgotten() {
         let mut dedup = Dedup::new(10, Duration::from_secs(1));
         for (seq, id) in ["a", "b", "c"].iter().enumerate() {
             let (user, id) = key(id);
-            dedup.insert(user, id, stored(seq as u64 + 1, 1000));
+            dedup.insert(user, id, stored(seq as u64 + 1, 1000), 1000);
         }
         dedup.roll_back(1);
         let mut get = |id: &str| dedup.get(&key(id).0, &key(id).1, 1000).map(|stored| stored.seq);

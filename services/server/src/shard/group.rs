@@ -97,7 +97,7 @@ impl Group {
         self.newest_at = self.newest_at.max(now);
         let stored = Stored { epoch: self.epoch, seq: self.tail, at: self.newest_at };
         if let (Some(dedup), Some(id)) = (&mut self.dedup, &id) {
-            dedup.insert(sender.clone(), id.clone(), stored);
+            dedup.insert(sender.clone(), id.clone(), stored, now);
         }
         let first = self.staged.is_empty();
         self.received.get_or_insert(received);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,6 +84,8 @@ pub struct Among {
     pub patience: Duration,
     /// Goes on with the traces of posts that other nodes send.
     pub tracer: Tracer,
+    /// Whether this node reaches nobody: then requests are refused at once.
+    pub cut_off: watch::Receiver<bool>,
 }
 
 /// A cheap handle to all shards.
@@ -193,10 +195,10 @@ impl Shards {
         let mut orders = Vec::new();
         let start_owner = |shard| {
             let (sender, requests) = mpsc::channel(queue);
-            let seat = among.as_ref().map(|Among { peers, instance, patience, .. }| {
+            let seat = among.as_ref().map(|among| {
                 let (order, ordered) = mpsc::channel(ORDERS);
                 orders.push(order);
-                Box::new(Seat::new(Arc::clone(peers), Arc::clone(&name), Arc::clone(instance), *patience, ordered))
+                Box::new(Seat::new(among, Arc::clone(&name), ordered))
             });
             tasks.spawn(Owner::new(shard, Arc::clone(&shared), seat).run(requests, stop.clone()));
             sender

@@ -14,16 +14,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
-use super::dedup::Dedup;
 use super::events::{Leaving, What};
 use super::group::Group;
 use super::handle::Shared;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
-use crate::log::{PageLimit, Range, now_ms};
+use crate::log::now_ms;
 
 mod admin;
 mod append;
+mod cut_off;
+mod ids;
 mod mirror;
 mod seat;
 mod serving;
@@ -109,6 +110,9 @@ impl Owner {
         if self.is_fenced() {
             return false;
         }
+        if self.is_cut_off() {
+            return true;
+        }
         if let Some(mirror) = self.mirror() {
             return mirror.has_room(config);
         }
@@ -116,6 +120,13 @@ impl Owner {
     }
 
     async fn on_request(&mut self, request: Request) {
+        let request = match self.is_cut_off() {
+            true => match self.turn_down(request) {
+                Some(request) => request,
+                None => return,
+            },
+            false => request,
+        };
         if self.mirror().is_some() {
             return self.forward(request);
         }
@@ -244,14 +255,6 @@ impl Owner {
         Ok(())
     }
 
-    /// What is needed to find out whether the post of that id is stored.
-    async fn ready_for_repeat(&mut self, name: &GroupName, id: Option<&PostId>) -> Result<(), Refusal> {
-        if id.is_some() && self.groups.get(name).is_some_and(|group| group.dedup.is_none()) {
-            self.load_dedup(name).await?;
-        }
-        Ok(())
-    }
-
     /// Gives a post its place, or finds the one it already has.
     fn place(
         &mut self,
@@ -312,42 +315,6 @@ impl Owner {
         let chance = std::hash::RandomState::new().hash_one(self.shard) % 1024;
         self.newest_epoch = (now_ms() * 1024 + chance).max(self.newest_epoch + 1);
         self.newest_epoch
-    }
-
-    /// Reads back the ids of the posts that are still in the window.
-    async fn load_dedup(&mut self, name: &GroupName) -> Result<(), Refusal> {
-        let config = &self.shared.config;
-        let (window, time) = (config.dedup_window, config.dedup_time);
-        let Some(group) = self.groups.get(name) else { return Ok(()) };
-        let mut dedup = Dedup::new(window, time);
-        let oldest = now_ms().saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let mut found = Vec::new();
-        if window > 0 && group.newest_at() >= oldest {
-            let epoch = group.epoch();
-            let mut before = group.head() + 1;
-            while found.len() < window && before > 1 {
-                let limit = PageLimit { records: (window - found.len()).min(1_000), bytes: 4 * 1024 * 1024 };
-                let page = self.shared.log.read(self.shard, name, Range::Before(before), limit).await;
-                let records = page.map_err(|_| unavailable(name))?.map_or_else(Vec::new, |page| page.records);
-                let Some(first) = records.first() else { break };
-                before = first.seq;
-                let reached_the_old = first.at < oldest;
-                for record in records.into_iter().rev().filter(|record| record.at >= oldest) {
-                    let stored = Stored { epoch, seq: record.seq, at: record.at };
-                    found.extend(record.id.map(|id| (record.sender, id, stored)));
-                }
-                if reached_the_old {
-                    break;
-                }
-            }
-        }
-        for (sender, id, stored) in found.into_iter().rev() {
-            dedup.insert(sender, id, stored);
-        }
-        if let Some(group) = self.groups.get_mut(name) {
-            group.dedup = Some(dedup);
-        }
-        Ok(())
     }
 
     /// Lets go of groups that nobody uses.

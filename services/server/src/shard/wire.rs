@@ -20,7 +20,9 @@ use super::session::{ConnectionId, Removal, Stored};
 use super::{Batch, Head, Record, Refusal};
 
 /// What this build speaks.
-pub(super) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
+/// What who reads its frames must speak.
+pub const NEEDS: u32 = 1;
 
 /// Why a frame cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +42,7 @@ pub(super) fn encode(content: &impl Serialize) -> Bytes {
         content: &'a T,
     }
     // Only maps with keys that are no texts cannot be written, and there are none.
-    serde_json::to_vec(&Out { version: VERSION, needs: VERSION, content }).unwrap_or_default().into()
+    serde_json::to_vec(&Out { version: VERSION, needs: NEEDS, content }).unwrap_or_default().into()
 }
 
 pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, Unfit> {

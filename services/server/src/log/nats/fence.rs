@@ -181,11 +181,14 @@ impl Core {
         let names = self.names_of(shard, fence).await.map_err(unavailable)?;
         let groups = names.len();
         self.add_names(shard, &names);
-        let mut state = this.state();
-        *state = State { fence: Some(fence), names: names.into_iter().collect(), ..State::default() };
-        drop(state);
-        self.metrics.shards_held.increment(1.0);
+        self.hold(shard, State { fence: Some(fence), names: names.into_iter().collect(), ..State::default() });
         Ok(TakeOver { fence, groups })
+    }
+
+    /// The shard is ours from now on.
+    pub(super) fn hold(&self, shard: u16, state: State) {
+        *self.shard(shard).state() = state;
+        self.metrics.shards_held.increment(1.0);
     }
 
     /// The names of a shard's groups, as of `fence` or later. For lists: a name may be of a group that is being deleted.
@@ -207,13 +210,6 @@ impl Core {
         }
     }
 
-    /// Stops extending the shard; what is under way is finished first.
-    pub(super) async fn release(&self, shard: u16) {
-        let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
-        self.forget(shard);
-    }
-
     /// Somebody else has the shard.
     pub(super) fn lose(&self, shard: u16) {
         if self.forget(shard) {
@@ -224,7 +220,7 @@ impl Core {
         }
     }
 
-    fn forget(&self, shard: u16) -> bool {
+    pub(super) fn forget(&self, shard: u16) -> bool {
         let state = std::mem::take(&mut *self.shard(shard).state());
         self.remove_names(&state.names);
         let was_held = state.fence.is_some();

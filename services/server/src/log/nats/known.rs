@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
 
 use super::message::{Kind, Message};
 use crate::log::Head;
 
 /// Where a message is: its first `seq`, and its sequence in the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) seq: u64,
     pub(crate) position: u64,
@@ -49,6 +50,18 @@ impl Points {
     /// The first point after `seq`.
     pub(crate) fn after(&self, seq: u64) -> Option<Point> {
         self.0.get(self.0.partition_point(|point| point.seq <= seq)).copied()
+    }
+
+    /// From places in any order.
+    pub(crate) fn of(places: Vec<Point>) -> Self {
+        let mut points = Self::default();
+        places.into_iter().for_each(|place| points.add(place));
+        points
+    }
+
+    /// The newest, at most so many.
+    pub(crate) fn newest(&self, count: usize) -> &[Point] {
+        &self.0[self.0.len().saturating_sub(count)..]
     }
 
     /// Forgets what is before a position.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
 };
+use async_nats::jetstream::{self, stream::LastRawMessageErrorKind};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -204,6 +205,21 @@ impl Link {
             None => stored(&answer).map(Some),
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(NoAnswer(refusal(status, &answer))),
+        }
+    }
+
+    /// The last message of a subject as the leader of the stream has it, who lacks none that was acknowledged; `None` if there is none.
+    pub(crate) async fn last(&self, stream: u16, subject: &str) -> Result<Option<Stored>, NoAnswer> {
+        let mut context = jetstream::new(self.client.clone());
+        context.set_timeout(self.timeout);
+        let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
+        let stream = context.get_stream_no_info(self.names.stream(stream)).await.map_err(|error| failed(&error))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(last) => {
+                Ok(Some(Stored { subject: last.subject.to_string(), position: last.sequence, payload: last.payload }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed(&error)),
         }
     }
 

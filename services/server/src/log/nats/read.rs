@@ -37,19 +37,25 @@ pub(super) struct Fetched {
 }
 
 impl Core {
-    /// The head of a group of a shard of whomever, as some replica has it.
+    /// The head of a group of a shard of whomever.
     pub(super) async fn head_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Head>, NoAnswer> {
         Ok(self.known_of_anybody(shard, group).await?.and_then(|known| known.head))
     }
 
     async fn known_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, NoAnswer> {
         self.metrics.heads.increment(1);
-        let get = Get { last_by_subj: self.link.names.group(shard, group), ..Get::default() };
-        let Some(last) = self.link.get(self.link.names.stream_of(shard), &get).await? else { return Ok(None) };
+        let (stream, subject) = (self.link.names.stream_of(shard), self.link.names.group(shard, group));
+        // A replica that is behind would end the group before what its members were told.
+        let last = match self.link.last(stream, &subject).await {
+            Ok(last) => last,
+            // While there is no leader nothing is added, and what some replica has is better than nothing.
+            Err(_) => self.link.get(stream, &Get { last_by_subj: subject, ..Get::default() }).await?,
+        };
+        let Some(last) = last else { return Ok(None) };
         Ok(Some(Known::of(&decode(&last)?, last.position)).filter(|known| known.head.is_some()))
     }
 
-    /// What is known of a group: for certain if the shard is ours, else as some replica has it.
+    /// What is known of a group: for certain if the shard is ours, else as the leader of the stream has it, or some replica while there is none.
     async fn known_to_reader(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, ReadError> {
         match self.known(shard, group).await {
             Ok(known) => Ok(known),

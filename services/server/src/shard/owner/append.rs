@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
+use super::seat::cut_off;
 use super::serving::Execution;
 use super::traced::TracedPosts;
 use super::{Owner, unavailable};
@@ -58,7 +59,9 @@ pub(super) enum Asker {
 
 impl Owner {
     pub(super) fn start_append(&mut self) {
-        if self.in_flight.is_some() || self.staged.answers.is_empty() {
+        // Posts whose answers are not waited for any more are appended all the same.
+        let nothing = self.staged.answers.is_empty() && self.staged.groups.is_empty();
+        if self.in_flight.is_some() || nothing {
             return;
         }
         let Staged { mut groups, mut answers, bytes, traced, .. } = std::mem::take(&mut self.staged);
@@ -174,8 +177,10 @@ impl Owner {
             if self.in_flight.is_none() {
                 return;
             }
-            let result = returned(&mut self.in_flight).await;
-            self.on_appended(result).await;
+            tokio::select! {
+                result = returned(&mut self.in_flight) => self.on_appended(result).await,
+                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+            }
         }
     }
 }

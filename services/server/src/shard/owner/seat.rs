@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::mirror::{Mirror, Page, Replied};
 use super::serving::Serving;
 use crate::log::Batch;
+use crate::shard::handle::Among;
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::Request;
 
@@ -26,6 +27,9 @@ pub(in crate::shard) struct Seat {
     pub(super) role: Role,
     /// Another node has the shard: to be acted upon once what is being done is done.
     pub(super) fenced: bool,
+    /// Whether this node reaches nobody, as far as it was acted upon.
+    pub(super) is_cut_off: bool,
+    cut_off: watch::Receiver<bool>,
 }
 
 pub(super) enum Role {
@@ -43,6 +47,8 @@ pub(super) enum Heard {
 /// What came from other nodes, or is about them.
 pub(super) enum News {
     Order(Order),
+    /// This node reaches nobody any more, or somebody again.
+    CutOff(bool),
     /// What another node asks; `None`: it cannot ask any more.
     Asked(Option<Asked>),
     /// It is time to tell the mirrors that they have missed nothing.
@@ -58,14 +64,10 @@ pub(super) enum News {
 }
 
 impl Seat {
-    pub(in crate::shard) fn new(
-        peers: Arc<dyn Peers>,
-        node: Arc<str>,
-        instance: Arc<str>,
-        patience: Duration,
-        orders: mpsc::Receiver<Order>,
-    ) -> Self {
-        Self { peers, node, instance, patience, orders, role: Role::Mirror(Mirror::default()), fenced: false }
+    pub(in crate::shard) fn new(among: &Among, node: Arc<str>, orders: mpsc::Receiver<Order>) -> Self {
+        let Among { peers, instance, patience, cut_off, .. } = among.clone();
+        let (role, fenced, is_cut_off) = (Role::Mirror(Mirror::default()), false, false);
+        Self { peers, node, instance, patience, orders, role, fenced, is_cut_off, cut_off }
     }
 
     /// Notes messages that the log has taken for the members on other nodes.
@@ -77,7 +79,8 @@ impl Seat {
 
     /// Waits for news. Dropping the future loses nothing.
     async fn next(&mut self, room: bool) -> News {
-        let Self { orders, role, .. } = self;
+        let Self { orders, role, cut_off, .. } = self;
+        let cut_off = async { News::CutOff(next_of(cut_off).await) };
         let order = async {
             match orders.recv().await {
                 Some(order) => News::Order(order),
@@ -87,14 +90,31 @@ impl Seat {
         match role {
             Role::Owner(serving) => tokio::select! {
                 order = order => order,
+                cut_off = cut_off => cut_off,
                 asked = serving.asked.next(), if room => News::Asked(asked),
                 () = at(serving.beat_at) => News::Beat,
             },
             Role::Mirror(mirror) => tokio::select! {
                 order = order => order,
+                cut_off = cut_off => cut_off,
                 news = mirror.next() => news,
             },
         }
+    }
+}
+
+/// Waits until this node reaches nobody any more, or somebody again. Dropping the future loses nothing.
+pub(super) async fn cut_off(seat: &mut Option<Box<Seat>>) -> bool {
+    match seat {
+        Some(seat) => next_of(&mut seat.cut_off).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_of(cut_off: &mut watch::Receiver<bool>) -> bool {
+    match cut_off.changed().await {
+        Ok(()) => *cut_off.borrow_and_update(),
+        Err(_) => std::future::pending().await,
     }
 }
 

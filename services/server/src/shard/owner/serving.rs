@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,17 +11,19 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::time::Instant;
 
 use super::append::{Answer, Asker};
-use super::mirror;
 use super::seat::Role;
 use super::{Group, Owner, now_ms};
 use crate::shard::handle::Listed;
-use crate::shard::peers::{AnswerTo, Asked};
+use crate::shard::peers::Asked;
 use crate::shard::session::{ConnectionId, Removal, Stored};
-use crate::shard::wire::{
-    self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Roll, RollAnswer, RollOfGroup,
-    Tell,
-};
+use crate::shard::wire::{self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Tell};
 use crate::shard::{Batch, Record, Refusal, Session};
+
+mod execution;
+mod roll;
+
+pub(super) use execution::Execution;
+use execution::Replying;
 
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;
@@ -53,25 +55,6 @@ struct Link {
     execution: Arc<Execution>,
 }
 
-/// The requests of one frame, until all are carried out.
-pub(super) struct Execution(Mutex<State>);
-
-struct State {
-    /// What is told beside the outcomes.
-    reply: Replying,
-    outcomes: Vec<Option<Outcome>>,
-    missing: usize,
-    answer: Option<AnswerTo>,
-    done: Option<Bytes>,
-}
-
-struct Replying {
-    reign: u64,
-    number: u64,
-    told: u64,
-    roll: Vec<RollAnswer>,
-}
-
 impl Serving {
     pub(super) fn new(reign: u64, asked: BoxStream<'static, Asked>) -> Self {
         Self {
@@ -86,6 +69,11 @@ impl Serving {
             beat_at: Some(Instant::now()),
             beat: BEATS.0,
         }
+    }
+
+    /// The position of this node's message on the shard's fence.
+    pub(super) fn reign(&self) -> u64 {
+        self.reign
     }
 
     /// Takes what is to be told, in frames that are not too large.
@@ -136,61 +124,6 @@ impl Serving {
         wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed })
     }
 }
-
-impl Execution {
-    fn new(reply: Replying, count: usize, answer: AnswerTo) -> Self {
-        let outcomes = std::iter::repeat_with(|| None).take(count).collect();
-        Self(Mutex::new(State { reply, outcomes, missing: count, answer: Some(answer), done: None }))
-    }
-
-    /// Says what became of a request. When that is known of all, the node is answered.
-    pub(super) fn set(&self, place: usize, outcome: Outcome) {
-        let mut state = self.state();
-        if let Some(slot @ None) = state.outcomes.get_mut(place) {
-            *slot = Some(outcome);
-            state.missing -= 1;
-        }
-        state.finish();
-    }
-
-    /// The node asked again.
-    fn again(&self, answer: AnswerTo) {
-        let mut state = self.state();
-        match state.done.clone() {
-            Some(done) => answer(done),
-            None => state.answer = Some(answer),
-        }
-    }
-
-    /// This node does not own the shard any more: the other one is to ask whoever does.
-    pub(super) fn give_up(&self) {
-        let mut state = self.state();
-        if let Some(answer) = state.answer.take() {
-            answer(wire::encode(&Reply::NotOwner));
-        }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn finish(&mut self) {
-        if self.missing > 0 || self.done.is_some() {
-            return;
-        }
-        let Replying { reign, number, told, .. } = self.reply;
-        let outcomes = std::mem::take(&mut self.outcomes).into_iter().flatten().collect();
-        let roll = std::mem::take(&mut self.reply.roll);
-        let done = wire::encode(&Reply::Done { reign, number, told, roll, outcomes });
-        self.done = Some(done.clone());
-        if let Some(answer) = self.answer.take() {
-            answer(done);
-        }
-    }
-}
-
 impl Owner {
     /// Carries out what another node asks.
     pub(super) async fn on_asked(&mut self, asked: Asked) {
@@ -236,7 +169,7 @@ impl Owner {
                 execution.set(place, outcome);
             }
         }
-        execution.state().finish();
+        execution.finish();
     }
 
     /// Carries out one request; `None` if its outcome comes with an append.
@@ -342,60 +275,6 @@ impl Owner {
         self.place(group, &session.user, id.as_ref(), message, now_ms(), received)
     }
 
-    /// Learns who is a member on another node; `None` if the log cannot be read.
-    async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Option<Vec<RollAnswer>> {
-        if roll.begins {
-            for group in self.groups.values_mut().filter(|group| group.is_remote()) {
-                drop(group.remove_where(|session| session.home.as_ref() == Some(home)));
-            }
-        }
-        let mut answers = Vec::new();
-        for named in roll.groups {
-            answers.push(self.on_roll_of(named, roll.heard, home).await?);
-        }
-        if let Some(serving) = self.serving_mut() {
-            serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
-        }
-        Some(answers)
-    }
-
-    async fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> Option<RollAnswer> {
-        let RollOfGroup { group: name, epoch, head, members } = named;
-        let gone = |name: GroupName| RollAnswer { group: name, now: None, removed: Vec::new() };
-        match self.load(&name).await {
-            Ok(Some(_)) => {}
-            // Nobody has posted: that the group exists is known from its members alone.
-            Ok(None) if head == 0 => {
-                let fanout = self.shared.config.fanout;
-                self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, fanout));
-            }
-            Ok(None) => return Some(gone(name)),
-            Err(_) => return None,
-        }
-        let missed = |serving: &mut Serving| -> Vec<Removed> {
-            let missed = serving.removals.iter().filter(|(number, removed)| *number > heard && removed.group == name);
-            missed.map(|(_, removed)| removed.clone()).collect()
-        };
-        let mut removed = self.serving_mut().map(missed).unwrap_or_default();
-        for person in members {
-            let (id, joined_at) = (person.id, person.joined_at);
-            let session = Arc::new(session(person, home));
-            if self.shared.holds.check(&name, &session).is_err() {
-                removed.push(mirror::removed(&name, id, Removal::Kicked, None));
-            }
-            if removed.iter().any(|removed| removed.id == id) {
-                continue;
-            }
-            let Some(group) = self.groups.get_mut(&name) else { continue };
-            if head > 0 && group.epoch() != epoch {
-                return Some(gone(name));
-            }
-            drop(group.join(&session, joined_at));
-        }
-        let now = self.groups.get(&name).map(|group| (group.epoch(), group.head()));
-        Some(RollAnswer { group: name, now, removed })
-    }
-
     /// Notes that a moderator ended a membership on another node.
     pub(super) fn tell_removed(
         &mut self,
@@ -405,7 +284,7 @@ impl Owner {
         detail: Option<&Arc<str>>,
     ) {
         if let Some(serving) = self.serving_mut() {
-            serving.untold_removals.push(mirror::removed(group, id, how, detail));
+            serving.untold_removals.push(super::mirror::removed(group, id, how, detail));
         }
     }
 

@@ -8,7 +8,7 @@ use tertulia_protocol::UserName;
 
 use super::*;
 use crate::log::memory::Memory;
-use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, ReadError, Stats};
+use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 use crate::shard::request::{Admin, NewPost};
 use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::{Batch, Bounds, Config, Shards, Target};

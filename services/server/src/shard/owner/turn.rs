@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use tertulia_protocol::GroupName;
 
 use super::append::{Answer, Asker};
@@ -16,15 +15,15 @@ use super::serving::Serving;
 use super::{Owner, now_ms};
 use crate::log::{PageLimit, Range};
 use crate::shard::events::{Leaving, What};
-use crate::shard::peers::{Asked, Order};
+use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
-use crate::shard::wire::{self, Reply};
+use crate::shard::wire::{self, Reply, Tell};
 use crate::shard::{Batch, Record};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
-/// How long those who ask the wrong node are answered.
+/// How long those who ask the wrong node are answered at most.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
 /// How long a node that stops waits for answers of others.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -74,6 +73,7 @@ impl Owner {
     pub(super) async fn on_news(&mut self, news: News) {
         match news {
             News::Order(order) => self.on_order(order).await,
+            News::CutOff(is_cut_off) => self.on_cut_off(is_cut_off),
             News::Asked(Some(asked)) => self.waiting.push_back(Request::Asked(asked)),
             News::Asked(None) => {
                 if let Some(serving) = self.serving_mut() {
@@ -107,7 +107,8 @@ impl Owner {
                 self.step_down();
             }
             Order::Follow => {
-                if let Some(mirror) = self.mirror_mut() {
+                let has_members = !self.groups.is_empty();
+                if let Some(mirror) = self.mirror_mut().filter(|_| has_members) {
                     mirror.call_roll();
                 }
                 self.hasten();
@@ -194,7 +195,7 @@ impl Owner {
             mirror.call_roll();
         }
         if let Role::Owner(serving) = std::mem::replace(&mut seat.role, Role::Mirror(mirror)) {
-            tokio::spawn(turn_away(serving.asked));
+            tokio::spawn(turn_away(Arc::clone(&seat.peers), self.shard, serving));
         }
     }
 
@@ -291,13 +292,32 @@ impl Owner {
     }
 }
 
-/// Answers those who still ask here that this node does not own the shard, so that they need not wait for an answer in vain.
-async fn turn_away(mut asked: BoxStream<'static, Asked>) {
+/// Answers those who still ask here that this node does not own the shard, so that they need not wait for an answer in vain. Once
+/// another node answers them that would only be in its way: of two answers the first is taken.
+async fn turn_away(peers: Arc<dyn Peers>, shard: u16, serving: Serving) {
+    let (reign, mut asked) = (serving.reign(), serving.asked);
     let turning = async {
         while let Some(Asked { answer, .. }) = asked.next().await {
             answer(wire::encode(&Reply::NotOwner));
         }
     };
+    // A new owner tells that it is there, after it has begun to listen.
+    let replaced = async {
+        let mut told = peers.told(shard).await.unwrap_or_else(|_| futures_util::stream::pending().boxed());
+        let is_of_another = |frame: &[u8]| wire::decode::<Tell>(frame).is_ok_and(|tell| tell.reign > reign);
+        while let Some(frame) = told.next().await {
+            if is_of_another(&frame) {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    let until_replaced = async {
+        tokio::select! {
+            () = turning => {}
+            () = replaced => {}
+        }
+    };
     // It ends at this moment, or with the connection.
-    tokio::time::timeout(TURNING_AWAY, turning).await.unwrap_or(());
+    tokio::time::timeout(TURNING_AWAY, until_replaced).await.unwrap_or(());
 }

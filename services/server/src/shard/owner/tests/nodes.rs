@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 
 use super::*;
@@ -17,10 +17,13 @@ use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold};
 use crate::telemetry::trace::Tracer;
 
+mod silence;
+
 /// What connects the nodes of a test: one shard.
 #[derive(Debug)]
 struct Air {
-    owner: Mutex<Option<mpsc::UnboundedSender<Asked>>>,
+    /// Whoever listens to what is asked, those that came last at the end.
+    owners: Mutex<Vec<mpsc::UnboundedSender<Asked>>>,
     live: broadcast::Sender<Bytes>,
     /// Answers that are lost; the question is carried out.
     lose_answers: AtomicU64,
@@ -30,6 +33,8 @@ struct Air {
     frames: Mutex<VecDeque<Value>>,
     /// Changes what is asked.
     skew: AtomicBool,
+    /// Nothing that is asked arrives, and nobody learns that.
+    held: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -50,14 +55,26 @@ impl Peers for Wires {
                 }
             }
             let frame = Bytes::from(serde_json::to_vec(&told).unwrap());
-            let (answer, answered) = tokio::sync::oneshot::channel();
-            let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
-            let owner = air.owner.lock().unwrap().clone();
-            let nobody = owner.is_none_or(|owner| owner.send(Asked { frame, answer: to }).is_err());
+            if air.held.load(Ordering::Relaxed) {
+                return std::future::pending().await;
+            }
+            // All who listen are asked, and the first answer is taken.
+            let (answer, mut answered) = mpsc::unbounded_channel();
+            let ask = |owner: &mut mpsc::UnboundedSender<Asked>| {
+                let answer = answer.clone();
+                let to: AnswerTo = Box::new(move |bytes| drop(answer.send(bytes)));
+                owner.send(Asked { frame: frame.clone(), answer: to }).is_ok()
+            };
+            let nobody = {
+                let mut owners = air.owners.lock().unwrap();
+                owners.retain_mut(ask);
+                owners.is_empty()
+            };
             if nobody {
                 return Err(Silence::Nobody);
             }
-            let answer = answered.await.map_err(|_| Silence::NoAnswer("dropped".to_owned()))?;
+            drop(answer);
+            let answer = answered.recv().await.ok_or_else(|| Silence::NoAnswer("dropped".to_owned()))?;
             let left = air.lose_answers.load(Ordering::Relaxed);
             if left > 0 {
                 air.lose_answers.store(left - 1, Ordering::Relaxed);
@@ -69,7 +86,7 @@ impl Peers for Wires {
 
     fn asked(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Asked>, Silence>> {
         let (ask, asked) = mpsc::unbounded_channel();
-        *self.0.owner.lock().unwrap() = Some(ask);
+        self.0.owners.lock().unwrap().push(ask);
         Box::pin(async move { Ok(UnboundedReceiverStream::new(asked).boxed()) })
     }
 
@@ -96,31 +113,35 @@ struct Pair {
     air: Arc<Air>,
     one: World,
     two: World,
+    /// Cuts the first node off, and the second.
+    cut: [watch::Sender<bool>; 2],
     reign: u64,
 }
 
 impl Pair {
     async fn new() -> Self {
         let air = Arc::new(Air {
-            owner: Mutex::default(),
+            owners: Mutex::default(),
             live: broadcast::Sender::new(64),
             lose_answers: 0.into(),
             deaf: false.into(),
             frames: Mutex::default(),
             skew: false.into(),
+            held: false.into(),
         });
         let memory = Memory::new(&LogConfig::default(), 1);
         let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
-        let world = |name: &str| {
-            let peers = Arc::new(Wires(Arc::clone(&air)));
-            let among =
-                Among { peers, instance: name.into(), patience: Duration::from_secs(20), tracer: Tracer::default() };
+        let cut = [watch::Sender::new(false), watch::Sender::new(false)];
+        let world = |name: &str, cut: &watch::Sender<bool>| {
+            let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
+            let (patience, tracer) = (Duration::from_secs(20), Tracer::default());
+            let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
             let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
         };
-        let (one, two) = (world("one"), world("two"));
-        let pair = Self { air: Arc::clone(&air), one, two, reign: 7 };
+        let (one, two) = (world("one", &cut[0]), world("two", &cut[1]));
+        let pair = Self { air: Arc::clone(&air), one, two, cut, reign: 7 };
         pair.own(&pair.one, 7, Vec::new()).await;
         pair
     }
@@ -219,6 +240,24 @@ async fn members_stay_where_the_shard_goes() {
 }
 
 #[tokio::test]
+async fn who_gave_a_shard_away_does_not_answer_beside_who_has_it() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    pair.hand_over().await;
+    let old = pair.air.owners.lock().unwrap()[0].clone();
+    // The new owner tells that it is there.
+    tokio::time::timeout(Duration::from_secs(5), old.closed()).await.expect("the old owner answers still");
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.air.frames.lock().unwrap().clear();
+    for number in 2..30 {
+        assert_eq!(pair.one.post(&ada, &[""]).await, [Ok(number)]);
+    }
+    assert_eq!(pair.asked("post"), 28, "each is asked once");
+}
+
+#[tokio::test]
 async fn what_was_told_and_not_heard_is_found_in_the_log() {
     let pair = Pair::new().await;
     let (ada, bob) = (session(1, "ada"), session(2, "bob"));
@@ -291,7 +330,7 @@ async fn a_newer_version_is_understood_as_far_as_it_needs_no_more() {
         let frame = json!({"version": 9, "needs": needs, "content": {
             "node": "new", "instance": "x", "number": needs, "reign": pair.reign, "items": [item]}});
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let owner = pair.air.owner.lock().unwrap().clone().unwrap();
+        let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
         let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
         owner.send(Asked { frame: serde_json::to_vec(&frame).unwrap().into(), answer: to }).unwrap();
         serde_json::from_slice(&answered.await.unwrap()).unwrap()

@@ -1,0 +1,95 @@
+//! What becomes of requests while this node reaches nobody: they are refused at once, so that whoever made them can go elsewhere.
+//!
+//! What was on its way then may have come through. Its outcome is not waited for by those who asked: they are told that it is not
+//! known, and learn it by asking again with the same id, here or of the node that has the shard by then.
+
+use std::sync::Arc;
+
+use tertulia_protocol::PostId;
+
+use super::append::{Answer, Asker, send_answers};
+use super::seat::Role;
+use super::{Owner, unavailable};
+use crate::shard::Refusal;
+use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::session::{Event, RETRY_SOON};
+
+impl Owner {
+    /// Whether this node reaches nobody.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.seat.as_deref().is_some_and(|seat| seat.is_cut_off)
+    }
+
+    /// This node reaches nobody any more, or somebody again.
+    pub(super) fn on_cut_off(&mut self, is_cut_off: bool) {
+        let Some(seat) = &mut self.seat else { return };
+        if std::mem::replace(&mut seat.is_cut_off, is_cut_off) == is_cut_off {
+            return;
+        }
+        match (is_cut_off, &seat.role) {
+            (true, Role::Mirror(_)) => self.give_up_outbox(),
+            (true, Role::Owner(_)) => self.give_up_answers(),
+            (false, _) => self.hasten(),
+        }
+    }
+
+    /// Tells those who wait for an append that its end is not known. The append goes on.
+    fn give_up_answers(&mut self) {
+        let waiting = self.in_flight.as_mut().map(|in_flight| std::mem::take(&mut in_flight.answers));
+        let kept = self.give_up(waiting.unwrap_or_default());
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.answers = kept;
+        }
+        let waiting = std::mem::take(&mut self.staged.answers);
+        self.staged.answers = self.give_up(waiting);
+    }
+
+    /// Answers those who are connected here; gives back the others. Another node asks again, whoever has the shard then.
+    fn give_up(&mut self, answers: Vec<Answer>) -> Vec<Answer> {
+        let (kept, mut given_up): (Vec<Answer>, Vec<Answer>) =
+            answers.into_iter().partition(|answer| matches!(answer.to, Asker::Node(..)));
+        for answer in &mut given_up {
+            let head = self.head(&answer.group);
+            if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
+                let refusal = Refusal::Unanswered { group: answer.group.clone(), retry_after: RETRY_SOON };
+                if let Some(trace) = answer.trace.take() {
+                    trace.refused(self.shard, &answer.group, refusal.reason());
+                }
+                answer.outcome = Err(refusal);
+                self.shared.metrics.unanswered.increment(1);
+            }
+        }
+        drop(send_answers(given_up));
+        kept
+    }
+
+    /// Refuses what would only wait; gives the request back if it is to be carried out all the same.
+    pub(super) fn turn_down(&mut self, request: Request) -> Option<Request> {
+        if self.mirror().is_some() {
+            self.forward(request);
+            self.give_up_outbox();
+            return None;
+        }
+        match request {
+            Request::Post(Posts { session, posts, .. }) => {
+                self.shared.metrics.refused.increment(posts.len() as u64);
+                let answer = |post: NewPost| {
+                    let refusal = unavailable(&post.group);
+                    if let Some(trace) = post.trace {
+                        trace.refused(self.shard, &post.group, refusal.reason());
+                    }
+                    let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
+                    Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }
+                };
+                drop(send_answers(posts.into_iter().map(answer).collect()));
+                None
+            }
+            Request::Join { group, session, .. } => {
+                self.shared.metrics.join_refused.increment(1);
+                session.inbox.push(Event::JoinRefused { refusal: unavailable(&group), group });
+                None
+            }
+            request => Some(request),
+        }
+    }
+}

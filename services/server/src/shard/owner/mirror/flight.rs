@@ -1,0 +1,250 @@
+//! Frames of requests on their way to the owner of a shard: one at a time, sent again until it is answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{AGAIN, FRAME_BYTES, FRAME_ITEMS, Flight, Pending, ROLL_MEMBERS, Replied, person};
+use crate::shard::Refusal;
+use crate::shard::owner::{Owner, unavailable};
+use crate::shard::request::{Admin, Posts, Request};
+use crate::shard::session::RETRY_SOON;
+use crate::shard::wire::{self, Ask, Item, Person, Reply, Roll, RollAnswer, RollOfGroup};
+
+impl Owner {
+    /// Sends the next frame, if there is none under way and something to send.
+    pub(in crate::shard::owner) async fn start_flight(&mut self) {
+        let (shard, node, instance) = match &self.seat {
+            Some(seat) => (self.shard, Arc::clone(&seat.node), Arc::clone(&seat.instance)),
+            None => return,
+        };
+        let Some(mirror) = self.mirror_mut() else { return };
+        let nothing = mirror.outbox.is_empty() && mirror.roll.is_none() && !mirror.roll_is_due;
+        if mirror.flight.is_some() || nothing {
+            return;
+        }
+        if std::mem::take(&mut mirror.roll_is_due) {
+            self.make_roll();
+        }
+        self.listen().await;
+        let Some(mirror) = self.mirror_mut() else { return };
+        let roll = mirror.roll.as_mut().and_then(VecDeque::pop_front);
+        let is_last = mirror.roll.as_ref().is_none_or(VecDeque::is_empty);
+        if is_last {
+            mirror.roll = None;
+        }
+        let mut items = Vec::new();
+        let mut size = 0;
+        if is_last {
+            for pending in mirror.outbox.iter().take(FRAME_ITEMS) {
+                let item = item_of(&pending.request);
+                if let Item::Post { message, .. } | Item::Announce { message, .. } = &item {
+                    size += message.len();
+                }
+                items.push(item);
+                if size > FRAME_BYTES {
+                    break;
+                }
+            }
+        }
+        mirror.number += 1;
+        mirror.passed.clear();
+        let (count, with_roll) = (items.len(), roll.is_some());
+        let (number, reign) = (mirror.number, mirror.reign);
+        let ask = Ask { node: (*node).to_owned(), instance: (*instance).to_owned(), number, reign, roll, items };
+        self.send_frame(shard, wire::encode(&ask), count, with_roll);
+    }
+
+    fn send_frame(&mut self, shard: u16, frame: Bytes, count: usize, with_roll: bool) {
+        let Some(seat) = &self.seat else { return };
+        let asking = seat.peers.ask(shard, frame.clone());
+        let flight = Flight { frame, count, with_roll, again: AGAIN.0, asking };
+        self.shared.metrics.forwarded.increment(count as u64);
+        if let Some(mirror) = self.mirror_mut() {
+            mirror.flight = Some(flight);
+        }
+    }
+
+    /// Sends the frame under way once more, after a moment.
+    fn send_again(&mut self, shard: u16) {
+        let Some(seat) = &self.seat else { return };
+        let peers = Arc::clone(&seat.peers);
+        let Some(mirror) = self.mirror_mut() else { return };
+        let Some(flight) = &mut mirror.flight else { return };
+        let (wait, frame) = (flight.again, flight.frame.clone());
+        flight.again = (wait * 2).min(AGAIN.1);
+        flight.asking = Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            peers.ask(shard, frame).await
+        });
+        self.shared.metrics.forwarded_again.increment(1);
+    }
+
+    /// Another node may own the shard now: it is asked at once.
+    pub(in crate::shard::owner) fn hasten(&mut self) {
+        let Some(flight) = self.mirror_mut().and_then(|mirror| mirror.flight.as_mut()) else { return };
+        flight.again = AGAIN.0;
+        self.send_again(self.shard);
+    }
+
+    fn make_roll(&mut self) {
+        let mut parts = VecDeque::new();
+        let missed = self.mirror_mut().and_then(|mirror| mirror.missed.take().or(mirror.heard));
+        let heard = missed.unwrap_or(u64::MAX);
+        let mut part = Roll { begins: true, heard, groups: Vec::new() };
+        let mut count = 0;
+        for (name, group) in &self.groups {
+            let mut members = group.members().map(|member| person(&member.session, member.joined_at)).peekable();
+            while members.peek().is_some() {
+                let members: Vec<Person> = members.by_ref().take(ROLL_MEMBERS).collect();
+                count += members.len();
+                let (epoch, head) = (group.epoch(), group.head());
+                part.groups.push(RollOfGroup { group: name.clone(), epoch, head, members });
+                if count >= ROLL_MEMBERS {
+                    let next = Roll { begins: false, heard, groups: Vec::new() };
+                    parts.push_back(std::mem::replace(&mut part, next));
+                    count = 0;
+                }
+            }
+        }
+        if parts.is_empty() || !part.groups.is_empty() {
+            parts.push_back(part);
+        }
+        if let Some(mirror) = self.mirror_mut() {
+            mirror.roll = Some(parts);
+        }
+    }
+
+    pub(in crate::shard::owner) fn on_replied(&mut self, replied: Replied) {
+        let shard = self.shard;
+        let Some(mirror) = self.mirror_mut() else { return };
+        let reply = match replied {
+            Ok(bytes) => wire::decode::<Reply>(&bytes).unwrap_or_else(|error| Reply::Unfit { why: error.to_string() }),
+            Err(error) => {
+                let waiting = mirror.outbox.len();
+                tracing::debug!(shard, %error, waiting, "the owner of the shard does not answer");
+                return self.try_again();
+            }
+        };
+        match reply {
+            Reply::Done { reign, number, told, roll, outcomes } if number == mirror.number => {
+                let Some(flight) = mirror.flight.take() else { return };
+                mirror.heard.get_or_insert(told);
+                mirror.reign = reign;
+                roll.into_iter().for_each(|answer| self.on_roll_answer(answer));
+                self.conclude_all(flight.count, outcomes);
+            }
+            Reply::Reign { reign } => {
+                mirror.flight = None;
+                mirror.follow(reign);
+                if !self.groups.is_empty()
+                    && let Some(mirror) = self.mirror_mut()
+                {
+                    mirror.call_roll();
+                }
+            }
+            Reply::Done { .. } | Reply::NotOwner | Reply::Unknown => self.try_again(),
+            Reply::Unfit { why } => {
+                // An upgrade that is under way may bring another owner.
+                tracing::warn!(shard, why, "the owner of the shard does not understand this node");
+                self.try_again();
+            }
+        }
+    }
+
+    /// Sends the frame again, unless its requests have waited for too long.
+    fn try_again(&mut self) {
+        let patience = self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.patience);
+        let is_over = |pending: &Pending| pending.since.elapsed() > patience;
+        let over = self.mirror().and_then(|mirror| mirror.outbox.front()).is_some_and(is_over);
+        if over { self.give_up_flight() } else { self.send_again(self.shard) }
+    }
+
+    /// Nobody is going to answer the requests of the frame under way.
+    fn give_up_flight(&mut self) {
+        let Some(mirror) = self.mirror_mut() else { return };
+        let Some(flight) = mirror.flight.take() else { return };
+        if flight.with_roll {
+            mirror.roll = None;
+            mirror.call_roll();
+        }
+        let given_up: Vec<Pending> = mirror.outbox.drain(..flight.count.min(mirror.outbox.len())).collect();
+        self.shared.metrics.unanswered.increment(given_up.len() as u64);
+        for pending in given_up {
+            self.refuse(pending, |group| Refusal::Unanswered { group, retry_after: RETRY_SOON });
+        }
+    }
+
+    /// Nobody can be asked: of the requests of the frame under way it is not known what becomes of them, of the others it is that
+    /// nothing does.
+    pub(in crate::shard::owner) fn give_up_outbox(&mut self) {
+        self.give_up_flight();
+        let Some(mirror) = self.mirror_mut() else { return };
+        for pending in std::mem::take(&mut mirror.outbox) {
+            self.refuse(pending, |group| unavailable(&group));
+        }
+    }
+
+    fn on_roll_answer(&mut self, answer: RollAnswer) {
+        let RollAnswer { group: name, now, removed } = answer;
+        removed.into_iter().for_each(|removed| self.on_removed(removed));
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        match now {
+            Some((epoch, head)) if epoch == group.epoch() || group.status.head() == 0 => {
+                if epoch != group.epoch() {
+                    group.move_to(epoch, 0, 0);
+                }
+                self.expect(&name, head, Duration::ZERO);
+            }
+            Some(_) | None => self.end_life(&name),
+        }
+    }
+}
+
+fn item_of(request: &Request) -> Item {
+    match request {
+        Request::Join { group, session, from } => {
+            Item::Join { group: group.clone(), person: person(session, 0), from: *from }
+        }
+        Request::Leave { group, session, answer } => {
+            Item::Leave { group: group.clone(), id: session.id, user: session.user.clone(), asked: *answer }
+        }
+        Request::Post(Posts { session, posts, .. }) => match posts.first() {
+            Some(post) => Item::Post {
+                group: post.group.clone(),
+                person: person(session, 0),
+                message: Arc::clone(&post.message),
+                id: post.id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
+                traceparent: post.trace.as_ref().map(|trace| trace.traceparent()),
+            },
+            None => Item::Unknown,
+        },
+        Request::Members { group, after, limit, .. } => {
+            Item::Users { group: group.clone(), after: after.clone(), limit: *limit }
+        }
+        Request::Admin(admin) => match &**admin {
+            Admin::Members { group, after, limit, .. } => {
+                Item::Members { group: group.clone(), after: after.clone(), limit: *limit }
+            }
+            Admin::Look { group, .. } => Item::Look { group: group.clone() },
+            Admin::Kick { group, target, reason, hold, .. } => {
+                Item::Kick { group: group.clone(), target: target.clone(), reason: reason.clone(), hold: *hold }
+            }
+            Admin::End { group, how, reason, hold, .. } => {
+                Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
+            }
+            // Only an owner is asked.
+            Admin::Forget { .. } => Item::Unknown,
+            Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
+            Admin::Announce { group, message, id, .. } => Item::Announce {
+                group: group.clone(),
+                message: Arc::clone(message),
+                id: id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
+            },
+        },
+        // A question of another node is answered at once.
+        Request::Asked(_) => Item::Unknown,
+    }
+}

@@ -1,0 +1,183 @@
+//! What the owner of a shard tells, and what of that did not come and is in the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+
+use super::{FRAME_ITEMS, LATE_AGAIN, Mirror, Page};
+use crate::log::Range;
+use crate::shard::Batch;
+use crate::shard::owner::turn::TAIL;
+use crate::shard::owner::{Group, Owner};
+use crate::shard::request::Request;
+use crate::shard::session::{Event, Removal};
+use crate::shard::wire::{self, Removed, Tell};
+
+impl Owner {
+    /// Hears what the owner tells, if there is anybody to tell it to.
+    pub(super) async fn listen(&mut self) {
+        let shard = self.shard;
+        let joins = |mirror: &Mirror| {
+            mirror.outbox.iter().take(FRAME_ITEMS).any(|pending| matches!(pending.request, Request::Join { .. }))
+        };
+        let wanted = !self.groups.is_empty() || self.mirror().is_some_and(joins);
+        let Some(seat) = &self.seat else { return };
+        let peers = Arc::clone(&seat.peers);
+        if self.mirror().is_some_and(|mirror| wanted == mirror.told.is_some()) {
+            return;
+        }
+        let told = if wanted { peers.told(shard).await.ok() } else { None };
+        if let Some(mirror) = self.mirror_mut() {
+            (mirror.told, mirror.heard) = (told, None);
+        }
+    }
+
+    /// A message of a group is in the log. If it does not come soon it is looked for.
+    pub(super) fn expect(&mut self, name: &GroupName, seq: u64, by: Duration) {
+        let Some(group) = self.groups.get(name) else { return };
+        group.status.raise_head(seq);
+        if group.head() < seq
+            && let Some(mirror) = self.mirror_mut()
+        {
+            mirror.is_late(name, seq, by);
+        }
+    }
+
+    pub(in crate::shard::owner) fn on_told(&mut self, frame: Option<Bytes>) {
+        let shard = self.shard;
+        let Some(mirror) = self.mirror_mut() else { return };
+        let Some(frame) = frame else {
+            // The connection to NATS has ended; there will be another, or the node stops.
+            mirror.told = None;
+            return;
+        };
+        let tell: Tell = match wire::decode(&frame) {
+            Ok(tell) => tell,
+            Err(error) => {
+                tracing::warn!(shard, %error, "the owner of the shard tells something that cannot be understood");
+                mirror.call_roll();
+                return;
+            }
+        };
+        if tell.reign > mirror.reign && mirror.reign > 0 {
+            mirror.follow(tell.reign);
+            mirror.call_roll();
+            self.hasten();
+        }
+        let Some(mirror) = self.mirror_mut() else { return };
+        if tell.reign >= mirror.reign {
+            let is_beat = tell.batches.is_empty() && tell.removed.is_empty();
+            let next = mirror.heard.map_or(tell.number, |heard| heard + u64::from(!is_beat));
+            if tell.number > next {
+                self.shared.metrics.gaps.increment(1);
+                if let Some(mirror) = self.mirror_mut() {
+                    mirror.missed = mirror.missed.or(mirror.heard);
+                    mirror.call_roll();
+                }
+            }
+            if let Some(mirror) = self.mirror_mut() {
+                mirror.heard = mirror.heard.max(Some(tell.number));
+            }
+        }
+        // Whoever tells it, a message that is told is in the log.
+        for batch in tell.batches.into_iter().filter_map(wire::BatchTold::batch) {
+            self.follow_batch(batch);
+        }
+        tell.removed.into_iter().for_each(|removed| self.on_removed(removed));
+    }
+
+    fn follow_batch(&mut self, batch: Batch) {
+        let (epoch, last) = (batch.epoch, batch.last());
+        let Some(group) = self.groups.get_mut(&batch.group) else {
+            if let Some(mirror) = self.mirror_mut().filter(|mirror| mirror.flight.is_some()) {
+                mirror.passed.insert(batch.group, (epoch, last));
+            }
+            return;
+        };
+        if epoch != group.epoch() {
+            if let Some(mirror) = self.mirror_mut() {
+                mirror.call_roll();
+            }
+            return;
+        }
+        if last > group.head() {
+            let newest_at = batch.records.last().map_or(0, |record| record.at);
+            group.followed(last, newest_at, batch.records.len() as u64);
+            group.deliver(Arc::new(batch), std::time::Instant::now(), None);
+        }
+    }
+
+    /// A moderator ended a membership, maybe one of ours.
+    pub(super) fn on_removed(&mut self, removed: Removed) {
+        let Removed { group: name, id, how, detail } = removed;
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        let metrics = &self.shared.metrics;
+        for session in group.remove_where(|session| session.id == id) {
+            let reason = match how {
+                Removal::Kicked => &metrics.kicked,
+                Removal::Closed => &metrics.closed,
+                Removal::Deleted => &metrics.deleted,
+            };
+            reason.increment(1);
+            session.inbox.push(Event::Removed { group: name.clone(), removal: how, detail: detail.clone() });
+        }
+        self.forget_if_empty(&name);
+    }
+
+    pub(super) fn forget_if_empty(&mut self, name: &GroupName) {
+        if self.groups.get(name).is_some_and(|group| group.member_count() == 0) {
+            self.groups.remove(name);
+            self.shared.directory.remove(name, true);
+        }
+    }
+
+    pub(in crate::shard::owner) fn look_for_late(&mut self) {
+        let (log, shard) = (Arc::clone(&self.shared.log), self.shard);
+        let head = |name: &GroupName| self.groups.get(name).map(Group::head);
+        let Some(mirror) = self.mirror() else { return };
+        let is_late = |(name, seq): &(&GroupName, &u64)| head(name).is_some_and(|head| head < **seq);
+        let late: HashMap<GroupName, u64> =
+            mirror.late.iter().filter(is_late).map(|(name, seq)| (name.clone(), *seq)).collect();
+        let next = late.iter().next().map(|(name, seq)| (name.clone(), *seq));
+        let Some(mirror) = self.mirror_mut() else { return };
+        (mirror.late, mirror.late_at) = (late, None);
+        if let Some((name, seq)) = next {
+            self.shared.metrics.late.increment(1);
+            let reading = Box::pin(async move {
+                let page = log.read(shard, &name, Range::Before(seq + 1), TAIL).await;
+                (name, page)
+            });
+            if let Some(mirror) = self.mirror_mut() {
+                mirror.reading = Some(reading);
+            }
+        }
+    }
+
+    pub(in crate::shard::owner) fn on_late_page(&mut self, (name, page): Page) {
+        if let Some(mirror) = self.mirror_mut() {
+            mirror.reading = None;
+        }
+        if let (Ok(Some(page)), Some(group)) = (page, self.groups.get(&name))
+            && page.head.epoch == group.epoch()
+            && !page.records.is_empty()
+        {
+            self.follow_batch(Batch { group: name.clone(), epoch: page.head.epoch, records: page.records });
+        }
+        // Those that are still late are looked for again; others are next.
+        let head = self.groups.get(&name).map_or(u64::MAX, Group::head);
+        if let Some(mirror) = self.mirror_mut() {
+            let found = mirror.late.get(&name).is_none_or(|seq| *seq <= head);
+            if found {
+                mirror.late.remove(&name);
+            }
+            if !mirror.late.is_empty() {
+                let wait = if found { Duration::ZERO } else { LATE_AGAIN };
+                mirror.late_at = Some(Instant::now() + wait);
+            }
+        }
+    }
+}

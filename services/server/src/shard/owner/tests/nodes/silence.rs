@@ -1,0 +1,90 @@
+//! A node that reaches nobody.
+
+use super::*;
+
+fn is_unavailable(answer: &Result<u64, Refusal>) -> bool {
+    matches!(answer, Err(Refusal::Unavailable { .. }))
+}
+
+fn is_unknown(answer: &Result<u64, Refusal>) -> bool {
+    matches!(answer, Err(Refusal::Unanswered { .. }))
+}
+
+/// Waits until the task of the shard has taken what was sent to it.
+async fn taken(world: &World) {
+    assert!(world.shards.users(world.group.clone(), None, 10).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_only_another_node_can_answer_is_refused_at_once() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    let mut there = pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    pair.air.held.store(true, Ordering::Relaxed);
+    pair.air.frames.lock().unwrap().clear();
+    pair.two.send_posts(&bob, &["b"]).await;
+    while pair.asked("post") == 0 {
+        tokio::task::yield_now().await;
+    }
+    pair.two.send_posts(&bob, &["c"]).await;
+    pair.cut[1].send_replace(true);
+    let answers = answers(&bob, 2).await;
+    assert!(is_unknown(&answers[0]), "it was sent: {answers:?}");
+    assert!(is_unavailable(&answers[1]), "it was not sent: {answers:?}");
+    assert!(is_unavailable(&pair.two.post(&bob, &["d"]).await[0]));
+    assert!(matches!(pair.two.join(&session(3, "cyd")).await, Err(Refusal::Unavailable { .. })));
+
+    pair.air.held.store(false, Ordering::Relaxed);
+    pair.cut[1].send_replace(false);
+    assert_eq!(pair.two.post(&bob, &["b", "c", "d", "a"]).await, [Ok(2), Ok(3), Ok(4), Ok(1)]);
+    assert_eq!(delivered(&mut there, 4).await, [1, 2, 3, 4], "the membership is what it was");
+}
+
+#[tokio::test]
+async fn who_waits_for_an_append_is_told_that_its_end_is_not_known() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    let mut here = pair.one.join(&ada).await.unwrap();
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["a"]).await;
+    pair.one.send_posts(&ada, &["b"]).await;
+    taken(&pair.one).await;
+    pair.cut[0].send_replace(true);
+    let told = answers(&ada, 2).await;
+    assert!(told.iter().all(is_unknown), "{told:?}");
+    assert!(is_unavailable(&pair.one.post(&ada, &["c"]).await[0]));
+    assert!(here.subscription.try_recv().is_err(), "nothing is delivered that is not in the log");
+
+    // They had come through, all the same.
+    pair.one.log.0.gate.add_permits(2);
+    pair.cut[0].send_replace(false);
+    assert_eq!(delivered(&mut here, 2).await, [1, 2]);
+    pair.one.mood(WELL);
+    assert_eq!(pair.one.post(&ada, &["a", "b", "c"]).await, [Ok(1), Ok(2), Ok(3)]);
+}
+
+#[tokio::test]
+async fn what_another_node_has_taken_meanwhile_is_not_sent_there_for_who_was_told() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["b"]).await;
+    taken(&pair.one).await;
+    pair.cut[0].send_replace(true);
+    assert!(is_unknown(&answers(&ada, 1).await[0]));
+    // The second node takes the shard, and somebody posts there, so that the append is refused when it comes.
+    pair.two.mood(WELL);
+    pair.own(&pair.two, pair.reign + 1, Vec::new()).await;
+    assert_eq!(pair.two.post(&bob, &["x"]).await, [Ok(2)]);
+    pair.one.log.0.gate.add_permits(1);
+    pair.cut[0].send_replace(false);
+    while pair.one.shards.is_owned(0) {
+        tokio::task::yield_now().await;
+    }
+    pair.one.mood(WELL);
+    assert_eq!(pair.one.post(&ada, &["b"]).await, [Ok(3)], "as if it had come only now");
+}

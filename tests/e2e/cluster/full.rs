@@ -1,0 +1,125 @@
+//! Storage of JetStream that is full: posts are refused with a reason, everything else goes on, and all is well once there is room.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::cluster::Cluster;
+use harness::deadline::{PATIENCE, poll_until, within};
+use harness::jetstream::Operator;
+use harness::metrics::{Metrics, get};
+use harness::nats::Nats;
+use harness::recording::Rejected;
+use harness::{Client, Event, ServerOptions, check};
+use tertulia_protocol::code::Code;
+
+use crate::machine;
+
+/// Groups enough that each of two nodes owns some of them.
+fn groups() -> Vec<String> {
+    (0..6).map(|number| format!("full-{number}")).collect()
+}
+
+/// What a message of a client is filled with.
+fn filling() -> String {
+    "x".repeat(4 * 1024)
+}
+
+async fn post(client: &mut Client, group: &str, text: &str, id: &str) -> Result<Result<u64, Rejected>> {
+    client.writer.post(group, text, Some(id)).await?;
+    let answer = client.reader.until("an answer to a post", |event| match event {
+        Event::Posted(posted) if posted.id.as_deref() == Some(id) => Some(Ok(posted.seq)),
+        Event::Rejected(refusal) if refusal.id.as_deref() == Some(id) => Some(Err((**refusal).clone())),
+        _ => None,
+    });
+    answer.await
+}
+
+async fn post_until_taken(client: &mut Client, group: &str, text: &str, id: &str) -> Result<()> {
+    within(PATIENCE, "a post to be taken", async {
+        while let Err(refusal) = post(client, group, text, id).await? {
+            let wait = refusal.retry_after_ms.context("it will never be taken")?;
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn until_ready(cluster: &Cluster, ready: bool) -> Result<()> {
+    for node in &cluster.nodes {
+        let what = if ready { "readiness" } else { "no readiness" };
+        poll_until(PATIENCE, what, async || {
+            let answer = get(node.http(), "/readyz").await?;
+            Ok(((answer.status == 200) != ready).then_some(format!("{}: {}", answer.status, answer.body)))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The limit of the server is used up by somebody else, and is not any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() -> Result<()> {
+    let _machine = machine().await;
+    let mut cluster = Cluster::start_on(Nats::start_with(1, "24MB").await?, 2, ServerOptions::new()).await?;
+    let mut operator = Operator::connect(cluster.nats.address(0)).await?;
+    let connector = cluster.connector(0);
+    let mut clients = [connector.extended("ada").await?, connector.at(cluster.chat(1)).extended("bob").await?];
+    for group in groups() {
+        for client in &mut clients {
+            client.join(&group).await?;
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            ensure!(post(client, &group, "before", &format!("before {number} {group}")).await?.is_ok());
+        }
+    }
+    operator.take_all_space().await?;
+    let mut refused = Vec::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        for group in groups() {
+            // What little space is left may take a few.
+            let mut refusal = None;
+            for attempt in 0..100 {
+                let id = format!("full {number} {group} {attempt}");
+                match post(client, &group, &filling(), &id).await? {
+                    Ok(_) => {}
+                    Err(it) => {
+                        refusal = Some((it, id));
+                        break;
+                    }
+                }
+            }
+            let (refusal, id) = refusal.with_context(|| format!("posts to '{group}' are never refused"))?;
+            ensure!(refusal.code == Code::Unavailable && refusal.retry_after_ms.is_some(), "{refusal:?}");
+            refused.push((number, group, id));
+        }
+    }
+    until_ready(&cluster, false).await?;
+    let reason = get(cluster.nodes[0].http(), "/readyz").await?.body;
+    println!("not ready: {reason}");
+    operator.give_space_back().await?;
+    until_ready(&cluster, true).await?;
+    cluster.agreed(2).await?;
+    // What was refused is stored once, under the same id.
+    for (number, group, id) in &refused {
+        let client = &mut clients[*number];
+        post_until_taken(client, group, &filling(), id).await?;
+    }
+    for node in &cluster.nodes {
+        let scrape = Metrics::scrape(node.http()).await?;
+        let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).unwrap_or_default();
+        ensure!(expired == 0.0, "{expired} nodes were taken for dead");
+    }
+    let [mut ada, mut bob] = clients;
+    let mut logs = Vec::new();
+    for group in groups() {
+        post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
+        ada.reader.until_text(&group, "the end").await?;
+        bob.reader.until_text(&group, "the end").await?;
+        logs.push(ada.read_log(&group).await?);
+    }
+    let verdict = check(&[ada.settled(), bob.settled()], &logs);
+    verdict.assert_clean();
+    println!("{:?}", verdict.facts);
+    Ok(())
+}
