@@ -22,7 +22,7 @@ BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
-	tests/observe/run tests/observe/picture
+	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/servers.py tests/instructions/check
 
 .PHONY: help run check-instructions durability growth test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
@@ -114,8 +114,6 @@ lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-de
 lint-scripts: lint-tools ## Shell scripts, by shellcheck; Python scripts compile
 	shellcheck $(SCRIPTS)
 	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' $(PYTHON_SCRIPTS)
-
-	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' tests/tools/fetch tests/bench/run tests/bench/growth tests/bench/durability tests/bench/servers.py tests/instructions/check
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
-use harness::deadline::within;
 use harness::proxy::Carriage;
 use harness::recording::Recording;
 use harness::{Client, ServerOptions};
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::machine;
-use crate::talker::{CURTAIN, Places, Story, Talker, listen};
+use crate::talker::{CURTAIN, Places, Story, Talker, all_answered, listen};
 
 const NODES: usize = 3;
 /// How long a node stays paused or cut off: longer than its lease.
@@ -148,10 +147,7 @@ async fn run(rounds: usize, seed: u64) -> Result<()> {
     world.cluster.agreed(NODES).await?;
     hush.send_replace(true);
     drop(calm);
-    for _ in &talkers {
-        within(RECOVERY, "the talkers to have all their answers", async { calmed.recv().await.context("one failed") })
-            .await?;
-    }
+    all_answered(&mut calmed, talkers.len(), RECOVERY).await?;
     let (recordings, log_reader) = finish(&world, talkers, listeners).await?;
     judge(&world, recordings, log_reader).await
 }

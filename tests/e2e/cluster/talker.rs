@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use harness::checker::Verdict;
+use harness::deadline::{PATIENCE, within};
 use harness::recording::{Event, Recording};
-use harness::{Client, Connector};
+use harness::{Client, Connector, check};
 use tertulia_protocol::code::Code;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -27,12 +29,14 @@ pub(crate) const CURTAIN: &str = "=curtain=";
 /// Where the nodes are now, by place; `None` while one is down.
 pub(crate) type Places = Arc<Mutex<Vec<Option<SocketAddr>>>>;
 
+/// An answer that took long: when it came, how long it took, and in which group.
+pub(crate) type SlowAnswer = (Instant, Duration, String);
+
 /// Tells what it saw: recordings of all its connections, and how long the slowest answer took.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     pub(crate) recordings: Vec<Recording>,
-    /// Answers that took long: when they came, and how long they took.
-    pub(crate) slow: Vec<(Instant, Duration, String)>,
+    pub(crate) slow: Vec<SlowAnswer>,
     pub(crate) refused: u64,
 }
 
@@ -226,6 +230,50 @@ impl Talker {
         self.home += 1;
         None
     }
+}
+
+/// Waits until everybody who talks has been told to stop and has all answers; one that fails ends the waiting.
+pub(crate) async fn all_answered(
+    calmed: &mut mpsc::UnboundedReceiver<()>,
+    count: usize,
+    patience: Duration,
+) -> Result<()> {
+    for _ in 0..count {
+        within(patience, "the talkers to have all their answers", async { calmed.recv().await.context("one failed") })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Says the last thing in every group once all has been answered, and judges what everybody saw. No post may have been refused.
+/// Tells the answers that took long as well.
+pub(crate) async fn conclude(
+    talkers: Vec<JoinHandle<Result<Story>>>,
+    mut calmed: mpsc::UnboundedReceiver<()>,
+    mut observer: Client,
+    groups: &[String],
+) -> Result<(Verdict, Vec<SlowAnswer>)> {
+    all_answered(&mut calmed, talkers.len(), PATIENCE).await?;
+    for group in groups {
+        observer.post(group, CURTAIN, CURTAIN).await?;
+    }
+    let (mut recordings, mut slow) = (Vec::new(), Vec::new());
+    for talker in talkers {
+        let story = talker.await??;
+        ensure!(story.refused == 0, "{} posts were refused", story.refused);
+        slow.extend(story.slow);
+        recordings.extend(story.recordings);
+    }
+    let mut logs = Vec::new();
+    for group in groups {
+        observer.reader.until_text(group, CURTAIN).await?;
+        logs.push(observer.read_log(group).await?);
+    }
+    recordings.push(observer.settled());
+    let verdict = check(&recordings, &logs);
+    verdict.assert_clean();
+    ensure!(verdict.facts.acknowledged > 300, "{verdict}");
+    Ok((verdict, slow))
 }
 
 /// What is to be tried again.

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::cluster::Cluster;
-use harness::deadline::{PATIENCE, within};
+use harness::deadline::PATIENCE;
 use harness::{Client, Event, ServerOptions, check, newer};
 use tertulia_protocol::code::Code;
 use tokio::sync::{mpsc, watch};
 
 use crate::machine;
-use crate::talker::{CURTAIN, Places, Talker};
+use crate::talker::{Places, Talker, conclude};
 
 /// How long it is talked while nodes come and go no more.
 const TALK: Duration = Duration::from_millis(1_500);
@@ -29,7 +29,7 @@ async fn a_later_version_replaces_this_one_and_this_one_replaces_it_under_load()
     let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(1)), Some(cluster.chat(newer))]));
     let connector = cluster.connector(1);
     let (hush, quiet) = watch::channel(false);
-    let (calm, mut calmed) = mpsc::unbounded_channel();
+    let (calm, calmed) = mpsc::unbounded_channel();
     let start = |number: usize, places: &Places| {
         Talker::start(&format!("user-{number}"), number, places, &connector, &groups, &quiet, &calm)
     };
@@ -54,28 +54,7 @@ async fn a_later_version_replaces_this_one_and_this_one_replaces_it_under_load()
     tokio::time::sleep(TALK).await;
     hush.send_replace(true);
     drop(calm);
-    for _ in &talkers {
-        within(PATIENCE, "the talkers to have all their answers", async { calmed.recv().await.context("one failed") })
-            .await?;
-    }
-    for group in &groups {
-        observer.post(group, CURTAIN, CURTAIN).await?;
-    }
-    let mut recordings = Vec::new();
-    for talker in talkers {
-        let story = talker.await??;
-        ensure!(story.refused == 0, "{} posts were refused", story.refused);
-        recordings.extend(story.recordings);
-    }
-    let mut logs = Vec::new();
-    for group in &groups {
-        observer.reader.until_text(group, CURTAIN).await?;
-        logs.push(observer.read_log(group).await?);
-    }
-    recordings.push(observer.settled());
-    let verdict = check(&recordings, &logs);
-    verdict.assert_clean();
-    ensure!(verdict.facts.acknowledged > 300, "{verdict}");
+    let (verdict, _) = conclude(talkers, calmed, observer, &groups).await?;
     println!("{:?}, {} messages of the later version", verdict.facts, rewrite.changed());
     Ok(())
 }

@@ -50,8 +50,7 @@ impl Membership {
             let mine = entries.iter().find(|entry| entry.key == key);
             let found = mine.map(|mine| (mine.revision, mine.node.clone()));
             if let Some((revision, Some(node))) = &found {
-                let (before, _) = *first.get_or_insert((*revision, ()));
-                if *revision != before {
+                if revision != first.get_or_insert(*revision) {
                     return Err(Error::NameTaken { name: key, since: node.since });
                 }
                 if begun.elapsed() <= self.config.lease {
