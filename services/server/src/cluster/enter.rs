@@ -42,11 +42,21 @@ impl Membership {
     pub(super) async fn enter(&self) -> Result<(), Error> {
         let failed = |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
         let key = self.me().node.name.clone();
+        let (patience, pause) = (4 * self.config.lease, self.config.renew.min(Duration::from_millis(100)));
         let begun = Instant::now();
         let mut first = None;
         let mut strangers = Strangers::default();
         loop {
-            let entries = self.bucket.entries().await.map_err(|cause| failed("read", cause))?;
+            let entries = match self.bucket.entries().await {
+                Ok(entries) => entries,
+                Err(cause) if begun.elapsed() > patience => return Err(failed("read", cause)),
+                // Of a list that another node has just made no replica may answer yet.
+                Err(cause) => {
+                    tracing::debug!(cause, "the list of nodes cannot be read yet");
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
             let mine = entries.iter().find(|entry| entry.key == key);
             let found = mine.map(|mine| (mine.revision, mine.node.clone()));
             if let Some((revision, Some(node))) = &found {
@@ -76,12 +86,12 @@ impl Membership {
                     break;
                 }
                 Changed::Conflict => {}
-                Changed::Unknown(cause) if begun.elapsed() > 4 * self.config.lease => {
+                Changed::Unknown(cause) if begun.elapsed() > patience => {
                     return Err(failed("enter", cause));
                 }
                 Changed::Unknown(_) => {}
             }
-            tokio::time::sleep(self.config.renew.min(Duration::from_millis(100))).await;
+            tokio::time::sleep(pause).await;
         }
         let mut seen = Seen::default();
         let patience = Instant::now() + 2 * self.config.lease;
