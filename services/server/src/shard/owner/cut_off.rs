@@ -8,16 +8,17 @@ use std::sync::Arc;
 use tertulia_protocol::PostId;
 
 use super::append::{Answer, Asker, send_answers};
-use super::seat::Role;
+use super::seat::{Role, Seat};
 use super::{Owner, unavailable};
 use crate::shard::Refusal;
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, RETRY_SOON};
 
 impl Owner {
-    /// Whether this node reaches nobody.
+    /// Whether this node reaches nobody. That it does again holds as soon as it is known, although it is acted upon in its turn: a
+    /// request that came after that is not refused.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.seat.as_deref().is_some_and(|seat| seat.is_cut_off)
+        self.seat.as_deref().is_some_and(Seat::is_cut_off)
     }
 
     /// This node reaches nobody any more, or somebody again.

@@ -70,6 +70,11 @@ impl Seat {
         Self { peers, node, instance, patience, orders, role, fenced, is_cut_off, cut_off }
     }
 
+    /// Whether this node reaches nobody: that was acted upon, and still holds.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off && *self.cut_off.borrow()
+    }
+
     /// Notes messages that the log has taken for the members on other nodes.
     pub(super) fn tell(&mut self, batch: &Batch) {
         if let Role::Owner(serving) = &mut self.role {
