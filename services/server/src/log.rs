@@ -72,6 +72,29 @@ impl Batch {
         self.records.first().map_or(0, |record| record.seq)
     }
 
+    /// The same messages in parts of at most so many bytes of messages, or one message.
+    ///
+    /// Who holds a part holds no other message: where many parts are kept for those who are behind, each is small.
+    #[must_use]
+    pub fn in_parts(self: Arc<Self>, bytes: usize) -> Vec<Arc<Self>> {
+        if self.records.iter().map(|record| record.message.len()).sum::<usize>() <= bytes {
+            return vec![self];
+        }
+        let mut parts: Vec<Self> = Vec::new();
+        let mut size = 0;
+        for record in &self.records {
+            size += record.message.len();
+            match parts.last_mut().filter(|_| size <= bytes) {
+                Some(part) => part.records.push(record.clone()),
+                None => {
+                    size = record.message.len();
+                    parts.push(Self { group: self.group.clone(), epoch: self.epoch, records: vec![record.clone()] });
+                }
+            }
+        }
+        parts.into_iter().map(Arc::new).collect()
+    }
+
     /// The `seq` of the last record; 0 if there is none.
     #[must_use]
     pub fn last(&self) -> u64 {
@@ -270,4 +293,33 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
 
     /// Finishes what is under way and gives resources back. Appends that come later fail.
     fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn parts_are_the_batch_and_small(sizes in prop::collection::vec(0_usize..40, 1..60), bytes in 1_usize..100) {
+            let record = |(seq, size): (u64, &usize)| Record { message: "x".repeat(*size).into(), ..conformance::record(seq) };
+            let records: Vec<Record> = (1..).zip(&sizes).map(record).collect();
+            let batch = Arc::new(Batch { group: conformance::group("Dogs"), epoch: 7, records });
+            let parts = Arc::clone(&batch).in_parts(bytes);
+            let together: Vec<Record> = parts.iter().flat_map(|part| part.records.clone()).collect();
+            prop_assert_eq!(&together, &batch.records);
+            for part in &parts {
+                prop_assert!(!part.records.is_empty() && part.group == batch.group && part.epoch == 7);
+                let size: usize = part.records.iter().map(|record| record.message.len()).sum();
+                prop_assert!(size <= bytes || part.records.len() == 1, "{} of {}", size, bytes);
+            }
+            // No more parts than need be: two that follow each other do not fit into one.
+            for pair in parts.windows(2) {
+                let size = |part: &Batch| part.records.iter().map(|record| record.message.len()).sum::<usize>();
+                prop_assert!(size(&pair[0]) + pair[1].records[0].message.len() > bytes);
+            }
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub mod peers;
 pub mod refusal;
 pub mod request;
 pub mod session;
+pub mod weight;
 
 pub use config::{Bounds, Config};
 pub use delivery::{Delivery, Subscription};
@@ -37,6 +38,7 @@ pub use moderation::Target;
 pub use refusal::Refusal;
 pub use request::{JoinFrom, NewPost, Request};
 pub use session::{Ack, ConnectionId, Event, Inbox, Removal, Session};
+pub use weight::Weight;
 
 /// The front and the admin API read the log through [`Shards`]; these are the words for it.
 pub use crate::log::notes::NoteError;

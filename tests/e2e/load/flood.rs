@@ -24,7 +24,7 @@ async fn server(rate: u32, burst: u32) -> Result<Server> {
 }
 
 /// Sends a line again and again, as fast as it is taken, and reads all answers; answers how many lines came back in this time.
-async fn flood(client: &mut RawClient, line: &str, time: Duration) -> Result<u64> {
+pub(crate) async fn flood(client: &mut RawClient, line: &str, time: Duration) -> Result<u64> {
     let many = format!("{line}\n").repeat(1_000);
     let (mut read, mut write) = client.stream().split();
     let sending = async {

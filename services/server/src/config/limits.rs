@@ -78,6 +78,18 @@ pub(super) static LIMITS: &[Entry] = &[
     .bound("nothing: the server reads no further lines for a moment", "tertulia_requests_paced_total"),
     Entry::new("limits.posts_in_flight", int(1, 65_536), "Posts of one connection that wait for the log.")
         .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_max"),
+    Entry::new(
+        "limits.posts_in_flight_bytes",
+        bytes(KIB, GIB),
+        "Bytes of posts of one connection that wait for the log, each with 128 more than its message has (one post more may exceed it).",
+    )
+    .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_bytes"),
+    Entry::new(
+        "limits.all_posts_in_flight_bytes",
+        bytes(64 * KIB, 1024 * GIB),
+        "Bytes of posts of all connections that wait for the log. When there are so many, each connection may have one post that waits.",
+    )
+    .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_bytes"),
     Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection.")
         .bound("nothing: it is caught up from the log at its own pace", "tertulia_outbound_bytes_max"),
     Entry::new(

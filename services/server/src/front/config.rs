@@ -72,6 +72,11 @@ pub struct Limits {
     pub requests_burst: u32,
     /// Posts of one connection that wait for the log; at this number the server stops reading from it.
     pub posts_in_flight: usize,
+    /// Bytes of posts of one connection that wait for the log; at this number the server stops reading from it.
+    pub posts_in_flight_bytes: usize,
+    /// Bytes of posts of all connections that wait for the log; at this number the server reads only from those without a post that
+    /// waits, and from those one line.
+    pub all_posts_in_flight_bytes: usize,
     /// Bytes that wait to be written to one connection; at this number it is caught up from the log instead.
     pub outbound_bytes: usize,
     /// A connection that takes nothing for this long while something waits is closed.
@@ -122,6 +127,8 @@ impl Default for Limits {
             requests_per_second: 1_000,
             requests_burst: 2_000,
             posts_in_flight: 1_024,
+            posts_in_flight_bytes: 1024 * 1024,
+            all_posts_in_flight_bytes: 64 * 1024 * 1024,
             outbound_bytes: 256 * 1024,
             write_stall: Duration::from_secs(60),
             hello_timeout: Duration::from_secs(300),

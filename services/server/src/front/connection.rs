@@ -61,8 +61,8 @@ pub(super) struct Task {
     pub(super) posting: u32,
     /// A request that its owner gets, as do the lines after it, when the posts before it are answered.
     pub(super) held: Option<Box<(u16, Request)>>,
-    /// Posts of the lines that were just read, for one shard.
-    pub(super) gathered: Option<(u16, Vec<NewPost>)>,
+    /// Posts of the lines that were just read.
+    pub(super) gathered: Option<Gathered>,
     /// When those lines were read.
     pub(super) read_at: Instant,
     /// Requests for which the owner's queue had no room; the first is being sent.
@@ -84,6 +84,14 @@ pub(super) struct Task {
     /// Since when the oldest post that is measured has been under way.
     pub(super) measured_post: Option<Instant>,
     pub(super) posts: u32,
+}
+
+/// Posts on their way to one shard.
+pub(super) struct Gathered {
+    pub(super) shard: u16,
+    /// What they weigh.
+    pub(super) bytes: u32,
+    pub(super) posts: Vec<NewPost>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,9 +295,19 @@ impl Task {
             || self.question.is_some()
             || self.held.is_some()
             || self.paced.is_some()
-            || self.in_flight >= self.shared.limits.posts_in_flight
+            || self.waits_for_log()
             || self.out.len() >= self.shared.limits.outbound_bytes
             || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    /// Whether as much of it waits for the log as may.
+    fn waits_for_log(&self) -> bool {
+        let Shared { limits, weight, .. } = &*self.shared;
+        let gathered = self.gathered.as_ref().map_or(0, |gathered| gathered.bytes as usize);
+        let own = self.me.inbox.weight().load(Ordering::Relaxed) + gathered;
+        // Who waits for nothing would not be woken.
+        let all = || weight.load(Ordering::Relaxed) + gathered >= limits.all_posts_in_flight_bytes;
+        self.in_flight >= limits.posts_in_flight || own >= limits.posts_in_flight_bytes || (own > 0 && all())
     }
 
     fn may_listen(&self) -> bool {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tertulia_protocol::codec::{decode_classic, decode_extended, is_hello};
 use tertulia_protocol::{Code, Dialect, Fault, GroupName, LineTooLong, PostId, classic, extended};
 
-use super::connection::Task;
+use super::connection::{Gathered, Task};
 use super::metrics::SAMPLE;
 use super::registry::CloseReason;
 use super::replies::{Refused, Reply};
 use crate::auth;
 use crate::shard::request::{JoinFrom, NewPost, Request};
-use crate::shard::{PageLimit, Range, Session};
+use crate::shard::{PageLimit, Range, Session, Weight};
 
 /// Bytes of messages in one page of `History`.
 const HISTORY_BYTES: usize = 256 * 1024;
@@ -221,10 +221,13 @@ impl Task {
         }
         post.trace = trace;
         let shard = self.shared.shards.shard_of(&post.group);
-        if self.gathered.as_ref().is_some_and(|(gathered, _)| *gathered != shard) {
+        if self.gathered.as_ref().is_some_and(|gathered| gathered.shard != shard) {
             self.send_gathered();
         }
-        self.gathered.get_or_insert_with(|| (shard, Vec::new())).1.push(post);
+        let weight = u32::try_from(Weight::of_post(post.message.len())).unwrap_or(u32::MAX);
+        let gathered = self.gathered.get_or_insert_with(|| Gathered { shard, bytes: 0, posts: Vec::new() });
+        gathered.bytes = gathered.bytes.saturating_add(weight);
+        gathered.posts.push(post);
         self.in_flight += 1;
         self.posting += 1;
         self.me.posts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

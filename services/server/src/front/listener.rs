@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) shards: Shards,
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
+    /// What all posts weigh that wait for the log.
+    pub(super) weight: Arc<AtomicUsize>,
 }
 
 /// The chat listener and its connections.
@@ -86,7 +88,7 @@ impl Front {
         let registry = Arc::new(Registry::new(&limits, first));
         let metrics = Metrics::new();
         metrics.limits(&limits);
-        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer });
+        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight: Arc::default() });
         Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default() }
     }
 
@@ -196,6 +198,7 @@ impl Front {
         metrics.outbound.set(fill.outbound as f64);
         metrics.outbound_max.set(fill.most_outbound as f64);
         metrics.in_flight_max.set(fill.most_in_flight as f64);
+        metrics.in_flight_bytes.set(self.shared.weight.load(Ordering::Relaxed) as f64);
         metrics.groups_max.set(f64::from(fill.most_groups));
         metrics.per_address_max.set(fill.most_per_address as f64);
     }

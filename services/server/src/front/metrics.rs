@@ -51,6 +51,10 @@ pub const OUTBOUND_BYTES: &str = "tertulia_outbound_bytes";
 pub const OUTBOUND_LIMIT: &str = "tertulia_outbound_limit_bytes";
 /// How many posts of one connection may be under way.
 pub const IN_FLIGHT_LIMIT: &str = "tertulia_posts_in_flight_limit";
+/// Bytes of posts that wait for the log.
+pub const IN_FLIGHT_BYTES: &str = "tertulia_posts_in_flight_bytes";
+/// How many may wait.
+pub const IN_FLIGHT_BYTES_LIMIT: &str = "tertulia_posts_in_flight_limit_bytes";
 /// Of the connection with the most.
 pub const OUTBOUND_BYTES_MAX: &str = "tertulia_outbound_bytes_max";
 /// Of the connection with the most.
@@ -115,6 +119,16 @@ pub fn describe() {
         "Posts and other requests under way for the chat connection with the most; its limit is limits.posts_in_flight"
     );
     describe_gauge!(
+        IN_FLIGHT_BYTES,
+        Unit::Bytes,
+        "Bytes of posts of all connections that wait for the log, each with 128 more than its message has"
+    );
+    describe_gauge!(
+        IN_FLIGHT_BYTES_LIMIT,
+        Unit::Bytes,
+        "Bytes of posts that may wait for the log before each connection may have but one (limits.all_posts_in_flight_bytes)"
+    );
+    describe_gauge!(
         OUTBOUND_LIMIT,
         Unit::Bytes,
         "Bytes that may wait for one chat connection before it is caught up from the log instead (limits.outbound_bytes)"
@@ -157,6 +171,7 @@ pub(super) struct Metrics {
     pub(super) outbound: Gauge,
     pub(super) outbound_max: Gauge,
     pub(super) in_flight_max: Gauge,
+    pub(super) in_flight_bytes: Gauge,
     pub(super) groups_max: Gauge,
     pub(super) per_address_max: Gauge,
     refused_total: Counter,
@@ -216,6 +231,7 @@ impl Metrics {
             outbound: gauge!(OUTBOUND_BYTES),
             outbound_max: gauge!(OUTBOUND_BYTES_MAX),
             in_flight_max: gauge!(IN_FLIGHT_MAX),
+            in_flight_bytes: gauge!(IN_FLIGHT_BYTES),
             groups_max: gauge!(GROUPS_MAX),
             per_address_max: gauge!(PER_ADDRESS_MAX),
             refused_total: counter!(CONNECTIONS_REFUSED, "reason" => "total"),
@@ -232,6 +248,7 @@ impl Metrics {
         self.limit.set(limits.connections as f64);
         gauge!(OUTBOUND_LIMIT).set(limits.outbound_bytes as f64);
         gauge!(IN_FLIGHT_LIMIT).set(limits.posts_in_flight as f64);
+        gauge!(IN_FLIGHT_BYTES_LIMIT).set(limits.all_posts_in_flight_bytes as f64);
     }
 
     pub(super) fn deliveries(&self, dialect: Dialect) -> &Counter {

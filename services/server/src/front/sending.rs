@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::connection::Task;
+use super::connection::{Gathered, Task};
 use super::registry::CloseReason;
+use crate::shard::Weight;
 use crate::shard::handle::NotSent;
 use crate::shard::request::{Posts, Request};
 
 impl Task {
     /// Sends the posts that were gathered.
     pub(super) fn send_gathered(&mut self) {
-        if let (Some((shard, posts)), Some((session, _))) = (self.gathered.take(), &self.voice) {
-            let session = Arc::clone(session);
-            let received = self.read_at;
-            self.send(shard, Request::Post(Posts { session, posts, received }));
+        if let (Some(Gathered { shard, bytes, posts }), Some((session, _))) = (self.gathered.take(), &self.voice) {
+            let (session, received) = (Arc::clone(session), self.read_at);
+            let weight = Some(Weight::new(&session.inbox, &self.shared.weight, bytes as usize));
+            self.send(shard, Request::Post(Posts { session, posts, received, weight }));
         }
     }
 

@@ -17,6 +17,10 @@ use super::session::{ConnectionId, Session, Stored};
 use super::{Batch, Delivery, GroupStatus, Record, Subscription};
 use crate::telemetry::trace::FanOut;
 
+/// Bytes of messages in one delivery at most, beside its last message: a member that stands still holds as many deliveries as the
+/// group keeps.
+const DELIVERY_BYTES: usize = 64 * 1024;
+
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) status: Arc<GroupStatus>,
@@ -131,8 +135,10 @@ impl Group {
             if let Some(trace) = &trace {
                 trace.sent(members);
             }
-            // The last receiver may go between the two lines; then nobody misses it.
-            drop(self.fanout.send(Arc::new(Delivery::new(batch, received, trace))));
+            for part in batch.in_parts(DELIVERY_BYTES) {
+                // The last receiver may go meanwhile; then nobody misses it.
+                drop(self.fanout.send(Arc::new(Delivery::new(part, received, trace.clone()))));
+            }
         }
     }
 

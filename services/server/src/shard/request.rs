@@ -12,7 +12,7 @@ use super::Listed;
 use super::moderation::Target;
 use super::peers::Asked;
 use super::session::{ConnectionId, Session, Stored};
-use super::{Refusal, Removal};
+use super::{Refusal, Removal, Weight};
 use crate::telemetry::trace;
 
 /// A request to the owner of a shard. Those of one sender are carried out in their order.
@@ -78,6 +78,8 @@ pub struct Posts {
     pub posts: Vec<NewPost>,
     /// When they were read from the socket.
     pub received: Instant,
+    /// What they weigh, where that is limited.
+    pub weight: Option<Weight>,
 }
 
 /// A post that has passed the checks of the front.

@@ -154,6 +154,8 @@ pub struct Inbox {
     events: Mutex<VecDeque<Event>>,
     /// Posts that were stored, of a session that wants no places.
     stored: AtomicUsize,
+    /// See [`Inbox::weight`].
+    weight: AtomicUsize,
     /// [`UNHEARD`], [`LISTENING`] or [`NEWS`].
     state: AtomicU8,
     waker: AtomicWaker,
@@ -178,6 +180,12 @@ impl Inbox {
             0 => 0,
             _ => self.stored.swap(0, Ordering::AcqRel),
         }
+    }
+
+    /// Bytes of the connection's posts that are not answered yet; see [`Weight`](super::Weight). They are less before it is woken.
+    #[must_use]
+    pub fn weight(&self) -> &AtomicUsize {
+        &self.weight
     }
 
     /// Wakes the connection to look at what else is shared with it.

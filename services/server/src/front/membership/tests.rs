@@ -119,7 +119,7 @@ impl World {
             |seq: u64| NewPost { group: self.group.clone(), message: seq.to_string().into(), id: None, trace: None };
         let posts = (first..=self.posted).map(post).collect();
         let received = std::time::Instant::now();
-        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received });
+        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received, weight: None });
         assert!(self.shards.send(0, request).await);
         let mut answers = 0;
         while answers < count {

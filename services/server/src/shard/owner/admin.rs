@@ -220,7 +220,14 @@ impl Owner {
                 },
             };
             let (to, answer) = oneshot::channel();
-            self.staged.answers.push(Answer { to: Asker::Admin(to), group: name, id: None, outcome, trace: None });
+            self.staged.answers.push(Answer {
+                to: Asker::Admin(to),
+                group: name,
+                id: None,
+                outcome,
+                trace: None,
+                weight: None,
+            });
             announced.push(answer);
         }
         Ok(Some(announced))

@@ -15,7 +15,7 @@ use crate::log::AppendError;
 use crate::shard::group::Group;
 use crate::shard::session::{Ack, Event, Session, Stored};
 use crate::shard::wire::Outcome;
-use crate::shard::{Batch, Refusal};
+use crate::shard::{Batch, Refusal, Weight};
 use crate::telemetry::trace::Post;
 
 /// Room for so many groups or answers is kept for the next append, since most appends of a quiet server have one post.
@@ -48,6 +48,8 @@ pub(super) struct Answer {
     pub(super) outcome: Result<Stored, Refusal>,
     /// If it is traced and has its place.
     pub(super) trace: Option<Box<Post>>,
+    /// Of the posts that came with it, with the last of them.
+    pub(super) weight: Option<Weight>,
 }
 
 pub(super) enum Asker {
@@ -215,7 +217,9 @@ impl Run {
 /// Tells each poster, at once for each run of answers to the same one. Gives the room for answers back.
 pub(super) fn send_answers(mut answers: Vec<Answer>) -> Vec<Answer> {
     let mut run: Option<Run> = None;
-    for Answer { to, group, id, outcome, .. } in answers.drain(..) {
+    for Answer { to, group, id, outcome, weight, .. } in answers.drain(..) {
+        // Before the poster is woken, who may wait for that.
+        drop(weight);
         let session = match to {
             // Who asked may have given up.
             Asker::Admin(reply) => {

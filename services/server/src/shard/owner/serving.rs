@@ -204,7 +204,14 @@ impl Owner {
                     Ok(stored) => {
                         self.staged.traced += usize::from(trace.is_some());
                         let to = Asker::Node(Arc::clone(execution), place);
-                        self.staged.answers.push(Answer { to, group, id: None, outcome: Ok(stored), trace });
+                        self.staged.answers.push(Answer {
+                            to,
+                            group,
+                            id: None,
+                            outcome: Ok(stored),
+                            trace,
+                            weight: None,
+                        });
                         return None;
                     }
                     Err(refusal) => {

@@ -131,7 +131,7 @@ impl World {
             trace: None,
         };
         let posts = ids.iter().map(post).collect();
-        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };
+        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now(), weight: None };
         assert!(self.shards.send(0, Request::Post(posts)).await);
     }
 

@@ -225,8 +225,8 @@ impl Owner {
                 (Asker::Session(session), Some(record)) => {
                     let Record { message, id, .. } = record;
                     let posts = vec![NewPost { group: answer.group, message, id, trace: answer.trace }];
-                    let received = Instant::now();
-                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received }));
+                    let (received, weight) = (Instant::now(), answer.weight);
+                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received, weight }));
                 }
                 (Asker::Node(execution, _), Some(_)) => execution.give_up(),
                 _ => left.push(answer),

@@ -35,7 +35,8 @@ impl Owner {
     }
 
     fn posted(&mut self, posts: Posts, outcome: Outcome, answers: &mut Vec<Answer>) {
-        let Posts { session, posts, .. } = posts;
+        let Posts { session, posts, mut weight, .. } = posts;
+        // A request to another node has one post.
         for post in posts {
             let outcome = match &outcome {
                 Outcome::Stored { epoch, seq, at } => {
@@ -51,7 +52,8 @@ impl Owner {
                 (None, _) => {}
             }
             let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
-            answers.push(Answer { to, group: post.group, id, outcome, trace: None });
+            let weight = weight.take();
+            answers.push(Answer { to, group: post.group, id, outcome, trace: None, weight });
         }
     }
 
@@ -177,14 +179,21 @@ impl Owner {
                     session.inbox.push(Event::Left { group, was_member });
                 }
             }
-            Request::Post(Posts { session, posts, .. }) => {
+            Request::Post(Posts { session, posts, weight, .. }) => {
                 let Some(post) = posts.into_iter().next() else { return };
                 let refusal = why(post.group.clone());
                 if let Some(trace) = post.trace {
                     trace.refused(self.shard, &post.group, refusal.reason());
                 }
                 let (to, id) = (Asker::Session(session), post.id.filter(PostId::is_of_client));
-                drop(send_answers(vec![Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }]));
+                drop(send_answers(vec![Answer {
+                    to,
+                    group: post.group,
+                    id,
+                    outcome: Err(refusal),
+                    trace: None,
+                    weight,
+                }]));
             }
             Request::Admin(admin) => refuse_admin(*admin, why),
             Request::Members { group, reply, .. } => drop(reply.send(Err(why(group)))),

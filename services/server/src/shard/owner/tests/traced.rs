@@ -17,7 +17,7 @@ async fn spans(world: &World, session: &Arc<Session>, ids: &[&str]) -> Vec<Vec<S
         trace: tracer.post(Some(&format!("00-{}-00f067aa0ba902b7-01", trace(number))), Instant::now(), 1),
     };
     let posts = ids.iter().enumerate().map(post).collect();
-    let request = Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now() });
+    let request = Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now(), weight: None });
     assert!(world.shards.send(0, request).await);
     answers(session, ids.len()).await;
     let all: Vec<SpanData> = std::iter::from_fn(|| spans.try_recv().ok()).collect();
