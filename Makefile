@@ -22,9 +22,9 @@ BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
-	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/servers.py tests/instructions/check
+	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/nodes tests/bench/nats_wire.py tests/bench/servers.py tests/instructions/check
 
-.PHONY: help run check-instructions durability growth test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run check-instructions durability growth nodes test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -83,6 +83,11 @@ durability: ## Measure what it costs that messages are on the disk before they a
 	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
 	$(CARGO) build --locked --release -p tertulia-server --example log_bench
 	tests/bench/durability
+
+nodes: ## Measure one, two and three nodes on NATS beside a single one; see docs/benchmarks.md
+	@tests/tools/fetch nats-server grpcurl
+	$(CARGO) build --locked --release --bin tertulia-server --bin tertulia-loadgen
+	tests/bench/nodes
 
 check-instructions: ## Count the instructions of a post on its way, and compare them with tests/instructions/baseline.json
 	@tests/tools/fetch valgrind

@@ -37,6 +37,8 @@ class Running:
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if port is None else self.log,
                                         stderr=self.log, cwd=folder)
         self.address = f"127.0.0.1:{port}" if port else None
+        # What tertulia says when it listens: of each kind of client, where.
+        self.listens = {}
 
     def __enter__(self):
         try:
@@ -59,11 +61,11 @@ class Running:
         self.log.close()
 
     def read_address(self):
-        line = self.process.stdout.readline()
-        found = re.search(rb'"chat":\s*"([^"]+)"', line)
-        if not found:
+        line = self.process.stdout.readline().decode(errors="replace")
+        self.listens = dict(re.findall(r'"(\w+)":\s*"([^"]+)"', line))
+        if "chat" not in self.listens:
             raise Failed(f"it did not say where it listens: {self.last_words()}")
-        self.address = found[1].decode()
+        self.address = self.listens["chat"]
 
     def wait_for_port(self):
         deadline = time.monotonic() + 10
@@ -101,10 +103,18 @@ def tertulia(engine, folder, settings=()):
 
 def load(server, arguments, limit, file=None):
     """What tertulia-loadgen measured of the server; `file` keeps it."""
+    return load_on([server.address], [server.process.pid], [], arguments, limit, file)
+
+
+def load_on(addresses, pids, store_pids, arguments, limit, file=None):
+    """What tertulia-loadgen measured of servers that are one: where its clients go, and the processes of all servers and of what they store in."""
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         file = file or Path(folder) / "result.json"
         command = [LOADGEN, *map(str, arguments), "--quiet", "--json", str(file)]
-        command += ["--target", server.address, "--pid", str(server.process.pid)]
+        command += ["--target", ",".join(addresses)]
+        command += ["--pid", ",".join(map(str, pids))]
+        if store_pids:
+            command += ["--store-pid", ",".join(map(str, store_pids))]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
         except subprocess.TimeoutExpired:

@@ -1,10 +1,11 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
+//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
 //! [`metrics`] reads what operators see. Whatever is awaited has a deadline whose error names what was awaited.
 
 pub mod actor;
+pub mod admin;
 pub mod certificates;
 pub mod checker;
 pub mod client;

@@ -114,7 +114,7 @@ fn start_shards() -> Shards {
     const SHARDS: u16 = 16;
     let retention = log::Retention { messages: 100, ..log::Retention::default() };
     let log = Memory::new(&log::Config { retention, ..log::Config::default() }, SHARDS);
-    let bounds = Bounds { members_per_group: 10_000, groups: 10_000, post_without_join: true };
+    let bounds = Bounds { members_per_group: 10_000, groups: 10_000, ..Bounds::default() };
     let config = shard::Config { count: SHARDS, ..shard::Config::default() };
     Shards::start(config, bounds, Arc::new(log), "local".to_owned())
 }

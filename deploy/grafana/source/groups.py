@@ -5,7 +5,7 @@ from .panels import Row, dashboard, graph, quantile, query, rate, total
 GROUPS = Row("Groups and members", [
     graph("Groups", "Groups in memory (with members, or used a short while ago), all that exist, of these those that the log holds, and how many may exist (limits.groups).", [
         query(total("tertulia_groups"), "in memory"), query(total("tertulia_groups_known"), "exist"), query(total("tertulia_log_groups"), "in the log"),
-        query(total("tertulia_groups_limit"), "limit")], log=True),
+        query(total("tertulia_groups_limit", function="max"), "limit")], log=True),
     graph("Memberships", "Connections times the groups they are in, of each server.",
           [query(total("tertulia_members", "pod"), "{{pod}}")]),
     graph("Largest", "The group with the most members, and the connection with the most groups. Their limits are limits.members_per_group and "

@@ -105,9 +105,9 @@ pub enum Done {
 /// What load to put where.
 #[derive(Debug, Clone, Args)]
 pub struct Load {
-    /// The server
-    #[arg(long, default_value = "127.0.0.1:8088", value_name = "ADDR")]
-    pub target: SocketAddr,
+    /// The server; or several that are one, separated by commas: the members of each group are spread over them in turns
+    #[arg(long = "target", default_value = "127.0.0.1:8088", value_name = "ADDR", value_delimiter = ',')]
+    pub targets: Vec<SocketAddr>,
     /// What it speaks
     #[arg(long, value_enum, default_value = "tertulia")]
     pub protocol: Target,
@@ -121,7 +121,7 @@ pub struct Load {
     /// Trust the certificates in this file (PEM) instead of those that this machine trusts
     #[arg(long, value_name = "FILE", requires = "tls", help_heading = "TLS")]
     pub ca: Option<PathBuf>,
-    /// What the server's certificate is for; without it the address of the target
+    /// What the server's certificate is for; without it the address of the first target
     #[arg(long, value_name = "NAME", requires = "tls", help_heading = "TLS")]
     pub tls_name: Option<String>,
 
@@ -188,9 +188,18 @@ pub struct Load {
     #[arg(long, value_name = "BYTES", help_heading = "Client")]
     pub receive_buffer: Option<usize>,
 
-    /// The server's process: tells its CPU time and memory
-    #[arg(long, value_name = "PID", help_heading = "Report", conflicts_with = "metrics")]
-    pub pid: Option<u32>,
+    /// The server's process: tells its CPU time and memory; those of several, separated by commas, are added up
+    #[arg(
+        long = "pid",
+        value_name = "PID",
+        help_heading = "Report",
+        conflicts_with = "metrics",
+        value_delimiter = ','
+    )]
+    pub pids: Vec<u32>,
+    /// The processes that the servers store in and reach each other by, such as nats-server: told apart, in the same way
+    #[arg(long = "store-pid", value_name = "PID", help_heading = "Report", value_delimiter = ',')]
+    pub store_pids: Vec<u32>,
     /// The server's metrics (http://host:port/metrics), if its process is out of sight. tertulia tells its CPU time there in whole
     /// seconds: measure for long
     #[arg(long, value_name = "URL", help_heading = "Report")]

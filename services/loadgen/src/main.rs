@@ -9,7 +9,7 @@ use clap::Parser;
 use tertulia_loadgen::args::{Cli, Command, Load, Scenario};
 use tertulia_loadgen::bare::Bare;
 use tertulia_loadgen::plan::Plan;
-use tertulia_loadgen::process::Server;
+use tertulia_loadgen::process::Watched;
 use tertulia_loadgen::report::Report;
 use tertulia_loadgen::run::run;
 
@@ -29,15 +29,15 @@ fn main() -> ExitCode {
         Command::Soak(load) => (Scenario::Soak, load),
         Command::Bare(bare) => return end(serve_bare(&bare).map(|()| true)),
     };
-    let server = Server::from_arguments(load.pid, load.metrics.as_deref());
-    let (plan, server) = match Plan::new(scenario, &load).and_then(|plan| Ok((plan, server?))) {
+    let watched = Watched::from_arguments(&load.pids, load.metrics.as_deref(), &load.store_pids);
+    let (plan, watched) = match Plan::new(scenario, &load).and_then(|plan| Ok((plan, watched?))) {
         Ok(both) => both,
         Err(error) => {
             eprintln!("tertulia-loadgen: {error:#}");
             return ExitCode::from(USAGE);
         }
     };
-    end(run(plan, &load, server.as_ref()).and_then(|report| {
+    end(run(plan, &load, &watched).and_then(|report| {
         tell(&report, &load)?;
         Ok(report.faults.none())
     }))

@@ -195,6 +195,13 @@ impl Plan {
         ((group + spread) % u32::from(self.threads)) as usize
     }
 
+    /// Where there are several servers: whose turn it is to have the member at `place` of a group. The members of a group go from one
+    /// to the next, and posters who are no members come after them.
+    #[must_use]
+    pub fn turn(&self, group: u32, place: u32) -> usize {
+        group as usize + place.min(self.members) as usize
+    }
+
     /// The slots of the window that a thread has: first and number.
     #[must_use]
     pub fn slots(&self, thread: usize) -> (u32, u32) {

@@ -14,34 +14,50 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Where the server's figures come from.
 #[derive(Debug, Clone)]
 pub enum Server {
-    /// `/proc`.
-    Pid(u32),
+    /// `/proc`, of all these processes together.
+    Pids(Vec<u32>),
     /// Its metrics: host and port, path.
     Metrics(String, String),
 }
 
-/// What a process has used.
+/// Whose CPU time and memory a run tells, if anybody's.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// The server, or all of them together.
+    pub server: Option<Server>,
+    /// What the servers store in and reach each other by.
+    pub store: Option<Server>,
+}
+
+/// What processes have used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// Seconds of CPU since its start, user and system.
+    /// Seconds of CPU since they started, user and system.
     pub cpu: f64,
     /// Resident bytes now.
     pub rss: u64,
 }
 
-impl Server {
-    /// What the command line names, if anything.
+impl Watched {
+    /// What the command line names.
     ///
     /// # Errors
     /// If the URL is not understood.
-    pub fn from_arguments(pid: Option<u32>, metrics: Option<&str>) -> Result<Option<Self>> {
-        if let Some(pid) = pid {
-            return Ok(Some(Self::Pid(pid)));
-        }
-        let Some(url) = metrics else { return Ok(None) };
+    pub fn from_arguments(pids: &[u32], metrics: Option<&str>, store_pids: &[u32]) -> Result<Self> {
+        let by_metrics = metrics.map(Server::from_url).transpose()?;
+        Ok(Self { server: Server::from_pids(pids).or(by_metrics), store: Server::from_pids(store_pids) })
+    }
+}
+
+impl Server {
+    fn from_pids(pids: &[u32]) -> Option<Self> {
+        (!pids.is_empty()).then(|| Self::Pids(pids.to_vec()))
+    }
+
+    fn from_url(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("http://").ok_or_else(|| anyhow!("--metrics must begin with http://"))?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, "metrics"));
-        Ok(Some(Self::Metrics(host.to_owned(), format!("/{path}"))))
+        Ok(Self::Metrics(host.to_owned(), format!("/{path}")))
     }
 
     /// What it has used until now.
@@ -50,12 +66,13 @@ impl Server {
     /// If it has ended, or does not tell.
     pub fn usage(&self) -> Result<Usage> {
         match self {
-            Self::Pid(pid) => {
-                let stat = format!("/proc/{pid}/stat");
-                let stat = fs::read_to_string(&stat).with_context(|| format!("read {stat}"))?;
-                let statm = format!("/proc/{pid}/statm");
-                let statm = fs::read_to_string(&statm).with_context(|| format!("read {statm}"))?;
-                from_proc(&stat, &statm).ok_or_else(|| anyhow!("/proc/{pid} is not as expected"))
+            Self::Pids(pids) => {
+                let mut all = Usage::default();
+                for pid in pids {
+                    let Usage { cpu, rss } = usage_of(*pid)?;
+                    all = Usage { cpu: all.cpu + cpu, rss: all.rss + rss };
+                }
+                Ok(all)
             }
             Self::Metrics(host, path) => {
                 let text = fetch(host, path).with_context(|| format!("fetch http://{host}{path}"))?;
@@ -63,6 +80,14 @@ impl Server {
             }
         }
     }
+}
+
+fn usage_of(pid: u32) -> Result<Usage> {
+    let stat = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&stat).with_context(|| format!("read {stat}"))?;
+    let statm = format!("/proc/{pid}/statm");
+    let statm = fs::read_to_string(&statm).with_context(|| format!("read {statm}"))?;
+    from_proc(&stat, &statm).ok_or_else(|| anyhow!("/proc/{pid} is not as expected"))
 }
 
 fn from_proc(stat: &str, statm: &str) -> Option<Usage> {
@@ -129,8 +154,11 @@ mod tests {
 
     #[test]
     fn our_own_process_can_be_measured() {
-        let usage = Server::Pid(std::process::id()).usage().unwrap();
+        let me = std::process::id();
+        let usage = Server::Pids(vec![me]).usage().unwrap();
         assert!(usage.rss > 0);
         assert!(own_cpu() > 0.0);
+        let twice = Server::Pids(vec![me, me]).usage().unwrap();
+        assert!(twice.rss > usage.rss + usage.rss / 2, "{twice:?} is not twice {usage:?}");
     }
 }

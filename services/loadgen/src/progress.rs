@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::process::{Server, Usage};
+use crate::process::{Usage, Watched};
 use crate::report::{bytes, count, micros};
 use crate::shared::Shared;
 
@@ -33,7 +33,7 @@ pub struct Sample {
 /// Watches a run.
 pub(crate) struct Watch<'a> {
     shared: &'a Shared,
-    server: Option<&'a Server>,
+    watched: &'a Watched,
     quiet: bool,
     start: Instant,
     last: (Instant, u64, u64, f64),
@@ -43,16 +43,21 @@ pub(crate) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(crate) fn new(shared: &'a Shared, server: Option<&'a Server>, quiet: bool) -> Self {
+    pub(crate) fn new(shared: &'a Shared, watched: &'a Watched, quiet: bool) -> Self {
         let now = Instant::now();
-        let cpu = server.and_then(|server| server.usage().ok()).unwrap_or_default().cpu;
-        Self { shared, server, quiet, start: now, last: (now, 0, 0, cpu), peak_rss: 0, samples: Vec::new() }
+        let cpu = watched.server.as_ref().and_then(|server| server.usage().ok()).unwrap_or_default().cpu;
+        Self { shared, watched, quiet, start: now, last: (now, 0, 0, cpu), peak_rss: 0, samples: Vec::new() }
     }
 
     pub(crate) fn usage(&mut self) -> Option<Usage> {
-        let usage = self.server?.usage().ok()?;
+        let usage = self.watched.server.as_ref()?.usage().ok()?;
         self.peak_rss = self.peak_rss.max(usage.rss);
         Some(usage)
+    }
+
+    /// What the store has used.
+    pub(crate) fn store(&self) -> Option<Usage> {
+        self.watched.store.as_ref()?.usage().ok()
     }
 
     /// Waits until `done`, the run has failed, or the time is over; answers whether it is done. `what` is shown meanwhile.

@@ -14,7 +14,7 @@ use crate::tally::{Faults, Tally};
 /// The results of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The server's address.
+    /// The server's address, or those of all servers.
     pub target: String,
     /// What was done.
     pub plan: Plan,
@@ -44,6 +44,8 @@ pub struct Report {
     pub resumed: Option<Resumed>,
     /// What it cost the server, if it could be measured.
     pub server: Option<Cost>,
+    /// What it cost what the servers store in, if that could be measured.
+    pub store: Option<Cost>,
     /// What it cost us.
     pub own: Own,
     /// What should not have happened.
@@ -279,6 +281,9 @@ impl fmt::Display for Report {
                 [cost.rss_before, cost.rss_joined, cost.rss_after, cost.rss_peak].map(|rss| bytes(rss as f64));
             row("server RSS", format!("{before} before, {joined} joined, {after} after, {peak} at most"))?;
             row("", format!("{} per joined connection", bytes(cost.rss_per_connection)))?;
+        }
+        if let Some(Cost { cpu_micros_per_delivery: Some(each), cores, .. }) = &self.store {
+            row("store CPU", format!("{each:.3} us per delivery; {cores:.2} cores"))?;
         }
         let own = &self.own;
         let each = own.cpu_micros_per_delivery.map_or("-".to_owned(), |micros| format!("{micros:.3} us"));

@@ -11,7 +11,7 @@ use tertulia_tls_client::Security;
 
 use crate::args::{Load, Scenario};
 use crate::plan::Plan;
-use crate::process::{Server, Usage, own_cpu};
+use crate::process::{Usage, Watched, own_cpu};
 use crate::progress::Watch;
 use crate::report::{Connecting, Cost, Own, Quantiles, Report, Resumed};
 use crate::shared::{Phase, Shared};
@@ -29,6 +29,7 @@ struct Mark {
     deliveries: u64,
     late_deliveries: u64,
     server: Option<Usage>,
+    store: Option<Usage>,
     own_cpu: f64,
 }
 
@@ -41,6 +42,7 @@ impl Mark {
             deliveries: lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum(),
             late_deliveries: lanes().map(|lane| lane.late_deliveries.load(Ordering::Relaxed)).sum(),
             server: watch.usage(),
+            store: watch.store(),
             own_cpu: own_cpu(),
         }
     }
@@ -50,19 +52,19 @@ impl Mark {
 ///
 /// # Errors
 /// If the run cannot be carried through. That messages were lost and the like is in the report.
-pub fn run(plan: Plan, load: &Load, server: Option<&Server>) -> Result<Report> {
+pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     let limit = rlimit::increase_nofile_limit(u64::MAX).context("raise the limit of open files")?;
     let wanted = plan.connections as u64 + OTHER_DESCRIPTORS;
     ensure!(wanted <= limit, "{} connections need {wanted} open files, and the limit is {limit}", plan.connections);
-    if let Some(server) = server {
-        server.usage()?;
+    for process in watched.server.iter().chain(&watched.store) {
+        process.usage()?;
     }
-    let target = load.target.to_string();
+    let target = load.targets.first().context("a load needs a server")?.to_string();
     let security = || Security::new(&target, load.ca.as_deref(), load.tls_name.as_deref());
     let security = load.tls.then(security).transpose()?;
     let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
-    let mut watch = Watch::new(&shared, server, load.quiet);
+    let mut watch = Watch::new(&shared, watched, load.quiet);
     let before = Mark::now(&shared, &mut watch);
     for thread in 0..shared.lanes.len() {
         let worker = Worker::new(Arc::clone(&shared), thread)?;
@@ -190,12 +192,13 @@ impl Course<'_, '_> {
         let (posts, deliveries) = (to.posts - from.posts, to.deliveries - from.deliveries);
         let all_deliveries = deliveries + to.late_deliveries - from.late_deliveries;
         let opening = (joined.at - before.at).as_secs_f64();
-        let server = (before.server.zip(joined.server)).zip(from.server.zip(to.server));
-        let server = server.map(|((before, joined), (from, to))| {
-            Cost::new(&plan, [before, joined, from, to], seconds, posts, all_deliveries)
-        });
+        let cost = |of: fn(&Mark) -> Option<Usage>| {
+            let usage = [of(before)?, of(joined)?, of(from)?, of(to)?];
+            Some(Cost::new(&plan, usage, seconds, posts, all_deliveries))
+        };
+        let (server, store) = (cost(|mark| mark.server), cost(|mark| mark.store));
         Report {
-            target: self.shared.target.to_string(),
+            target: self.shared.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             connecting: Connecting {
                 seconds: opening,
                 per_second: plan.connections as f64 / opening,
@@ -209,6 +212,7 @@ impl Course<'_, '_> {
             deliveries_per_second: all_deliveries as f64 / seconds,
             own: Own::new(to.own_cpu - from.own_cpu, seconds, all_deliveries),
             server,
+            store,
             resumed,
             plan,
             latency: Quantiles::default(),

@@ -54,7 +54,7 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
-    pub(crate) target: SocketAddr,
+    pub(crate) targets: Vec<SocketAddr>,
     /// With whom connections speak TLS.
     pub(crate) security: Option<Security>,
     pub(crate) sources: u8,
@@ -86,7 +86,7 @@ impl Shared {
     pub(crate) fn new(plan: Plan, load: &crate::args::Load, security: Option<Security>) -> Self {
         let slots = (0..usize::from(plan.threads)).map(|thread| plan.slots(thread)).map(|(first, size)| first + size);
         Self {
-            target: load.target,
+            targets: load.targets.clone(),
             security,
             sources: load.sources,
             opening: load.opening.max(1),
@@ -125,6 +125,11 @@ impl Shared {
     /// Whether all threads have all that they await in this phase.
     pub(crate) fn all_settled(&self, phase: Phase) -> bool {
         self.lanes.iter().all(|lane| lane.settled.load(Ordering::Acquire) == phase as u8)
+    }
+
+    /// The server of the member at `place` of a group.
+    pub(crate) fn target(&self, group: u32, place: u32) -> SocketAddr {
+        self.targets[self.plan.turn(group, place) % self.targets.len()]
     }
 
     fn sent_of(&self, group: u32, poster: u16) -> Option<&AtomicU32> {

@@ -7,6 +7,7 @@ use clap::Parser;
 use tertulia_loadgen::args::{Cli, Command, Scenario};
 use tertulia_loadgen::bare::Bare;
 use tertulia_loadgen::plan::Plan;
+use tertulia_loadgen::process::Watched;
 use tertulia_loadgen::report::Report;
 use tertulia_loadgen::run::run;
 
@@ -37,7 +38,7 @@ fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
         Command::Churn(load) => (Scenario::Churn, load),
         _ => anyhow::bail!("not used here"),
     };
-    run(Plan::new(scenario, &load)?, &load, None)
+    run(Plan::new(scenario, &load)?, &load, &Watched::default())
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl World {
     fn new(members: u64) -> (Self, Vec<Subscription>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let log = Arc::new(Memory::new(&log::Config::default(), 1));
-        let bounds = Bounds { members_per_group: 10_000, groups: 10, post_without_join: true };
+        let bounds = Bounds { members_per_group: 10_000, groups: 10, ..Bounds::default() };
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let shards = runtime.block_on(async { Shards::start(config, bounds, log, "local".to_owned()) });
         let group = GroupName::new("Dogs").expect("a good name");

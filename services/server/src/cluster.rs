@@ -2,7 +2,8 @@
 //!
 //! `bucket` is the list of nodes in JetStream, `enter` brings this node into it, `membership` keeps its entry there and watches the
 //! others', `silence` notices when NATS answers nothing. `ownership` takes and gives shards as the list changes, at the `pace` that is
-//! good for all; `link` carries what shards say to each other, `desk` answers what is asked of this node.
+//! good for all; `link` carries what shards say to each other, `desk` answers what is asked of this node, `events` carries what happens
+//! to those who watch.
 
 mod bucket;
 mod desk;
@@ -14,6 +15,7 @@ mod pace;
 mod silence;
 
 pub mod config;
+pub mod events;
 pub mod metrics;
 pub mod node;
 
@@ -22,12 +24,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::bucket::Bucket;
 use self::desk::Desk;
+use self::events::{Gazette, Told};
 use self::link::Link;
 use self::membership::{Membership, View};
 use self::ownership::Ownership;
@@ -97,6 +100,7 @@ struct Inner {
     nats: Nats,
     membership: Arc<Membership>,
     link: Arc<Link>,
+    gazette: Gazette,
     instance: Arc<str>,
     view: watch::Receiver<Arc<View>>,
     stop: CancellationToken,
@@ -118,8 +122,10 @@ impl Cluster {
         let view = membership.view();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let gazette = Gazette::new(client.clone(), &settings.prefix, name, Arc::clone(&instance), view.clone());
         let link = Arc::new(Link::new(client, settings, view.clone(), name, &tasks, stop.clone()));
-        let inner = Inner { config: config.clone(), nats: nats.clone(), membership, link, instance, view, stop, tasks };
+        let (config, nats) = (config.clone(), nats.clone());
+        let inner = Inner { config, nats, membership, link, gazette, instance, view, stop, tasks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -128,7 +134,7 @@ impl Cluster {
     pub fn among(&self) -> Among {
         let Inner { link, instance, config, membership, .. } = &*self.inner;
         let (peers, instance, cut_off) = (Arc::clone(link) as _, Arc::clone(instance), membership.cut_off());
-        Among { peers, instance, patience: config.patience, cut_off }
+        Among { peers, instance, patience: config.patience, cut_off, tracer: Default::default() }
     }
 
     /// The first of the ids of this node's connections, which no other node gives.
@@ -176,9 +182,17 @@ impl Cluster {
         }
     }
 
+    /// What happens on the other nodes from now on.
+    pub async fn watch(&self) -> broadcast::Receiver<Arc<Told>> {
+        self.inner.gazette.read().await
+    }
+
     /// Begins to own shards; returns when those are owned that are this node's now, or that takes too long.
     pub async fn start(&self, shards: &Shards) {
-        let Inner { config, nats, membership, link, view, stop, tasks, .. } = &*self.inner;
+        let Inner { config, nats, membership, link, gazette, view, stop, tasks, .. } = &*self.inner;
+        tasks.spawn(gazette.clone().publish(shards.events().clone(), stop.clone()));
+        tasks.spawn(gazette.clone().listen(stop.clone()));
+        tasks.spawn(count_groups(Arc::clone(membership), shards.clone(), config.renew, stop.clone()));
         let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), Arc::clone(membership));
         let listening = desk.listen().await;
         tasks.spawn(desk.serve(listening, stop.clone(), tasks.clone()));
@@ -221,5 +235,14 @@ impl Cluster {
         tasks.close();
         tasks.wait().await;
         membership.remove().await;
+    }
+}
+
+/// Tells the others how many groups this node has, and its shards how many those have.
+async fn count_groups(membership: Arc<Membership>, shards: Shards, every: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(every);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        membership.set_groups(shards.groups_here());
+        shards.set_groups_elsewhere(membership.groups_elsewhere());
     }
 }

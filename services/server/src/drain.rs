@@ -84,7 +84,7 @@ pub async fn drain(
     let reserve = (config.grace / 5).min(Duration::from_secs(3));
     let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
     readiness.set(Reason::Draining, WHY);
-    shards.events().tell(|| What::Draining(WHY));
+    shards.events().tell(|| What::Draining(WHY.into()));
     // Both at once: whoever stops this node may leave it less time than it was promised, and nobody has to wait for shards that are
     // handed over already.
     let (others, ()) = tokio::join!(hand_over, tokio::time::sleep(config.delay));

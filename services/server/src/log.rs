@@ -18,6 +18,7 @@ pub mod embedded;
 pub mod memory;
 pub mod metrics;
 pub mod nats;
+pub mod notes;
 pub mod retention;
 
 pub use config::{Config, Engine, Retention};
@@ -190,6 +191,9 @@ pub struct Stats {
     pub bytes: u64,
 }
 
+/// Groups of which no record is kept, and the name after which to look for more; `None` when there are none.
+pub type Emptied = (Vec<GroupName>, Option<String>);
+
 /// The storage port.
 ///
 /// An engine is shared by all shard owners and all readers of a node. Its promises:
@@ -228,6 +232,18 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>>;
 
+    /// Groups of which no record is kept any more, among the next `limit` groups after `after` in the order of names; and the name of
+    /// the last that was looked at, `None` when there are no more. An engine may leave out those of which it would have to ask.
+    fn emptied(&self, after: Option<&str>, limit: usize) -> BoxFuture<'static, Result<Emptied, ReadError>> {
+        let groups = self.groups("", after, limit);
+        Box::pin(async move {
+            let groups = groups.await?;
+            let next = groups.last().filter(|_| groups.len() >= limit).map(|(name, _)| name.as_str().to_owned());
+            let emptied = groups.into_iter().filter(|(_, head)| head.first > head.seq).map(|(name, _)| name);
+            Ok((emptied.collect(), next))
+        })
+    }
+
     /// Removes the records of a group up to and including `through`; the head stays. Answers how many were removed.
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>>;
 
@@ -239,6 +255,11 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
 
     /// Why the log cannot be written now; `None` while it can.
     fn trouble(&self) -> Option<String>;
+
+    /// Where notes are kept beside the messages; `None` if the engine keeps nothing.
+    fn notes(&self) -> Option<Arc<dyn notes::Notes>> {
+        None
+    }
 
     /// Copies the log, as it is at one moment that all that was acknowledged before the call comes before, into the directory `to`, which is made.
     /// Posts go on meanwhile. An engine whose messages are elsewhere has nothing to copy.

@@ -18,6 +18,7 @@ use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
+use crate::shard::handle::Among;
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
 use crate::{admin, http, log, shard, tls};
@@ -54,6 +55,9 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
+        new_groups_per_user: config.limits.new_groups_per_user,
+        new_groups_per_address: config.limits.new_groups_per_address,
+        holds: config.limits.holds,
         post_without_join: config.chat.post_without_join,
     };
     let cluster = match &nats {
@@ -63,9 +67,16 @@ pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
         None => None,
     };
     let shards = match &cluster {
-        Some(cluster) => Shards::start_among(shard_config(&config), bounds, Arc::clone(&engine), node, cluster.among()),
+        Some(cluster) => Shards::start_among(
+            shard_config(&config),
+            bounds,
+            Arc::clone(&engine),
+            node,
+            Among { tracer: tracer.clone(), ..cluster.among() },
+        ),
         None => Shards::start(shard_config(&config), bounds, Arc::clone(&engine), node),
     };
+    shards.begin_holds().await.context("cannot tell whom moderators hold")?;
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);
     let front = Front::new(
         &config.chat,

@@ -4,8 +4,11 @@
 //! answers in its [`Inbox`]; messages come through the [`Subscription`] that joining gave it.
 
 mod dedup;
+mod founders;
 mod group;
+mod listed;
 mod owner;
+mod sweep;
 pub mod wire;
 
 pub mod config;
@@ -13,6 +16,7 @@ pub mod delivery;
 pub mod directory;
 pub mod events;
 pub mod handle;
+pub mod holds;
 pub mod map;
 pub mod metrics;
 pub mod moderation;
@@ -26,11 +30,14 @@ pub use delivery::{Delivery, Subscription};
 pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
+pub use holds::{Hold, HoldError, Holds};
+pub use listed::Listed;
 pub use map::ShardMap;
-pub use moderation::{Held, Target};
+pub use moderation::Target;
 pub use refusal::Refusal;
 pub use request::{JoinFrom, NewPost, Request};
 pub use session::{Ack, ConnectionId, Event, Inbox, Removal, Session};
 
 /// The front and the admin API read the log through [`Shards`]; these are the words for it.
+pub use crate::log::notes::NoteError;
 pub use crate::log::{BackupError, Batch, Copied, Head, Page, PageLimit, Range, ReadError, Record};

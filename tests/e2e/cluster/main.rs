@@ -2,6 +2,7 @@
 //!
 //! Each scenario needs most of the machine, so each has it for itself.
 
+mod administration;
 mod clocks;
 mod cut_off;
 mod faults;

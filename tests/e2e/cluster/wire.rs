@@ -1,16 +1,13 @@
 //! The wire protocol on several nodes: what clients of one see of those of another.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
+use harness::admin::call;
 use harness::cluster::Cluster;
-use harness::deadline::{PATIENCE, within};
 use harness::irc::Conversation;
 use harness::recording::Event;
 use harness::stage::hold;
 use harness::{Connector, ServerOptions, check};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::machine;
 
@@ -20,16 +17,7 @@ fn groups() -> Vec<String> {
 }
 
 async fn admin(cluster: &Cluster, place: usize, method: &str, data: Value) -> Result<Value> {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::env::split_paths(&path).chain([fetched]))?;
-    let address = cluster.nodes[place].listening().admin.context("no admin API")?;
-    let mut command = Command::new("grpcurl");
-    command.env("PATH", path).args(["-plaintext", "-d"]).arg(data.to_string()).arg(address.to_string());
-    command.arg(format!("tertulia.admin.v1.AdminService/{method}")).kill_on_drop(true);
-    let output = within(PATIENCE, method, async { Ok(command.output().await?) }).await?;
-    ensure!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(serde_json::from_slice(&output.stdout)?)
+    call(cluster.nodes[place].listening().admin.context("no admin API")?, method, data).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

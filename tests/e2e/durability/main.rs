@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod holds;
 mod participant;
 mod restart;
 mod tools;

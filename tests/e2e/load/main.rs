@@ -2,6 +2,7 @@
 //!
 //! These scenarios measure, or need most of the machine, so each has it for itself.
 
+mod flood;
 mod garbage;
 mod latency;
 mod replay;

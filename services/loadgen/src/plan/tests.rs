@@ -72,3 +72,14 @@ fn posters_are_where_posting_is_done() {
     assert_eq!(plan.thread_of(0, 1), plan.home(0));
     assert_eq!(plan.thread_of(0, 7), 3);
 }
+
+#[test]
+fn members_of_a_group_and_posters_go_from_server_to_server() {
+    let turns = |arguments: &str, group, places: [u32; 3]| {
+        let plan = plan(arguments).unwrap();
+        places.map(|place| plan.turn(group, place) % 3)
+    };
+    assert_eq!(turns("fanout --members 9 --target 127.0.0.1:1,127.0.0.1:2,127.0.0.1:3", 0, [0, 1, 5]), [0, 1, 2]);
+    assert_eq!(turns("fanout --members 9", 1, [0, 1, 5]), [1, 2, 0], "another group begins with another one");
+    assert_eq!(turns("ingest", 0, [0, u32::MAX, u32::MAX]), [0, 1, 1], "the poster is not where the reader is");
+}

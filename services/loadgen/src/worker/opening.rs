@@ -62,9 +62,10 @@ impl Worker {
     }
 
     pub(super) fn connect(&mut self, index: usize) -> Result<()> {
-        let slow = self.members[index].role == Role::Slow;
+        let member = &self.members[index];
+        let slow = member.role == Role::Slow;
         let route = Route {
-            target: self.shared.target,
+            target: self.shared.target(member.group, member.place),
             source: Route::source(self.shared.sources, index),
             receive_buffer: self.shared.receive_buffer.filter(|_| slow),
         };
@@ -75,7 +76,8 @@ impl Worker {
 
     pub(super) fn on_connected(&mut self, index: usize) -> Result<()> {
         let connected = self.connections[index].is_connected();
-        if !connected.with_context(|| format!("connect to {}", self.shared.target))? {
+        let at = |member: &super::Member| self.shared.target(member.group, member.place);
+        if !connected.with_context(|| format!("connect to {}", at(&self.members[index])))? {
             return Ok(());
         }
         let (shared, member) = (&self.shared, &mut self.members[index]);

@@ -15,7 +15,7 @@ use super::service::Service;
 use super::status::Error;
 use super::{arguments, watch};
 use crate::shard::ConnectionId;
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::request::{Admin, Member as Membership};
 
 impl Service {
@@ -42,7 +42,7 @@ impl Service {
     fn tell_group(&self, listed: &Listed) -> Group {
         let shard = self.shards.shard_of(&listed.name);
         let status = listed.status.as_deref();
-        let closed_for = listed.closed_for.or_else(|| self.shards.directory().closed_for(listed.name.as_str()));
+        let closed_for = listed.closed_for.or_else(|| self.shards.holds().closed_for(listed.name.as_str()));
         Group {
             name: listed.name.as_str().to_owned(),
             shard: shard.into(),

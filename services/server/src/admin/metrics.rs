@@ -18,6 +18,8 @@ pub const CONNECTIONS: &str = "tertulia_admin_connections";
 pub const REFUSED: &str = "tertulia_admin_connections_refused_total";
 /// Callers that watch events.
 pub const WATCHERS: &str = "tertulia_admin_watchers";
+/// Events that watchers did not get.
+pub const MISSED: &str = "tertulia_admin_missed_events_total";
 
 /// Gives every metric of this part its text.
 pub fn describe() {
@@ -33,6 +35,10 @@ pub fn describe() {
     describe_gauge!(CONNECTIONS, "Connections to the admin API that are open; their limit is admin.connections");
     describe_counter!(REFUSED, "Connections to the admin API closed at once because admin.connections were open");
     describe_gauge!(WATCHERS, "Callers that watch events now; their limit is admin.watchers");
+    describe_counter!(
+        MISSED,
+        "Events that callers who watch were told they missed, by reason: slow (they did not read in time), lost (of another node, on the way here)"
+    );
 }
 
 /// Calls of the API, and `other` for all that is not one: the label `method`.
@@ -107,6 +113,8 @@ pub(super) struct Metrics {
     connections: Gauge,
     pub(super) refused: Counter,
     watchers: Gauge,
+    pub(super) missed_by_slow: Counter,
+    pub(super) missed_on_the_way: Counter,
 }
 
 impl Metrics {
@@ -117,6 +125,8 @@ impl Metrics {
             connections: gauge!(CONNECTIONS),
             refused: counter!(REFUSED),
             watchers: gauge!(WATCHERS),
+            missed_by_slow: counter!(MISSED, "reason" => "slow"),
+            missed_on_the_way: counter!(MISSED, "reason" => "lost"),
         };
         metrics.connections.set(0.0);
         metrics.watchers.set(0.0);

@@ -19,7 +19,7 @@ use super::groups::count;
 use super::service::Service;
 use super::status::Error;
 use crate::shard::request::{Admin, Ended};
-use crate::shard::{ConnectionId, Removal, Target};
+use crate::shard::{ConnectionId, Hold, Removal, Target};
 
 /// At most so many kicked connections are named.
 const MAX_NAMED: usize = 1_000;
@@ -31,7 +31,17 @@ impl Service {
         let reason = arguments::reason(&request.reason)?;
         let hold = arguments::hold(request.hold_seconds)?;
         let mut account = Account::new("KickMember", peer, group.as_ref(), Some(&target), reason.as_ref());
-        let kicked = account.close(self.kicked(group, &target, reason.as_ref(), hold).await, |kicked| {
+        let kicking = async {
+            if !hold.is_zero() {
+                if let Some(group) = &group {
+                    self.find(group).await?;
+                }
+                let kept = Hold::new(group.clone(), Some(target.clone()), hold);
+                self.shards.holds().keep(kept).await?;
+            }
+            self.kicked(group, &target, reason.as_ref(), hold).await
+        };
+        let kicked = account.close(kicking.await, |kicked| {
             format!("{} members removed, held for {} s", kicked.len(), hold.as_secs())
         })?;
         let connections: BTreeSet<ConnectionId> = kicked.iter().copied().collect();
@@ -39,6 +49,14 @@ impl Service {
             kicked: count(kicked.len() as u64),
             connection_ids: connections.iter().take(MAX_NAMED).map(ToString::to_string).collect(),
         })
+    }
+
+    /// Before anything is kept about a group it must be there.
+    async fn find(&self, group: &GroupName) -> Result<(), Error> {
+        match self.shards.group(group).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::NoSuchGroup(group.clone())),
+        }
     }
 
     async fn kicked(
@@ -100,7 +118,21 @@ impl Service {
         let reason = arguments::reason(&request.reason)?;
         let hold = arguments::hold(request.hold_seconds)?;
         let mut account = Account::new("CloseGroup", peer, Some(&group), None, reason.as_ref());
-        let ended = account.close(self.end(&group, Removal::Closed, reason, hold).await, |ended| {
+        let is_closed = self.shards.holds().closed_for(group.as_str()).is_some();
+        let closing = async {
+            if !is_closed {
+                self.find(&group).await?;
+            }
+            if is_closed || !hold.is_zero() {
+                self.shards.holds().keep(Hold::new(Some(group.clone()), None, hold)).await?;
+            }
+            match self.end(&group, Removal::Closed, reason, hold).await {
+                // All that was left of it was that it was closed.
+                Err(Error::NoSuchGroup(_)) if is_closed => Ok(Ended { members: 0, messages: 0 }),
+                ended => ended,
+            }
+        };
+        let ended = account.close(closing.await, |ended| {
             format!("{} members removed, closed for {} s", ended.members, hold.as_secs())
         })?;
         Ok(CloseGroupResponse { removed_members: count(ended.members) })
@@ -110,7 +142,15 @@ impl Service {
         let group = arguments::group(&request.group_name)?;
         let reason = arguments::reason(&request.reason)?;
         let mut account = Account::new("DeleteGroup", peer, Some(&group), None, reason.as_ref());
-        let ended = account.close(self.end(&group, Removal::Deleted, reason, Duration::ZERO).await, |ended| {
+        let is_closed = self.shards.holds().closed_for(group.as_str()).is_some();
+        let deleting = async {
+            let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await?;
+            if is_closed {
+                self.shards.holds().keep(Hold::new(Some(group.clone()), None, Duration::ZERO)).await?;
+            }
+            Ok(ended)
+        };
+        let ended = account.close(deleting.await, |ended| {
             format!("{} members and {} messages removed", ended.members, ended.messages)
         })?;
         Ok(DeleteGroupResponse { removed_members: count(ended.members), removed_messages: ended.messages })

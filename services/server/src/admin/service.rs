@@ -120,7 +120,7 @@ impl AdminService for Service {
     type WatchEventsStream = watch::Stream;
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Answer<watch::Stream> {
-        Ok(Response::new(self.watch(request.into_inner())?))
+        Ok(Response::new(self.watch(request.into_inner()).await?))
     }
 
     type CreateBackupStream = backup::Stream;

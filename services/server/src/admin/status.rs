@@ -3,7 +3,7 @@
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
-use crate::shard::{BackupError, ReadError, Refusal};
+use crate::shard::{BackupError, HoldError, ReadError, Refusal};
 
 /// Why a call fails.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub(super) enum Error {
     /// The log cannot be read; the operators' text stays in the server's log.
     #[error("the message log cannot be read now")]
     Unreadable(#[from] ReadError),
+    /// A hold was not made, so nothing else was done either.
+    #[error("{}", not_held(.0))]
+    NotHeld(#[from] HoldError),
     /// The owner of a group has stopped.
     #[error("the server is stopping")]
     Stopped,
@@ -55,6 +58,14 @@ pub(super) enum Error {
     Unauthenticated,
 }
 
+/// Why a hold was not made, for the caller; the operators' text stays in the server's log.
+fn not_held(error: &HoldError) -> String {
+    match error {
+        HoldError::Full { .. } => error.to_string(),
+        HoldError::NotKept(_) => "the hold cannot be kept now, and so nothing was done".to_owned(),
+    }
+}
+
 impl Error {
     /// A field breaks a rule.
     pub(super) fn argument(rule: impl Into<String>) -> Self {
@@ -70,10 +81,12 @@ impl Error {
                 | Refusal::Kicked { .. }
                 | Refusal::NotAMember(_)
                 | Refusal::GroupFull { .. }
-                | Refusal::ServerFull { .. },
+                | Refusal::ServerFull { .. }
+                | Refusal::TooManyNewGroups { .. },
             ) => Code::FailedPrecondition,
             Self::Refused(Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::Draining)
             | Self::Unreadable(_)
+            | Self::NotHeld(HoldError::NotKept(_))
             | Self::Stopped
             | Self::NodeSilent { .. }
             | Self::TimedOut(_) => Code::Unavailable,
@@ -81,9 +94,10 @@ impl Error {
             Self::Backup(BackupError::Taken(_)) => Code::AlreadyExists,
             Self::Backup(BackupError::Unavailable(_)) => Code::Unavailable,
             Self::Backup(BackupError::Failed(_)) => Code::Internal,
-            Self::TooManyWatchers { .. } | Self::BackupUnderWay | Self::Backup(BackupError::NoSpace { .. }) => {
-                Code::ResourceExhausted
-            }
+            Self::TooManyWatchers { .. }
+            | Self::NotHeld(HoldError::Full { .. })
+            | Self::BackupUnderWay
+            | Self::Backup(BackupError::NoSpace { .. }) => Code::ResourceExhausted,
             Self::Unauthenticated => Code::Unauthenticated,
         }
     }
@@ -91,8 +105,10 @@ impl Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        if let Error::Unreadable(cause) = &error {
-            tracing::warn!(error = %cause, "admin call failed");
+        match &error {
+            Error::Unreadable(cause) => tracing::warn!(error = %cause, "admin call failed"),
+            Error::NotHeld(cause) => tracing::warn!(error = %cause, "admin call failed"),
+            _ => {}
         }
         Self::new(error.code(), error.to_string())
     }
@@ -108,7 +124,10 @@ mod tests {
     fn a_status_has_the_code_of_the_contract_and_tells_the_rule() {
         let group = GroupName::new("Dogs").unwrap();
         let retry_after = Duration::from_secs(1);
-        let cases: [(Error, Code, &str); 6] = [
+        let not_kept = HoldError::NotKept(crate::shard::NoteError { reason: "disk sda1".into() });
+        let cases: [(Error, Code, &str); 8] = [
+            (not_kept.into(), Code::Unavailable, "the hold cannot be kept now, and so nothing was done"),
+            (HoldError::Full { max: 3 }.into(), Code::ResourceExhausted, "3 holds are in force"),
             (GroupName::new("").unwrap_err().into(), Code::InvalidArgument, "a group name must not be empty"),
             (Error::NoSuchGroup(group.clone()), Code::NotFound, "there is no group 'Dogs'"),
             (Refusal::Unavailable { group: group.clone(), retry_after }.into(), Code::Unavailable, "cannot be stored"),

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::groups::count;
-use super::metrics::Counted;
+use super::metrics::{Counted, Metrics};
 use super::service::Service;
 use super::status::Error;
+use crate::cluster::events::{News, Told};
 use crate::shard::events::{Happening, Leaving, What, Who};
 
 /// The events of one watcher.
@@ -28,17 +29,24 @@ pub(super) type Stream =
     Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<WatchEventsResponse, Status>> + Send>>;
 
 impl Service {
-    pub(super) fn watch(&self, request: WatchEventsRequest) -> Result<Stream, Error> {
+    pub(super) async fn watch(&self, request: WatchEventsRequest) -> Result<Stream, Error> {
         let filter = Filter::new(request)?;
         let place = Arc::clone(&self.watchers).try_acquire_owned();
         let place = place.map_err(|_| Error::TooManyWatchers { max: self.max_watchers })?;
+        let events = self.shards.events().watch();
+        let elsewhere = match &self.cluster {
+            Some(cluster) => Some(cluster.watch().await),
+            None => None,
+        };
         let watcher = Watcher {
-            events: self.shards.events().watch(),
+            events,
+            elsewhere,
             filter,
             node: self.shards.node().to_owned(),
             stop: self.stop.clone(),
             _place: place,
             _counted: self.metrics.watcher(),
+            metrics: Arc::clone(&self.metrics),
         };
         let events = stream::unfold(watcher, |mut watcher| async move {
             let event = watcher.next().await?;
@@ -50,32 +58,93 @@ impl Service {
 
 struct Watcher {
     events: Receiver<Arc<Happening>>,
+    /// What other nodes tell, where there may be any.
+    elsewhere: Option<Receiver<Arc<Told>>>,
     filter: Filter,
     node: String,
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
     _counted: Counted,
+    metrics: Arc<Metrics>,
 }
 
 impl Watcher {
     /// The next event that passes; `None` once the server has stopped and all that happened before was told.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            // Both are cancel-safe.
-            let received = tokio::select! {
-                biased;
-                received = self.events.recv() => received,
-                () = self.stop.cancelled() => return None,
+            let Self { events, elsewhere, stop, .. } = &mut *self;
+            let is_idle = events.is_empty();
+            let elsewhere = async {
+                match elsewhere {
+                    Some(elsewhere) => elsewhere.recv().await,
+                    None => std::future::pending().await,
+                }
             };
-            let (at, kind) = match received {
-                Ok(happening) if self.filter.passes(&happening.what) => (happening.at, tell(&happening)),
-                Ok(_) => continue,
-                Err(RecvError::Lagged(count)) => (SystemTime::now(), Kind::Missed(Missed { count })),
-                Err(RecvError::Closed) => return None,
+            // All are cancel-safe. Which of the first two comes first is chance, so that neither waits for the other to be quiet.
+            let heard = tokio::select! {
+                received = events.recv() => Heard::Here(received),
+                told = elsewhere => Heard::There(told),
+                () = stop.cancelled(), if is_idle => return None,
             };
-            return Some(Event { at: Some(timestamp(at)), node: self.node.clone(), kind: Some(kind) });
+            let event = match heard {
+                Heard::Here(received) => self.here(received),
+                Heard::There(told) => self.there(told),
+            };
+            match event {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
+                Err(Closed) => return None,
+            }
         }
     }
+
+    fn here(&self, received: Result<Arc<Happening>, RecvError>) -> Result<Option<Event>, Closed> {
+        match received {
+            Ok(happening) => Ok(self.pass(&happening, &self.node)),
+            Err(RecvError::Lagged(count)) => Ok(Some(self.slow(count))),
+            Err(RecvError::Closed) => Err(Closed),
+        }
+    }
+
+    fn there(&self, told: Result<Arc<Told>, RecvError>) -> Result<Option<Event>, Closed> {
+        match told.as_deref() {
+            Ok(Told { node, news: News::Happened(happening) }) => Ok(self.pass(happening, node)),
+            Ok(Told { node, news: News::Missed(count) }) => {
+                self.metrics.missed_on_the_way.increment(*count);
+                Ok(Some(missed(node, *count)))
+            }
+            Err(RecvError::Lagged(count)) => Ok(Some(self.slow(*count))),
+            Err(RecvError::Closed) => Err(Closed),
+        }
+    }
+
+    fn pass(&self, happening: &Happening, node: &str) -> Option<Event> {
+        self.filter.passes(&happening.what).then(|| Event {
+            at: Some(timestamp(happening.at)),
+            node: node.to_owned(),
+            kind: Some(tell(happening)),
+        })
+    }
+
+    /// This watcher did not take so many in time, which happened here or elsewhere.
+    fn slow(&self, count: u64) -> Event {
+        self.metrics.missed_by_slow.increment(count);
+        missed(&self.node, count)
+    }
+}
+
+/// What a watcher hears, and from where.
+enum Heard {
+    Here(Result<Arc<Happening>, RecvError>),
+    There(Result<Arc<Told>, RecvError>),
+}
+
+/// Nothing will happen any more.
+struct Closed;
+
+fn missed(node: &str, count: u64) -> Event {
+    let kind = Kind::Missed(Missed { count });
+    Event { at: Some(timestamp(SystemTime::now())), node: node.to_owned(), kind: Some(kind) }
 }
 
 /// What a watcher wants to hear of.
@@ -169,7 +238,7 @@ fn tell(happening: &Happening) -> Kind {
             removed_members: count(*members),
             removed_messages: *messages,
         }),
-        What::Draining(why) => Kind::Drain(Drain { reason: (*why).to_owned() }),
+        What::Draining(why) => Kind::Drain(Drain { reason: why.as_ref().to_owned() }),
     }
 }
 

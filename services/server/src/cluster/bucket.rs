@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
-use async_nats::jetstream::{self, kv, stream};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -14,12 +13,10 @@ use super::Error;
 use super::node::Node;
 use super::silence::Answers;
 use crate::log::config::Nats as NatsConfig;
-use crate::log::nats::{Storage, last_of};
+use crate::log::nats::{bucket, last_of};
 
 /// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
 const KEPT: Duration = Duration::from_secs(60);
-/// How long a server may take to make the bucket.
-const MAKING: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -68,31 +65,8 @@ impl Bucket {
     /// Makes the bucket if it is not there.
     pub(super) async fn open(client: Client, settings: &NatsConfig) -> Result<Self, Error> {
         let name = format!("{}-nodes", settings.prefix);
-        let context = jetstream::ContextBuilder::new().timeout(MAKING).build(client.clone());
-        let tags: Vec<String> = settings.placement_tags.split(',').map(|tag| tag.trim().to_owned()).collect();
-        let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
-        if context.get_key_value(&name).await.is_err() {
-            let config = kv::Config {
-                bucket: name.clone(),
-                description: "nodes of tertulia".to_owned(),
-                history: 1,
-                storage: match settings.storage {
-                    Storage::File => stream::StorageType::File,
-                    Storage::Memory => stream::StorageType::Memory,
-                },
-                num_replicas: usize::from(settings.replicas),
-                placement: (!tags.is_empty()).then_some(stream::Placement { cluster: None, tags }),
-                limit_markers: Some(KEPT),
-                ..kv::Config::default()
-            };
-            let failed = |cause: String| Error::Bucket { what: "make", bucket: name.clone(), cause };
-            // Another node may make it at the same time.
-            if let Err(error) = context.create_key_value(config).await
-                && context.get_key_value(&name).await.is_err()
-            {
-                return Err(failed(error.to_string()));
-            }
-        }
+        let made = bucket::ensure(&client, settings, &name, "nodes of tertulia", KEPT).await;
+        made.map_err(|cause| Error::Bucket { what: "make", bucket: name.clone(), cause })?;
         Ok(Self { client, name, timeout: settings.timeout, answers: Answers::new() })
     }
 

@@ -15,9 +15,9 @@ use super::link::Link;
 use super::membership::{Membership, View};
 use super::metrics;
 use crate::log::nats::{Left, Nats};
-use crate::shard::handle::Listing;
 use crate::shard::peers::Order;
-use crate::shard::{Held, Shards};
+use crate::shard::wire::Listing;
+use crate::shard::{Hold, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
 const AT_ONCE: usize = 128;
@@ -41,10 +41,11 @@ pub(super) enum Question {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// The shard is given up. With it goes what moderators held there, and what was known of its messages.
+    /// The shard is given up. With it goes what moderators held there of late, which the other node may not know yet, and what was
+    /// known of its messages.
     Released {
         #[serde(default)]
-        held: Vec<Held>,
+        holds: Vec<Hold>,
         #[serde(default)]
         left: Option<Left>,
     },
@@ -118,7 +119,7 @@ impl Desk {
             Question::Groups { prefix, after, limit } => {
                 match self.shards.own_groups(&prefix, after.as_deref(), limit).await {
                     Ok(listed) => {
-                        let groups = listed.iter().map(crate::shard::handle::Listed::tell).collect();
+                        let groups = listed.iter().map(crate::shard::Listed::tell).collect();
                         Answer::Groups { groups, shards: self.shards.map().shards() }
                     }
                     Err(error) => Answer::Failed { why: error.reason },
@@ -151,10 +152,10 @@ pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer 
     }
     let (done, released) = oneshot::channel();
     shards.order(shard, Order::Release { done }).await;
-    let Ok(held) = released.await else { return Answer::NotHeld };
+    let Ok(holds) = released.await else { return Answer::NotHeld };
     let left = nats.release(shard).await;
     metrics::handovers().increment(1);
-    Answer::Released { held, left }
+    Answer::Released { holds, left }
 }
 
 /// Answers the calls of the admin API that other nodes relay.

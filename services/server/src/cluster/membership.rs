@@ -64,6 +64,9 @@ pub(super) struct Membership {
     me: Mutex<Me>,
     number: AtomicU64,
     leaving: AtomicBool,
+    /// How many groups this node has, and all others together.
+    groups: AtomicU64,
+    elsewhere: AtomicU64,
     hurry: Notify,
     view: watch::Sender<Arc<View>>,
     cut_off: watch::Sender<bool>,
@@ -100,6 +103,7 @@ impl Membership {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: Wire::ours(),
             leaving: false,
+            groups: 0,
             changed: 0,
         };
         let me = Me { node, revision: 0, renewed: Instant::now(), trouble: None };
@@ -109,6 +113,8 @@ impl Membership {
             me: Mutex::new(me),
             number: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            groups: AtomicU64::new(0),
+            elsewhere: AtomicU64::new(0),
             hurry: Notify::new(),
             view: watch::Sender::new(Arc::default()),
             cut_off: watch::Sender::new(false),
@@ -137,6 +143,16 @@ impl Membership {
     /// Sets them.
     pub(super) fn set_number(&self, number: u64) {
         self.number.store(number, Ordering::Relaxed);
+    }
+
+    /// Says how many groups this node has: the others learn it with the next renewal.
+    pub(super) fn set_groups(&self, groups: u64) {
+        self.groups.store(groups, Ordering::Relaxed);
+    }
+
+    /// How many groups all other nodes have, as they said with their last renewals.
+    pub(super) fn groups_elsewhere(&self) -> u64 {
+        self.elsewhere.load(Ordering::Relaxed)
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
@@ -207,6 +223,7 @@ impl Membership {
         if node.changed == 0 {
             node.changed = revision;
         }
+        node.groups = self.groups.load(Ordering::Relaxed);
         if leaving != node.leaving {
             (node.leaving, node.changed) = (leaving, 0);
         }
@@ -311,7 +328,10 @@ impl Membership {
         };
         let version = entries.iter().map(changed).max().unwrap_or(0);
         let mut nodes: Vec<Node> = entries.iter().filter_map(|entry| entry.node.clone()).collect();
-        nodes.iter_mut().for_each(|node| node.changed = 0);
+        let others = nodes.iter().filter(|node| node.name != me.name);
+        self.elsewhere.store(others.map(|node| node.groups).sum(), Ordering::Relaxed);
+        // What changes all the time is no change of the list.
+        nodes.iter_mut().for_each(|node| (node.changed, node.groups) = (0, 0));
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         let is_in = nodes.iter().any(|node| node.name == me.name && node.instance == me.instance);
         let connections = self.bucket.connections();

@@ -23,6 +23,9 @@ pub struct Node {
     /// Whether it is about to stop, and gives its shards away.
     #[serde(default)]
     pub leaving: bool,
+    /// How many groups it has.
+    #[serde(default)]
+    pub groups: u64,
     /// Where in the list's stream this was said first; 0 in the message that says it.
     #[serde(default)]
     pub changed: u64,

@@ -228,7 +228,7 @@ impl Taking {
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { held, left }) => handed = Some((held, left)),
+                Ok(Answer::Released { holds, left }) => handed = Some((holds, left)),
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     drop(turn);
@@ -252,7 +252,7 @@ impl Taking {
         }
         let free = Instant::now();
         let was_handed = handed.is_some();
-        let (held, left) = handed.unwrap_or_default();
+        let (holds, left) = handed.unwrap_or_default();
         let taken = match left {
             Some(left) => self.nats.take_over_from(shard, left).await,
             None => self.nats.take_over(shard).await,
@@ -267,7 +267,7 @@ impl Taking {
         };
         let ours = Instant::now();
         let (done, owned) = oneshot::channel();
-        self.shards.order(shard, Order::Own { reign: taken.fence, held, done }).await;
+        self.shards.order(shard, Order::Own { reign: taken.fence, holds, done }).await;
         if owned.await == Ok(true) {
             tracing::debug!(
                 shard,

@@ -32,8 +32,30 @@ pub(super) static LIMITS: &[Entry] = &[
         .bound("`too_many_groups`", "tertulia_groups_per_connection_max"),
     Entry::new("limits.members_per_group", int(1, 10_000_000), "Members (connections) of one group.")
         .bound("`group_full`", "tertulia_members_per_group_max"),
-    Entry::new("limits.groups", int(1, 100_000_000), "Groups in total.")
-        .bound("`server_full`", "tertulia_groups_known"),
+    Entry::new(
+        "limits.groups",
+        int(1, 100_000_000),
+        "Groups in total, over all nodes. A group without members and messages is none.",
+    )
+    .bound("`server_full`", "tertulia_groups_counted"),
+    Entry::new(
+        "limits.new_groups_per_user",
+        int(0, 100_000_000),
+        "Groups that one user may make in an hour, of those that one node owns; 0: no limit.",
+    )
+    .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
+    Entry::new(
+        "limits.new_groups_per_address",
+        int(0, 100_000_000),
+        "Groups that may be made in an hour from one address, of those that one node owns; 0: no limit. Set it where each client has an address of its own, for names cost nothing.",
+    )
+    .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
+    Entry::new(
+        "limits.holds",
+        int(1, 10_000_000),
+        "Holds of moderators at once: users, connections and addresses that may not come back yet, and closed groups.",
+    )
+    .bound("further ones are refused to the moderator, RESOURCE_EXHAUSTED", "tertulia_holds"),
     Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection; 0: no limit.")
         .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new(
@@ -42,6 +64,18 @@ pub(super) static LIMITS: &[Entry] = &[
         "Posts that a connection may send at once before `limits.posts_per_second` holds it.",
     )
     .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
+    Entry::new(
+        "limits.requests_per_second",
+        int(0, 1_000_000),
+        "Lines other than posts that are taken, per second and connection; 0: no limit. A post that is refused at once counts too, and an answer to `History`, `Members` or `Groups` counts for one more for each 64 KiB of it.",
+    )
+    .bound("nothing: the server reads no further lines for a moment", "tertulia_requests_paced_total"),
+    Entry::new(
+        "limits.requests_burst",
+        int(1, 1_000_000),
+        "Lines other than posts that a connection may send at once before `limits.requests_per_second` slows it.",
+    )
+    .bound("nothing: the server reads no further lines for a moment", "tertulia_requests_paced_total"),
     Entry::new("limits.posts_in_flight", int(1, 65_536), "Posts of one connection that wait for the log.")
         .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_max"),
     Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection.")

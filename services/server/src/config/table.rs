@@ -184,7 +184,7 @@ static SHARD: &[Entry] = &[
     Entry::new(
         "shard.group_idle",
         time(millis(10), DAY),
-        "A group without members and posts for this long leaves memory; the log keeps its messages.",
+        "A group without members and posts for this long leaves memory; the log keeps its messages. One that has none is gone then.",
     ),
     Entry::new(
         "shard.dedup_window",

@@ -1,4 +1,4 @@
-//! Posts per second.
+//! Posts, and other lines, per second.
 
 use std::time::{Duration, Instant};
 
@@ -35,9 +35,62 @@ impl Bucket {
     }
 }
 
+/// What a connection has taken and not earned yet: it is the only thing to remember, since the rate is the same for all.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// When all that was taken will have been earned.
+    earned: Instant,
+}
+
+impl Pace {
+    /// Once it must wait it waits for a little more than it must, so that it need not wait for each one that follows.
+    const MORE: Duration = Duration::from_millis(10);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Self { earned: now }
+    }
+
+    /// Takes so many, of which `rate` are earned in a second (0: any number) and `burst` may be taken before they are earned. Answers
+    /// until when nothing more may be taken, if it was too much.
+    pub(super) fn take(&mut self, count: u32, now: Instant, rate: u32, burst: u32) -> Option<Instant> {
+        let each = Duration::from_secs(1).checked_div(rate)?;
+        self.earned = self.earned.max(now) + each.saturating_mul(count);
+        let ahead = self.earned.saturating_duration_since(now);
+        let over = ahead.checked_sub(each.saturating_mul(burst)).filter(|over| !over.is_zero())?;
+        Some(now + over + Self::MORE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pace_is_kept_after_a_burst() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert!((0..5).all(|_| pace.take(1, start, 100, 5).is_none()));
+        let until = pace.take(1, start, 100, 5).unwrap();
+        assert_eq!(until - start, Duration::from_millis(10) + Pace::MORE);
+        // What was earned meanwhile may be taken at once, and no more.
+        let later = until;
+        assert_eq!(pace.take(1, later, 100, 5), None);
+        assert!(pace.take(1, later, 100, 5).is_some());
+        let much_later = start + Duration::from_secs(60);
+        assert_eq!((0..10).filter(|_| pace.take(1, much_later, 100, 5).is_none()).count(), 5);
+    }
+
+    #[test]
+    fn over_time_a_pace_is_the_rate() {
+        let start = Instant::now();
+        let (mut pace, mut now, mut taken) = (Pace::new(start), start, 0);
+        while now < start + Duration::from_secs(10) {
+            taken += 1;
+            now = pace.take(1, now, 1_000, 50).unwrap_or(now);
+        }
+        assert!((10_000..10_100).contains(&taken), "{taken}");
+        assert_eq!(pace.take(1_000_000, now, 0, 1), None, "a rate of 0 is no limit");
+    }
 
     #[test]
     fn a_burst_passes_then_the_rate_holds() {

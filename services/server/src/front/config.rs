@@ -53,12 +53,23 @@ pub struct Limits {
     pub groups_per_connection: usize,
     /// Members (connections) of one group.
     pub members_per_group: usize,
-    /// Groups in total.
+    /// Groups in total, over all nodes.
     pub groups: usize,
+    /// Groups that one user may make in an hour, on each node that owns some; 0: no limit.
+    pub new_groups_per_user: usize,
+    /// Groups that may be made in an hour from one address, on each node that owns some; 0: no limit.
+    pub new_groups_per_address: usize,
+    /// Holds of moderators.
+    pub holds: usize,
     /// Posts per second and connection; 0: no limit.
     pub posts_per_second: u32,
     /// Posts that a connection may send at once before `posts_per_second` holds it.
     pub posts_burst: u32,
+    /// Lines other than posts per second and connection, counted as [`Limits::requests_burst`] says; 0: no limit.
+    pub requests_per_second: u32,
+    /// Lines other than posts that a connection may send at once before `requests_per_second` slows it. An answer to `History`,
+    /// `Members` or `Groups` counts for one more for each 64 KiB of it.
+    pub requests_burst: u32,
     /// Posts of one connection that wait for the log; at this number the server stops reading from it.
     pub posts_in_flight: usize,
     /// Bytes that wait to be written to one connection; at this number it is caught up from the log instead.
@@ -103,8 +114,13 @@ impl Default for Limits {
             groups_per_connection: 1_000,
             members_per_group: 100_000,
             groups: 1_000_000,
+            new_groups_per_user: 100_000,
+            new_groups_per_address: 0,
+            holds: 100_000,
             posts_per_second: 0,
             posts_burst: 100,
+            requests_per_second: 1_000,
+            requests_burst: 2_000,
             posts_in_flight: 1_024,
             outbound_bytes: 256 * 1024,
             write_stall: Duration::from_secs(60),

@@ -18,7 +18,7 @@ use tertulia_protocol::{Dialect, GroupName, LineBuffer};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Pace};
 use super::listener::Shared;
 use super::membership::{Membership, Surroundings};
 use super::outbound::Outbound;
@@ -32,6 +32,8 @@ use crate::tls::Stream;
 
 /// Bytes read from the socket at once.
 const READ: usize = 16 * 1024;
+/// An answer counts for one more line for each so many bytes of it.
+const ANSWER: usize = 64 * 1024;
 /// Reads in a row before others get their turn.
 const READS: usize = 8;
 
@@ -70,7 +72,11 @@ pub(super) struct Task {
     pub(super) question: Option<BoxFuture<'static, Reply>>,
     /// What is told after a `Hello` that is still to come.
     pub(super) going_away: Option<Box<(Arc<str>, Duration)>>,
-    pub(super) bucket: Option<Bucket>,
+    /// Where posts are limited.
+    pub(super) bucket: Option<Box<Bucket>>,
+    pace: Pace,
+    /// Until when its lines wait, because there were too many.
+    paced: Option<tokio::time::Instant>,
     pub(super) malformed: u32,
     phase: Phase,
     clocks: Clocks,
@@ -97,7 +103,7 @@ impl Task {
     pub(super) fn new(shared: Arc<Shared>, me: Arc<Connection>, socket: Stream) -> Self {
         let now = tokio::time::Instant::now();
         let limits = &shared.limits;
-        let bucket = Bucket::new(limits.posts_per_second, limits.posts_burst, now.into_std());
+        let bucket = Bucket::new(limits.posts_per_second, limits.posts_burst, now.into_std()).map(Box::new);
         let timer = Timer::new(now + shared.patience.hello);
         Self {
             shared,
@@ -121,6 +127,8 @@ impl Task {
             question: None,
             going_away: None,
             bucket,
+            pace: Pace::new(now.into_std()),
+            paced: None,
             malformed: 0,
             phase: Phase::Open,
             clocks: Clocks::new(now),
@@ -264,7 +272,9 @@ impl Task {
             && let Poll::Ready(reply) = question.as_mut().poll(cx)
         {
             self.question = None;
+            let before = self.out.len();
             self.on_reply(reply);
+            self.pace(self.out.len().saturating_sub(before) / ANSWER);
         }
         self.question.is_none() && self.sending.is_none() && self.held.is_none()
     }
@@ -276,6 +286,7 @@ impl Task {
         self.sending.is_some()
             || self.question.is_some()
             || self.held.is_some()
+            || self.paced.is_some()
             || self.in_flight >= self.shared.limits.posts_in_flight
             || self.out.len() >= self.shared.limits.outbound_bytes
             || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
@@ -345,7 +356,12 @@ impl Task {
             match input.next_line(max) {
                 Ok(Some(line)) => {
                     self.clocks.partial = None;
+                    let posting = self.posting;
                     self.on_line(line);
+                    // Posts have limits of their own.
+                    if self.posting == posting {
+                        self.pace(1);
+                    }
                 }
                 Ok(None) => break true,
                 Err(too_long) => {
@@ -357,6 +373,19 @@ impl Task {
         self.clocks.partial = if input.has_partial() { self.clocks.partial.or(Some(self.clocks.heard)) } else { None };
         self.input = input;
         more
+    }
+
+    /// Counts what a line asks of the server; if it was too much of late, the next lines wait.
+    fn pace(&mut self, count: usize) {
+        let limits = &self.shared.limits;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let until = self.pace.take(count, Instant::now(), limits.requests_per_second, limits.requests_burst);
+        if let Some(until) = until {
+            if self.paced.is_none() {
+                self.shared.metrics.paced.increment(1);
+            }
+            self.paced = Some(tokio::time::Instant::from_std(until));
+        }
     }
 
     fn on_end_of_input(&mut self) {
@@ -486,8 +515,9 @@ impl Task {
     }
 
     fn ended(&mut self) -> Option<CloseReason> {
-        // Who does not take its answers is asked no further: others wait for the end of the last call.
-        if self.phase == Phase::LastCall && self.out.len() >= self.shared.limits.outbound_bytes {
+        // Who does not take its answers, or sends too much, is asked no further: others wait for the end of the last call.
+        let is_full = self.out.len() >= self.shared.limits.outbound_bytes;
+        if self.phase == Phase::LastCall && (is_full || self.paced.is_some()) {
             self.end_last_call();
         }
         match self.phase {
@@ -526,6 +556,7 @@ impl Task {
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: self.is_writing(),
             dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
+            paced: self.paced,
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
         std::task::ready!(self.timer.poll(deadline, cx));
@@ -541,6 +572,7 @@ impl Task {
                 self.abandon();
                 self.close(CloseReason::WriteStall);
             }
+            Due::Paced => self.paced = None,
             Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
             Due::Dismissal => self.dismiss(),
             Due::Hello => {

@@ -274,7 +274,13 @@ impl Task {
         self.send_gathered();
         let limit = PageLimit { records: self.page(request.limit), bytes: HISTORY_BYTES };
         let shards = self.shared.shards.clone();
+        let Some((session, _)) = &self.voice else { return };
+        let session = Arc::clone(session);
         self.question = Some(Box::pin(async move {
+            // Whoever may not join may not read.
+            if let Err(refusal) = shards.holds().check(&group, &session) {
+                return Reply::Refused { request: "History", group, refusal };
+            }
             let page = shards.read(&group, range, limit).await;
             let loaded = shards.directory().get(group.as_str()).map(|status| status.epoch());
             let epoch = match (&page, loaded) {
@@ -292,7 +298,12 @@ impl Task {
         let limit = self.page(request.limit);
         let after = request.after.as_ref().map(|after| after.clone().into_owned());
         let shards = self.shared.shards.clone();
+        let Some((session, _)) = &self.voice else { return };
+        let session = Arc::clone(session);
         self.question = Some(Box::pin(async move {
+            if let Err(refusal) = shards.holds().check(&group, &session) {
+                return Reply::Refused { request: "Members", group, refusal };
+            }
             let page = shards.users(group.clone(), after, limit).await;
             Reply::Members { group, page }
         }));

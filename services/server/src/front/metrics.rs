@@ -22,6 +22,8 @@ pub const CONNECTIONS_REFUSED: &str = "tertulia_connections_refused_total";
 pub const ACCEPT_ERRORS: &str = "tertulia_accept_errors_total";
 /// Lines by kind.
 pub const REQUESTS: &str = "tertulia_requests_total";
+/// Times that lines had to wait.
+pub const PACED: &str = "tertulia_requests_paced_total";
 /// Refusals by code.
 pub const REJECTIONS: &str = "tertulia_rejections_total";
 /// Messages delivered.
@@ -77,6 +79,10 @@ pub fn describe() {
     );
     describe_counter!(ACCEPT_ERRORS, "Failed attempts to accept a connection, such as for want of descriptors");
     describe_counter!(REQUESTS, "Lines of clients, by kind");
+    describe_counter!(
+        PACED,
+        "Times that a client's lines had to wait because it had sent more than limits.requests_per_second allows"
+    );
     describe_counter!(REJECTIONS, "Requests refused in either dialect, by the code that the extended one shows");
     describe_counter!(DELIVERIES, "Messages handed to members' sockets, by dialect");
     describe_counter!(RECEIVED_BYTES, Unit::Bytes, "Bytes read from chat clients");
@@ -136,6 +142,7 @@ pub(super) struct Metrics {
     pub(super) accept_errors: Counter,
     pub(super) overload: Counter,
     pub(super) requests: Requests,
+    pub(super) paced: Counter,
     pub(super) classic_deliveries: Counter,
     pub(super) extended_deliveries: Counter,
     pub(super) received: Counter,
@@ -194,6 +201,7 @@ impl Metrics {
                 pong: kind("pong"),
                 malformed: kind("malformed"),
             },
+            paced: counter!(PACED),
             classic_deliveries: counter!(DELIVERIES, "dialect" => Dialect::Classic.as_str()),
             extended_deliveries: counter!(DELIVERIES, "dialect" => Dialect::Extended.as_str()),
             received: counter!(RECEIVED_BYTES),

@@ -9,15 +9,29 @@ use super::connection::Task;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
 use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Refusal, Removal, Session};
 
 /// The answer to a question that the connection waited for.
 pub(super) enum Reply {
-    History { group: GroupName, range: Range, page: Result<Option<Page>, ReadError>, epoch: Option<u64> },
-    Members { group: GroupName, page: Option<(Vec<UserName>, bool)> },
+    History {
+        group: GroupName,
+        range: Range,
+        page: Result<Option<Page>, ReadError>,
+        epoch: Option<u64>,
+    },
+    Members {
+        group: GroupName,
+        page: Result<Option<(Vec<UserName>, bool)>, Refusal>,
+    },
     Groups(Result<(Vec<Listed>, bool), ReadError>),
+    /// Nothing was looked up.
+    Refused {
+        request: &'static str,
+        group: GroupName,
+        refusal: Refusal,
+    },
 }
 
 /// A refusal, before it is put into a dialect.
@@ -54,6 +68,7 @@ impl From<&Refusal> for Refused {
             Refusal::Closed { .. } => Code::Closed,
             Refusal::GroupFull { .. } => Code::GroupFull,
             Refusal::ServerFull { .. } => Code::ServerFull,
+            Refusal::TooManyNewGroups { .. } => Code::RateLimited,
             Refusal::Unavailable { .. } | Refusal::Unanswered { .. } => Code::Unavailable,
             Refusal::Draining => Code::Draining,
         };
@@ -271,12 +286,18 @@ impl Task {
     pub(super) fn on_reply(&mut self, reply: Reply) {
         match reply {
             Reply::History { group, range, page, epoch } => self.on_history_page(&group, range, page, epoch),
-            Reply::Members { group, page: Some((users, more)) } => {
+            Reply::Members { group, page: Ok(Some((users, more))) } => {
                 let members = users.iter().map(|user| user.as_str().into()).collect();
                 let group_name = group.as_str().into();
                 self.out.push(&extended::FromServer::Members(extended::Members { group_name, members, more }));
             }
-            Reply::Members { group, page: None } => self.refuse_unknown_group("Members", &group),
+            Reply::Members { group, page: Ok(None) } => self.refuse_unknown_group("Members", &group),
+            Reply::Members { group, page: Err(refusal) } => {
+                self.refuse(Refused::from(&refusal).about("Members", group.as_str()));
+            }
+            Reply::Refused { request, group, refusal } => {
+                self.refuse(Refused::from(&refusal).about(request, group.as_str()));
+            }
             Reply::Groups(Ok((listed, more))) => {
                 let summary = |group: &Listed| extended::GroupSummary {
                     group_name: group.name.as_str().to_owned().into(),

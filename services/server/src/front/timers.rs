@@ -72,6 +72,7 @@ pub(super) enum Due {
     Dead,
     Stall,
     Dismissal,
+    Paced,
 }
 
 /// What a connection is doing, as far as deadlines depend on it.
@@ -86,6 +87,8 @@ pub(super) struct Doing {
     pub(super) writing: bool,
     /// A moderator ends it.
     pub(super) dismissed: bool,
+    /// Until when its lines wait because there were too many.
+    pub(super) paced: Option<Instant>,
 }
 
 /// The limits of section `limits` and `chat.heartbeat`.
@@ -114,7 +117,8 @@ impl Clocks {
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
         let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
-        [hello, line, idle, alive, stall, dismissal].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let paced = doing.paced.map(|until| (until, Due::Paced));
+        [hello, line, idle, alive, stall, dismissal, paced].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -129,8 +133,15 @@ mod tests {
         heartbeat: Duration::from_secs(10),
         stall: Duration::from_secs(20),
     };
-    const DOING: Doing =
-        Doing { introduced: true, extended: true, reading: true, idle: false, writing: false, dismissed: false };
+    const DOING: Doing = Doing {
+        introduced: true,
+        extended: true,
+        reading: true,
+        idle: false,
+        writing: false,
+        dismissed: false,
+        paced: None,
+    };
 
     #[test]
     fn deadlines_follow_what_the_connection_does() {
@@ -149,6 +160,8 @@ mod tests {
         clocks.partial = None;
         assert_eq!(due(&clocks, Doing { writing: true, extended: false, ..DOING }), Some((20, Due::Stall)));
         assert_eq!(due(&clocks, Doing { writing: true, dismissed: true, ..DOING }), Some((2, Due::Dismissal)));
+        let paced = Some(now + Duration::from_secs(1));
+        assert_eq!(due(&clocks, Doing { reading: false, paced, ..DOING }), Some((1, Due::Paced)));
     }
 
     #[tokio::test(start_paused = true)]

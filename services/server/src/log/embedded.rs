@@ -18,6 +18,7 @@ mod disk;
 mod files;
 mod frame;
 pub mod metrics;
+mod notes;
 mod offline;
 mod open;
 mod queue;
@@ -52,12 +53,14 @@ use self::backlog::Backlog;
 use self::disk::Disk;
 use self::files::Files;
 use self::metrics::Metrics;
+use self::notes::{Handle, NoteFile};
 use self::queue::{Queue, Request};
 use self::record::Operation;
 use self::retention::Rules;
 use self::table::{TableError, Tables};
 use self::tail::{Known, NoGroup, Tail, View};
 use self::trouble::{Cause, Trouble};
+use super::notes::Notes;
 use super::{AppendError, BackupError, Batch, Copied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 pub use self::backup::CopyError;
@@ -91,6 +94,7 @@ struct Core {
     rules: Arc<Rules>,
     trouble: Arc<Trouble>,
     groups: Arc<AtomicI64>,
+    notes: Arc<NoteFile>,
     metrics: Metrics,
 }
 
@@ -376,6 +380,10 @@ impl Log for Embedded {
         self.core.trouble.any()
     }
 
+    fn notes(&self) -> Option<Arc<dyn Notes>> {
+        Some(Arc::new(Handle(Arc::clone(&self.core.notes))))
+    }
+
     fn back_up(&self, to: PathBuf) -> BoxFuture<'static, Result<Copied, BackupError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
@@ -387,6 +395,7 @@ impl Log for Embedded {
     fn close(&self) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.core);
         core.queue.close();
+        core.notes.close();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let closing = Embedded { core: Arc::clone(&core), threads: Mutex::new(threads) };
         Box::pin(async move {

@@ -10,6 +10,7 @@
 //! its measurements are in `docs/decisions/0006-jetstream-log.md`, what JetStream promises in `docs/cluster.md`.
 
 mod append;
+pub(crate) mod bucket;
 pub mod config;
 mod connect;
 mod fence;
@@ -19,6 +20,7 @@ mod known;
 mod link;
 mod message;
 pub mod metrics;
+mod notes;
 mod read;
 mod remove;
 mod retention;
@@ -52,8 +54,9 @@ pub use self::streams::StreamError;
 use self::subject::Names;
 use self::trouble::Trouble;
 use super::metrics::Removed;
+use super::notes::Notes;
 use super::retention::Rules;
-use super::{AppendError, Batch, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+use super::{AppendError, Batch, Emptied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,16 @@ pub enum OpenError {
     /// The streams are not as they must be.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// The bucket of notes cannot be made.
+    #[error(
+        "cannot make the bucket '{bucket}', in which moderators' holds are kept: {cause}. Check that the account may make streams of this storage, and nats.replicas against the number of servers"
+    )]
+    Bucket {
+        /// Which.
+        bucket: String,
+        /// What NATS said.
+        cause: String,
+    },
 }
 
 /// The engine.
@@ -74,6 +87,7 @@ pub struct Nats {
 
 struct Core {
     link: Link,
+    notes: notes::Bucket,
     node: String,
     instance: String,
     rules: Rules,
@@ -166,9 +180,11 @@ impl Nats {
         let client = connect::connect(config, node, &trouble).await?;
         let link = Link { client, names: Names::new(&config.prefix, config.streams), timeout: config.timeout };
         streams::ensure(&link, config, rules, shards).await?;
+        let notes = notes::Bucket::open(&link, config).await?;
         let instance = link.client.new_inbox();
         let core = Arc::new(Core {
             link,
+            notes,
             instance,
             node: node.to_owned(),
             rules: rules.clone(),
@@ -281,6 +297,24 @@ impl Log for Nats {
         Box::pin(async move { core.groups(&prefix, after.as_deref(), limit).await })
     }
 
+    /// Those that were asked for since the shard was taken: of the others nothing is removed but by whoever asks.
+    fn emptied(&self, after: Option<&str>, limit: usize) -> BoxFuture<'static, Result<Emptied, ReadError>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names: Vec<(GroupName, u16)> = {
+            let names = self.core.names();
+            let range = names.range::<str, _>((from, Bound::Unbounded)).take(limit);
+            range.map(|(name, shard)| (name.clone(), *shard)).collect()
+        };
+        let next = names.last().filter(|_| names.len() >= limit).map(|(name, _)| name.as_str().to_owned());
+        let is_emptied = |(name, shard): &(GroupName, u16)| {
+            let state = self.core.shard(*shard).state();
+            let head = state.groups.get(name).and_then(|known| known.head);
+            head.is_some_and(|head| head.first > head.seq)
+        };
+        let emptied = names.into_iter().filter(is_emptied).map(|(name, _)| name).collect();
+        Box::pin(std::future::ready(Ok((emptied, next))))
+    }
+
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
         let (core, group) = (Arc::clone(&self.core), group.clone());
         let work = async move {
@@ -302,6 +336,10 @@ impl Log for Nats {
 
     fn trouble(&self) -> Option<String> {
         self.core.trouble.any()
+    }
+
+    fn notes(&self) -> Option<Arc<dyn Notes>> {
+        Some(Arc::new(self.core.notes.clone()))
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

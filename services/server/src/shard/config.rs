@@ -50,6 +50,25 @@ pub struct Bounds {
     pub members_per_group: usize,
     /// Groups in total.
     pub groups: usize,
+    /// Groups that one user may make in an hour, as far as this node owns them; 0: no bound.
+    pub new_groups_per_user: usize,
+    /// As [`Bounds::new_groups_per_user`], for all that comes from one address.
+    pub new_groups_per_address: usize,
+    /// Holds of moderators.
+    pub holds: usize,
     /// Whether one may post to a group without being a member of it.
     pub post_without_join: bool,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            members_per_group: 100_000,
+            groups: 1_000_000,
+            new_groups_per_user: 100_000,
+            new_groups_per_address: 0,
+            holds: 100_000,
+            post_without_join: true,
+        }
+    }
 }

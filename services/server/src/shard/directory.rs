@@ -1,14 +1,11 @@
 //! The groups that are in memory now, in the order of their names.
 
-use std::collections::{BTreeMap, HashMap};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
-use tokio::time::Instant;
 
 /// What anybody may know of a group without asking its owner. Counts are a moment's view.
 #[derive(Debug)]
@@ -153,12 +150,10 @@ impl Drop for Lag {
     }
 }
 
-/// All groups in memory, and those that are closed. Owners enter and remove their groups; others look.
+/// All groups in memory. Owners enter and remove their groups; others look.
 #[derive(Debug, Default)]
 pub struct Directory {
     groups: RwLock<BTreeMap<GroupName, Arc<GroupStatus>>>,
-    /// Until when moderators closed groups; they need not be in memory.
-    closed: RwLock<HashMap<GroupName, Instant>>,
     /// Groups that the log does not know, for nobody has posted to them.
     unstored: AtomicUsize,
 }
@@ -207,13 +202,6 @@ impl Directory {
             .collect()
     }
 
-    /// For how much longer a moderator keeps a group closed.
-    #[must_use]
-    pub fn closed_for(&self, group: &str) -> Option<Duration> {
-        let until = *self.closed.read().unwrap_or_else(PoisonError::into_inner).get(group)?;
-        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-    }
-
     /// Sums over all groups in memory.
     #[must_use]
     pub fn totals(&self) -> Totals {
@@ -250,15 +238,6 @@ impl Directory {
             self.now_stored();
         }
         self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(group);
-    }
-
-    /// Says that a group is closed until then, or open.
-    pub(super) fn set_closed(&self, group: &GroupName, until: Option<Instant>) {
-        let mut closed = self.closed.write().unwrap_or_else(PoisonError::into_inner);
-        match until {
-            Some(until) => drop(closed.insert(group.clone(), until)),
-            None => drop(closed.remove(group)),
-        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<GroupName, Arc<GroupStatus>>> {

@@ -1,17 +1,20 @@
 //! What happens to groups and members, for those who watch.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, UserName};
 use tokio::sync::broadcast;
 
 use super::session::{ConnectionId, Session};
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Happening {
+    /// Its place among all that happened on this node since it began: 1, 2, 3 …
+    pub number: u64,
     /// When.
     pub at: SystemTime,
     /// What.
@@ -19,7 +22,7 @@ pub struct Happening {
 }
 
 /// Who it happened to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
     /// The user.
     pub user: UserName,
@@ -36,7 +39,8 @@ impl From<&Session> for Who {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum What {
     /// A connection became a member.
     Joined {
@@ -115,11 +119,12 @@ pub enum What {
         messages: u64,
     },
     /// The server began to stop; why, in words.
-    Draining(&'static str),
+    Draining(Arc<str>),
 }
 
 /// How a member left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Leaving {
     /// It asked to.
     Asked,
@@ -146,27 +151,64 @@ impl What {
 
 /// Where happenings are told. A watcher that is too slow misses the oldest and knows how many.
 #[derive(Debug, Clone)]
-pub struct Events(broadcast::Sender<Arc<Happening>>);
+pub struct Events(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// How many there were. Held while one is sent, so that numbers come in their order.
+    count: Mutex<u64>,
+    sender: broadcast::Sender<Arc<Happening>>,
+}
 
 impl Default for Events {
     fn default() -> Self {
         const KEPT_FOR_A_WATCHER: usize = 1_024;
-        Self(broadcast::Sender::new(KEPT_FOR_A_WATCHER))
+        Self(Arc::new(Inner { count: Mutex::new(0), sender: broadcast::Sender::new(KEPT_FOR_A_WATCHER) }))
     }
 }
 
 impl Events {
     /// Tells what happened; costs next to nothing while nobody watches.
     pub fn tell(&self, what: impl FnOnce() -> What) {
-        if self.0.receiver_count() > 0 {
+        let Inner { count, sender } = &*self.0;
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        if sender.receiver_count() > 0 {
             // A watcher may go between the two lines: nobody minds.
-            drop(self.0.send(Arc::new(Happening { at: SystemTime::now(), what: what() })));
+            drop(sender.send(Arc::new(Happening { number: *count, at: SystemTime::now(), what: what() })));
         }
     }
 
     /// What happens from now on.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Arc<Happening>> {
-        self.0.subscribe()
+        self.watch_after().0
+    }
+
+    /// What happens from now on, and how much happened before.
+    #[must_use]
+    pub fn watch_after(&self) -> (broadcast::Receiver<Arc<Happening>>, u64) {
+        let count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.0.sender.subscribe(), *count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn happenings_are_numbered_also_while_nobody_watches() {
+        let events = Events::default();
+        let tell = || events.tell(|| What::Draining("x".into()));
+        tell();
+        tell();
+        let (mut watcher, before) = events.watch_after();
+        assert_eq!(before, 2);
+        tell();
+        let third = watcher.try_recv().unwrap();
+        assert_eq!(third.number, 3);
+        let text = serde_json::to_string(&*third).unwrap();
+        assert_eq!(serde_json::from_str::<Happening>(&text).unwrap(), *third);
     }
 }

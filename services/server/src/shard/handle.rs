@@ -1,25 +1,28 @@
 //! The way to the shards for everybody else.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use tertulia_protocol::{GroupName, UserName};
+use futures_util::future::{BoxFuture, join_all};
+use tertulia_protocol::GroupName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
+use super::founders::Founders;
+use super::listed::{Listed, merge};
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
 use super::owner::{Owner, Seat};
 use super::peers::{Order, Peers};
-use super::request::{Admin, Request};
-pub use super::wire::Listing;
-use super::{Bounds, Config, Events, GroupStatus, Page, PageLimit, Range, ReadError};
-use crate::log::{BackupError, Copied, Head, Log};
+use super::request::{Admin, Request, Users};
+use super::sweep::sweep;
+use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal};
+use crate::log::{BackupError, Copied, Emptied, Log};
+use crate::telemetry::trace::Tracer;
 
 /// What all owners of a node share.
 #[derive(Debug)]
@@ -29,16 +32,34 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn Log>,
     pub(super) directory: Directory,
     pub(super) events: Events,
+    pub(super) holds: Arc<Holds>,
+    pub(super) founders: Mutex<Founders>,
+    /// Groups that other nodes have.
+    groups_elsewhere: AtomicU64,
+    /// Goes on with the traces of posts that other nodes send.
+    pub(super) tracer: Tracer,
     pub(super) metrics: Metrics,
     /// The shards that are this node's.
     owned: Box<[AtomicBool]>,
 }
 
 impl Shared {
-    fn new(config: Config, bounds: Bounds, log: Arc<dyn Log>) -> Self {
+    fn new(config: Config, bounds: Bounds, log: Arc<dyn Log>, tracer: Tracer, is_one_of_many: bool) -> Self {
         let owned = (0..config.count.max(1)).map(|_| AtomicBool::new(false)).collect();
         let (directory, events, metrics) = (Directory::default(), Events::default(), Metrics::new());
-        Self { config, bounds, log, directory, events, metrics, owned }
+        let holds = Arc::new(Holds::new(log.notes(), bounds.holds, is_one_of_many));
+        let (founders, groups_elsewhere) = (Mutex::default(), AtomicU64::new(0));
+        Self { config, bounds, log, directory, events, holds, founders, groups_elsewhere, tracer, metrics, owned }
+    }
+
+    /// Groups that this node has: those that its log lists, and those to which nobody has posted.
+    pub(super) fn groups_here(&self) -> u64 {
+        self.log.stats().groups + self.directory.unstored() as u64
+    }
+
+    /// Groups of all nodes.
+    pub(super) fn groups(&self) -> u64 {
+        self.groups_here() + self.groups_elsewhere.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_owned(&self, shard: u16, owned: bool) {
@@ -61,6 +82,8 @@ pub struct Among {
     pub instance: Arc<str>,
     /// How long a request to another node may go unanswered.
     pub patience: Duration,
+    /// Goes on with the traces of posts that other nodes send.
+    pub tracer: Tracer,
     /// Whether this node reaches nobody: then requests are refused at once.
     pub cut_off: watch::Receiver<bool>,
 }
@@ -72,7 +95,7 @@ pub struct Shards {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     owners: Box<[mpsc::Sender<Request>]>,
     /// Empty where there are no other nodes.
     orders: Box<[mpsc::Sender<Order>]>,
@@ -94,55 +117,6 @@ pub enum NotSent {
     Stopped,
 }
 
-/// A group in a list: what is in memory of it, and what the log knows.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    /// The group.
-    pub name: GroupName,
-    /// If it is in memory.
-    pub status: Option<Arc<GroupStatus>>,
-    /// If the log knows it.
-    pub stored: Option<Head>,
-    /// For how much longer a moderator keeps it closed, if another node told.
-    pub closed_for: Option<Duration>,
-}
-
-impl Listed {
-    /// As another node told it.
-    #[must_use]
-    pub fn told(listing: Listing, shard: u16) -> Self {
-        let Listing { name, loaded, stored, closed_for } = listing;
-        let status = loaded.map(|told| Arc::new(GroupStatus::told(name.clone(), shard, &told)));
-        Self { name, status, stored, closed_for }
-    }
-
-    /// For another node.
-    #[must_use]
-    pub fn tell(&self) -> Listing {
-        let Self { name, status, stored, closed_for } = self;
-        let loaded = status.as_ref().map(|status| status.tell());
-        Listing { name: name.clone(), loaded, stored: *stored, closed_for: *closed_for }
-    }
-
-    /// The newest message.
-    #[must_use]
-    pub fn head(&self) -> u64 {
-        self.status.as_ref().map(|status| status.head()).max(self.stored.map(|head| head.seq)).unwrap_or(0)
-    }
-
-    /// The oldest message that the log holds; one after the newest if it holds none.
-    #[must_use]
-    pub fn first(&self) -> u64 {
-        self.stored.map_or(1, |head| head.first)
-    }
-
-    /// The life of the group.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.status.as_ref().map(|status| status.epoch()).or(self.stored.map(|head| head.epoch)).unwrap_or(0)
-    }
-}
-
 impl Shards {
     /// Starts an owner for every shard, all on this node.
     #[must_use]
@@ -162,8 +136,10 @@ impl Shards {
         const ORDERS: usize = 16;
         let count = config.count.max(1);
         let queue = config.queue.max(1);
-        super::metrics::limits(queue, bounds.groups);
-        let shared = Arc::new(Shared::new(config, bounds, log));
+        super::metrics::limits(queue, &bounds);
+        let tracer = among.as_ref().map(|among| among.tracer.clone()).unwrap_or_default();
+        let rest = config.group_idle;
+        let shared = Arc::new(Shared::new(config, bounds, log, tracer, among.is_some()));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let name: Arc<str> = Arc::from(node.as_str());
@@ -181,7 +157,46 @@ impl Shards {
         let owners = (0..count).map(start_owner).collect();
         let map = RwLock::new(Arc::new(ShardMap::new(1, count, vec![node.clone()])));
         let (orders, peers) = (orders.into(), among.map(|among| among.peers));
-        Self { inner: Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, tasks }) }
+        let inner = Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, tasks });
+        inner.tasks.spawn(sweep(Arc::downgrade(&inner), rest, inner.stop.clone()));
+        Self { inner }
+    }
+
+    pub(super) fn of(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    /// Groups of the log of which nothing is kept, among the next `limit` after `after`, and where to go on.
+    pub(super) async fn emptied(&self, after: Option<&str>, limit: usize) -> Result<Emptied, ReadError> {
+        self.inner.shared.log.emptied(after, limit).await
+    }
+
+    /// Groups that this node has.
+    #[must_use]
+    pub fn groups_here(&self) -> u64 {
+        self.inner.shared.groups_here()
+    }
+
+    /// Says how many groups other nodes have: they count for the limit of groups.
+    pub fn set_groups_elsewhere(&self, groups: u64) {
+        self.inner.shared.groups_elsewhere.store(groups, Ordering::Relaxed);
+    }
+
+    /// Takes over what moderators hold, and learns of what they hold on other nodes from then on. To be done before anybody is let in.
+    ///
+    /// # Errors
+    /// What is held cannot be read.
+    pub async fn begin_holds(&self) -> Result<(), NoteError> {
+        let holds = Arc::clone(self.holds());
+        let following = holds.load().await?;
+        drop(self.inner.tasks.spawn(holds.follow(following, self.inner.stop.clone())));
+        Ok(())
+    }
+
+    /// What moderators hold.
+    #[must_use]
+    pub fn holds(&self) -> &Arc<Holds> {
+        &self.inner.shared.holds
     }
 
     /// Orders the task of a shard something about its ownership. Where there are no other nodes nothing comes of it.
@@ -296,11 +311,16 @@ impl Shards {
 
     /// The users of a group, each once, ordered by name, from the first after `after`, and whether there are more; `None` for a
     /// group that does not exist.
-    pub async fn users(&self, group: GroupName, after: Option<String>, limit: usize) -> Option<(Vec<UserName>, bool)> {
+    ///
+    /// # Errors
+    /// The log cannot be read, the owner does not answer, or it has stopped.
+    pub async fn users(&self, group: GroupName, after: Option<String>, limit: usize) -> Users {
         let (reply, answer) = oneshot::channel();
         let shard = self.shard_of(&group);
-        self.send(shard, Request::Members { group, after, limit, reply }).await;
-        answer.await.ok().flatten()
+        if !self.send(shard, Request::Members { group, after, limit, reply }).await {
+            return Err(Refusal::Draining);
+        }
+        answer.await.unwrap_or(Err(Refusal::Draining))
     }
 
     /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`, and whether there are more.
@@ -364,13 +384,17 @@ impl Shards {
         answer.await.ok()
     }
 
-    /// Asks the owners of all shards, one after the other; `None` if one has stopped.
+    /// Asks the owners of all shards, all at once: where another node owns some, each answer takes its time. `None` if one has stopped.
     pub async fn ask_all<T>(&self, mut request: impl FnMut(oneshot::Sender<T>) -> Admin) -> Option<Vec<T>> {
-        let mut answers = Vec::new();
-        for shard in 0..self.inner.count {
-            answers.push(self.ask(shard, &mut request).await?);
-        }
-        Some(answers)
+        let asked = (0..self.inner.count).map(|shard| {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.send(shard, Request::Admin(Box::new(request(reply))));
+            async {
+                sent.await;
+                answer.await.ok()
+            }
+        });
+        join_all(asked.collect::<Vec<_>>()).await.into_iter().collect()
     }
 
     /// Brings the gauges up to date, before they are read.
@@ -382,28 +406,15 @@ impl Shards {
         metrics.lagging.set(totals.lagging as f64);
         metrics.members_max.set(totals.most_members as f64);
         metrics.dedup_ids.set(totals.ids as f64);
+        metrics.holds.set(self.holds().len() as f64);
         let waiting = |owner: &mpsc::Sender<Request>| owner.max_capacity() - owner.capacity();
         metrics.queue.set(self.inner.owners.iter().map(waiting).sum::<usize>() as f64);
         metrics.queue_max.set(self.inner.owners.iter().map(waiting).max().unwrap_or(0) as f64);
         let stats = log.stats();
         metrics.log_groups.set(stats.groups as f64);
-        metrics.known.set((stats.groups + directory.unstored() as u64) as f64);
+        metrics.known.set(self.groups_here() as f64);
+        metrics.counted.set(self.inner.shared.groups() as f64);
         metrics.log_bytes.set(stats.bytes as f64);
         metrics.log_writable.set(if log.trouble().is_none() { 1.0 } else { 0.0 });
     }
-}
-
-/// Both lists are ordered by name; a group may be in both.
-fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)>) -> Vec<Listed> {
-    let mut merged = Vec::with_capacity(loaded.len() + stored.len());
-    let mut stored = stored.into_iter().peekable();
-    for status in loaded {
-        while let Some((name, head)) = stored.next_if(|(name, _)| *name < status.name) {
-            merged.push(Listed { name, status: None, stored: Some(head), closed_for: None });
-        }
-        let head = stored.next_if(|(name, _)| *name == status.name).map(|(_, head)| head);
-        merged.push(Listed { name: status.name.clone(), status: Some(status), stored: head, closed_for: None });
-    }
-    merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head), closed_for: None }));
-    merged
 }

@@ -4,6 +4,8 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use super::Bounds;
+
 /// Groups in memory.
 pub const GROUPS: &str = "tertulia_groups";
 /// Memberships.
@@ -42,8 +44,16 @@ pub const QUEUE_REQUESTS_MAX: &str = "tertulia_shard_queue_requests_max";
 pub const QUEUE_LIMIT: &str = "tertulia_shard_queue_limit";
 /// Groups that exist.
 pub const GROUPS_KNOWN: &str = "tertulia_groups_known";
+/// Groups that exist on all nodes.
+pub const GROUPS_COUNTED: &str = "tertulia_groups_counted";
 /// How many groups there may be.
 pub const GROUPS_LIMIT: &str = "tertulia_groups_limit";
+/// Groups of which nothing was left.
+pub const GROUPS_FORGOTTEN: &str = "tertulia_groups_forgotten_total";
+/// Holds of moderators.
+pub const HOLDS: &str = "tertulia_holds";
+/// How many holds there may be.
+pub const HOLDS_LIMIT: &str = "tertulia_holds_limit";
 /// Groups that the log holds.
 pub const LOG_GROUPS: &str = "tertulia_log_groups";
 /// Bytes that the log holds.
@@ -91,9 +101,22 @@ pub fn describe() {
     describe_gauge!(QUEUE_LIMIT, "Requests that may wait for one owner (shard.queue)");
     describe_gauge!(
         GROUPS_KNOWN,
-        "Groups that exist: those that the log holds, and those without a message yet; their limit is tertulia_groups_limit"
+        "Groups of this node that exist: those that the log holds, and those without a message yet"
+    );
+    describe_gauge!(
+        GROUPS_COUNTED,
+        "Groups that exist on all nodes, as this one knows it: what it holds against tertulia_groups_limit. Where there is one node, tertulia_groups_known"
     );
     describe_gauge!(GROUPS_LIMIT, "Groups that may exist (limits.groups)");
+    describe_counter!(
+        GROUPS_FORGOTTEN,
+        "Groups that were removed from the log because nothing was left of them: no member, and no message after retention or a purge"
+    );
+    describe_gauge!(
+        HOLDS,
+        "Holds of moderators: users, connections and addresses that may not come back yet, and groups that are closed"
+    );
+    describe_gauge!(HOLDS_LIMIT, "Holds that there may be (limits.holds)");
     describe_gauge!(LOG_GROUPS, "Groups that the log holds");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that the log holds, in memory or on disk");
     describe_gauge!(LOG_WRITABLE, "1 while the log can be written, else 0");
@@ -121,8 +144,11 @@ pub(super) struct Metrics {
     pub(super) append_seconds: Histogram,
     pub(super) groups: Gauge,
     pub(super) known: Gauge,
+    pub(super) counted: Gauge,
     pub(super) members: Gauge,
     pub(super) lagging: Gauge,
+    pub(super) holds: Gauge,
+    pub(super) forgotten: Counter,
     pub(super) shards: Gauge,
     pub(super) forwarded: Counter,
     pub(super) forwarded_again: Counter,
@@ -138,9 +164,10 @@ pub(super) struct Metrics {
 }
 
 /// Tells how much room there is.
-pub(super) fn limits(queue: usize, groups: usize) {
+pub(super) fn limits(queue: usize, bounds: &Bounds) {
     gauge!(QUEUE_LIMIT).set(queue as f64);
-    gauge!(GROUPS_LIMIT).set(groups as f64);
+    gauge!(GROUPS_LIMIT).set(bounds.groups as f64);
+    gauge!(HOLDS_LIMIT).set(bounds.holds as f64);
 }
 
 impl Metrics {
@@ -165,8 +192,11 @@ impl Metrics {
             append_seconds: histogram!(APPEND_SECONDS),
             groups: gauge!(GROUPS),
             known: gauge!(GROUPS_KNOWN),
+            counted: gauge!(GROUPS_COUNTED),
             members: gauge!(MEMBERS),
             lagging: gauge!(MEMBERS_LAGGING),
+            holds: gauge!(HOLDS),
+            forgotten: counter!(GROUPS_FORGOTTEN),
             shards: gauge!(SHARDS_OWNED),
             forwarded: counter!(FORWARDED, "result" => "sent"),
             forwarded_again: counter!(FORWARDED, "result" => "again"),

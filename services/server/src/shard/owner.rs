@@ -5,7 +5,7 @@
 //! requests, its queue fills, and those who send wait.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
@@ -17,7 +17,6 @@ use super::Refusal;
 use super::events::{Leaving, What};
 use super::group::Group;
 use super::handle::Shared;
-use super::moderation::Holds;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
 use crate::log::now_ms;
@@ -40,10 +39,6 @@ pub(super) struct Owner {
     shard: u16,
     shared: Arc<Shared>,
     groups: HashMap<GroupName, Group, RandomState>,
-    /// Whom moderators keep out, by group; they outlive the group's stay in memory.
-    holds: HashMap<GroupName, Holds, RandomState>,
-    /// Whom moderators keep out of all groups.
-    everywhere: Holds,
     staged: Staged,
     in_flight: Option<InFlight>,
     /// The newest epoch that was given: two lives of a group never share one.
@@ -60,8 +55,6 @@ impl Owner {
             shard,
             shared,
             groups: HashMap::default(),
-            holds: HashMap::default(),
-            everywhere: Holds::default(),
             staged: Staged::default(),
             in_flight: None,
             newest_epoch: 0,
@@ -109,7 +102,7 @@ impl Owner {
     }
 
     fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.holds.is_empty() && self.everywhere.is_empty()
+        self.groups.is_empty()
     }
 
     fn has_room(&self) -> bool {
@@ -148,9 +141,8 @@ impl Owner {
                 }
             }
             Request::Members { group, after, limit, reply } => {
-                let page =
-                    self.load(&group).await.ok().flatten().map(|group| group.users_after(after.as_deref(), limit));
-                drop(reply.send(page));
+                let page = |group: &mut Group| group.users_after(after.as_deref(), limit);
+                drop(reply.send(self.load(&group).await.map(|group| group.map(page))));
             }
             Request::Admin(admin) => self.on_admin(*admin).await,
         }
@@ -167,9 +159,9 @@ impl Owner {
     }
 
     async fn join(&mut self, name: &GroupName, session: &Arc<Session>, from: JoinFrom) -> Result<Joined, Refusal> {
-        self.check_holds(name, session)?;
+        self.shared.holds.check(name, session)?;
         if self.load(name).await?.is_none() {
-            self.create(name)?;
+            self.create(name, session)?;
         }
         // Only who asks for the past needs to know where it begins now.
         let first = match from {
@@ -246,7 +238,7 @@ impl Owner {
 
     /// Brings a group into memory with all that a post needs, and asks whether the session may post.
     async fn ready_for_post(&mut self, name: &GroupName, session: &Session, with_id: bool) -> Result<(), Refusal> {
-        self.check_holds(name, session)?;
+        self.shared.holds.check(name, session)?;
         let post_without_join = self.shared.bounds.post_without_join;
         let Some(group) = self.load(name).await? else { return Err(Refusal::NoSuchGroup(name.clone())) };
         if !post_without_join && !group.is_member(session) {
@@ -282,18 +274,6 @@ impl Owner {
         Ok(stored)
     }
 
-    fn check_holds(&self, group: &GroupName, session: &Session) -> Result<(), Refusal> {
-        let here = if self.holds.is_empty() { None } else { self.holds.get(group) };
-        if let Some(retry_after) = here.and_then(Holds::closed_for) {
-            return Err(Refusal::Closed { group: group.clone(), retry_after });
-        }
-        let held = here.and_then(|holds| holds.held_for(session)).max(self.everywhere.held_for(session));
-        match held {
-            Some(retry_after) => Err(Refusal::Kicked { group: group.clone(), retry_after }),
-            None => Ok(()),
-        }
-    }
-
     /// The group, brought into memory if the log knows it; `None` if it does not exist.
     async fn load(&mut self, name: &GroupName) -> Result<Option<&mut Group>, Refusal> {
         if !self.groups.contains_key(name) {
@@ -305,12 +285,13 @@ impl Owner {
         Ok(self.groups.get_mut(name))
     }
 
-    fn create(&mut self, name: &GroupName) -> Result<(), Refusal> {
-        let max = self.shared.bounds.groups;
-        let groups = self.shared.log.stats().groups + self.shared.directory.unstored() as u64;
-        if groups >= max as u64 {
+    fn create(&mut self, name: &GroupName, session: &Session) -> Result<(), Refusal> {
+        let bounds = &self.shared.bounds;
+        let max = bounds.groups;
+        if self.shared.groups() >= max as u64 {
             return Err(Refusal::ServerFull { group: name.clone(), max });
         }
+        self.shared.founders.lock().unwrap_or_else(PoisonError::into_inner).found(name, session, bounds)?;
         let epoch = self.next_epoch();
         self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
         self.shared.events.tell(|| What::Created { group: name.clone(), shard: self.shard, epoch });
@@ -335,20 +316,13 @@ impl Owner {
     fn on_housekeeping(&mut self) {
         let Some(since) = tokio::time::Instant::now().checked_sub(self.shared.config.group_idle) else { return };
         let directory = &self.shared.directory;
-        self.holds.retain(|name, holds| {
-            let keep = holds.prune();
-            directory.set_closed(name, holds.closed_until());
-            keep
-        });
-        self.everywhere.prune();
         if self.mirror().is_some() {
             return;
         }
-        let holds = &self.holds;
+        let holds = &self.shared.holds;
         self.groups.retain(|name, group| {
             // Of a group without messages nothing is left but what is in memory; a moderator must find it to open it again.
-            let is_closed =
-                || !group.is_stored() && holds.get(name).is_some_and(|holds| holds.closed_until().is_some());
+            let is_closed = || !group.is_stored() && holds.closed_for(name.as_str()).is_some();
             let keep = !group.is_quiet() || group.last_used > since || is_closed();
             if !keep {
                 directory.remove(name, group.is_stored());

@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::oneshot;
 
-use super::Held;
-use super::handle::Listed;
+use super::Hold;
+use super::Listed;
 use crate::log::ReadError;
 
 /// The way to the other nodes. What is sent may be lost, or arrive when nobody waits for it any more: that is for the shards to
@@ -73,15 +73,15 @@ pub enum Order {
     Own {
         /// Grows with each change of owner: the position of our message on the shard's fence.
         reign: u64,
-        /// What moderators held on the node that had the shard before.
-        held: Vec<Held>,
+        /// What moderators held of late, as the node that had the shard before knows it.
+        holds: Vec<Hold>,
         /// Whether it is served now; otherwise the log could not be read.
         done: oneshot::Sender<bool>,
     },
     /// Finish what is under way and serve the shard no more.
     Release {
-        /// Told when that is so, with what moderators hold.
-        done: oneshot::Sender<Vec<Held>>,
+        /// Told when that is so, with what moderators held of late.
+        done: oneshot::Sender<Vec<Hold>>,
     },
     /// Another node has taken the shard.
     Lost,

@@ -45,6 +45,16 @@ pub enum Refusal {
         /// The limit.
         max: usize,
     },
+    /// Its user, or all who come from its address, have made too many groups of late.
+    #[error("Group '{group}' cannot be created: you may make {max} groups in an hour; try again in {} s", .retry_after.as_secs().saturating_add(1))]
+    TooManyNewGroups {
+        /// The group.
+        group: GroupName,
+        /// The limit.
+        max: usize,
+        /// For how much longer.
+        retry_after: Duration,
+    },
     /// The log cannot be written or read now.
     #[error("Messages of group '{group}' cannot be stored now; try again in {} ms", .retry_after.as_millis())]
     Unavailable {
@@ -77,6 +87,7 @@ impl Refusal {
             Self::Closed { .. } => "closed",
             Self::GroupFull { .. } => "group_full",
             Self::ServerFull { .. } => "server_full",
+            Self::TooManyNewGroups { .. } => "rate_limited",
             Self::Unavailable { .. } | Self::Unanswered { .. } => "unavailable",
             Self::Draining => "draining",
         }
@@ -88,6 +99,7 @@ impl Refusal {
         match self {
             Self::Kicked { retry_after, .. }
             | Self::Closed { retry_after, .. }
+            | Self::TooManyNewGroups { retry_after, .. }
             | Self::Unavailable { retry_after, .. }
             | Self::Unanswered { retry_after, .. } => Some(*retry_after),
             _ => None,

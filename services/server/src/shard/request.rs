@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
-use super::handle::Listed;
+use super::Listed;
 use super::moderation::Target;
 use super::peers::Asked;
 use super::session::{ConnectionId, Session, Stored};
@@ -38,7 +38,7 @@ pub enum Request {
     },
     /// Store messages; answered by `Event::Posted`.
     Post(Posts),
-    /// Users of a group, each once, ordered; `None` for a group that does not exist.
+    /// Users of a group, each once, ordered.
     Members {
         /// The group.
         group: GroupName,
@@ -46,8 +46,8 @@ pub enum Request {
         after: Option<String>,
         /// At most so many.
         limit: usize,
-        /// Users, and whether there are more.
-        reply: oneshot::Sender<Option<(Vec<UserName>, bool)>>,
+        /// What the owner found.
+        reply: oneshot::Sender<Users>,
     },
     /// What only the admin API asks.
     Admin(Box<Admin>),
@@ -65,6 +65,9 @@ impl Request {
         }
     }
 }
+
+/// Users of a group, and whether there are more; `None` for a group that does not exist.
+pub type Users = Result<Option<(Vec<UserName>, bool)>, Refusal>;
 
 /// Posts of one connection to groups of one shard, in order.
 #[derive(Debug)]
@@ -161,6 +164,13 @@ pub enum Admin {
         through: u64,
         /// How many were removed; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
+    },
+    /// Forget a group of which nothing is left: no member, no message, and no use for a while.
+    Forget {
+        /// The group.
+        group: GroupName,
+        /// Whether it was forgotten.
+        reply: oneshot::Sender<Result<bool, Refusal>>,
     },
     /// Post a message of the system.
     Announce {

@@ -131,6 +131,9 @@ pub(super) enum Item {
         person: Person,
         message: Arc<str>,
         id: String,
+        /// The place of the post in its trace, if it is traced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
     },
     Users {
         group: GroupName,
@@ -293,7 +296,9 @@ impl From<&Refusal> for Refused {
             | Refusal::Closed { group, .. }
             | Refusal::Unavailable { group, .. }
             | Refusal::Unanswered { group, .. } => (Some(group), 0),
-            Refusal::GroupFull { group, max } | Refusal::ServerFull { group, max } => (Some(group), *max),
+            Refusal::GroupFull { group, max }
+            | Refusal::ServerFull { group, max }
+            | Refusal::TooManyNewGroups { group, max, .. } => (Some(group), *max),
             Refusal::Draining => (None, 0),
         };
         Self { why: refusal.reason().to_owned(), group: group.cloned(), retry_after: refusal.retry_after(), max }
@@ -312,6 +317,7 @@ impl Refused {
             "closed" => Refusal::Closed { group, retry_after },
             "group_full" => Refusal::GroupFull { group, max: self.max },
             "server_full" => Refusal::ServerFull { group, max: self.max },
+            "rate_limited" => Refusal::TooManyNewGroups { group, max: self.max, retry_after },
             _ => Refusal::Unavailable { group, retry_after },
         }
     }

@@ -65,6 +65,15 @@ impl Tracer {
         Some(Box::new(Post::new(trace, received, connection)))
     }
 
+    /// Goes on with the trace of a post that another node sends here, as was decided there. `parent` is its place in the trace.
+    #[must_use]
+    pub fn forwarded(&self, parent: &str, received: Instant, connection: u64) -> Option<Box<Post>> {
+        let inner = self.0.as_ref()?;
+        let parent = Parent::parse(parent).filter(|parent| parent.sampled)?;
+        let trace = Trace::new(Arc::clone(inner), parent.trace, Some(parent.span), received);
+        Some(Box::new(Post::forwarded(trace, received, connection)))
+    }
+
     /// Begins the trace of a call, if it is to be traced. Without `by_chance` only its caller can have it traced, which is for calls
     /// that come all the time, such as those for health.
     #[must_use]

@@ -111,6 +111,41 @@ async fn a_hold_keeps_out_of_joins_and_posts_until_it_passes() {
 }
 
 #[tokio::test]
+async fn who_is_held_may_not_read_and_who_is_no_member_may() {
+    let world = World::new().await;
+    let mut admin = world.admin().await;
+    let mut ada = world.member("ada", &["Dogs"]).await;
+    ada.post("Dogs", "woof").await;
+    ada.expect("Message").await;
+    let mut bob = world.client("bob").await;
+    let mut eve = world.client("eve").await;
+    let questions = ["History", "Members"];
+    for question in questions {
+        bob.send(&json!({question: {"group_name": "Dogs"}})).await;
+        bob.expect(question).await;
+    }
+    admin.kick_member(kick("Dogs", Target::User("ada".into()), "", 60)).await.unwrap();
+    admin.kick_member(kick("", Target::User("eve".into()), "", 60)).await.unwrap();
+    ada.expect("Left").await;
+    for held in [&mut ada, &mut eve, &mut world.client("ada").await] {
+        for question in questions {
+            held.send(&json!({question: {"group_name": "Dogs"}})).await;
+            let rejected = held.expect("Rejected").await;
+            assert_eq!((&rejected["code"], &rejected["request"]), (&json!("kicked"), &json!(question)));
+            assert_eq!(rejected["group_name"], "Dogs");
+            assert!(rejected["retry_after_ms"].as_u64().unwrap() > 50_000);
+        }
+    }
+    let close = CloseGroupRequest { group_name: "Dogs".into(), hold_seconds: 60, ..Default::default() };
+    admin.close_group(close).await.unwrap();
+    for question in questions {
+        bob.send(&json!({question: {"group_name": "Dogs"}})).await;
+        assert_eq!(bob.expect("Rejected").await["code"], "closed");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_kick_from_all_groups_holds_everywhere() {
     let world = World::new().await;
     let mut admin = world.admin().await;

@@ -60,7 +60,7 @@ impl World {
         let shard = shard::Config { fanout: fanout.unwrap_or(shard.fanout), ..shard };
         let retention = log::Retention { messages: retained, ..log::Retention::default() };
         let log = Arc::new(Memory::new(&log::Config { retention, ..log::Config::default() }, 16));
-        let bounds = Bounds { members_per_group: 10_000, groups: 10_000, post_without_join: true };
+        let bounds = Bounds { members_per_group: 10_000, groups: 10_000, ..Bounds::default() };
         let shards = Shards::start(shard, bounds, log, "local".to_owned());
         let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), Tracer::default(), None, 1);
         let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());

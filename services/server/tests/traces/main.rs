@@ -4,6 +4,7 @@
 
 mod admin;
 mod collector;
+mod nodes;
 mod outage;
 mod posts;
 mod secure;

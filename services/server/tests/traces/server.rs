@@ -24,7 +24,7 @@ pub(crate) struct Server {
 }
 
 /// A command that starts a server with these options and variables, on free ports.
-fn command(options: &[&str], variables: &[(&str, &str)]) -> Command {
+fn command(engine: &str, options: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
     command.args([
         "--chat",
@@ -36,7 +36,7 @@ fn command(options: &[&str], variables: &[(&str, &str)]) -> Command {
         "--log-format",
         "json",
         "--engine",
-        "memory",
+        engine,
     ]);
     for option in options.iter().chain(&["drain.linger=0s"]) {
         command.args(["--set", option]);
@@ -52,14 +52,18 @@ fn command(options: &[&str], variables: &[(&str, &str)]) -> Command {
 
 /// What a server says that does not start.
 pub(crate) async fn fails_to_start(options: &[&str], variables: &[(&str, &str)]) -> String {
-    let output = timeout(NEVER, command(options, variables).output()).await.expect("it started").unwrap();
+    let output = timeout(NEVER, command("memory", options, variables).output()).await.expect("it started").unwrap();
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }
 
 impl Server {
     pub(crate) async fn start(options: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = command(options, variables).spawn().unwrap();
+        Self::start_on("memory", options, variables).await
+    }
+
+    pub(crate) async fn start_on(engine: &str, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = command(engine, options, variables).spawn().unwrap();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let mut line = String::new();
         timeout(NEVER, BufReader::new(stdout).read_line(&mut line)).await.expect("it does not listen").unwrap();

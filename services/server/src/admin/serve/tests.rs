@@ -30,7 +30,7 @@ struct Serving {
 impl Serving {
     async fn start(patience: Patience) -> Self {
         let config = shard::Config { count: 1, ..shard::Config::default() };
-        let bounds = Bounds { members_per_group: 10, groups: 10, post_without_join: true };
+        let bounds = Bounds { members_per_group: 10, groups: 10, ..Bounds::default() };
         let shards = Shards::start(config, bounds, Arc::new(Memory::new(&log::Config::default(), 1)), "local".into());
         let front =
             Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None, 1);

@@ -67,7 +67,7 @@ impl World {
         let retention = Retention { messages: kept, ..Retention::default() };
         let log = Arc::new(Memory::new(&LogConfig { retention, ..LogConfig::default() }, 1));
         let config = Config { count: 1, fanout: 2, append_posts: 4, ..Config::default() };
-        let bounds = Bounds { members_per_group: 10, groups: 10, post_without_join: true };
+        let bounds = Bounds { members_per_group: 10, groups: 10, ..Bounds::default() };
         let session = |id, name| {
             let user = UserName::new(name).unwrap();
             let address = IpAddr::from([127, 0, 0, 1]);

@@ -15,9 +15,11 @@ use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value};
 
 use super::Core;
 use super::disk::{Directory, Disk};
+use super::notes;
 use super::open::{OpenError, open_tables};
 use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables, meta};
 use super::trouble::Cause;
+use crate::log::notes::Note;
 use crate::log::{BackupError, Copied};
 
 /// Rows that are copied in one transaction.
@@ -95,7 +97,7 @@ impl Core {
             return Err(BackupError::NoSpace { available, needed });
         }
         let stops = || self.trouble.of(Cause::Stopped).is_some();
-        Ok(copy(&self.tables, partial, &stops)?)
+        Ok(copy(&self.tables, &self.notes.all(), partial, &stops)?)
     }
 }
 
@@ -120,8 +122,8 @@ fn publish(partial: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies one moment of the tables into a new or empty directory, unless it `stops` in between.
-pub(super) fn copy(tables: &Tables, dest: &Path, stops: &dyn Fn() -> bool) -> Result<Copied, CopyError> {
+/// Copies one moment of the tables, and notes, into a new or empty directory, unless it `stops` in between.
+pub(super) fn copy(tables: &Tables, kept: &[Note], dest: &Path, stops: &dyn Fn() -> bool) -> Result<Copied, CopyError> {
     if dest.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(CopyError::NotEmpty(dest.to_owned()));
     }
@@ -135,6 +137,9 @@ pub(super) fn copy(tables: &Tables, dest: &Path, stops: &dyn Fn() -> bool) -> Re
     })?;
     if !whole {
         return Err(CopyError::Stopping);
+    }
+    if !kept.is_empty() {
+        notes::write(&*disk, kept).map_err(|error| CopyError::Tables(error.to_string()))?;
     }
     // There is no commit log beside the copy, and none is needed.
     copy.set_number(meta::IN_USE, 0)?;

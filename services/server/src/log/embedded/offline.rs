@@ -12,6 +12,7 @@ use tertulia_protocol::GroupName;
 
 use super::backup::{self, CopyError};
 use super::disk::{Directory, Disk};
+use super::notes;
 use super::open::{OpenError, Recovered, recover};
 use super::retention::Rules;
 use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TRIMS, TableError};
@@ -115,7 +116,8 @@ fn open(dir: &Path) -> Result<(Arc<dyn Disk>, Recovered), OfflineError> {
 /// # Errors
 /// The first fault, with its place.
 pub fn verify(dir: &Path) -> Result<Verified, OfflineError> {
-    let (_disk, recovered) = open(dir)?;
+    let (disk, recovered) = open(dir)?;
+    drop(notes::load(&*disk)?);
     let tables = recovered.tables;
     let tables_whole = tables.exclusive(|database| Ok(database.check_integrity()?))?;
     let mut verified = Verified { tables_whole, replayed: recovered.replayed as u64, ..Verified::default() };
@@ -186,8 +188,8 @@ pub fn stats(dir: &Path) -> Result<DirectoryStats, OfflineError> {
 /// # Errors
 /// As [`verify`], as far as things are read; and of the copy.
 pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> {
-    let (_disk, recovered) = open(dir)?;
-    backup::copy(&recovered.tables, dest, &|| false)?;
+    let (disk, recovered) = open(dir)?;
+    backup::copy(&recovered.tables, &notes::load(&*disk)?, dest, &|| false)?;
     recovered.tables.close()?;
     // The first look at the copy is not left to the day on which it is needed.
     stats(dest)

@@ -19,6 +19,7 @@ use super::disk::{Directory, Disk};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
 use super::metrics::Metrics;
+use super::notes::NoteFile;
 use super::queue::Queue;
 use super::retention::Rules;
 use super::scan;
@@ -116,6 +117,17 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// What redb said.
+        reason: String,
+    },
+    /// The notes beside the log are not what was written.
+    #[error(
+        "the notes {} are damaged: {reason}; restore them from a backup, or move the file away to start without whom moderators hold",
+        path.display()
+    )]
+    Notes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
     /// A thread cannot be started.
@@ -222,6 +234,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
 pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded>, OpenError> {
     let rules = Arc::new(Rules::new(config));
     let metrics = Metrics::new();
+    let notes = Arc::new(NoteFile::open(Arc::clone(&disk))?);
     let Recovered { tables, log, end, files: found, replayed } = recover(&disk, config, &rules)?;
     metrics.replayed_records.set(replayed as f64);
     let tables_failed = tables_error(&*disk);
@@ -261,6 +274,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         rules,
         trouble,
         groups: Arc::new(AtomicI64::new(groups as i64)),
+        notes,
         metrics: metrics.clone(),
     });
 

@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod model;
+mod notes;
 mod power;
 
 use std::sync::Arc;

@@ -48,16 +48,7 @@ impl Names {
     }
 
     pub(crate) fn group(&self, shard: u16, group: &GroupName) -> String {
-        let mut subject = format!("{}.group.", self.shard(shard));
-        for byte in group.as_str().bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
-                subject.push(char::from(byte));
-            } else {
-                let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0').to_ascii_uppercase();
-                subject.extend(['=', digit(byte >> 4), digit(byte & 15)]);
-            }
-        }
-        subject
+        format!("{}.group.{}", self.shard(shard), escape(group.as_str().as_bytes()))
     }
 
     /// The groups of a shard, for filters.
@@ -91,6 +82,20 @@ fn decode(token: &str) -> Option<GroupName> {
         name.push(u8::try_from(high * 16 + low).ok()?);
     }
     GroupName::new(std::str::from_utf8(&name).ok()?).ok()
+}
+
+/// A text as a token of a subject.
+pub(super) fn escape(text: &[u8]) -> String {
+    let mut token = String::with_capacity(text.len());
+    for byte in text {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            token.push(char::from(*byte));
+        } else {
+            let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0').to_ascii_uppercase();
+            token.extend(['=', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    token
 }
 
 #[cfg(test)]

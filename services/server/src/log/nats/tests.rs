@@ -4,6 +4,7 @@ mod claims;
 mod faults;
 mod fights;
 mod handover;
+mod notes;
 mod opening;
 mod proxy;
 mod retention;

@@ -7,12 +7,12 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
 use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
-use crate::shard::Refusal;
+use crate::shard::Listed;
 use crate::shard::events::What;
-use crate::shard::handle::Listed;
-use crate::shard::moderation::{Holds, Target};
+use crate::shard::moderation::Target;
 use crate::shard::request::{Admin, Announced, Ended};
 use crate::shard::session::{ConnectionId, Event, Removal, Session};
+use crate::shard::{Hold, Refusal};
 
 impl Owner {
     pub(super) async fn on_admin(&mut self, admin: Admin) {
@@ -33,6 +33,7 @@ impl Owner {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
             }
             Admin::Look { group, reply } => drop(reply.send(self.look(&group).await)),
+            Admin::Forget { group, reply } => drop(reply.send(self.forget(&group).await)),
         }
     }
 
@@ -48,13 +49,11 @@ impl Owner {
                 if self.load(&name).await?.is_none() {
                     return Ok(None);
                 }
-                if !hold.is_zero() {
-                    self.holds.entry(name.clone()).or_default().hold(target.clone(), hold);
-                }
+                self.apply_hold(Some(&name), Some(target), hold);
                 vec![name]
             }
             None => {
-                self.everywhere.hold(target.clone(), hold);
+                self.apply_hold(None, Some(target), hold);
                 self.groups.keys().cloned().collect()
             }
         };
@@ -77,6 +76,13 @@ impl Owner {
         Ok(Some(kicked))
     }
 
+    /// Who asked has kept it; from now on it is in force here, whether this node has learnt it in another way or not.
+    fn apply_hold(&self, group: Option<&GroupName>, target: Option<&Target>, time: Duration) {
+        if !time.is_zero() {
+            self.shared.holds.apply(Hold::new(group.cloned(), target.cloned(), time));
+        }
+    }
+
     pub(super) async fn end(
         &mut self,
         name: GroupName,
@@ -85,7 +91,13 @@ impl Owner {
         hold: Duration,
     ) -> Result<Option<Ended>, Refusal> {
         self.settle().await;
+        let is_closed = self.shared.holds.closed_for(name.as_str()).is_some();
         if self.load(&name).await?.is_none() {
+            // It may be closed all the same, from the time before a restart: then it can be opened.
+            if how == Removal::Closed && is_closed {
+                self.shared.holds.apply(Hold::new(Some(name), None, hold));
+                return Ok(Some(Ended { members: 0, messages: 0 }));
+            }
             return Ok(None);
         }
         let mut messages = 0;
@@ -104,9 +116,7 @@ impl Owner {
         {
             self.shared.directory.remove(&name, group.is_stored());
         }
-        let holds = self.holds.entry(name.clone()).or_default();
-        holds.close(hold);
-        self.shared.directory.set_closed(&name, holds.closed_until());
+        self.shared.holds.apply(Hold::new(Some(name.clone()), None, hold));
         self.shared.events.tell(|| match how {
             Removal::Deleted => What::Deleted { group: name, reason, members, messages },
             Removal::Closed | Removal::Kicked => What::Closed { group: name, reason, members, hold },
@@ -152,11 +162,37 @@ impl Owner {
         }
     }
 
+    /// Removes a group from the log if nothing is left of it. Who joins later begins another life of it.
+    async fn forget(&mut self, name: &GroupName) -> Result<bool, Refusal> {
+        self.settle().await;
+        let idle = self.shared.config.group_idle;
+        let is_used = |group: &Group| !group.is_quiet() || group.last_used.elapsed() < idle;
+        if self.groups.get(name).is_some_and(is_used) || self.shared.holds.closed_for(name.as_str()).is_some() {
+            return Ok(false);
+        }
+        let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
+        let Some(head) = head.filter(|head| head.first > head.seq) else { return Ok(false) };
+        if u128::from(now_ms().saturating_sub(head.at)) < idle.as_millis() {
+            return Ok(false);
+        }
+        self.shared.log.delete(self.shard, name).await.map_err(|error| {
+            tracing::debug!(%error, "a group of which nothing is left stays for now");
+            unavailable(name)
+        })?;
+        if let Some(group) = self.groups.remove(name) {
+            self.shared.directory.remove(name, group.is_stored());
+        }
+        // Clocks may have gone back: the next life has a later epoch all the same.
+        self.newest_epoch = self.newest_epoch.max(head.epoch);
+        self.shared.metrics.forgotten.increment(1);
+        Ok(true)
+    }
+
     /// A group, be it in memory or only in the log.
     pub(super) async fn look(&mut self, name: &GroupName) -> Result<Option<Listed>, Refusal> {
         let stored = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
         let status = self.groups.get(name).map(|group| Arc::clone(&group.status));
-        let closed_for = self.holds.get(name).and_then(Holds::closed_for);
+        let closed_for = self.shared.holds.closed_for(name.as_str());
         let exists = stored.is_some() || status.is_some();
         Ok(exists.then(|| Listed { name: name.clone(), status, stored, closed_for }))
     }
@@ -176,7 +212,7 @@ impl Owner {
         };
         let mut announced = Vec::new();
         for name in names {
-            let outcome = match self.holds.get(&name).and_then(Holds::closed_for) {
+            let outcome = match self.shared.holds.closed_for(name.as_str()) {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
                     Ok(()) => self.place(&name, &UserName::system(), id, Arc::clone(message), now_ms(), Instant::now()),

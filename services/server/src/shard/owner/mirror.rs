@@ -144,6 +144,8 @@ impl Owner {
         let Some(mirror) = self.mirror_mut() else { return };
         match request {
             Request::Asked(asked) => (asked.answer)(wire::encode(&Reply::NotOwner)),
+            // Whoever has the shard now sees to it.
+            Request::Admin(admin) if matches!(*admin, Admin::Forget { .. }) => {}
             Request::Post(Posts { session, posts, received }) => {
                 for mut post in posts {
                     post.id.get_or_insert_with(own_id);

@@ -65,7 +65,7 @@ pub(super) enum News {
 
 impl Seat {
     pub(in crate::shard) fn new(among: &Among, node: Arc<str>, orders: mpsc::Receiver<Order>) -> Self {
-        let Among { peers, instance, patience, cut_off } = among.clone();
+        let Among { peers, instance, patience, cut_off, .. } = among.clone();
         let (role, fenced, is_cut_off) = (Role::Mirror(Mirror::default()), false, false);
         Self { peers, node, instance, patience, orders, role, fenced, is_cut_off, cut_off }
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::append::{Answer, Asker};
 use super::seat::Role;
 use super::{Group, Owner, now_ms};
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::peers::Asked;
 use crate::shard::session::{ConnectionId, Removal, Stored};
 use crate::shard::wire::{self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Tell};
@@ -195,23 +195,30 @@ impl Owner {
                 let session = session(Person { id, user, address, joined_at: 0 }, home);
                 Ok(Outcome::Left { was_member: self.leave(&group, &session, asked) })
             }
-            Item::Post { group, person, message, id } => {
+            Item::Post { group, person, message, id, traceparent } => {
                 let session = session(person, home);
+                let received = std::time::Instant::now();
+                let trace =
+                    traceparent.and_then(|parent| self.shared.tracer.forwarded(&parent, received, session.id.0));
                 match self.take_post(&group, &session, message, &id).await {
                     Ok(stored) => {
+                        self.staged.traced += usize::from(trace.is_some());
                         let to = Asker::Node(Arc::clone(execution), place);
-                        self.staged.answers.push(Answer { to, group, id: None, outcome: Ok(stored), trace: None });
+                        self.staged.answers.push(Answer { to, group, id: None, outcome: Ok(stored), trace });
                         return None;
                     }
                     Err(refusal) => {
                         self.shared.metrics.refused.increment(1);
+                        if let Some(trace) = trace {
+                            trace.refused(self.shard, &group, refusal.reason());
+                        }
                         Err(refusal)
                     }
                 }
             }
             Item::Users { group, after, limit } => {
                 let page = |group: &mut Group| group.users_after(after.as_deref(), limit);
-                Ok(Outcome::Users { page: self.load(&group).await.ok().flatten().map(page) })
+                self.load(&group).await.map(|group| Outcome::Users { page: group.map(page) })
             }
             Item::Look { group } => {
                 let listing = |listed: Option<Listed>| Outcome::Look { group: listed.map(|listed| listed.tell()) };

@@ -25,6 +25,8 @@ const WELL: u8 = 0;
 const FAILING: u8 = 1;
 /// An append takes a permit of the gate.
 const SLOW: u8 = 2;
+/// Heads cannot be read.
+const UNREADABLE: u8 = 3;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -45,6 +47,9 @@ impl Log for Shared {
         }
     }
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        if self.0.mood.load(Ordering::Relaxed) == UNREADABLE {
+            return Box::pin(async { Err(ReadError { reason: "no answer".into() }) });
+        }
         self.0.memory.head(shard, group)
     }
     fn read(
@@ -165,7 +170,14 @@ fn session(id: u64, user: &str) -> Arc<Session> {
     })
 }
 
-const BOUNDS: Bounds = Bounds { members_per_group: 3, groups: 3, post_without_join: true };
+const BOUNDS: Bounds = Bounds {
+    members_per_group: 3,
+    groups: 3,
+    new_groups_per_user: 0,
+    new_groups_per_address: 0,
+    holds: 10,
+    post_without_join: true,
+};
 
 #[tokio::test]
 async fn a_post_to_a_group_that_does_not_exist_is_refused_in_its_place() {
@@ -201,11 +213,11 @@ async fn nothing_is_delivered_or_acknowledged_before_the_log_has_it_and_posts_ga
     world.mood(SLOW);
     world.send_posts(&ada, &["a"]).await;
     // A question behind it is answered: the owner has taken the post, and an append is in flight.
-    assert!(world.shards.users(world.group.clone(), None, 10).await.is_some());
+    assert!(world.shards.users(world.group.clone(), None, 10).await.unwrap().is_some());
     for id in ["b", "c", "b"] {
         world.send_posts(&ada, &[id]).await;
     }
-    assert!(world.shards.users(world.group.clone(), None, 10).await.is_some());
+    assert!(world.shards.users(world.group.clone(), None, 10).await.unwrap().is_some());
     assert!(joined.subscription.try_recv().is_err());
     let late = world.join(&session(2, "bob")).await.unwrap();
     assert_eq!(late.head, 0, "what is not in the log is not in the head");
@@ -324,6 +336,100 @@ async fn a_deleted_group_begins_a_new_life() {
     let second = world.join(&ada).await.unwrap();
     assert!(second.epoch > first.epoch);
     assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+}
+
+#[tokio::test]
+async fn a_group_in_which_nobody_is_and_nothing_was_said_goes_when_it_was_not_used_for_a_while() {
+    let world = World::new(Config { group_idle: Duration::from_millis(20), ..Config::default() }, BOUNDS);
+    let ada = session(1, "ada");
+    // More than there may be at a time.
+    let mut epochs = std::collections::BTreeSet::new();
+    for number in 0..2 * BOUNDS.groups {
+        let name = GroupName::new(if number % 2 == 0 { "A" } else { "B" }).unwrap();
+        epochs.insert(world.join_group(&name, &ada).await.unwrap().epoch);
+        let session = Arc::clone(&ada);
+        assert!(world.shards.send(0, Request::Leave { group: name, session, answer: true }).await);
+        next_event(&ada.inbox).await;
+        while world.shards.groups_here() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(epochs.len(), 2 * BOUNDS.groups, "each is another life");
+    assert_eq!(world.shards.directory().totals().groups, 0);
+}
+
+#[tokio::test]
+async fn a_group_of_which_nothing_is_left_is_forgotten_and_begins_another_life() {
+    let idle = Duration::from_millis(30);
+    let world = World::new(Config { group_idle: idle, ..Config::default() }, BOUNDS);
+    let ada = session(1, "ada");
+    let first = world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    let group = world.group.clone();
+    let forget = async || {
+        let forget = |reply| Admin::Forget { group: world.group.clone(), reply };
+        world.shards.ask(0, forget).await.unwrap().unwrap()
+    };
+    let leave = async || {
+        let (group, session) = (world.group.clone(), Arc::clone(&ada));
+        assert!(world.shards.send(0, Request::Leave { group, session, answer: true }).await);
+        next_event(&ada.inbox).await;
+    };
+    leave().await;
+    tokio::time::sleep(2 * idle).await;
+    assert!(!forget().await, "messages are left");
+    let purge = |reply| Admin::Purge { group: group.clone(), through: 2, reply };
+    assert_eq!(world.shards.ask(0, purge).await.unwrap(), Ok(Some(2)));
+    world.join(&ada).await.unwrap();
+    assert!(!forget().await, "somebody is in it");
+    assert_eq!(world.post(&ada, &["c"]).await, [Ok(3)], "the numbers go on while it lives");
+    let purge = |reply| Admin::Purge { group: group.clone(), through: 3, reply };
+    assert_eq!(world.shards.ask(0, purge).await.unwrap(), Ok(Some(1)));
+    leave().await;
+    assert!(!forget().await, "it was used just now");
+    tokio::time::sleep(2 * idle).await;
+    assert!(forget().await);
+    assert!(!forget().await);
+    assert_eq!(world.shards.groups_here(), 0);
+    let second = world.join(&ada).await.unwrap();
+    assert!(second.epoch > first.epoch, "no number comes twice in one life");
+    assert_eq!(world.post(&ada, &["c"]).await, [Ok(1)], "nor is an id of the life before remembered");
+}
+
+#[tokio::test]
+async fn groups_of_other_nodes_count() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    world.shards.set_groups_elsewhere(2);
+    world.join(&ada).await.unwrap();
+    let other = GroupName::new("other").unwrap();
+    let full = Refusal::ServerFull { group: other.clone(), max: 3 };
+    assert_eq!(world.join_group(&other, &ada).await.unwrap_err(), full);
+    world.shards.set_groups_elsewhere(1);
+    world.join_group(&other, &ada).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_user_makes_so_many_groups_and_others_go_on() {
+    let world = World::new(Config::default(), Bounds { groups: 100, new_groups_per_user: 2, ..BOUNDS });
+    let name = |number: usize| GroupName::new(&format!("g{number}")).unwrap();
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    for number in 0..2 {
+        world.join_group(&name(number), &ada).await.unwrap();
+    }
+    assert!(matches!(world.join_group(&name(2), &ada).await, Err(Refusal::TooManyNewGroups { max: 2, .. })));
+    world.join_group(&name(2), &bob).await.unwrap();
+    world.join_group(&name(2), &ada).await.unwrap();
+}
+
+#[tokio::test]
+async fn members_of_a_group_that_cannot_be_read_are_unavailable() {
+    let world = World::new(Config::default(), BOUNDS);
+    world.mood(UNREADABLE);
+    let unavailable = Refusal::Unavailable { group: world.group.clone(), retry_after: RETRY_SOON };
+    assert_eq!(world.shards.users(world.group.clone(), None, 10).await, Err(unavailable));
+    world.mood(WELL);
+    assert_eq!(world.shards.users(world.group.clone(), None, 10).await, Ok(None));
 }
 
 #[tokio::test]

@@ -15,12 +15,11 @@ use super::serving::Serving;
 use super::{Owner, now_ms};
 use crate::log::{PageLimit, Range};
 use crate::shard::events::{Leaving, What};
-use crate::shard::moderation::Holds;
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
 use crate::shard::wire::{self, Reply, Tell};
-use crate::shard::{Batch, Held, Record};
+use crate::shard::{Batch, Record};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
@@ -92,20 +91,16 @@ impl Owner {
     async fn on_order(&mut self, order: Order) {
         // Who ordered may have given up.
         match order {
-            Order::Own { reign, held, done } => {
+            Order::Own { reign, holds, done } => {
+                holds.into_iter().for_each(|hold| self.shared.holds.apply(hold));
                 let owned = self.step_up(reign).await;
-                if owned {
-                    self.take_held(held);
-                }
                 // Who ordered looks again later anyway.
                 done.send(owned).unwrap_or_default();
             }
             Order::Release { done } => {
                 self.settle().await;
-                let mut held = Held::of(None, &self.everywhere);
-                held.extend(self.holds.iter().flat_map(|(name, holds)| Held::of(Some(name), holds)));
                 self.step_down();
-                drop(done.send(held));
+                drop(done.send(self.shared.holds.recent(self.shard, self.shared.config.count.max(1))));
             }
             Order::Lost => {
                 self.settle().await;
@@ -164,20 +159,6 @@ impl Owner {
         true
     }
 
-    /// Keeps out whom the owner before kept out.
-    fn take_held(&mut self, held: Vec<Held>) {
-        for held in held {
-            match held.group().cloned() {
-                None => self.everywhere.take(held),
-                Some(name) => {
-                    let holds = self.holds.entry(name.clone()).or_default();
-                    holds.take(held);
-                    self.shared.directory.set_closed(&name, holds.closed_until());
-                }
-            }
-        }
-    }
-
     /// The life of a group that is mirrored has ended: its members learn it.
     pub(super) fn end_life(&mut self, name: &GroupName) {
         let Some(mut group) = self.groups.remove(name) else { return };
@@ -209,10 +190,6 @@ impl Owner {
             group.dedup = None;
             keep
         });
-        for name in std::mem::take(&mut self.holds).into_keys() {
-            directory.set_closed(&name, None);
-        }
-        self.everywhere = Holds::default();
         let mut mirror = Mirror::default();
         if !self.groups.is_empty() {
             mirror.call_roll();

@@ -20,6 +20,8 @@ pub struct Post {
     routed: Option<Instant>,
     /// When it entered the queue of its shard.
     queued: Option<Instant>,
+    /// Whether another node received it from its client, and this one has only the shard.
+    is_forwarded: bool,
 }
 
 /// The append that took a post.
@@ -41,7 +43,18 @@ pub struct Appended<'a> {
 
 impl Post {
     pub(super) fn new(trace: Trace, received: Instant, connection: u64) -> Self {
-        Self { trace, connection, received, routed: None, queued: None }
+        Self { trace, connection, received, routed: None, queued: None, is_forwarded: false }
+    }
+
+    /// One that another node sends to this one, which has its shard.
+    pub(super) fn forwarded(trace: Trace, received: Instant, connection: u64) -> Self {
+        Self { is_forwarded: true, ..Self::new(trace, received, connection) }
+    }
+
+    /// Its place in the trace, for the node that has the shard: `traceparent` of W3C Trace Context.
+    #[must_use]
+    pub fn traceparent(&self) -> String {
+        self.trace.traceparent()
     }
 
     /// The id of the trace, for the log.
@@ -129,8 +142,15 @@ impl Post {
 
     /// Makes spans of the marks: what ended at `left`, and all of it at `end`.
     fn end_at(self, left: Instant, end: Instant, place: Vec<KeyValue>, result: Result<(), &'static str>) -> Trace {
-        let Self { trace, connection, received, routed, queued } = self;
+        let Self { trace, connection, received, routed, queued, is_forwarded } = self;
         let connection = KeyValue::new("tertulia.connection", connection_name(connection));
+        let status = result.map_or_else(Status::error, |()| Status::Unset);
+        if is_forwarded {
+            trace.part("queue", received, left, vec![]);
+            let attributes = [vec![connection], place].concat();
+            trace.root("serve", end, Details { attributes, status, ..Details::default() });
+            return trace;
+        }
         trace.part("receive", received, routed.unwrap_or(left), vec![connection.clone()]);
         if let Some(routed) = routed {
             trace.part("route", routed, queued.unwrap_or(left), vec![]);
@@ -138,7 +158,6 @@ impl Post {
         if let Some(queued) = queued {
             trace.part("queue", queued, left, vec![]);
         }
-        let status = result.map_or_else(Status::error, |()| Status::Unset);
         let attributes = [vec![connection], place].concat();
         trace.root("post", end, Details { attributes, status, ..Details::default() });
         trace

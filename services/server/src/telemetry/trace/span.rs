@@ -48,6 +48,11 @@ impl Trace {
         self.began_at + at.saturating_duration_since(self.began)
     }
 
+    /// Our own outermost span, as another node is told of it.
+    pub(super) fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", self.id, self.root)
+    }
+
     /// Finishes the outermost span, from the beginning of the trace until `end`.
     pub(super) fn root(&self, name: &'static str, end: Instant, details: Details) {
         let parent = self.parent.unwrap_or(SpanId::INVALID);

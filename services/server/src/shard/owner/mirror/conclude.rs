@@ -6,7 +6,7 @@ use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
 use super::{LATE, Pending};
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, now_ms, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
@@ -71,7 +71,7 @@ impl Owner {
                     session.inbox.push(Event::Left { group, was_member });
                 }
             }
-            (Request::Members { reply, .. }, Outcome::Users { page }) => drop(reply.send(page)),
+            (Request::Members { reply, .. }, Outcome::Users { page }) => drop(reply.send(Ok(page))),
             (Request::Admin(admin), outcome) => self.conclude_admin(*admin, outcome),
             (request, _) => self.refuse(Pending { request, ..pending }, |group| unavailable(&group)),
         }
@@ -187,8 +187,8 @@ impl Owner {
                 drop(send_answers(vec![Answer { to, group: post.group, id, outcome: Err(refusal), trace: None }]));
             }
             Request::Admin(admin) => refuse_admin(*admin, why),
-            // Its reply is dropped, which says that there is none.
-            Request::Members { .. } | Request::Asked(_) => {}
+            Request::Members { group, reply, .. } => drop(reply.send(Err(why(group)))),
+            Request::Asked(_) => {}
         }
     }
 }
@@ -201,6 +201,7 @@ fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
         Admin::Kick { group, reply, .. } => drop(reply.send(Err(of(group)))),
         Admin::End { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
         Admin::Purge { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Forget { group, reply } => drop(reply.send(Err(of(Some(group))))),
         Admin::Announce { group, reply, .. } => drop(reply.send(Err(of(group)))),
     }
 }

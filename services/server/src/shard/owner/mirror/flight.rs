@@ -217,6 +217,7 @@ fn item_of(request: &Request) -> Item {
                 person: person(session, 0),
                 message: Arc::clone(&post.message),
                 id: post.id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
+                traceparent: post.trace.as_ref().map(|trace| trace.traceparent()),
             },
             None => Item::Unknown,
         },
@@ -234,6 +235,8 @@ fn item_of(request: &Request) -> Item {
             Admin::End { group, how, reason, hold, .. } => {
                 Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
             }
+            // Only an owner is asked.
+            Admin::Forget { .. } => Item::Unknown,
             Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
             Admin::Announce { group, message, id, .. } => Item::Announce {
                 group: group.clone(),

@@ -50,7 +50,7 @@ impl Owner {
         for person in members {
             let (id, joined_at) = (person.id, person.joined_at);
             let session = Arc::new(session(person, home));
-            if self.check_holds(&name, &session).is_err() {
+            if self.shared.holds.check(&name, &session).is_err() {
                 removed.push(removal(&name, id, Removal::Kicked, None));
             }
             if removed.iter().any(|removed| removed.id == id) {

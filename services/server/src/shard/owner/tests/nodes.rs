@@ -12,9 +12,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 
 use super::*;
-use crate::shard::handle::{Among, Listed};
+use crate::shard::Listed;
+use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
-use crate::shard::{Delivery, Held};
+use crate::shard::{Delivery, Hold};
+use crate::telemetry::trace::Tracer;
 
 mod silence;
 
@@ -133,7 +135,8 @@ impl Pair {
         let cut = [watch::Sender::new(false), watch::Sender::new(false)];
         let world = |name: &str, cut: &watch::Sender<bool>| {
             let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
-            let among = Among { peers, instance: name.into(), patience: Duration::from_secs(20), cut_off };
+            let (patience, tracer) = (Duration::from_secs(20), Tracer::default());
+            let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
             let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
@@ -144,9 +147,9 @@ impl Pair {
         pair
     }
 
-    async fn own(&self, world: &World, reign: u64, held: Vec<Held>) {
+    async fn own(&self, world: &World, reign: u64, holds: Vec<Hold>) {
         let (done, owned) = tokio::sync::oneshot::channel();
-        world.shards.order(0, Order::Own { reign, held, done }).await;
+        world.shards.order(0, Order::Own { reign, holds, done }).await;
         assert!(owned.await.unwrap());
     }
 
@@ -186,7 +189,7 @@ async fn a_member_of_another_node_posts_and_is_delivered_what_anybody_posts() {
     assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(4)]);
     assert_eq!(delivered(&mut here, 4).await, [1, 2, 3, 4]);
     assert_eq!(delivered(&mut there, 4).await, [1, 2, 3, 4]);
-    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().unwrap().0;
     assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
 }
 
@@ -233,7 +236,7 @@ async fn members_stay_where_the_shard_goes() {
     assert_eq!(pair.two.post(&bob, &["c"]).await, [Ok(3)]);
     assert_eq!(delivered(&mut here, 3).await, [1, 2, 3]);
     assert_eq!(delivered(&mut there, 3).await, [2, 3]);
-    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().0;
+    let users = pair.two.shards.users(pair.two.group.clone(), None, 10).await.unwrap().unwrap().0;
     assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada", "bob"]);
 }
 
@@ -309,7 +312,7 @@ async fn members_of_a_node_that_is_gone_are_gone() {
     let only = std::iter::once("one".to_owned()).collect();
     pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
     loop {
-        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().0;
+        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap().0;
         if users == [ada.user.clone()] {
             break;
         }

@@ -12,7 +12,7 @@ fn is_unknown(answer: &Result<u64, Refusal>) -> bool {
 
 /// Waits until the task of the shard has taken what was sent to it.
 async fn taken(world: &World) {
-    assert!(world.shards.users(world.group.clone(), None, 10).await.is_some());
+    assert!(world.shards.users(world.group.clone(), None, 10).await.unwrap().is_some());
 }
 
 #[tokio::test]

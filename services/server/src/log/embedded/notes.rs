@@ -1,0 +1,197 @@
+//! Notes in a file of their own beside the log: few, and written whole.
+//!
+//! The file is never changed: a new one is written and synced under another name, and then takes its name. It begins with a line
+//! that tells the format and a checksum of what follows, which is one note in JSON a line.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+
+use super::disk::Disk;
+use super::open::OpenError;
+use crate::log::notes::{Following, Note, NoteError, Notes};
+use crate::log::now_ms;
+
+/// The file.
+pub(super) const FILE: &str = "notes";
+/// The next one, while it is written.
+const NEXT: &str = "notes.next";
+/// The format of the file.
+const VERSION: u32 = 1;
+const TITLE: &str = "tertulia-notes";
+
+/// The notes of a data directory.
+#[derive(Debug)]
+pub(crate) struct NoteFile {
+    disk: Arc<dyn Disk>,
+    state: Mutex<State>,
+    /// Held by who writes the file; what it holds is the change up to which it is written.
+    written: Arc<tokio::sync::Mutex<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    notes: BTreeMap<String, Note>,
+    /// Grows with each change.
+    changes: u64,
+    closed: bool,
+}
+
+impl NoteFile {
+    /// The notes that are there.
+    pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), note)).collect();
+        let state = State { notes, ..State::default() };
+        Ok(Self { disk, state: Mutex::new(state), written: Arc::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The notes that hold now.
+    pub(super) fn all(&self) -> Vec<Note> {
+        let now = now_ms();
+        self.state().notes.values().filter(|note| note.until > now).cloned().collect()
+    }
+
+    /// Keeps nothing any more.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+    }
+
+    /// Puts a note in; answers which change that was, and what was in its place.
+    fn put(&self, note: &Note) -> Result<(u64, Option<Note>), NoteError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(NoteError { reason: "the log is closed".to_owned() });
+        }
+        let now = now_ms();
+        state.notes.retain(|_, note| note.until > now);
+        let before = match note.until > now {
+            true => state.notes.insert(note.key.clone(), note.clone()),
+            false => state.notes.remove(&note.key),
+        };
+        state.changes += 1;
+        Ok((state.changes, before))
+    }
+
+    /// Takes back what could not be written, unless it was changed again.
+    fn take_back(&self, note: &Note, before: Option<Note>) {
+        let mut state = self.state();
+        let is_still = match state.notes.get(&note.key) {
+            Some(now) => now == note,
+            None => note.until <= now_ms(),
+        };
+        if is_still {
+            match before {
+                Some(before) => drop(state.notes.insert(note.key.clone(), before)),
+                None => drop(state.notes.remove(&note.key)),
+            }
+            state.changes += 1;
+        }
+    }
+
+    /// Writes the file unless that is done up to `change`. Whoever waits meanwhile finds its change written as well.
+    async fn write_up_to(self: Arc<Self>, change: u64) -> Result<(), NoteError> {
+        let mut written = Arc::clone(&self.written).lock_owned().await;
+        if *written >= change {
+            return Ok(());
+        }
+        // The guard goes with the work: nobody else writes while it is under way, though who asked for it may be gone.
+        let writing = tokio::task::spawn_blocking(move || {
+            let (notes, changes): (Vec<Note>, u64) = {
+                let state = self.state();
+                (state.notes.values().cloned().collect(), state.changes)
+            };
+            write(&*self.disk, &notes)?;
+            *written = changes;
+            Ok(())
+        });
+        let failed = |reason: String| NoteError { reason };
+        let result: io::Result<()> = writing.await.map_err(|error| failed(error.to_string()))?;
+        result.map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// The notes of a directory, as a handle that can be shared.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(pub(super) Arc<NoteFile>);
+
+impl Notes for Handle {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+        let file = Arc::clone(&self.0);
+        Box::pin(async move {
+            let (change, before) = file.put(&note)?;
+            let kept = Arc::clone(&file).write_up_to(change).await;
+            if kept.is_err() {
+                file.take_back(&note, before);
+            }
+            kept
+        })
+    }
+
+    fn follow(&self) -> BoxFuture<'static, Result<Following, NoteError>> {
+        // Nobody else changes them.
+        let nothing_more = futures_util::stream::pending().boxed();
+        Box::pin(std::future::ready(Ok((self.0.all(), nothing_more))))
+    }
+}
+
+/// Writes the file anew, durably.
+pub(super) fn write(disk: &dyn Disk, notes: &[Note]) -> io::Result<()> {
+    let mut body = String::new();
+    for note in notes {
+        body += &serde_json::to_string(note)?;
+        body.push('\n');
+    }
+    let mut text = String::new();
+    // A text takes everything.
+    writeln!(text, "{TITLE} {VERSION} {:08x}", crc32fast::hash(body.as_bytes())).unwrap_or_default();
+    text += &body;
+    let file = disk.open(NEXT, true)?;
+    file.set_len(0)?;
+    file.write_at(text.as_bytes(), 0)?;
+    file.sync()?;
+    drop(file);
+    disk.rename(NEXT, FILE)?;
+    disk.sync_dir()
+}
+
+/// Reads the file; nothing if there is none.
+pub(super) fn load(disk: &dyn Disk) -> Result<Vec<Note>, OpenError> {
+    let path = disk.path(FILE);
+    let damaged = |reason: String| OpenError::Notes { path: path.clone(), reason };
+    let file = match disk.open(FILE, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(OpenError::Io { action: "open", path, source }),
+    };
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|source| OpenError::Io { action: "read", path: path.clone(), source })?;
+    let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+    let (title, body) = text.split_once('\n').ok_or_else(|| damaged("it does not begin with its format".to_owned()))?;
+    let fields: Vec<&str> = title.split(' ').collect();
+    let [TITLE, version, sum] = fields[..] else {
+        return Err(damaged("it does not begin with its format".to_owned()));
+    };
+    let found: u32 = version.parse().map_err(|_| damaged("its format is no number".to_owned()))?;
+    if found != VERSION {
+        return Err(OpenError::Version { path, found, supported: VERSION });
+    }
+    if sum != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
+        return Err(damaged("its checksum is another".to_owned()));
+    }
+    let now = now_ms();
+    let notes = body.lines().map(serde_json::from_str).collect::<Result<Vec<Note>, _>>();
+    let notes = notes.map_err(|error| damaged(error.to_string()))?;
+    Ok(notes.into_iter().filter(|note| note.until > now).collect())
+}

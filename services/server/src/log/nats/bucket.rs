@@ -1,0 +1,49 @@
+//! Key-value buckets of a deployment, made when they are not there.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{self, kv, stream};
+
+use super::{Config, Storage};
+
+/// How long a server may take to make a bucket.
+const MAKING: Duration = Duration::from_secs(10);
+
+/// Makes a bucket in which each key has one value, and values may have a time to live; leaves one that is there as it is. What was
+/// removed leaves a marker for the time of `markers`.
+///
+/// # Errors
+/// What NATS said.
+pub(crate) async fn ensure(
+    client: &Client,
+    config: &Config,
+    name: &str,
+    description: &str,
+    markers: Duration,
+) -> Result<(), String> {
+    let context = jetstream::ContextBuilder::new().timeout(MAKING).build(client.clone());
+    if context.get_key_value(name).await.is_ok() {
+        return Ok(());
+    }
+    let tags: Vec<String> = config.placement_tags.split(',').map(|tag| tag.trim().to_owned()).collect();
+    let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+    let wanted = kv::Config {
+        bucket: name.to_owned(),
+        description: description.to_owned(),
+        history: 1,
+        storage: match config.storage {
+            Storage::File => stream::StorageType::File,
+            Storage::Memory => stream::StorageType::Memory,
+        },
+        num_replicas: usize::from(config.replicas),
+        placement: (!tags.is_empty()).then_some(stream::Placement { cluster: None, tags }),
+        limit_markers: Some(markers),
+        ..kv::Config::default()
+    };
+    match context.create_key_value(wanted).await {
+        Ok(_) => Ok(()),
+        // Another node may make it at the same time.
+        Err(error) => context.get_key_value(name).await.map(drop).map_err(|_| error.to_string()),
+    }
+}

@@ -1,0 +1,59 @@
+//! Notes on a real server.
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+
+use super::*;
+use crate::log::notes::Note;
+use crate::log::now_ms;
+
+fn note(key: &str, text: &str, until: u64) -> Note {
+    Note { key: key.into(), text: text.into(), until }
+}
+
+async fn next(following: &mut BoxStream<'static, Note>) -> Note {
+    tokio::time::timeout(PATIENCE, following.next()).await.expect("no note came").expect("the stream ended")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_are_told_to_every_node_and_outlive_all_of_them() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let far = now_ms() + 3_600_000;
+    let (one, other) = (open(&config).await, open(&config).await);
+    let (notes, mut following) = other.notes().unwrap().follow().await.unwrap();
+    assert_eq!(notes, []);
+    let keeper = one.notes().unwrap();
+    let odd = note("group Dögs/user ada.*", "{}", far);
+    keeper.keep(odd.clone()).await.unwrap();
+    assert_eq!(next(&mut following).await, odd);
+    keeper.keep(note("b", "first", far)).await.unwrap();
+    keeper.keep(note("b", "second", far)).await.unwrap();
+    assert_eq!(next(&mut following).await.text, "first");
+    assert_eq!(next(&mut following).await.text, "second");
+    keeper.keep(note("c", "soon over", now_ms() + 1_000_000)).await.unwrap();
+    keeper.keep(note("c", "", 0)).await.unwrap();
+    assert_eq!(next(&mut following).await.text, "soon over");
+    assert_eq!(next(&mut following).await.until, 0);
+    one.close().await;
+    other.close().await;
+    let anew = open(&config).await;
+    let (mut notes, _) = anew.notes().unwrap().follow().await.unwrap();
+    notes.sort_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!(notes, [note("b", "second", far), odd]);
+    anew.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_notes_than_one_answer_holds_are_all_read() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&config(&servers.urls())).await;
+    let keeper = log.notes().unwrap();
+    let far = now_ms() + 3_600_000;
+    let keeping = (0..1_500).map(|number| keeper.keep(note(&format!("n{number}"), "x", far)));
+    let kept: Vec<_> = futures_util::stream::iter(keeping).buffer_unordered(64).collect().await;
+    assert!(kept.iter().all(Result::is_ok));
+    let (notes, _) = keeper.follow().await.unwrap();
+    assert_eq!(notes.len(), 1_500);
+    log.close().await;
+}

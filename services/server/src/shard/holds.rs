@@ -1,0 +1,383 @@
+//! Whom moderators keep out, and for how long: known on every node, found by who and where, and kept where the engine keeps notes.
+//!
+//! A hold is kept before anything comes of it, so that none is lost that a moderator was told of. It is then known here at once, to the
+//! owner of a shard with the request that it came with, and to all other nodes a moment later.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::map::shard_of;
+use super::moderation::Target;
+use super::session::Session;
+use super::{NoteError, Refusal};
+use crate::log::notes::{Note, Notes};
+use crate::log::now_ms;
+
+/// For how long a hold is handed over with shards: other nodes have long learnt of it by themselves then.
+const RECENT: Duration = Duration::from_secs(60);
+/// How many are handed over at most, the newest.
+const RECENT_HOLDS: usize = 1_024;
+/// How often those that are over are forgotten.
+const PRUNE: Duration = Duration::from_secs(60);
+/// Before it is tried again to learn of others' holds, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// So far ahead that it is as good as for ever, yet no clock overflows.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// What a moderator holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// In which group; in all without one.
+    pub group: Option<GroupName>,
+    /// Whom; everybody without one: the group is closed.
+    pub target: Option<Target>,
+    /// Until when (milliseconds since 1970-01-01 UTC); a time that is over ends it.
+    pub until: u64,
+}
+
+impl Hold {
+    /// From now on, for so long; no time at all ends one that is there.
+    #[must_use]
+    pub fn new(group: Option<GroupName>, target: Option<Target>, time: Duration) -> Self {
+        let time = u64::try_from(time.min(CENTURY).as_millis()).unwrap_or(u64::MAX);
+        let until = if time == 0 { 0 } else { now_ms().saturating_add(time) };
+        Self { group, target, until }
+    }
+
+    fn note(&self) -> Note {
+        // Neither a name nor a number fails to be written.
+        let key = serde_json::to_string(&(&self.group, &self.target)).unwrap_or_default();
+        Note { key, text: String::new(), until: self.until }
+    }
+
+    fn of(note: &Note) -> Option<Self> {
+        let (group, target) = serde_json::from_str(&note.key)
+            .inspect_err(|error| tracing::warn!(key = note.key, %error, "a hold that this build does not understand"))
+            .ok()?;
+        Some(Self { group, target, until: note.until })
+    }
+}
+
+/// Why a hold was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HoldError {
+    /// As many as may be.
+    #[error("{max} holds are in force, as many as may be (limits.holds): wait until some are over")]
+    Full {
+        /// The limit.
+        max: usize,
+    },
+    /// It cannot be kept.
+    #[error(transparent)]
+    NotKept(#[from] NoteError),
+}
+
+/// All holds that are known on this node.
+#[derive(Debug)]
+pub struct Holds {
+    /// How many there are, so that nobody pays who need not.
+    count: AtomicUsize,
+    state: RwLock<State>,
+    notes: Option<Arc<dyn Notes>>,
+    max: usize,
+    /// Whether a connection's id is never given again: then holds of connections are kept as well.
+    keeps_connections: bool,
+}
+
+type Ends<T> = HashMap<T, Instant, RandomState>;
+
+#[derive(Debug, Default)]
+struct State {
+    everywhere: Ends<Target>,
+    groups: HashMap<GroupName, OfGroup, RandomState>,
+    /// The newest, and when they became known.
+    recent: VecDeque<(Instant, Hold)>,
+}
+
+#[derive(Debug, Default)]
+struct OfGroup {
+    closed: Option<Instant>,
+    held: Ends<Target>,
+}
+
+impl OfGroup {
+    fn len(&self) -> usize {
+        self.held.len() + usize::from(self.closed.is_some())
+    }
+}
+
+/// For how much longer a session is held, of all that its user, its connection and its address are held for.
+fn longest(held: &Ends<Target>, session: &Session, now: Instant) -> Option<Duration> {
+    if held.is_empty() {
+        return None;
+    }
+    let names = [Target::User(session.user.clone()), Target::Connection(session.id), Target::Address(session.address)];
+    names.iter().filter_map(|name| left(held.get(name).copied(), now)).max()
+}
+
+fn left(until: Option<Instant>, now: Instant) -> Option<Duration> {
+    until?.checked_duration_since(now).filter(|left| !left.is_zero())
+}
+
+impl State {
+    fn len(&self) -> usize {
+        self.everywhere.len() + self.groups.values().map(OfGroup::len).sum::<usize>()
+    }
+
+    /// Where the end of a hold is noted; only if there is one, unless it is to be made.
+    fn set(&mut self, hold: &Hold, until: Option<Instant>) {
+        let Some(name) = &hold.group else {
+            if let Some(target) = &hold.target {
+                set(&mut self.everywhere, target, until);
+            }
+            return;
+        };
+        if until.is_none() && !self.groups.contains_key(name) {
+            return;
+        }
+        let group = self.groups.entry(name.clone()).or_default();
+        match &hold.target {
+            Some(target) => set(&mut group.held, target, until),
+            None => group.closed = until,
+        }
+        if group.len() == 0 {
+            self.groups.remove(name);
+        }
+    }
+
+    fn has(&self, hold: &Hold) -> bool {
+        match (&hold.group, &hold.target) {
+            (None, Some(target)) => self.everywhere.contains_key(target),
+            (None, None) => false,
+            (Some(name), target) => self.groups.get(name).is_some_and(|group| match target {
+                Some(target) => group.held.contains_key(target),
+                None => group.closed.is_some(),
+            }),
+        }
+    }
+
+    fn prune(&mut self, now: Instant) {
+        self.everywhere.retain(|_, until| *until > now);
+        self.groups.retain(|_, group| {
+            group.held.retain(|_, until| *until > now);
+            group.closed = group.closed.filter(|until| *until > now);
+            group.len() > 0
+        });
+        self.forget_recent(now);
+    }
+
+    fn forget_recent(&mut self, now: Instant) {
+        while self.recent.len() > RECENT_HOLDS
+            || self.recent.front().is_some_and(|(since, _)| now.duration_since(*since) > RECENT)
+        {
+            self.recent.pop_front();
+        }
+    }
+}
+
+fn set(held: &mut Ends<Target>, target: &Target, until: Option<Instant>) {
+    match until {
+        Some(until) => drop(held.insert(target.clone(), until)),
+        None => drop(held.remove(target)),
+    }
+}
+
+impl Holds {
+    /// None yet; at most `max` may be made, and they are kept in `notes`, if there is such a place. Those of connections only with
+    /// `keeps_connections`: where a restart numbers connections anew they would hold somebody else.
+    #[must_use]
+    pub fn new(notes: Option<Arc<dyn Notes>>, max: usize, keeps_connections: bool) -> Self {
+        Self { count: AtomicUsize::new(0), state: RwLock::default(), notes, max, keeps_connections }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state: RwLockWriteGuard<'_, State> = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        self.count.store(state.len(), Ordering::Release);
+        result
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes a hold, or ends one, for good: when this returns it is kept, and in force on this node.
+    ///
+    /// # Errors
+    /// There are too many, or it cannot be kept; then nothing has changed, unless it was kept and that is not known.
+    pub async fn keep(&self, hold: Hold) -> Result<(), HoldError> {
+        if hold.until > 0 && self.len() >= self.max {
+            let max = self.max;
+            let is_full = self.change(|state| {
+                state.prune(Instant::now());
+                state.len() >= max && !state.has(&hold)
+            });
+            if is_full {
+                return Err(HoldError::Full { max });
+            }
+        }
+        let is_kept = self.keeps_connections || !matches!(hold.target, Some(Target::Connection(_)));
+        if let Some(notes) = self.notes.as_ref().filter(|_| is_kept) {
+            notes.keep(hold.note()).await?;
+        }
+        self.apply(hold);
+        Ok(())
+    }
+
+    /// Notes a hold that is kept elsewhere, or need not be.
+    pub fn apply(&self, hold: Hold) {
+        let now = Instant::now();
+        let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
+        let until = (!left.is_zero()).then(|| now + left);
+        if until.is_none() && self.is_empty() {
+            return;
+        }
+        self.change(|state| {
+            state.set(&hold, until);
+            state.recent.push_back((now, hold));
+            state.forget_recent(now);
+        });
+    }
+
+    /// Whether a session may join a group, post to it and read it.
+    ///
+    /// # Errors
+    /// Why it may not, and for how much longer.
+    pub fn check(&self, group: &GroupName, session: &Session) -> Result<(), Refusal> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let state = self.read();
+        let here = state.groups.get(group);
+        if let Some(retry_after) = here.and_then(|here| left(here.closed, now)) {
+            return Err(Refusal::Closed { group: group.clone(), retry_after });
+        }
+        let held = here.and_then(|here| longest(&here.held, session, now));
+        match held.max(longest(&state.everywhere, session, now)) {
+            Some(retry_after) => Err(Refusal::Kicked { group: group.clone(), retry_after }),
+            None => Ok(()),
+        }
+    }
+
+    /// For how much longer a group is closed to everybody.
+    #[must_use]
+    pub fn closed_for(&self, group: &str) -> Option<Duration> {
+        if self.is_empty() {
+            return None;
+        }
+        left(self.read().groups.get(group)?.closed, Instant::now())
+    }
+
+    /// What changed of late that concerns a shard, for the node that has it next, which may not know it yet.
+    #[must_use]
+    pub fn recent(&self, shard: u16, shards: u16) -> Vec<Hold> {
+        let now = Instant::now();
+        let is_new = |since: &Instant| now.duration_since(*since) <= RECENT;
+        let concerns = |hold: &Hold| hold.group.as_ref().is_none_or(|group| shard_of(group, shards) == shard);
+        let state = self.read();
+        state
+            .recent
+            .iter()
+            .filter(|(since, hold)| is_new(since) && concerns(hold))
+            .map(|(_, hold)| hold.clone())
+            .collect()
+    }
+
+    /// Takes over what is kept. To be done before anybody is let in.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) async fn load(&self) -> Result<Option<BoxStream<'static, Note>>, NoteError> {
+        let Some(notes) = &self.notes else { return Ok(None) };
+        let (all, following) = notes.follow().await?;
+        self.replace(&all);
+        Ok(Some(following))
+    }
+
+    /// What is kept is all there is, but for what became known just now.
+    fn replace(&self, notes: &[Note]) {
+        let now = Instant::now();
+        self.change(|state| {
+            state.forget_recent(now);
+            let recent = std::mem::take(&mut state.recent);
+            *state = State::default();
+            for hold in notes.iter().filter_map(Hold::of).chain(recent.iter().map(|(_, hold)| hold.clone())) {
+                let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
+                state.set(&hold, (!left.is_zero()).then(|| now + left));
+            }
+            state.recent = recent;
+        });
+    }
+
+    /// Learns of the holds that are made on other nodes and forgets what is over, until `stop`. `following` is what
+    /// [`Holds::load`] began.
+    pub(super) async fn follow(
+        self: Arc<Self>,
+        mut following: Option<BoxStream<'static, Note>>,
+        stop: CancellationToken,
+    ) {
+        let mut prune = tokio::time::interval(PRUNE);
+        let mut again = AGAIN.0;
+        loop {
+            let next = async {
+                match &mut following {
+                    Some(following) => following.next().await,
+                    None if self.notes.is_none() => std::future::pending().await,
+                    None => None,
+                }
+            };
+            let note = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = prune.tick() => {
+                    self.change(|state| state.prune(Instant::now()));
+                    continue;
+                }
+                note = next => note,
+            };
+            if let Some(note) = note {
+                again = AGAIN.0;
+                if let Some(hold) = Hold::of(&note) {
+                    self.apply(hold);
+                }
+                continue;
+            }
+            following = match self.load().await {
+                Ok(following) => following,
+                Err(error) => {
+                    tracing::warn!(%error, "holds that are made on other nodes are not known here for now");
+                    None
+                }
+            };
+            if stop.run_until_cancelled(tokio::time::sleep(again)).await.is_none() {
+                return;
+            }
+            again = (again * 2).min(AGAIN.1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

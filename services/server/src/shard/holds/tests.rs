@@ -1,0 +1,246 @@
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use futures_util::future::BoxFuture;
+use proptest::prelude::*;
+use tertulia_protocol::UserName;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::*;
+use crate::log::notes::Following;
+use crate::shard::ConnectionId;
+
+/// Notes in memory, which can fail, and of which several follow.
+#[derive(Debug, Default)]
+struct Paper {
+    notes: Mutex<HashMap<String, Note>>,
+    followers: Mutex<Vec<mpsc::UnboundedSender<Note>>>,
+    fails: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Sheet(Arc<Paper>);
+
+impl Sheet {
+    /// All who follow have to begin anew.
+    fn tear(&self) {
+        self.0.followers.lock().unwrap().clear();
+    }
+}
+
+impl Notes for Sheet {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+        let paper = Arc::clone(&self.0);
+        Box::pin(async move {
+            if paper.fails.load(Ordering::Relaxed) {
+                return Err(NoteError { reason: "no ink".into() });
+            }
+            paper.notes.lock().unwrap().insert(note.key.clone(), note.clone());
+            paper.followers.lock().unwrap().retain(|follower| follower.send(note.clone()).is_ok());
+            Ok(())
+        })
+    }
+
+    fn follow(&self) -> BoxFuture<'static, Result<Following, NoteError>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.followers.lock().unwrap().push(sender);
+        let now = now_ms();
+        let notes = self.0.notes.lock().unwrap().values().filter(|note| note.until > now).cloned().collect();
+        Box::pin(async move { Ok((notes, UnboundedReceiverStream::new(receiver).boxed())) })
+    }
+}
+
+fn group(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+fn user(name: &str) -> Target {
+    Target::User(UserName::new(name).unwrap())
+}
+
+fn session(id: u64, name: &str, address: [u8; 4]) -> Session {
+    Session {
+        id: ConnectionId(id),
+        user: UserName::new(name).unwrap(),
+        address: IpAddr::from(address),
+        inbox: Arc::default(),
+        home: None,
+        wants_places: true,
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn hold(group_name: &str, target: Option<Target>, time: Duration) -> Hold {
+    Hold::new((!group_name.is_empty()).then(|| group(group_name)), target, time)
+}
+
+fn code(result: Result<(), Refusal>) -> &'static str {
+    result.map_or_else(|refusal| refusal.reason(), |()| "ok")
+}
+
+#[tokio::test]
+async fn who_is_held_where_is_found_by_user_connection_and_address() {
+    let holds = Holds::new(None, 100, true);
+    let ada = session(1, "ada", [10, 0, 0, 1]);
+    let bob = session(2, "bob", [10, 0, 0, 2]);
+    assert_eq!(code(holds.check(&group("Dogs"), &ada)), "ok");
+    holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    assert_eq!(code(holds.check(&group("Dogs"), &ada)), "kicked");
+    assert_eq!(code(holds.check(&group("Dogs"), &bob)), "ok");
+    assert_eq!(code(holds.check(&group("Cats"), &ada)), "ok");
+    holds.keep(hold("Cats", Some(Target::Connection(ConnectionId(2))), HOUR)).await.unwrap();
+    assert_eq!(code(holds.check(&group("Cats"), &bob)), "kicked");
+    holds.keep(hold("", Some(Target::Address(IpAddr::from([10, 0, 0, 1]))), 2 * HOUR)).await.unwrap();
+    assert_eq!(code(holds.check(&group("Cats"), &ada)), "kicked");
+    let Err(Refusal::Kicked { retry_after, .. }) = holds.check(&group("Dogs"), &ada) else { panic!("not held") };
+    assert!(retry_after > HOUR, "the longer of the two: {retry_after:?}");
+    holds.keep(hold("Birds", None, HOUR)).await.unwrap();
+    assert_eq!(code(holds.check(&group("Birds"), &bob)), "closed");
+    assert!(holds.closed_for("Birds").is_some());
+    holds.keep(hold("Birds", None, Duration::ZERO)).await.unwrap();
+    assert_eq!(code(holds.check(&group("Birds"), &bob)), "ok");
+    assert_eq!(holds.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_is_forgotten() {
+    let holds = Arc::new(Holds::new(None, 100, true));
+    let stop = CancellationToken::new();
+    let following = tokio::spawn(Arc::clone(&holds).follow(None, stop.clone()));
+    let ada = session(1, "ada", [10, 0, 0, 1]);
+    holds.keep(hold("Dogs", Some(user("ada")), Duration::from_secs(90))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(89)).await;
+    assert_eq!(code(holds.check(&group("Dogs"), &ada)), "kicked");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(code(holds.check(&group("Dogs"), &ada)), "ok");
+    tokio::time::sleep(PRUNE).await;
+    assert!(holds.is_empty());
+    stop.cancel();
+    following.await.unwrap();
+}
+
+#[tokio::test]
+async fn too_many_are_refused_and_those_that_are_there_can_be_changed() {
+    let holds = Holds::new(None, 2, true);
+    holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    holds.keep(hold("", Some(user("bob")), HOUR)).await.unwrap();
+    let full = holds.keep(hold("Dogs", Some(user("cyd")), HOUR)).await;
+    assert_eq!(full, Err(HoldError::Full { max: 2 }));
+    holds.keep(hold("Dogs", Some(user("ada")), 2 * HOUR)).await.unwrap();
+    holds.keep(hold("Dogs", Some(user("ada")), Duration::ZERO)).await.unwrap();
+    holds.keep(hold("Dogs", Some(user("cyd")), HOUR)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hold_that_cannot_be_kept_is_none() {
+    let sheet = Sheet::default();
+    let holds = Holds::new(Some(Arc::new(sheet.clone())), 100, true);
+    sheet.0.fails.store(true, Ordering::Relaxed);
+    assert!(matches!(holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await, Err(HoldError::NotKept(_))));
+    assert_eq!(code(holds.check(&group("Dogs"), &session(1, "ada", [1, 1, 1, 1]))), "ok");
+}
+
+#[tokio::test]
+async fn a_connection_is_held_only_while_its_number_is_its_own() {
+    let sheet = Sheet::default();
+    for keeps_connections in [false, true] {
+        let node = || Holds::new(Some(Arc::new(sheet.clone())), 100, keeps_connections);
+        let (before, ada) = (node(), session(1, "ada", [1, 1, 1, 1]));
+        before.keep(hold("Dogs", Some(Target::Connection(ada.id)), HOUR)).await.unwrap();
+        assert_eq!(code(before.check(&group("Dogs"), &ada)), "kicked");
+        let after = node();
+        drop(after.load().await.unwrap());
+        assert_eq!(code(after.check(&group("Dogs"), &ada)), if keeps_connections { "kicked" } else { "ok" });
+    }
+}
+
+#[tokio::test]
+async fn holds_are_there_after_a_restart_and_on_other_nodes() {
+    let sheet = Sheet::default();
+    let node = || Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, true));
+    let (one, other) = (node(), node());
+    let stop = CancellationToken::new();
+    let following = other.load().await.unwrap();
+    let task = tokio::spawn(Arc::clone(&other).follow(following, stop.clone()));
+    let ada = session(1, "ada", [10, 0, 0, 1]);
+    let until = async |wanted: &str| {
+        while code(other.check(&group("Dogs"), &ada)) != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    one.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    until("kicked").await;
+    // What happens while nobody follows is found when it begins anew.
+    sheet.tear();
+    one.keep(hold("Dogs", Some(user("ada")), Duration::ZERO)).await.unwrap();
+    one.keep(hold("Dogs", None, HOUR)).await.unwrap();
+    until("closed").await;
+    let anew = node();
+    drop(anew.load().await.unwrap());
+    assert_eq!(code(anew.check(&group("Dogs"), &ada)), "closed");
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_of_late_is_handed_over_with_its_shard() {
+    let holds = Holds::new(None, 100, true);
+    holds.keep(hold("Old", Some(user("ada")), HOUR)).await.unwrap();
+    tokio::time::sleep(RECENT + Duration::from_secs(1)).await;
+    holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    holds.keep(hold("", Some(user("bob")), HOUR)).await.unwrap();
+    holds.keep(hold("Dogs", None, Duration::ZERO)).await.unwrap();
+    let shard = shard_of(&group("Dogs"), 1_024);
+    let recent = holds.recent(shard, 1_024);
+    assert_eq!(recent.len(), 3, "{recent:?}");
+    let next = Holds::new(None, 100, true);
+    recent.into_iter().for_each(|hold| next.apply(hold));
+    assert_eq!(code(next.check(&group("Dogs"), &session(1, "ada", [1, 1, 1, 1]))), "kicked");
+    assert_eq!(holds.recent((shard + 1) % 1_024, 1_024).len(), 1, "only what is for all groups");
+}
+
+proptest! {
+    /// Against the plain list of all that is held.
+    #[test]
+    fn a_session_is_held_when_anything_that_it_is_is_held(
+        held in prop::collection::vec((0..4_usize, 0..7_usize, 0..3_u64), 0..40),
+    ) {
+        let groups = ["", "a", "b", "c"];
+        let targets = |n: usize| match n {
+            0 | 1 => Some(user(["ada", "bob"][n])),
+            2 | 3 => Some(Target::Connection(ConnectionId(n as u64 - 1))),
+            4 | 5 => Some(Target::Address(IpAddr::from([10, 0, 0, n as u8 - 3]))),
+            _ => None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let holds = Holds::new(None, 1_000, true);
+            let mut plain: HashMap<(usize, usize), u64> = HashMap::new();
+            for (group, target, hours) in held {
+                if groups[group].is_empty() && target == 6 {
+                    continue;
+                }
+                let time = HOUR * u32::try_from(hours).unwrap();
+                holds.apply(Hold::new((group > 0).then(|| super::tests::group(groups[group])), targets(target), time));
+                plain.insert((group, target), hours);
+            }
+            for id in 1..=2_u64 {
+                let session = session(id, ["ada", "bob"][id as usize - 1], [10, 0, 0, id as u8]);
+                let of_session = [id as usize - 1, id as usize + 1, id as usize + 3];
+                for (group, name) in groups.iter().enumerate().skip(1) {
+                    let in_force = |group: usize, target: usize| plain.get(&(group, target)).is_some_and(|hours| *hours > 0);
+                    let expected = if in_force(group, 6) {
+                        "closed"
+                    } else if of_session.iter().any(|target| in_force(group, *target) || in_force(0, *target)) {
+                        "kicked"
+                    } else {
+                        "ok"
+                    };
+                    assert_eq!(code(holds.check(&super::tests::group(name), &session)), expected);
+                }
+            }
+        });
+    }
+}
