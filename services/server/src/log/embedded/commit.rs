@@ -28,6 +28,8 @@ use crate::log::{AppendError, Head, ReadError};
 
 /// Payload of one block, unless one append alone is larger.
 const BLOCK_BYTES: usize = 4 * 1024 * 1024;
+/// From so many appends in a block, those who append are let run before the next one is begun.
+const BUSY: usize = 4;
 /// How often the commit log is tried again after a failure.
 const PROBE: Duration = Duration::from_millis(250);
 /// How often a failed block is tried to be made void before its appends are answered.
@@ -78,7 +80,13 @@ impl Writer {
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
         let mut buffer = Vec::new();
+        let mut appends = 0;
         loop {
+            if appends >= BUSY {
+                // Many append at a time. Where all processors have work, they get on with it now, and what they append shares one fsync;
+                // where one is free, this returns at once.
+                std::thread::yield_now();
+            }
             let patience = self.segment.is_none().then_some(PROBE);
             let requests = match self.queue.take(BLOCK_BYTES, patience) {
                 Taken::Requests(requests) => requests,
@@ -92,6 +100,7 @@ impl Writer {
                 // Taken back by the applier.
                 self.trouble.set(Cause::Tables, Some(reason));
             }
+            appends = requests.len();
             buffer = self.write(requests, buffer);
         }
         if self.durability == Durability::Os

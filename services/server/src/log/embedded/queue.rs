@@ -35,6 +35,8 @@ impl Request {
 struct State {
     requests: VecDeque<Request>,
     closed: bool,
+    /// Whether the writer sleeps: only then is there somebody to wake, and waking is a system call.
+    waiting: bool,
 }
 
 /// What the writer gets.
@@ -67,8 +69,12 @@ impl Queue {
             return Err(request);
         }
         state.requests.push_back(request);
+        // Whoever finds the writer asleep wakes it, and those after it need not.
+        let asleep = std::mem::take(&mut state.waiting);
         drop(state);
-        self.filled.notify_one();
+        if asleep {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -80,6 +86,7 @@ impl Queue {
             if state.closed {
                 return Taken::Closed;
             }
+            state.waiting = true;
             state = match patience {
                 None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(patience) => {
@@ -91,6 +98,7 @@ impl Queue {
                 }
             };
         }
+        state.waiting = false;
         let mut taken = 0;
         let count = state.requests.iter().position(|request| {
             let full = taken > 0 && taken + request.payload.len() > bytes;
@@ -105,5 +113,48 @@ impl Queue {
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.filled.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    fn request() -> (Request, oneshot::Receiver<Result<u64, AppendError>>) {
+        let (reply, answer) = oneshot::channel();
+        let (operations, heads, payload) = (Vec::new(), Vec::new(), Vec::new());
+        (Request { operations, heads, payload, reply, begun: Instant::now(), permit: None }, answer)
+    }
+
+    /// Only a push that finds the writer asleep wakes it: one that is not woken would leave its posters waiting for good.
+    #[test]
+    fn every_request_is_taken_however_pushes_and_sleep_fall_together() {
+        let queue = Arc::new(Queue::default());
+        let pushers: Vec<_> = (0..4)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || {
+                    for _ in 0..2_000 {
+                        let (request, answer) = request();
+                        queue.push(request).expect("the queue is open");
+                        assert_eq!(answer.blocking_recv().expect("it is answered").expect("it is taken"), 1);
+                    }
+                })
+            })
+            .collect();
+        let mut answered = 0;
+        while answered < 4 * 2_000 {
+            match queue.take(usize::MAX, Some(Duration::from_secs(20))) {
+                Taken::Requests(requests) => {
+                    answered += requests.len();
+                    requests.into_iter().for_each(|request| drop(request.reply.send(Ok(1))));
+                }
+                other => panic!("{answered} requests were taken, then {other:?}"),
+            }
+        }
+        pushers.into_iter().for_each(|pusher| pusher.join().expect("it ends"));
     }
 }
