@@ -6,6 +6,7 @@
 mod dedup;
 mod founders;
 mod group;
+mod listed;
 mod owner;
 mod sweep;
 pub mod wire;
@@ -30,6 +31,7 @@ pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
 pub use holds::{Hold, HoldError, Holds};
+pub use listed::Listed;
 pub use map::ShardMap;
 pub use moderation::Target;
 pub use refusal::Refusal;

@@ -15,7 +15,7 @@ use super::service::Service;
 use super::status::Error;
 use super::{arguments, watch};
 use crate::shard::ConnectionId;
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::request::{Admin, Member as Membership};
 
 impl Service {

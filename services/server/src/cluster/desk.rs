@@ -15,8 +15,8 @@ use super::link::Link;
 use super::membership::{Membership, View};
 use super::metrics;
 use crate::log::nats::{Left, Nats};
-use crate::shard::handle::Listing;
 use crate::shard::peers::Order;
+use crate::shard::wire::Listing;
 use crate::shard::{Hold, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
@@ -119,7 +119,7 @@ impl Desk {
             Question::Groups { prefix, after, limit } => {
                 match self.shards.own_groups(&prefix, after.as_deref(), limit).await {
                     Ok(listed) => {
-                        let groups = listed.iter().map(crate::shard::handle::Listed::tell).collect();
+                        let groups = listed.iter().map(crate::shard::Listed::tell).collect();
                         Answer::Groups { groups, shards: self.shards.map().shards() }
                     }
                     Err(error) => Answer::Failed { why: error.reason },

@@ -24,8 +24,8 @@ use super::desk::{Answer, Question};
 use super::membership::View;
 use super::metrics::{self, Counter};
 use crate::log::config::Nats as NatsConfig;
+use crate::shard::Listed;
 use crate::shard::ReadError;
-use crate::shard::handle::Listed;
 use crate::shard::map::shard_of;
 use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
 

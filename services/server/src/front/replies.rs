@@ -9,7 +9,7 @@ use super::connection::Task;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
 use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Refusal, Removal, Session};
 

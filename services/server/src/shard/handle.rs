@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tertulia_protocol::GroupName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,15 +13,15 @@ use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
 use super::founders::Founders;
+use super::listed::{Listed, merge};
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
 use super::owner::{Owner, Seat};
 use super::peers::{Order, Peers};
 use super::request::{Admin, Request, Users};
 use super::sweep::sweep;
-pub use super::wire::Listing;
-use super::{Bounds, Config, Events, GroupStatus, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal};
-use crate::log::{BackupError, Copied, Emptied, Head, Log};
+use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal};
+use crate::log::{BackupError, Copied, Emptied, Log};
 use crate::telemetry::trace::Tracer;
 
 /// What all owners of a node share.
@@ -115,55 +115,6 @@ pub enum NotSent {
     Full(Request),
     /// The owners have stopped.
     Stopped,
-}
-
-/// A group in a list: what is in memory of it, and what the log knows.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    /// The group.
-    pub name: GroupName,
-    /// If it is in memory.
-    pub status: Option<Arc<GroupStatus>>,
-    /// If the log knows it.
-    pub stored: Option<Head>,
-    /// For how much longer a moderator keeps it closed, if another node told.
-    pub closed_for: Option<Duration>,
-}
-
-impl Listed {
-    /// As another node told it.
-    #[must_use]
-    pub fn told(listing: Listing, shard: u16) -> Self {
-        let Listing { name, loaded, stored, closed_for } = listing;
-        let status = loaded.map(|told| Arc::new(GroupStatus::told(name.clone(), shard, &told)));
-        Self { name, status, stored, closed_for }
-    }
-
-    /// For another node.
-    #[must_use]
-    pub fn tell(&self) -> Listing {
-        let Self { name, status, stored, closed_for } = self;
-        let loaded = status.as_ref().map(|status| status.tell());
-        Listing { name: name.clone(), loaded, stored: *stored, closed_for: *closed_for }
-    }
-
-    /// The newest message.
-    #[must_use]
-    pub fn head(&self) -> u64 {
-        self.status.as_ref().map(|status| status.head()).max(self.stored.map(|head| head.seq)).unwrap_or(0)
-    }
-
-    /// The oldest message that the log holds; one after the newest if it holds none.
-    #[must_use]
-    pub fn first(&self) -> u64 {
-        self.stored.map_or(1, |head| head.first)
-    }
-
-    /// The life of the group.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.status.as_ref().map(|status| status.epoch()).or(self.stored.map(|head| head.epoch)).unwrap_or(0)
-    }
 }
 
 impl Shards {
@@ -433,13 +384,17 @@ impl Shards {
         answer.await.ok()
     }
 
-    /// Asks the owners of all shards, one after the other; `None` if one has stopped.
+    /// Asks the owners of all shards, all at once: where another node owns some, each answer takes its time. `None` if one has stopped.
     pub async fn ask_all<T>(&self, mut request: impl FnMut(oneshot::Sender<T>) -> Admin) -> Option<Vec<T>> {
-        let mut answers = Vec::new();
-        for shard in 0..self.inner.count {
-            answers.push(self.ask(shard, &mut request).await?);
-        }
-        Some(answers)
+        let asked = (0..self.inner.count).map(|shard| {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.send(shard, Request::Admin(Box::new(request(reply))));
+            async {
+                sent.await;
+                answer.await.ok()
+            }
+        });
+        join_all(asked.collect::<Vec<_>>()).await.into_iter().collect()
     }
 
     /// Brings the gauges up to date, before they are read.
@@ -462,19 +417,4 @@ impl Shards {
         metrics.log_bytes.set(stats.bytes as f64);
         metrics.log_writable.set(if log.trouble().is_none() { 1.0 } else { 0.0 });
     }
-}
-
-/// Both lists are ordered by name; a group may be in both.
-fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)>) -> Vec<Listed> {
-    let mut merged = Vec::with_capacity(loaded.len() + stored.len());
-    let mut stored = stored.into_iter().peekable();
-    for status in loaded {
-        while let Some((name, head)) = stored.next_if(|(name, _)| *name < status.name) {
-            merged.push(Listed { name, status: None, stored: Some(head), closed_for: None });
-        }
-        let head = stored.next_if(|(name, _)| *name == status.name).map(|(_, head)| head);
-        merged.push(Listed { name: status.name.clone(), status: Some(status), stored: head, closed_for: None });
-    }
-    merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head), closed_for: None }));
-    merged
 }

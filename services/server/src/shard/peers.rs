@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::oneshot;
 
 use super::Hold;
-use super::handle::Listed;
+use super::Listed;
 use crate::log::ReadError;
 
 /// The way to the other nodes. What is sent may be lost, or arrive when nobody waits for it any more: that is for the shards to

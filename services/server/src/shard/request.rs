@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
-use super::handle::Listed;
+use super::Listed;
 use super::moderation::Target;
 use super::peers::Asked;
 use super::session::{ConnectionId, Session, Stored};

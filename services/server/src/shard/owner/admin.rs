@@ -7,8 +7,8 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
 use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
+use crate::shard::Listed;
 use crate::shard::events::What;
-use crate::shard::handle::Listed;
 use crate::shard::moderation::Target;
 use crate::shard::request::{Admin, Announced, Ended};
 use crate::shard::session::{ConnectionId, Event, Removal, Session};

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::append::{Answer, Asker};
 use super::seat::Role;
 use super::{Group, Owner, now_ms};
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::peers::Asked;
 use crate::shard::session::{ConnectionId, Removal, Stored};
 use crate::shard::wire::{self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Tell};

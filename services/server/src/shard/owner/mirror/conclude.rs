@@ -6,7 +6,7 @@ use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
 use super::{LATE, Pending};
-use crate::shard::handle::Listed;
+use crate::shard::Listed;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, now_ms, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};

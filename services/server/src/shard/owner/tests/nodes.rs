@@ -12,7 +12,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 
 use super::*;
-use crate::shard::handle::{Among, Listed};
+use crate::shard::Listed;
+use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold};
 use crate::telemetry::trace::Tracer;

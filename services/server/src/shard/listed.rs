@@ -1,0 +1,74 @@
+//! Groups in lists.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tertulia_protocol::GroupName;
+
+use super::GroupStatus;
+use super::wire::Listing;
+use crate::log::Head;
+
+/// A group in a list: what is in memory of it, and what the log knows.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The group.
+    pub name: GroupName,
+    /// If it is in memory.
+    pub status: Option<Arc<GroupStatus>>,
+    /// If the log knows it.
+    pub stored: Option<Head>,
+    /// For how much longer a moderator keeps it closed, if another node told.
+    pub closed_for: Option<Duration>,
+}
+
+impl Listed {
+    /// As another node told it.
+    #[must_use]
+    pub fn told(listing: Listing, shard: u16) -> Self {
+        let Listing { name, loaded, stored, closed_for } = listing;
+        let status = loaded.map(|told| Arc::new(GroupStatus::told(name.clone(), shard, &told)));
+        Self { name, status, stored, closed_for }
+    }
+
+    /// For another node.
+    #[must_use]
+    pub fn tell(&self) -> Listing {
+        let Self { name, status, stored, closed_for } = self;
+        let loaded = status.as_ref().map(|status| status.tell());
+        Listing { name: name.clone(), loaded, stored: *stored, closed_for: *closed_for }
+    }
+
+    /// The newest message.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.status.as_ref().map(|status| status.head()).max(self.stored.map(|head| head.seq)).unwrap_or(0)
+    }
+
+    /// The oldest message that the log holds; one after the newest if it holds none.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.stored.map_or(1, |head| head.first)
+    }
+
+    /// The life of the group.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.status.as_ref().map(|status| status.epoch()).or(self.stored.map(|head| head.epoch)).unwrap_or(0)
+    }
+}
+
+/// Both lists are ordered by name; a group may be in both.
+pub(super) fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)>) -> Vec<Listed> {
+    let mut merged = Vec::with_capacity(loaded.len() + stored.len());
+    let mut stored = stored.into_iter().peekable();
+    for status in loaded {
+        while let Some((name, head)) = stored.next_if(|(name, _)| *name < status.name) {
+            merged.push(Listed { name, status: None, stored: Some(head), closed_for: None });
+        }
+        let head = stored.next_if(|(name, _)| *name == status.name).map(|(_, head)| head);
+        merged.push(Listed { name: status.name.clone(), status: Some(status), stored: head, closed_for: None });
+    }
+    merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head), closed_for: None }));
+    merged
+}
