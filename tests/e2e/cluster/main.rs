@@ -10,6 +10,7 @@ mod full;
 mod leaving;
 mod slow;
 mod talker;
+mod together;
 mod upgrade;
 mod wire;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::{self, kv, stream};
 
+use super::streams::{appeared, ask};
 use super::{Config, Storage};
 
 /// How long a server may take to make a bucket.
@@ -23,7 +24,9 @@ pub(crate) async fn ensure(
     markers: Duration,
 ) -> Result<(), String> {
     let context = jetstream::ContextBuilder::new().timeout(MAKING).build(client.clone());
-    if context.get_key_value(name).await.is_ok() {
+    // The stream behind the bucket.
+    let stream = format!("KV_{name}");
+    if ask(client, &stream).await.is_ok() {
         return Ok(());
     }
     let tags: Vec<String> = config.placement_tags.split(',').map(|tag| tag.trim().to_owned()).collect();
@@ -41,9 +44,12 @@ pub(crate) async fn ensure(
         limit_markers: Some(markers),
         ..kv::Config::default()
     };
-    match context.create_key_value(wanted).await {
-        Ok(_) => Ok(()),
-        // Another node may make it at the same time.
-        Err(error) => context.get_key_value(name).await.map(drop).map_err(|_| error.to_string()),
+    tokio::select! {
+        made = context.create_key_value(wanted) => match made {
+            Ok(_) => Ok(()),
+            // Another node may have been quicker.
+            Err(error) => ask(client, &stream).await.map(drop).map_err(|_| error.to_string()),
+        },
+        _ = appeared(client, &stream) => Ok(()),
     }
 }

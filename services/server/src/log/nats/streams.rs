@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::Client;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Placement, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
 
 use super::connect::chain;
 use super::link::Link;
@@ -14,8 +16,10 @@ use crate::log::retention::Rules;
 const SPARE: u64 = 64;
 /// How long a server may take to make a stream.
 const MAKING: Duration = Duration::from_secs(10);
-/// How often a stream that does not answer is asked again.
-const ASKING: usize = 2;
+/// How long a stream may take to answer at first, before it is asked again with twice the patience, up to [`MAKING`].
+const ASKING: Duration = Duration::from_millis(250);
+/// How often is looked whether another node has made what this one is waiting for.
+const LOOKING: Duration = Duration::from_millis(100);
 /// The layout of subjects and messages that this server writes.
 const LAYOUT: &str = "1";
 
@@ -56,7 +60,7 @@ pub(super) async fn ensure(link: &Link, config: &Config, rules: &Rules, shards: 
     let each = (0..link.names.streams()).map(|stream| {
         let wanted = wanted(link, config, rules, shards, stream);
         let context = &context;
-        async move { ensure_one(context, config, wanted).await }
+        async move { ensure_one(&link.client, context, config, wanted).await }
     });
     let all = futures_util::future::join_all(each).await;
     all.into_iter().collect()
@@ -103,26 +107,49 @@ fn wanted(link: &Link, config: &Config, rules: &Rules, shards: u16, stream: u16)
     }
 }
 
-async fn ensure_one(context: &jetstream::Context, config: &Config, wanted: Stream) -> Result<(), StreamError> {
-    use jetstream::ErrorCode;
-    use jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+/// Asks for a stream. One whose servers are choosing a leader, as when it has just been made, answers nothing.
+pub(super) async fn ask(client: &Client, name: &str) -> Result<jetstream::stream::Stream, GetStreamError> {
+    let mut patience = ASKING;
+    loop {
+        let context = jetstream::ContextBuilder::new().timeout(patience).build(client.clone());
+        match context.get_stream(name).await {
+            Err(error) if !matches!(error.kind(), GetStreamErrorKind::JetStream(_)) && patience < MAKING => {
+                tracing::debug!(stream = name, error = chain(&error), "a stream does not answer: asking again");
+                patience = (2 * patience).min(MAKING);
+            }
+            answered => return answered,
+        }
+    }
+}
+
+/// Waits until a stream is there that another node makes. Where several make it at the same moment, NATS may answer one of them and
+/// leave the others to wait in vain.
+pub(super) async fn appeared(client: &Client, name: &str) -> jetstream::stream::Stream {
+    loop {
+        tokio::time::sleep(LOOKING).await;
+        if let Ok(stream) = ask(client, name).await {
+            return stream;
+        }
+    }
+}
+
+async fn ensure_one(
+    client: &Client,
+    context: &jetstream::Context,
+    config: &Config,
+    wanted: Stream,
+) -> Result<(), StreamError> {
     let name = wanted.name.clone();
     let failed = |what, cause, advice| StreamError::Failed { what, stream: name.clone(), cause, advice };
-    // Its servers may just be choosing a leader.
-    let mut asked = context.get_stream(&name).await;
-    for _ in 0..ASKING {
-        let Err(error) = &asked else { break };
-        if matches!(error.kind(), GetStreamErrorKind::JetStream(_)) {
-            break;
-        }
-        tracing::warn!(stream = name, error = chain(error), "a stream does not answer: asking again");
-        asked = context.get_stream(&name).await;
-    }
-    let found = match asked {
+    let found = match ask(client, &name).await {
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                match context.create_stream(wanted.clone()).await {
+                let made = tokio::select! {
+                    made = context.create_stream(wanted.clone()) => made,
+                    found = appeared(client, &name) => Ok(found),
+                };
+                match made {
                     Ok(made) => made.cached_info().config.clone(),
                     Err(error) => {
                         let advice = match error.kind() {
