@@ -31,6 +31,10 @@ SHARDS = Row("Shards and their queues", [
     graph("Posts under way", "Posts and other requests under way for the connection with the most. At limits.posts_in_flight the server reads "
           "no further lines of it.", [query(total("tertulia_posts_in_flight_max", "pod", "max"), "{{pod}}"),
                                       query(total("tertulia_posts_in_flight_limit", function="min"), "limit")]),
+    graph("Bytes that wait for the log", "Bytes of posts of all connections that wait for the log. At limits.all_posts_in_flight_bytes each "
+          "connection may have one post that waits, and whoever sends faster is made to wait.", [
+              query(total("tertulia_posts_in_flight_bytes", "pod"), "{{pod}}"),
+              query(total("tertulia_posts_in_flight_limit_bytes", function="min"), "limit")], "bytes"),
     graph("Posts per append", "How many posts one append to the log takes. It grows by itself when posts come faster than appends return.", [
         query(quantile(0.5, "tertulia_append_messages"), "p50"), query(quantile(0.99, "tertulia_append_messages"), "p99")]),
     graph("Behind when served", "How many messages a member was behind its group when deliveries were taken up for it. Beyond shard.fanout deliveries it "
