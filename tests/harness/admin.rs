@@ -22,10 +22,7 @@ fn grpcurl(address: SocketAddr, method: &str, data: &Value) -> Result<Command> {
 }
 
 /// Makes a call.
-///
-/// # Errors
-/// If it fails; the text has gRPC's code.
-pub async fn call(address: SocketAddr, method: &str, data: Value) -> Result<Value> {
+pub(crate) async fn call(address: SocketAddr, method: &str, data: Value) -> Result<Value> {
     let mut command = grpcurl(address, method, &data)?;
     let output = within(PATIENCE, method, async { Ok(command.output().await?) }).await?;
     ensure!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));

@@ -158,6 +158,20 @@ impl Client {
         self.writer.send(frame).await
     }
 
+    /// Asks for a join, a page of history or of members, and answers the code with which that is refused, or nothing if it is granted.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn refusal(&mut self, request: &serde_json::Value) -> Result<Option<String>> {
+        self.send_json(request).await?;
+        let answered = |event: &Event| match event {
+            Event::Rejected(refusal) => Some(Some(refusal.code.as_str().to_owned())),
+            Event::Joined(_) | Event::History(_) | Event::Members(_) => Some(None),
+            _ => None,
+        };
+        self.reader.until("an answer", answered).await
+    }
+
     /// Joins `group` from now on and waits for `Joined`.
     ///
     /// # Errors

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::admin::call;
 use crate::client::Connector;
 use crate::deadline::{PATIENCE, within};
 use crate::process::{Process, binary};
@@ -159,6 +161,14 @@ impl Server {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.listening.http
+    }
+
+    /// Calls its admin API, with `grpcurl`.
+    ///
+    /// # Errors
+    /// If it has none, or the call fails; then the text has gRPC's code.
+    pub async fn admin(&self, method: &str, data: Value) -> Result<Value> {
+        call(self.listening.admin.context("no admin API")?, method, data).await
     }
 
     /// Makes clients for it.

@@ -4,17 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::admin::{Watcher, call};
+use harness::admin::Watcher;
 use harness::cluster::{AGREEING, Cluster};
 use harness::deadline::poll_until;
-use harness::{Client, Event, ServerOptions};
+use harness::{Event, ServerOptions};
 use serde_json::{Value, json};
 
 use crate::machine;
-
-async fn admin(cluster: &Cluster, place: usize, method: &str, data: Value) -> Result<Value> {
-    call(cluster.nodes[place].listening().admin.context("no admin API")?, method, data).await
-}
 
 /// A watcher on a node that is known to see what happens on all nodes.
 async fn watch(cluster: &Cluster, place: usize, nodes: &[&str]) -> Result<Watcher> {
@@ -81,7 +77,8 @@ async fn a_watcher_on_any_node_sees_what_happens_on_all_of_them() -> Result<()> 
             client.reader.until("Left", |event| matches!(event, Event::Left(_)).then_some(())).await?;
             expected.push(("leave".to_owned(), group, user));
         } else {
-            let kicked = admin(&cluster, number % 3, "KickMember", json!({"group_name": group, "user": user})).await?;
+            let kicked =
+                cluster.nodes[number % 3].admin("KickMember", json!({"group_name": group, "user": user})).await?;
             ensure!(kicked["kicked"] == 1, "{kicked}");
             expected.push(("kick".to_owned(), group, user));
         }
@@ -142,25 +139,12 @@ async fn a_watcher_on_any_node_sees_what_happens_on_all_of_them() -> Result<()> 
     Ok(())
 }
 
-/// What comes of a request: the code of the refusal, or nothing if it is granted.
-async fn refusal(client: &mut Client, request: Value) -> Result<Option<String>> {
-    client.send_json(&request).await?;
-    client
-        .reader
-        .until("an answer", |event| match event {
-            Event::Rejected(refusal) => Some(Some(refusal.code.as_str().to_owned())),
-            Event::Joined(_) | Event::History(_) | Event::Members(_) => Some(None),
-            _ => None,
-        })
-        .await
-}
-
 /// Waits until a request of `user` on each node is refused with a code.
 async fn refused_everywhere(cluster: &Cluster, user: &str, request: &Value, code: &str) -> Result<()> {
     for place in 0..cluster.nodes.len() {
         poll_until(AGREEING, "the refusal", async || {
             let mut client = cluster.connector(place).extended(user).await?;
-            let refusal = refusal(&mut client, request.clone()).await?;
+            let refusal = client.refusal(request).await?;
             Ok((refusal.as_deref() != Some(code)).then(|| format!("{request} on node {place}: {refusal:?}")))
         })
         .await?;
@@ -183,14 +167,14 @@ async fn holds_are_in_force_on_all_nodes_and_outlive_all_of_them() -> Result<()>
     }
     for (place, group) in groups.iter().enumerate().take(5) {
         let held = json!({"group_name": group, "user": "ada", "hold_seconds": 3600});
-        admin(&cluster, place % 3, "KickMember", held).await?;
+        cluster.nodes[place % 3].admin("KickMember", held).await?;
     }
-    admin(&cluster, 2, "CloseGroup", json!({"group_name": groups[5], "hold_seconds": 3600})).await?;
-    admin(&cluster, 1, "KickMember", json!({"user": "eve", "hold_seconds": 3600})).await?;
+    cluster.nodes[2].admin("CloseGroup", json!({"group_name": groups[5], "hold_seconds": 3600})).await?;
+    cluster.nodes[1].admin("KickMember", json!({"user": "eve", "hold_seconds": 3600})).await?;
     // The owner knows at once, whichever node one asks.
     for (place, group) in groups.iter().enumerate().take(5) {
         let mut again = cluster.connector(place % 3).extended("ada").await?;
-        ensure!(refusal(&mut again, json!({"Join": {"group_name": group}})).await?.as_deref() == Some("kicked"));
+        ensure!(again.refusal(&json!({"Join": {"group_name": group}})).await?.as_deref() == Some("kicked"));
     }
     let check = async |cluster: &Cluster| -> Result<()> {
         let of = |kind: &str, group: &str| json!({kind: {"group_name": group}});
@@ -203,7 +187,7 @@ async fn holds_are_in_force_on_all_nodes_and_outlive_all_of_them() -> Result<()>
         }
         let mut bob = cluster.connector(0).extended("bob").await?;
         for kind in ["Join", "History", "Members"] {
-            ensure!(refusal(&mut bob, of(kind, &groups[0])).await?.is_none(), "bob is not held");
+            ensure!(bob.refusal(&of(kind, &groups[0])).await?.is_none(), "bob is not held");
         }
         Ok(())
     };
@@ -223,11 +207,11 @@ async fn holds_are_in_force_on_all_nodes_and_outlive_all_of_them() -> Result<()>
     cluster.agreed(3).await?;
     check(&cluster).await?;
     // And what a moderator ends is over, everywhere.
-    admin(&cluster, 0, "CloseGroup", json!({"group_name": groups[5]})).await?;
+    cluster.nodes[0].admin("CloseGroup", json!({"group_name": groups[5]})).await?;
     for place in 0..3 {
         poll_until(AGREEING, "the group to be open", async || {
             let mut client = cluster.connector(place).extended("bob").await?;
-            let refusal = refusal(&mut client, json!({"History": {"group_name": groups[5]}})).await?;
+            let refusal = client.refusal(&json!({"History": {"group_name": groups[5]}})).await?;
             Ok(refusal.map(|code| format!("{code} on node {place}")))
         })
         .await?;
@@ -248,7 +232,7 @@ async fn the_limit_of_groups_is_that_of_all_nodes_together() -> Result<()> {
     while joined.len() < 2 * LIMIT {
         ticks.tick().await;
         let group = format!("many-{}", joined.len());
-        match refusal(&mut client, json!({"Join": {"group_name": group}})).await?.as_deref() {
+        match client.refusal(&json!({"Join": {"group_name": group}})).await?.as_deref() {
             None => joined.push(group),
             Some("server_full") => break,
             Some(other) => bail!("refused with {other}"),
@@ -259,7 +243,7 @@ async fn the_limit_of_groups_is_that_of_all_nodes_together() -> Result<()> {
     drop(client.cut());
     poll_until(AGREEING, "room for groups", async || {
         let mut client = cluster.connector(1).extended("bob").await?;
-        refusal(&mut client, json!({"Join": {"group_name": "more"}})).await
+        client.refusal(&json!({"Join": {"group_name": "more"}})).await
     })
     .await
 }

@@ -1,7 +1,6 @@
 //! The wire protocol on several nodes: what clients of one see of those of another.
 
 use anyhow::{Context, Result, ensure};
-use harness::admin::call;
 use harness::cluster::Cluster;
 use harness::irc::Conversation;
 use harness::recording::Event;
@@ -14,10 +13,6 @@ use crate::machine;
 /// Groups enough that each node owns some of them.
 fn groups() -> Vec<String> {
     (0..9).map(|number| format!("group-{number}")).collect()
-}
-
-async fn admin(cluster: &Cluster, place: usize, method: &str, data: Value) -> Result<Value> {
-    call(cluster.nodes[place].listening().admin.context("no admin API")?, method, data).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,12 +123,12 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
         }
         let (asked, other) = (number % 3, (number + 1) % 3);
         let announce = json!({"group_name": group, "message": "be kind"});
-        ensure!(admin(cluster, asked, "Announce", announce).await?["seq"] == "1");
+        ensure!(cluster.nodes[asked].admin("Announce", announce).await?["seq"] == "1");
         for client in &mut members {
             client.reader.until_text(&group, "be kind").await?;
         }
         let kick = json!({"group_name": group, "user": "bob", "reason": "enough", "hold_seconds": 60});
-        ensure!(admin(cluster, other, "KickMember", kick).await?["kicked"] == 1);
+        ensure!(cluster.nodes[other].admin("KickMember", kick).await?["kicked"] == 1);
         let left = members[1].reader.until("Left", |event| match event {
             Event::Left(left) => Some(left.clone()),
             _ => None,
@@ -141,18 +136,18 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
         ensure!(left.await?.detail.as_deref() == Some("enough"));
         let refused = members[1].join(&group).await.err().map(|error| error.to_string()).unwrap_or_default();
         ensure!(refused.contains("Kicked"), "{refused}");
-        let listed = admin(cluster, asked, "ListMembers", json!({"group_name": group})).await?;
+        let listed = cluster.nodes[asked].admin("ListMembers", json!({"group_name": group})).await?;
         let users: Vec<&str> =
             listed["members"].as_array().into_iter().flatten().filter_map(|it| it["user"].as_str()).collect();
         ensure!(users == ["ada", "cyd"], "{listed}");
         members[0].post(&group, "after", "1").await?;
         members[2].reader.until_text(&group, "after").await?;
-        let purged = admin(cluster, other, "PurgeHistory", json!({"group_name": group, "through_seq": 1})).await?;
+        let purged = cluster.nodes[other].admin("PurgeHistory", json!({"group_name": group, "through_seq": 1})).await?;
         ensure!(purged["removedMessages"] == "1", "{purged}");
-        let group_now = admin(cluster, asked, "GetGroup", json!({"group_name": group})).await?;
+        let group_now = cluster.nodes[asked].admin("GetGroup", json!({"group_name": group})).await?;
         ensure!(group_now["group"]["head"] == "2" && group_now["group"]["firstSeq"] == "2", "{group_now}");
         ensure!(group_now["group"]["members"] == 2, "{group_now}");
-        let deleted = admin(cluster, asked, "DeleteGroup", json!({"group_name": group})).await?;
+        let deleted = cluster.nodes[asked].admin("DeleteGroup", json!({"group_name": group})).await?;
         ensure!(deleted["removedMembers"] == 2, "{deleted}");
         for client in [0, 2] {
             let left = members[client].reader.until("Left", |event| matches!(event, Event::Left(_)).then_some(()));
@@ -171,7 +166,7 @@ async fn connections_of_all_nodes_are_listed_and_ended_from_any(cluster: &Cluste
     let mut token = String::new();
     loop {
         let asked = json!({"user": "eve", "page_size": 4, "page_token": token});
-        let page = admin(cluster, 1, "ListConnections", asked).await?;
+        let page = cluster.nodes[1].admin("ListConnections", asked).await?;
         let listed = page["connections"].as_array().context("no connections")?;
         nodes.extend(listed.iter().filter_map(|it| it["node"].as_str().map(str::to_owned)));
         token = page["nextPageToken"].as_str().unwrap_or_default().to_owned();
@@ -181,7 +176,7 @@ async fn connections_of_all_nodes_are_listed_and_ended_from_any(cluster: &Cluste
     }
     nodes.sort();
     ensure!(nodes == ["node-0", "node-0", "node-1", "node-1", "node-2", "node-2"], "{nodes:?}");
-    let ended = admin(cluster, 2, "Disconnect", json!({"user": "eve", "reason": "bye"})).await?;
+    let ended = cluster.nodes[2].admin("Disconnect", json!({"user": "eve", "reason": "bye"})).await?;
     ensure!(ended["disconnected"] == 6, "{ended}");
     for client in &mut clients {
         client.reader.until_closed().await?;
@@ -192,7 +187,7 @@ async fn connections_of_all_nodes_are_listed_and_ended_from_any(cluster: &Cluste
 async fn the_map_is_the_same_everywhere(cluster: &mut Cluster) -> Result<()> {
     let mut maps = Vec::new();
     for place in 0..3 {
-        let mut map = admin(cluster, place, "GetShardMap", json!({"with_shards": true})).await?;
+        let mut map = cluster.nodes[place].admin("GetShardMap", json!({"with_shards": true})).await?;
         let nodes = map["nodes"].as_array_mut().context("no nodes")?;
         nodes.iter_mut().for_each(|node| drop(node.as_object_mut().map(|node| node.remove("answering"))));
         maps.push(map);
@@ -219,7 +214,7 @@ async fn the_map_is_the_same_everywhere(cluster: &mut Cluster) -> Result<()> {
     let before = owners(&maps[0]);
     let place = cluster.add().await?;
     cluster.agreed(4).await?;
-    let after = owners(&admin(cluster, 1, "GetShardMap", json!({"with_shards": true})).await?);
+    let after = owners(&cluster.nodes[1].admin("GetShardMap", json!({"with_shards": true})).await?);
     let moved: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
     ensure!(moved.iter().all(|(_, (_, node))| *node == harness::cluster::name(place)), "{moved:?}");
     ensure!((180..330).contains(&moved.len()), "{} of 1024 shards moved", moved.len());

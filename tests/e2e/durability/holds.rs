@@ -3,34 +3,16 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use harness::admin::call;
+use anyhow::{Result, ensure};
 use harness::deadline::poll_until;
-use harness::{Client, Event, Server, ServerOptions};
-use serde_json::{Value, json};
+use harness::{Server, ServerOptions};
+use serde_json::json;
 
 use crate::run;
 
-async fn admin(server: &Server, method: &str, data: Value) -> Result<Value> {
-    call(server.listening().admin.context("no admin API")?, method, data).await
-}
-
-/// The code with which a request is refused, if it is.
-async fn refusal(client: &mut Client, request: Value) -> Result<Option<String>> {
-    client.send_json(&request).await?;
-    client
-        .reader
-        .until("an answer", |event| match event {
-            Event::Rejected(refusal) => Some(Some(refusal.code.as_str().to_owned())),
-            Event::Joined(_) | Event::History(_) | Event::Members(_) => Some(None),
-            _ => None,
-        })
-        .await
-}
-
 async fn join(server: &Server, user: &str, group: &str) -> Result<Option<String>> {
     let mut client = server.connector().extended(user).await?;
-    refusal(&mut client, json!({"Join": {"group_name": group}})).await
+    client.refusal(&json!({"Join": {"group_name": group}})).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,15 +25,15 @@ async fn holds_survive_a_kill_and_end_when_they_are_over() -> Result<()> {
     }
     // One to which nobody has posted is in memory alone.
     ada.join("Empty").await?;
-    admin(&server, "KickMember", json!({"group_name": "Dogs", "user": "ada", "hold_seconds": 3600})).await?;
-    admin(&server, "KickMember", json!({"user": "eve", "hold_seconds": 3600})).await?;
-    admin(&server, "KickMember", json!({"group_name": "Cats", "user": "bob", "hold_seconds": 5})).await?;
-    admin(&server, "CloseGroup", json!({"group_name": "Birds", "hold_seconds": 3600})).await?;
-    admin(&server, "CloseGroup", json!({"group_name": "Empty", "hold_seconds": 3600})).await?;
+    server.admin("KickMember", json!({"group_name": "Dogs", "user": "ada", "hold_seconds": 3600})).await?;
+    server.admin("KickMember", json!({"user": "eve", "hold_seconds": 3600})).await?;
+    server.admin("KickMember", json!({"group_name": "Cats", "user": "bob", "hold_seconds": 5})).await?;
+    server.admin("CloseGroup", json!({"group_name": "Birds", "hold_seconds": 3600})).await?;
+    server.admin("CloseGroup", json!({"group_name": "Empty", "hold_seconds": 3600})).await?;
     // Each kill comes at once after the answer.
     for user in 0..5 {
         let held = json!({"group_name": "Cats", "user": format!("u{user}"), "hold_seconds": 3600});
-        admin(&server, "KickMember", held).await?;
+        server.admin("KickMember", held).await?;
         server.kill().await?;
         server.restart().await?;
     }
@@ -65,16 +47,16 @@ async fn holds_survive_a_kill_and_end_when_they_are_over() -> Result<()> {
     }
     let mut ada = server.connector().extended("ada").await?;
     for kind in ["History", "Members"] {
-        ensure!(refusal(&mut ada, json!({kind: {"group_name": "Dogs"}})).await?.as_deref() == Some("kicked"));
-        ensure!(refusal(&mut ada, json!({kind: {"group_name": "Birds"}})).await?.as_deref() == Some("closed"));
-        ensure!(refusal(&mut ada, json!({kind: {"group_name": "Cats"}})).await?.is_none());
+        ensure!(ada.refusal(&json!({kind: {"group_name": "Dogs"}})).await?.as_deref() == Some("kicked"));
+        ensure!(ada.refusal(&json!({kind: {"group_name": "Birds"}})).await?.as_deref() == Some("closed"));
+        ensure!(ada.refusal(&json!({kind: {"group_name": "Cats"}})).await?.is_none());
     }
-    let birds = admin(&server, "GetGroup", json!({"group_name": "Birds"})).await?;
+    let birds = server.admin("GetGroup", json!({"group_name": "Birds"})).await?;
     ensure!(birds["group"]["closedUntil"].is_string(), "{birds}");
     // What is over is over, and what is opened stays open.
     poll_until(Duration::from_secs(20), "the end of bob's hold", async || join(&server, "bob", "Cats").await).await?;
     for group in ["Birds", "Empty"] {
-        admin(&server, "CloseGroup", json!({"group_name": group})).await?;
+        server.admin("CloseGroup", json!({"group_name": group})).await?;
     }
     server.kill().await?;
     server.restart().await?;
@@ -89,7 +71,7 @@ async fn a_damaged_file_of_holds_stops_the_start_and_is_named() -> Result<()> {
     let mut server = ServerOptions::new().on_disk().start().await?;
     let mut ada = server.connector().extended("ada").await?;
     ada.join("Dogs").await?;
-    admin(&server, "KickMember", json!({"group_name": "Dogs", "user": "ada", "hold_seconds": 3600})).await?;
+    server.admin("KickMember", json!({"group_name": "Dogs", "user": "ada", "hold_seconds": 3600})).await?;
     server.kill().await?;
     let file = server.data_dir().join("notes");
     let whole = fs::read_to_string(&file)?;

@@ -4,6 +4,9 @@
 
 mod admin;
 mod collector;
+#[path = "../../src/log/nats/tests/server.rs"]
+#[expect(dead_code, reason = "the tests of the log also kill and stall servers")]
+mod nats;
 mod nodes;
 mod outage;
 mod posts;

@@ -1,51 +1,11 @@
 //! The trace of a post whose group another node owns.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
-
-use crate::collector::{Arrived, Collector, NEVER};
+use crate::collector::{Arrived, Collector};
+use crate::nats::Servers;
 use crate::server::Server;
 
-/// A NATS server that ends with the test.
-struct Nats {
-    url: String,
-    _child: Child,
-    _home: TempDir,
-}
-
-fn binary() -> PathBuf {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server");
-    let on_path =
-        std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-    let mut places = on_path.map(|place| place.join("nats-server")).chain([fetched]);
-    places.find(|place| place.is_file()).expect("there is no nats-server: run `tests/tools/fetch nats-server`")
-}
-
-impl Nats {
-    async fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(binary());
-        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let child = command.spawn().unwrap();
-        let up = async {
-            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        timeout(NEVER, up).await.expect("nats-server does not listen");
-        Self { url: format!("nats://127.0.0.1:{port}"), _child: child, _home: home }
-    }
-}
-
-async fn node(nats: &Nats, collector: &Collector, name: &str) -> Server {
-    let url = format!("nats.urls={}", nats.url);
+async fn node(nats: &Servers, collector: &Collector, name: &str) -> Server {
+    let url = format!("nats.urls={}", nats.urls());
     let endpoint = format!("telemetry.traces.endpoint=http://{}", collector.address);
     let id = format!("cluster.node_id={name}");
     let resource = format!("service.instance.id={name}");
@@ -60,7 +20,7 @@ fn trace_of(number: usize) -> String {
 #[tokio::test]
 async fn one_trace_shows_what_both_nodes_did() {
     const SPAN: &str = "00f067aa0ba902b7";
-    let (nats, collector) = (Nats::start().await, Collector::start().await);
+    let (nats, collector) = (Servers::start(1, "").await, Collector::start().await);
     let (one, other) = (node(&nats, &collector, "one").await, node(&nats, &collector, "other").await);
     for node in [&one, &other] {
         node.until_metric("tertulia_cluster_nodes", 2.0).await;
