@@ -132,9 +132,9 @@ impl World {
     }
 
     fn posts(&self, count: usize) -> Request {
-        let post = || NewPost { group: self.group.clone(), message: PLAIN.into(), id: None, trace: None };
+        let post = || NewPost { group: self.group.clone(), message: PLAIN.into(), id: None, trace: None, weight: None };
         let posts = std::iter::repeat_with(post).take(count).collect();
-        Request::Post(Posts { session: Arc::clone(&self.session), posts, received: Instant::now(), weight: None })
+        Request::Post(Posts { session: Arc::clone(&self.session), posts, received: Instant::now() })
     }
 }
 

@@ -7,12 +7,12 @@ use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
-use serde::Deserialize;
 
 use super::Error;
 use super::node::Node;
 use super::silence::Answers;
 use crate::log::config::Nats as NatsConfig;
+use crate::log::nats::ack::{Ack, ApiError};
 use crate::log::nats::{bucket, last_of};
 
 /// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
@@ -45,20 +45,6 @@ pub(super) enum Changed {
     Conflict,
     /// It is not known to be stored, and why.
     Unknown(String),
-}
-
-#[derive(Debug, Deserialize)]
-struct Ack {
-    #[serde(default)]
-    seq: u64,
-    error: Option<ApiError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Bucket {
@@ -134,9 +120,7 @@ impl Bucket {
             Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
                 Ok(Ack { error: None, seq }) => Changed::Stored(seq),
                 Ok(Ack { error: Some(ApiError { err_code: 10071, .. }), .. }) => Changed::Conflict,
-                Ok(Ack { error: Some(ApiError { err_code, description }), .. }) => {
-                    Changed::Unknown(format!("{description} (error {err_code})"))
-                }
+                Ok(Ack { error: Some(error), .. }) => Changed::Unknown(error.to_string()),
                 Err(error) => Changed::Unknown(error.to_string()),
             },
             Err(error) => Changed::Unknown(error.to_string()),

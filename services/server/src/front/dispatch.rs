@@ -255,7 +255,7 @@ impl Task {
                 format!("at most {max} posts per second: try again in {} ms", wait.as_nanos().div_ceil(1_000_000));
             return Err(Refused { retry_after: Some(wait), ..Refused::new(Code::RateLimited, text) });
         }
-        Ok(NewPost { group, message: Arc::from(message), id, trace: None })
+        Ok(NewPost { group, message: Arc::from(message), id, trace: None, weight: None })
     }
 
     fn page(&self, limit: Option<u64>) -> usize {

@@ -12,10 +12,12 @@ use crate::shard::request::{Posts, Request};
 impl Task {
     /// Sends the posts that were gathered.
     pub(super) fn send_gathered(&mut self) {
-        if let (Some(Gathered { shard, bytes, posts }), Some((session, _))) = (self.gathered.take(), &self.voice) {
+        if let (Some(Gathered { shard, bytes, mut posts }), Some((session, _))) = (self.gathered.take(), &self.voice) {
             let (session, received) = (Arc::clone(session), self.read_at);
-            let weight = Some(Weight::new(&session.inbox, &self.shared.weight, bytes as usize));
-            self.send(shard, Request::Post(Posts { session, posts, received, weight }));
+            if let Some(last) = posts.last_mut() {
+                last.weight = Some(Weight::new(&session.inbox, &self.shared.weight, bytes as usize));
+            }
+            self.send(shard, Request::Post(Posts { session, posts, received }));
         }
     }
 

@@ -9,6 +9,7 @@
 //! A writer first takes the shard ([`Nats::take_over`]); from then on the server refuses what writers before it send. The decision and
 //! its measurements are in `docs/decisions/0006-jetstream-log.md`, what JetStream promises in `docs/cluster.md`.
 
+pub(crate) mod ack;
 mod append;
 pub(crate) mod bucket;
 pub mod config;

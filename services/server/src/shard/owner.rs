@@ -215,11 +215,9 @@ impl Owner {
     }
 
     async fn on_posts(&mut self, posts: Posts) {
-        let Posts { session, posts, received, mut weight } = posts;
+        let Posts { session, posts, received } = posts;
         let now = now_ms();
-        let mut left = posts.len();
         for post in posts {
-            left -= 1;
             let outcome = match self.ready_for_post(&post.group, &session, post.id.is_some()).await {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
@@ -234,8 +232,7 @@ impl Owner {
             self.staged.traced += usize::from(trace.is_some());
             let to = Asker::Session(Arc::clone(&session));
             let id = post.id.filter(PostId::is_of_client);
-            let weight = if left == 0 { weight.take() } else { None };
-            self.staged.answers.push(Answer { to, group: post.group, id, outcome, trace, weight });
+            self.staged.answers.push(Answer { to, group: post.group, id, outcome, trace, weight: post.weight });
         }
     }
 

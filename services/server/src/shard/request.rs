@@ -78,8 +78,6 @@ pub struct Posts {
     pub posts: Vec<NewPost>,
     /// When they were read from the socket.
     pub received: Instant,
-    /// What they weigh, where that is limited.
-    pub weight: Option<Weight>,
 }
 
 /// A post that has passed the checks of the front.
@@ -93,6 +91,8 @@ pub struct NewPost {
     pub id: Option<PostId>,
     /// If it is traced.
     pub trace: Option<Box<trace::Post>>,
+    /// What it weighs, and those that were sent with it before it, where that is limited.
+    pub weight: Option<Weight>,
 }
 
 /// Where a new member begins.

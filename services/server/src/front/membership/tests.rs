@@ -115,11 +115,16 @@ impl World {
     async fn post(&mut self, count: usize) {
         let first = self.posted + 1;
         self.posted += count as u64;
-        let post =
-            |seq: u64| NewPost { group: self.group.clone(), message: seq.to_string().into(), id: None, trace: None };
+        let post = |seq: u64| NewPost {
+            group: self.group.clone(),
+            message: seq.to_string().into(),
+            id: None,
+            trace: None,
+            weight: None,
+        };
         let posts = (first..=self.posted).map(post).collect();
         let received = std::time::Instant::now();
-        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received, weight: None });
+        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received });
         assert!(self.shards.send(0, request).await);
         let mut answers = 0;
         while answers < count {

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::ack::{Ack, ApiError};
 use super::subject::Names;
 
 /// The subject to which the expected sequence of a fence belongs.
@@ -87,20 +88,6 @@ fn is_zero(number: &u64) -> bool {
 }
 
 #[derive(Debug, Deserialize)]
-struct Ack {
-    error: Option<ApiError>,
-    #[serde(default)]
-    seq: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Debug, Deserialize)]
 struct Info {
     state: InfoState,
     /// Subjects in all pages.
@@ -116,18 +103,16 @@ struct InfoState {
     subjects: Option<std::collections::HashMap<String, u64>>,
 }
 
-impl Ack {
-    fn published(self) -> Published {
-        match self.error {
-            None => Published::Stored(self.seq),
-            Some(ApiError { err_code: 10071, .. }) => Published::Fenced,
+impl From<Ack> for Published {
+    fn from(ack: Ack) -> Self {
+        match ack.error {
+            None => Self::Stored(ack.seq),
+            Some(ApiError { err_code: 10071, .. }) => Self::Fenced,
             // The fence's subject is in use, the leader is new, or there are too many batches at once.
-            Some(ApiError { err_code: 10163 | 10164 | 10167 | 10176 | 10210 | 10211, .. }) => Published::Busy,
+            Some(ApiError { err_code: 10163 | 10164 | 10167 | 10176 | 10210 | 10211, .. }) => Self::Busy,
             // The server could not store it, and does not say how far it came.
-            Some(ApiError { err_code: err_code @ 10077, description }) => {
-                Published::Unknown(format!("{description} (error {err_code})"))
-            }
-            Some(ApiError { err_code, description }) => Published::Refused(format!("{description} (error {err_code})")),
+            Some(error @ ApiError { err_code: 10077, .. }) => Self::Unknown(error.to_string()),
+            Some(error) => Self::Refused(error.to_string()),
         }
     }
 }
@@ -179,7 +164,7 @@ impl Link {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
         match self.client.send_request(subject.to_owned(), request).await {
             Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
-                Ok(ack) => ack.published(),
+                Ok(ack) => ack.into(),
                 Err(error) => Published::Unknown(format!("an answer that is none: {error}")),
             },
             Err(error) => match error.kind() {
@@ -330,7 +315,7 @@ impl Link {
         let answer = answer.map_err(|error| NoAnswer(super::connect::chain(&error)))?;
         let unfit = |error: serde_json::Error| NoAnswer(format!("an answer that is none: {error}"));
         if let Some(error) = serde_json::from_slice::<MaybeError>(&answer.payload).map_err(unfit)?.error {
-            return Err(NoAnswer(format!("{} (error {})", error.description, error.err_code)));
+            return Err(NoAnswer(error.to_string()));
         }
         serde_json::from_slice(&answer.payload).map_err(unfit)
     }

@@ -9,8 +9,8 @@ use async_nats::jetstream::{self, kv};
 use async_nats::{HeaderMap, Request};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
 
+use super::ack::Ack;
 use super::link::Link;
 use super::subject::escape;
 use super::{Config, OpenError, bucket};
@@ -29,18 +29,6 @@ const ARRIVING: Duration = Duration::from_secs(10);
 pub(super) struct Bucket {
     link: Link,
     name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Ack {
-    error: Option<ApiError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Bucket {
@@ -62,7 +50,7 @@ impl Bucket {
         let answer = self.link.client.send_request(subject, request).await.map_err(failed)?;
         match serde_json::from_slice::<Ack>(&answer.payload).map_err(failed)?.error {
             None => Ok(()),
-            Some(ApiError { err_code, description }) => Err(failed(format!("{description} (error {err_code})"))),
+            Some(error) => Err(failed(error)),
         }
     }
 

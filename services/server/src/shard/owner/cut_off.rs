@@ -72,8 +72,7 @@ impl Owner {
             return None;
         }
         match request {
-            Request::Post(Posts { session, posts, weight, .. }) => {
-                drop(weight);
+            Request::Post(Posts { session, posts, .. }) => {
                 self.shared.metrics.refused.increment(posts.len() as u64);
                 let answer = |post: NewPost| {
                     let refusal = unavailable(&post.group);
@@ -81,7 +80,7 @@ impl Owner {
                         trace.refused(self.shard, &post.group, refusal.reason());
                     }
                     let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
-                    Answer { to, group: post.group, id, outcome: Err(refusal), trace: None, weight: None }
+                    Answer { to, group: post.group, id, outcome: Err(refusal), trace: None, weight: post.weight }
                 };
                 drop(send_answers(posts.into_iter().map(answer).collect()));
                 None

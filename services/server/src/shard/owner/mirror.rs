@@ -146,14 +146,10 @@ impl Owner {
             Request::Asked(asked) => (asked.answer)(wire::encode(&Reply::NotOwner)),
             // Whoever has the shard now sees to it.
             Request::Admin(admin) if matches!(*admin, Admin::Forget { .. }) => {}
-            Request::Post(Posts { session, posts, received, mut weight }) => {
-                let mut left = posts.len();
+            Request::Post(Posts { session, posts, received }) => {
                 for mut post in posts {
-                    left -= 1;
-                    let weight = if left == 0 { weight.take() } else { None };
                     post.id.get_or_insert_with(own_id);
-                    let request =
-                        Request::Post(Posts { session: Arc::clone(&session), posts: vec![post], received, weight });
+                    let request = Request::Post(Posts { session: Arc::clone(&session), posts: vec![post], received });
                     mirror.outbox.push_back(Pending { request, since });
                 }
             }

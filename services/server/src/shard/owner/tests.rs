@@ -129,9 +129,10 @@ impl World {
             message: format!("message {id}").into(),
             id: (!id.is_empty()).then(|| PostId::new(id).unwrap()),
             trace: None,
+            weight: None,
         };
         let posts = ids.iter().map(post).collect();
-        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now(), weight: None };
+        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };
         assert!(self.shards.send(0, Request::Post(posts)).await);
     }
 

@@ -224,9 +224,10 @@ impl Owner {
             match (&answer.to, record) {
                 (Asker::Session(session), Some(record)) => {
                     let Record { message, id, .. } = record;
-                    let posts = vec![NewPost { group: answer.group, message, id, trace: answer.trace }];
-                    let (received, weight) = (Instant::now(), answer.weight);
-                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received, weight }));
+                    let posts =
+                        vec![NewPost { group: answer.group, message, id, trace: answer.trace, weight: answer.weight }];
+                    let received = Instant::now();
+                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received }));
                 }
                 (Asker::Node(execution, _), Some(_)) => execution.give_up(),
                 _ => left.push(answer),

@@ -35,8 +35,7 @@ impl Owner {
     }
 
     fn posted(&mut self, posts: Posts, outcome: Outcome, answers: &mut Vec<Answer>) {
-        let Posts { session, posts, mut weight, .. } = posts;
-        // A request to another node has one post.
+        let Posts { session, posts, .. } = posts;
         for post in posts {
             let outcome = match &outcome {
                 Outcome::Stored { epoch, seq, at } => {
@@ -52,8 +51,7 @@ impl Owner {
                 (None, _) => {}
             }
             let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
-            let weight = weight.take();
-            answers.push(Answer { to, group: post.group, id, outcome, trace: None, weight });
+            answers.push(Answer { to, group: post.group, id, outcome, trace: None, weight: post.weight });
         }
     }
 
@@ -179,7 +177,7 @@ impl Owner {
                     session.inbox.push(Event::Left { group, was_member });
                 }
             }
-            Request::Post(Posts { session, posts, weight, .. }) => {
+            Request::Post(Posts { session, posts, .. }) => {
                 let Some(post) = posts.into_iter().next() else { return };
                 let refusal = why(post.group.clone());
                 if let Some(trace) = post.trace {
@@ -192,7 +190,7 @@ impl Owner {
                     id,
                     outcome: Err(refusal),
                     trace: None,
-                    weight,
+                    weight: post.weight,
                 }]));
             }
             Request::Admin(admin) => refuse_admin(*admin, why),

@@ -15,9 +15,10 @@ async fn spans(world: &World, session: &Arc<Session>, ids: &[&str]) -> Vec<Vec<S
         message: format!("message {id}").into(),
         id: Some(PostId::new(id).unwrap()),
         trace: tracer.post(Some(&format!("00-{}-00f067aa0ba902b7-01", trace(number))), Instant::now(), 1),
+        weight: None,
     };
     let posts = ids.iter().enumerate().map(post).collect();
-    let request = Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now(), weight: None });
+    let request = Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now() });
     assert!(world.shards.send(0, request).await);
     answers(session, ids.len()).await;
     let all: Vec<SpanData> = std::iter::from_fn(|| spans.try_recv().ok()).collect();
