@@ -39,7 +39,8 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The server cannot start, or did not stop cleanly.
-pub async fn run(config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
+    config.shard.settle(config.log.engine == Engine::Nats);
     // First, so that a signal while starting is not lost.
     let mut signals = Signals::new().context("cannot listen for signals")?;
     describe();

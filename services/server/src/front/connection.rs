@@ -36,6 +36,8 @@ const READ: usize = 16 * 1024;
 const ANSWER: usize = 64 * 1024;
 /// Reads in a row before others get their turn.
 const READS: usize = 8;
+/// Of more bytes than this that wait, none are put off.
+const PUT_OFF: usize = 16 * 1024;
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -43,6 +45,8 @@ pub(super) struct Task {
     socket: Stream,
     /// Whether the socket has not taken all that was encrypted for it.
     unflushed: bool,
+    /// Writing was put off at the last poll; see [`Task::puts_off_writing`].
+    put_off: bool,
     /// What waits for the socket will not be waited for any more.
     abandoned: bool,
     /// Who it is and how it speaks, once the first line has told.
@@ -52,7 +56,7 @@ pub(super) struct Task {
     /// Ordered by the group's name.
     pub(super) memberships: Vec<Membership>,
     /// The place of the membership that is served first.
-    first_served: usize,
+    first_served: u32,
     /// Groups for which an answer to `Join` is to come.
     pub(super) joining: Vec<GroupName>,
     /// Requests that owners have not answered: posts, joins, leaves.
@@ -118,6 +122,7 @@ impl Task {
             me,
             socket,
             unflushed: false,
+            put_off: false,
             abandoned: false,
             voice: None,
             input: LineBuffer::new(),
@@ -187,9 +192,14 @@ impl Task {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             self.poll_orders(cx);
+            let waiting = self.in_flight;
             let input = self.poll_requests(cx);
             self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
+            if input.is_ok() && self.in_flight > waiting && self.puts_off_writing() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let (blocked, before) = (self.is_blocked(), self.out.len());
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
                 return Poll::Ready(reason);
@@ -207,6 +217,13 @@ impl Task {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Whether what waits to be written shall wait for one more poll, because something has just been asked of an owner: if that
+    /// answers before the next poll, as it does where no disk is waited for, one write takes both. Never twice in a row.
+    fn puts_off_writing(&mut self) -> bool {
+        self.put_off = !self.put_off && !self.out.is_empty() && self.out.len() < PUT_OFF && self.phase == Phase::Open;
+        self.put_off
     }
 
     /// Before it sleeps: memory goes back, and others see how full it is.
@@ -444,12 +461,12 @@ impl Task {
         };
         let mut starved = false;
         let count = self.memberships.len();
-        let first = self.first_served % count.max(1);
+        let first = self.first_served as usize % count.max(1);
         for place in (first..count).chain(0..first) {
             if self.memberships[place].poll(cx, &mut around).is_ready() && !starved {
                 starved = true;
                 // Next time the ones after it come first, so that a busy group leaves room for the rest.
-                self.first_served = place + 1;
+                self.first_served = u32::try_from(place + 1).unwrap_or_default();
             }
         }
         if around.delivered > 0 {

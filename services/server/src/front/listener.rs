@@ -58,8 +58,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A server that comes back must not wait for the last one's connections to time out.
     socket.set_reuseaddr(true)?;
+    prepare(&socket)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Options that every connection inherits from its listener (`tcp(7)`, `socket(7)`): set once here, they cost none of them a call.
+fn prepare(socket: &TcpSocket) -> io::Result<()> {
+    const KEEPALIVE: Duration = Duration::from_secs(60);
+    socket.set_nodelay(true)?;
+    // Finds dead classic clients, which have no heartbeat.
+    socket2::SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
 impl Front {
@@ -124,9 +133,6 @@ impl Front {
         match self.registry.admit(peer) {
             Ok(admitted) => {
                 self.shared.metrics.accepted.increment(1);
-                if let Err(error) = prepare(&socket) {
-                    tracing::debug!(%peer, %error, "socket options not set");
-                }
                 let shared = Arc::clone(&self.shared);
                 match &self.tls {
                     None => drop(self.tasks.spawn(converse(shared, Stream::Plain(socket), admitted))),
@@ -244,9 +250,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    const KEEPALIVE: Duration = Duration::from_secs(60);
-    socket.set_nodelay(true)?;
-    // Finds dead classic clients, which have no heartbeat.
-    socket2::SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_inherit_what_is_set_on_their_listener() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (socket, _) = accepted.unwrap();
+        let socket = socket2::SockRef::from(&socket);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        drop(client);
+    }
 }

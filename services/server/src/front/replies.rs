@@ -233,7 +233,13 @@ impl Task {
             // Joined again, and to go on where it is.
             Ok(_) if joined.from == JoinFrom::Now => {}
             Ok(place) => self.memberships[place] = Membership::new(joined, next, &self.shared.metrics),
-            Err(place) => self.memberships.insert(place, Membership::new(joined, next, &self.shared.metrics)),
+            Err(place) => {
+                if self.memberships.is_empty() {
+                    // Most connections are in one group, and left to itself the first would take room for four.
+                    self.memberships.reserve_exact(1);
+                }
+                self.memberships.insert(place, Membership::new(joined, next, &self.shared.metrics));
+            }
         }
         self.memberships_changed();
     }

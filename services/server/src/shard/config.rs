@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Shards of the deployment. Fixed for its life: another number sends groups elsewhere.
+    /// Shards of the deployment; 0: see [`Config::settle`]. With many nodes fixed for its life: another number sends groups elsewhere.
     pub count: u16,
     /// Requests that wait for one shard; at this number those who send more wait.
     pub queue: usize,
@@ -31,14 +31,37 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            count: 1_024,
-            queue: 256,
+            count: 0,
+            queue: 1_024,
             fanout: 32,
             append_posts: 4_096,
             append_bytes: 1024 * 1024,
             group_idle: Duration::from_secs(60),
             dedup_window: 4_096,
             dedup_time: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Config {
+    /// Shards of a deployment of many nodes: enough for each node of many to have about as many.
+    const OF_MANY_NODES: u16 = 1_024;
+    /// Shards of a single node for each processor. Its owners wait for one log, and the fewer they are the more posts share an append;
+    /// so many that processors do not wait for each other.
+    const OF_A_PROCESSOR: usize = 8;
+    /// Fewest shards of a single node.
+    const OF_A_NODE: usize = 16;
+
+    /// Decides what is left to the server: how many shards there are.
+    pub fn settle(&mut self, is_one_of_many: bool) {
+        if self.count == 0 {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let single = (processors * Self::OF_A_PROCESSOR).max(Self::OF_A_NODE);
+            self.count = if is_one_of_many {
+                Self::OF_MANY_NODES
+            } else {
+                u16::try_from(single).unwrap_or(Self::OF_MANY_NODES).min(Self::OF_MANY_NODES)
+            };
         }
     }
 }
