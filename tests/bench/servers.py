@@ -93,12 +93,16 @@ class Running:
         return " / ".join(self.log.read().strip().splitlines()[-3:])
 
 
-
 def tertulia(engine, folder, settings=()):
     """tertulia on free ports of loopback, with its data in `folder`."""
     command = [SERVER, "--engine", engine, "--data-dir", str(folder / "data"), "--log-level", "warn"]
     command += [argument for setting in settings for argument in ("--set", setting)]
     return Running([*command, "--chat", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"], folder)
+
+
+def bare(folder):
+    """What sockets cost: a server of the classic dialect that only writes ready lines."""
+    return Running([LOADGEN, "bare"], folder)
 
 
 def load(server, arguments, limit, file=None):
