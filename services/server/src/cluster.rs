@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -189,15 +190,17 @@ impl Cluster {
 
     /// Begins to own shards; returns when those are owned that are this node's now, or that takes too long.
     pub async fn start(&self, shards: &Shards) {
-        let Inner { config, nats, membership, link, gazette, view, stop, tasks, .. } = &*self.inner;
+        let Inner { config, nats, membership, link, gazette, stop, tasks, .. } = &*self.inner;
         tasks.spawn(gazette.clone().publish(shards.events().clone(), stop.clone()));
         tasks.spawn(gazette.clone().listen(stop.clone()));
         tasks.spawn(count_groups(Arc::clone(membership), shards.clone(), config.renew, stop.clone()));
         let desk = Desk::new(Arc::clone(link), nats.clone(), shards.clone(), Arc::clone(membership));
+        let asked = desk.asked();
         let listening = desk.listen().await;
         tasks.spawn(desk.serve(listening, stop.clone(), tasks.clone()));
         tasks.spawn(Arc::clone(membership).keep(stop.clone()));
-        let ownership = Ownership::new(config.clone(), nats.clone(), shards.clone(), Arc::clone(link), view.clone());
+        let (link, membership) = (Arc::clone(link), Arc::clone(membership));
+        let ownership = Ownership::new(config.clone(), nats.clone(), shards.clone(), link, membership, asked);
         let mut settled = ownership.settled();
         tasks.spawn(ownership.run(stop.clone(), tasks.clone()));
         if tokio::time::timeout(FIRST, settled.wait_for(|settled| *settled)).await.is_err() {
@@ -205,27 +208,31 @@ impl Cluster {
         }
     }
 
-    /// Gives all shards to the other nodes; returns when they have them, or after a while, and whether there are any.
+    /// Gives all shards to the other nodes; returns when they have them, or when they take none for a while, and whether there are any.
     pub async fn hand_over(&self, shards: &Shards) -> bool {
         let Inner { config, membership, view, .. } = &*self.inner;
         membership.leave();
         let mut view = view.clone();
-        let handed = async {
-            let mut ticks = tokio::time::interval(Duration::from_millis(10));
-            loop {
-                let is_last = !view.borrow_and_update().has_successor();
-                let owned = (0..shards.map().shards()).any(|shard| shards.is_owned(shard));
-                if is_last || !owned {
-                    return !is_last;
-                }
-                ticks.tick().await;
+        let count = || (0..shards.map().shards()).filter(|shard| shards.is_owned(*shard)).count();
+        let (mut left, mut since) = (count(), Instant::now());
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            ticks.tick().await;
+            if !view.borrow_and_update().has_successor() {
+                return false;
             }
-        };
-        let others = tokio::time::timeout(config.handover * 3, handed).await;
-        others.unwrap_or_else(|_| {
-            tracing::warn!("not all shards could be handed over: others will take them");
-            true
-        })
+            let owned = count();
+            if owned < left {
+                (left, since) = (owned, Instant::now());
+            }
+            if owned == 0 {
+                return true;
+            }
+            if since.elapsed() > config.handover * 3 {
+                tracing::warn!(shards = owned, "not all shards could be handed over: others will take them");
+                return true;
+            }
+        }
     }
 
     /// Leaves the list.

@@ -87,6 +87,14 @@ pub async fn drain(
     shards.events().tell(|| What::Draining(WHY.into()));
     // Both at once: whoever stops this node may leave it less time than it was promised, and nobody has to wait for shards that are
     // handed over already.
+    let hand_over = async {
+        // As long as they are taken one after the other, but so that there is time for the clients.
+        let longest = tokio::time::timeout(config.grace / 2, hand_over);
+        longest.await.unwrap_or_else(|_| {
+            tracing::warn!("not all shards were handed over in time: others will take them");
+            true
+        })
+    };
     let (others, ()) = tokio::join!(hand_over, tokio::time::sleep(config.delay));
     accepting.end().await;
     tracing::info!(open = front.registry().open(), others, "draining connections");

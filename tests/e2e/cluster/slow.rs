@@ -1,5 +1,6 @@
 //! NATS far away: everything takes longer, and nothing else changes.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -7,11 +8,17 @@ use harness::cluster::Cluster;
 use harness::metrics::Metrics;
 use harness::proxy::Carriage;
 use harness::{ServerOptions, check};
+use tokio::sync::{mpsc, watch};
 
 use crate::machine;
+use crate::talker::{Places, Talker, conclude};
 
 /// What each way takes longer.
 const EACH_WAY: Duration = Duration::from_millis(200);
+/// How long talk goes on before a node leaves, so that what was on its way while NATS was near has ended.
+const SETTLING: Duration = Duration::from_secs(4);
+/// How long a node may take to leave.
+const LEAVE: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_milliseconds_each_way_cost_time_and_nothing_else() -> Result<()> {
@@ -57,5 +64,50 @@ async fn two_hundred_milliseconds_each_way_cost_time_and_nothing_else() -> Resul
     }
     let recordings: Vec<_> = clients.into_iter().map(harness::Client::settled).collect();
     check(&recordings, &logs).assert_clean();
+    Ok(())
+}
+
+/// A third of 1,024 shards changes hands under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_leave_takes_seconds_and_fails_no_post_with_nats_far_away() -> Result<()> {
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(3, 1, ServerOptions::new()).await?;
+    let groups: Vec<String> = (0..30).map(|number| format!("far-{number}")).collect();
+    // Nobody is connected to the node that leaves, so that only its shards move.
+    let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(0)), Some(cluster.chat(1))]));
+    let connector = cluster.connector(0);
+    let (hush, quiet) = watch::channel(false);
+    let (calm, calmed) = mpsc::unbounded_channel();
+    let talkers: Vec<_> = (0..6)
+        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet, &calm))
+        .collect();
+    drop(calm);
+    let mut observer = connector.extended("observer").await?;
+    for group in &groups {
+        observer.join(group).await?;
+    }
+    (0..3).for_each(|place| cluster.set_carriage(place, Carriage::Slow(EACH_WAY)));
+    let far = Instant::now();
+    tokio::time::sleep(SETTLING).await;
+    let terminated = Instant::now();
+    cluster.nodes[2].terminate()?;
+    ensure!(cluster.nodes[2].wait(Duration::from_secs(60)).await?.success());
+    let left = terminated.elapsed();
+    cluster.agreed(2).await?;
+    let agreed = terminated.elapsed();
+    println!("left after {left:?}, agreed after {agreed:?}");
+    // What has been shown need not be waited for any longer.
+    (0..3).for_each(|place| cluster.set_carriage(place, Carriage::Open));
+    hush.send_replace(true);
+    let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
+    let slowest = |while_leaving: bool| {
+        let is_of = |when: &Instant| *when >= far && (*when >= terminated) == while_leaving;
+        slow.iter().filter(|(at, ..)| is_of(at)).map(|(_, took, _)| *took).max().unwrap_or_default()
+    };
+    let (before, slowest) = (slowest(false), slowest(true));
+    println!("{:?}, the slowest answer took {slowest:?}, before it was {before:?}", verdict.facts);
+    ensure!(agreed < LEAVE, "the shards moved in {agreed:?}");
+    // Three round trips for the shard, three for whoever asked the node that had it just before and asks again, and what gathered.
+    ensure!(slowest < before + 20 * EACH_WAY, "an answer took {slowest:?}, before it was {before:?}");
     Ok(())
 }

@@ -7,6 +7,7 @@ use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Error;
 use super::node::Node;
@@ -60,7 +61,7 @@ impl Bucket {
         &self.name
     }
 
-    /// When NATS answered last.
+    /// When NATS answered last, and how far away it is.
     pub(super) fn answers(&self) -> &Answers {
         &self.answers
     }
@@ -83,8 +84,9 @@ impl Bucket {
     pub(super) async fn entries(&self) -> Result<Vec<Entry>, String> {
         let stream = format!("KV_{}", self.name);
         let prefix = format!("$KV.{}.", self.name);
+        let asked = Instant::now();
         let found = last_of(&self.client, self.timeout, &stream, &format!("{prefix}>")).await?;
-        self.answers.heard();
+        self.answers.heard_since(asked);
         let entry = |(subject, revision, payload): (String, u64, Bytes)| {
             let key = subject.strip_prefix(&prefix)?.to_owned();
             let node = serde_json::from_slice(&payload).ok();
@@ -112,9 +114,10 @@ impl Bucket {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
+        let asked = Instant::now();
         let answer = self.client.send_request(format!("$KV.{}.{key}", self.name), request).await;
         if answer.as_ref().err().is_none_or(|error| error.kind() == RequestErrorKind::NoResponders) {
-            self.answers.heard();
+            self.answers.heard_since(asked);
         }
         match answer {
             Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +21,7 @@ use crate::shard::wire::Listing;
 use crate::shard::{Hold, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 256;
 /// How long this node waits to learn of a change that another one knows.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -74,12 +75,19 @@ pub(super) struct Desk {
     shards: Shards,
     membership: Arc<Membership>,
     view: watch::Receiver<Arc<View>>,
+    /// When another node asked for a shard last.
+    asked: watch::Sender<Instant>,
 }
 
 impl Desk {
     pub(super) fn new(link: Arc<Link>, nats: Nats, shards: Shards, membership: Arc<Membership>) -> Self {
         let view = membership.view();
-        Self { link, nats, shards, membership, view }
+        Self { link, nats, shards, membership, view, asked: watch::Sender::new(Instant::now()) }
+    }
+
+    /// When another node asked for a shard last.
+    pub(super) fn asked(&self) -> watch::Receiver<Instant> {
+        self.asked.subscribe()
     }
 
     /// Opens the desk: from now on questions come in.
@@ -130,6 +138,7 @@ impl Desk {
     }
 
     async fn release(&mut self, shard: u16, version: u64) -> Answer {
+        self.asked.send_replace(Instant::now());
         let name = self.shards.node().to_owned();
         if self.view.borrow().version < version {
             self.membership.hasten();

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -159,6 +160,11 @@ impl Membership {
         let me = self.me();
         let late = me.renewed.elapsed() > self.config.lease;
         me.trouble.clone().filter(|_| late)
+    }
+
+    /// How long an answer of NATS takes at least.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.bucket.answers().round_trip()
     }
 
     /// Says that this node is about to stop.

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::Config;
 use super::desk::{Answer, Question, release};
 use super::link::Link;
-use super::membership::View;
+use super::membership::{Membership, View};
 use super::metrics::Metrics;
 use super::pace::Pace;
 use crate::log::nats::Nats;
@@ -42,6 +42,8 @@ pub(super) struct Ownership {
     before: Vec<Option<String>>,
     /// Since when a shard is owned here that is another node's.
     surplus: HashMap<u16, Instant>,
+    /// When this node was asked for a shard last: others come for theirs, a few at a time.
+    asked: watch::Receiver<Instant>,
     settled: watch::Sender<bool>,
 }
 
@@ -51,6 +53,7 @@ struct Taking {
     nats: Nats,
     shards: Shards,
     link: Arc<Link>,
+    membership: Arc<Membership>,
     view: watch::Receiver<Arc<View>>,
     pace: Pace,
     silent: Silent,
@@ -64,18 +67,21 @@ impl Ownership {
         nats: Nats,
         shards: Shards,
         link: Arc<Link>,
-        view: watch::Receiver<Arc<View>>,
+        membership: Arc<Membership>,
+        asked: watch::Receiver<Instant>,
     ) -> Self {
+        let view = membership.view();
         let now = Arc::clone(&view.borrow());
         let map = without(&now, shards.node()).map(shards.map().shards());
         let (lives, connections) = (now.lives, now.connections);
         let handover = config.handover;
         let (pace, metrics) = (Pace::new(), Arc::new(Metrics::new()));
         let silent = Silent::default();
-        let taking = Taking { nats, shards, link, view: view.clone(), pace, silent, metrics, handover };
+        let taking = Taking { nats, shards, link, membership, view: view.clone(), pace, silent, metrics, handover };
         let before = vec![None; usize::from(map.shards())];
         let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
-        Self { config, taking, view, map, lives, is_back: false, connections, busy, before, surplus, settled }
+        let is_back = false;
+        Self { config, taking, view, map, lives, is_back, connections, busy, before, surplus, asked, settled }
     }
 
     /// Whether all shards are owned here that are this node's by the map.
@@ -147,6 +153,12 @@ impl Ownership {
         self.map = map;
     }
 
+    /// Whether nobody comes for a shard that is another node's.
+    fn is_left_over(&mut self, shard: u16) -> bool {
+        let since = *self.surplus.entry(shard).or_insert_with(Instant::now);
+        since.max(*self.asked.borrow()).elapsed() > 2 * self.config.handover
+    }
+
     async fn reconcile(&mut self, done: &tokio::sync::mpsc::Sender<u16>, tasks: &TaskTracker) {
         let me = self.taking.shards.node().to_owned();
         let is_in = self.view.borrow().is_in;
@@ -177,8 +189,7 @@ impl Ownership {
                     // Nobody may listen any more.
                     done.send(shard).await.unwrap_or(());
                 });
-            } else if has && self.surplus.entry(shard).or_insert_with(Instant::now).elapsed() > 2 * self.config.handover
-            {
+            } else if has && self.is_left_over(shard) {
                 // Whose it is did not ask for it.
                 self.busy.insert(shard);
                 tasks.spawn(async move {
@@ -218,7 +229,7 @@ fn without(view: &View, name: &str) -> View {
 impl Taking {
     /// Makes a shard this node's, if it can be had now.
     async fn take(self, shard: u16, version: u64, before: Option<String>) {
-        let turn = self.pace.turn().await;
+        let turn = self.pace.turn(self.membership.round_trip()).await;
         let me = self.shards.node();
         let is_asked =
             |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);

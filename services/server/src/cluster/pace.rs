@@ -2,7 +2,8 @@
 //!
 //! A shard that changes hands is served by nobody for a moment. The more of them do so at once, the longer that moment is wherever they
 //! wait for the same processor and the same disks; the fewer, the longer it takes until all have moved, above all where NATS is far away.
-//! So their number grows while that costs no time, and shrinks when it does.
+//! So their number grows while that costs no time, and shrinks when it does. What is only the way to NATS and back counts for nothing in
+//! this, and where it is long many are on it at a time from the beginning: they wait for it and not for each other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,14 @@ const MOST: f64 = 48.0;
 /// A moment that is longer than the shortest by this factor, and by this time, is longer than it need be.
 const FACTOR: u32 = 2;
 const SLACK: Duration = Duration::from_millis(10);
+/// NATS is far away if an answer takes longer even when nothing else is asked.
+const FAR: Duration = Duration::from_millis(50);
+/// A shard that changes hands goes that way about so often: to its node and back, which are two, and to its fence.
+const TRIPS: u32 = 3;
+/// Of shards on a long way one more goes at a time for each such part of it. That is 80 in a second; near it are many hundreds.
+const APART: Duration = Duration::from_micros(12_500);
+/// The greatest number where NATS is far away.
+const MOST_FAR: f64 = 192.0;
 
 /// Lets so many go on at a time as is good for all; cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,6 +44,8 @@ struct State {
     under_way: usize,
     /// The shortest moment, as far as is remembered.
     shortest: Duration,
+    /// What a moment takes at least because NATS is far away; zero if it is not.
+    way: Duration,
 }
 
 /// Leave to go on, until it is dropped.
@@ -48,18 +59,28 @@ impl State {
         (self.under_way as f64) < self.limit
     }
 
+    /// Shards begin to move, and an answer of NATS took so long before they did: what it takes while they do may be for their number.
+    fn begin(&mut self, round_trip: Duration) {
+        self.way = if round_trip > FAR { round_trip * TRIPS } else { Duration::ZERO };
+        self.limit = self.limit.max(self.way.div_duration_f64(APART)).min(self.most());
+    }
+
+    fn most(&self) -> f64 {
+        if self.way.is_zero() { MOST } else { MOST_FAR }
+    }
+
     fn took(&mut self, moment: Duration) {
         // What was possible once may not be any more.
         self.shortest = (self.shortest + self.shortest / 64).min(moment);
-        let is_long = moment > self.shortest * FACTOR + SLACK;
+        let is_long = moment > self.shortest.max(self.way) * FACTOR + SLACK;
         let next = if is_long { self.limit * 0.8 } else { self.limit + 1.0 };
-        self.limit = next.clamp(LEAST, MOST);
+        self.limit = next.clamp(LEAST, self.most());
     }
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        let state = State { limit: FIRST, under_way: 0, shortest: Duration::MAX / 4 };
+        let state = State { limit: FIRST, under_way: 0, shortest: Duration::MAX / 4, way: Duration::ZERO };
         Self { inner: Arc::new(Inner { state: Mutex::new(state), room: Notify::new() }) }
     }
 
@@ -67,12 +88,15 @@ impl Pace {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for its turn.
-    pub(super) async fn turn(&self) -> Turn {
+    /// Waits for its turn. `round_trip`: how long an answer of NATS takes now.
+    pub(super) async fn turn(&self, round_trip: Duration) -> Turn {
         loop {
             let room = self.inner.room.notified();
             {
                 let mut state = self.state();
+                if state.under_way == 0 {
+                    state.begin(round_trip);
+                }
                 if state.has_room() {
                     state.under_way += 1;
                     if state.has_room() {
@@ -119,16 +143,36 @@ mod tests {
         assert_eq!(limit_after([5].into_iter().chain([300; 400])), MOST, "what was quick once is forgotten");
     }
 
+    #[test]
+    fn far_away_many_are_on_the_way_at_once_and_fewer_only_if_they_are_in_each_others_way() {
+        let pace = Pace::new();
+        let mut state = pace.state();
+        let millis = Duration::from_millis;
+        // It was near when the last ones moved.
+        (0..100).for_each(|_| state.took(millis(5)));
+        state.begin(millis(400));
+        assert_eq!(state.limit, 96.0);
+        (0..200).for_each(|_| state.took(millis(1_200)));
+        assert_eq!(state.limit, MOST_FAR);
+        (0..40).for_each(|_| state.took(millis(3_000)));
+        assert_eq!(state.limit, LEAST);
+        state.begin(millis(3));
+        (0..4).for_each(|_| state.took(millis(1_200)));
+        assert_eq!(state.limit, LEAST, "that is not for the way");
+        (0..100).for_each(|_| state.took(millis(5)));
+        assert_eq!(state.limit, MOST);
+    }
+
     #[tokio::test]
     async fn no_more_than_the_limit_go_on_at_a_time() {
         let pace = Pace::new();
         let mut turns = Vec::new();
         for _ in 0..8 {
-            turns.push(pace.turn().await);
+            turns.push(pace.turn(Duration::ZERO).await);
         }
         let next = tokio::spawn({
             let pace = pace.clone();
-            async move { drop(pace.turn().await) }
+            async move { drop(pace.turn(Duration::ZERO).await) }
         });
         tokio::task::yield_now().await;
         assert!(!next.is_finished());

@@ -2,7 +2,8 @@
 //!
 //! This says nothing about who owns what: that the list of nodes decides, and the log's fences.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,23 +13,44 @@ use tokio::time::Instant;
 /// that came meanwhile, once it reads them.
 const LOOKS: u32 = 3;
 
-/// When NATS answered last.
+/// Of so many answers it is known how long they took.
+const REMEMBERED: usize = 6;
+
+/// When NATS answered last, and how far away it is.
 #[derive(Debug)]
-pub(super) struct Answers(Mutex<Instant>);
+pub(super) struct Answers(Mutex<Heard>);
+
+#[derive(Debug)]
+struct Heard {
+    last: Instant,
+    took: VecDeque<Duration>,
+}
 
 impl Answers {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self(Mutex::new(Heard { last: Instant::now(), took: VecDeque::with_capacity(REMEMBERED) }))
     }
 
-    /// There is one.
-    pub(super) fn heard(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is one, to what was asked then.
+    pub(super) fn heard_since(&self, asked: Instant) {
+        let mut heard = self.heard();
+        heard.last = Instant::now();
+        heard.took.truncate(REMEMBERED - 1);
+        heard.took.push_front(asked.elapsed());
     }
 
     /// For how long there has been none.
     pub(super) fn silence(&self) -> Duration {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.heard().last.elapsed()
+    }
+
+    /// How long the quickest of the last answers took: as long as it takes to there and back, and what NATS does at least.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.heard().took.iter().min().copied().unwrap_or_default()
     }
 }
 
@@ -79,6 +101,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_round_trip_is_that_of_the_quickest_of_the_last_answers() {
+        let answers = Answers::new();
+        assert_eq!(answers.round_trip(), Duration::ZERO);
+        for millis in [2, 400, 900, 400, 401, 950] {
+            let asked = Instant::now();
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            answers.heard_since(asked);
+        }
+        assert_eq!(answers.round_trip(), Duration::from_millis(2));
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(500)).await;
+        answers.heard_since(asked);
+        assert_eq!(answers.round_trip(), Duration::from_millis(400), "what was near is far now");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn silence_is_said_and_so_is_its_end() {
         let (answers, (said, mut heard)) = (Answers::new(), watch::channel(false));
         let lease = Duration::from_secs(2);
@@ -88,7 +126,7 @@ mod tests {
             heard.wait_for(|cut_off| *cut_off).await.unwrap();
             let after = begun.elapsed();
             assert!((Duration::from_millis(2_200)..=Duration::from_millis(2_800)).contains(&after), "{after:?}");
-            answers.heard();
+            answers.heard_since(Instant::now());
             heard.wait_for(|cut_off| !*cut_off).await.unwrap();
         };
         tokio::select! {
