@@ -161,6 +161,9 @@ class OnNats(unittest.TestCase):
 class Servers:
     """What the servers of NATS tell at their monitoring ports."""
 
+    # Those of the log, the nodes, and the notes of moderators.
+    STREAMS = 16 + 2
+
     def __init__(self, namespace):
         self.namespace = namespace
 
@@ -183,7 +186,7 @@ class Servers:
     def are_current(self):
         """All streams have a leader and two replicas that have what it has."""
         streams = self.streams()
-        assert len(streams) == 17, sorted(streams)
+        assert len(streams) == self.STREAMS, sorted(streams)
         for name, stream in streams.items():
             replicas = stream["cluster"].get("replicas", [])
             assert len(replicas) == 2 and all(replica.get("current") for replica in replicas), f"{name}: {stream['cluster']}"
@@ -264,7 +267,7 @@ class Nodes(OnNats):
             self.namespace.ready_pod(other_than=before, name=name)
             wait_until("all replicas are current", self.servers.are_current, 60)
 
-        print(f"{name} leads {leads} of 17 streams", flush=True)
+        print(f"{name} leads {leads} of {Servers.STREAMS} streams", flush=True)
         self.under_load("NATS deletion", delete)
         self.assertEqual(self.namespace.get("pvc", f"data-{name}")["metadata"]["uid"], claim)
         self.assertIn("lame duck", log.end().lower())

@@ -565,12 +565,13 @@ impl Task {
             }
             Phase::Closing(reason) => (!self.is_writing()).then_some(reason),
             Phase::Finishing(reason) => {
-                let answered = self.is_answered();
-                if answered {
-                    self.me.answered();
+                if !self.is_answered() {
+                    return None;
                 }
-                let served = || self.memberships.iter().all(|member| member.next() > member.status.head());
-                (answered && !self.is_writing() && served()).then_some(reason)
+                self.me.answered();
+                self.memberships.iter_mut().for_each(Membership::end_here);
+                let served = || self.memberships.iter().all(Membership::is_served);
+                (!self.is_writing() && served()).then_some(reason)
             }
         }
     }

@@ -55,6 +55,8 @@ pub(super) struct Membership {
     pub(super) status: Arc<GroupStatus>,
     /// The next `seq` to be written.
     next: u64,
+    /// The last `seq` that is written before the connection ends, once that is decided.
+    end: Option<u64>,
     /// `next - 1`, for others to see.
     progress: Arc<Progress>,
     state: State,
@@ -109,20 +111,39 @@ impl Membership {
         };
         joined.progress.set_delivered(next - 1);
         joined.progress.set_catching_up(matches!(state, State::CatchingUp { .. }));
-        Self { status: joined.status, next, progress: joined.progress, state, lag: None, held_up: None, drains: 0 }
+        Self {
+            status: joined.status,
+            next,
+            end: None,
+            progress: joined.progress,
+            state,
+            lag: None,
+            held_up: None,
+            drains: 0,
+        }
     }
 
     pub(super) fn group(&self) -> &GroupName {
         &self.status.name
     }
 
-    pub(super) fn next(&self) -> u64 {
-        self.next
+    /// Decides, if it is not decided yet, that the member is served up to what is in the log now and no further: in a group in which
+    /// more is posted than its socket takes it would never end otherwise.
+    pub(super) fn end_here(&mut self) {
+        self.end.get_or_insert(self.status.head());
+    }
+
+    /// Whether the member was served up to its end.
+    pub(super) fn is_served(&self) -> bool {
+        self.end.is_some_and(|end| self.next > end)
     }
 
     /// Takes up all that is there while `out` has room. `Pending`: there is nothing more now, and the task will be woken;
     /// `Ready`: there may be more, but no room.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>) -> Poll<()> {
+        if self.is_served() {
+            return Poll::Pending;
+        }
         let before = self.next;
         let result = self.poll_states(cx, around);
         if self.next != before {

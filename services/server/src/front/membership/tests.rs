@@ -178,7 +178,7 @@ impl World {
     }
 
     fn last_seen(&self) -> u64 {
-        self.member.as_ref().map_or(0, |member| member.next() - 1)
+        self.member.as_ref().map_or(0, |member| member.next - 1)
     }
 
     /// No gap but those that were told, nothing twice, nothing out of order, up to the end.
@@ -269,4 +269,31 @@ async fn another_epoch_begins_with_all_that_is_kept() {
     assert_eq!(world.seen.last(), Some(&Seen::Joined(1)));
     world.join(JoinFrom::After { seq: 9, epoch: None }).await;
     assert_eq!(world.seen.last(), Some(&Seen::Joined(1)), "a seq beyond the head is of another life");
+}
+
+#[tokio::test]
+async fn a_member_whose_connection_ends_is_served_up_to_what_there_was_and_no_further() {
+    // Live, and behind.
+    for before in [3, 500] {
+        let mut world = World::new(Dialect::Extended, 10_000);
+        world.join(JoinFrom::Now).await;
+        for _ in 0..before {
+            world.post(1).await;
+        }
+        world.poll_once(1);
+        let end_here = |world: &mut World| world.member.as_mut().unwrap().end_here();
+        let is_served = |world: &World| world.member.as_ref().unwrap().is_served();
+        end_here(&mut world);
+        while !is_served(&world) {
+            // Faster than it is served.
+            world.post(300).await;
+            end_here(&mut world);
+            world.poll_once(4_000);
+            world.take();
+        }
+        world.post(1).await;
+        let last = world.last_seen();
+        assert!((before..world.posted).contains(&last), "{last} of {}", world.posted);
+        assert!(world.poll(usize::MAX) && world.last_seen() == last, "nothing more is taken up");
+    }
 }
