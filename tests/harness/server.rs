@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::admin::call;
 use crate::builds::Build;
 use crate::client::Connector;
-use crate::deadline::{PATIENCE, within};
+use crate::deadline::{PATIENCE, poll_until, within};
 use crate::process::Process;
 
 /// Longest part of the server's log that a failed test shows.
@@ -298,7 +298,20 @@ impl Server {
         self.kill().await
     }
 
-    /// All it has logged.
+    /// All it has logged, once a text is in it: what a running server logs is written by a thread of its own, a little later.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or the text does not come.
+    pub async fn until_logged(&self, text: &str) -> Result<String> {
+        poll_until(PATIENCE, &format!("the log to say '{text}'"), || async {
+            let log = self.log()?;
+            Ok((!log.contains(text)).then_some(log))
+        })
+        .await?;
+        self.log()
+    }
+
+    /// All it has logged by now.
     ///
     /// # Errors
     /// If the log cannot be read.

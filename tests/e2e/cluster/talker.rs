@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// Before a client connects again, or posts again what was refused.
 const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
-const UNANSWERED: Duration = Duration::from_secs(50);
+const UNANSWERED: Duration = Duration::from_secs(110);
 /// An answer that takes longer is noted.
 const SLOW: Duration = Duration::from_millis(50);
 /// The last thing that is said in each group.

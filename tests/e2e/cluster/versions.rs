@@ -96,11 +96,8 @@ async fn versions_that_do_not_go_together_are_refused_with_a_reason() -> Result<
     let stored = posts(&mut ada, &groups, "beside").await?;
     let kept = stored.iter().filter(|stored| **stored).count();
     ensure!((1..8).contains(&kept), "those whose groups are the other node's are refused, and no others: {stored:?}");
-    let said = cluster.nodes[0].log()?;
-    ensure!(
-        said.contains("needs version 9 of the messages between nodes, and this build speaks 1: upgrade it"),
-        "{said}"
-    );
+    let needed = "needs version 9 of the messages between nodes, and this build speaks 1: upgrade it";
+    cluster.nodes[0].until_logged(needed).await?;
 
     let said = cluster.add_refused().await?;
     ensure!(said.contains("node 'node-1' (version 9.0.0) and this one do not understand each other"), "{said}");

@@ -204,6 +204,23 @@ async fn a_frame_whose_answer_is_lost_is_carried_out_once() {
     assert_eq!(pair.two.post(&bob, &[""]).await, [Ok(4)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_learns_late_that_it_owned_the_shard_is_answered_by_its_owner_as_before() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    for number in 1..=3 {
+        assert_eq!(pair.two.post(&bob, &[""]).await, [Ok(number)]);
+    }
+    // A node that stood still has taken the shard before the owner of now did.
+    pair.own(&pair.two, pair.reign - 1, Vec::new()).await;
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(4)]);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(pair.two.post(&bob, &["b", "c"]).await, [Ok(5), Ok(6)], "the log refuses it, and the owner is asked");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_post_whose_answer_is_lost_with_its_owner_is_stored_once() {
     let pair = Pair::new().await;
