@@ -292,8 +292,10 @@ impl Taking {
             turn.end(begun.elapsed());
             self.keep(inherited).await;
         } else {
-            tracing::debug!(shard, "the shard was taken and cannot be read yet");
+            tracing::debug!(shard, "the shard was taken and is not served yet");
             drop(turn);
+            // It may be another node's by now.
+            self.nats.release(shard).await;
             tokio::time::sleep(PAUSE).await;
         }
     }

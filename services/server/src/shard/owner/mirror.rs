@@ -90,6 +90,16 @@ struct Flight {
 pub(super) type Replied = Result<Bytes, Silence>;
 
 impl Mirror {
+    /// Of a shard that was this node's in a reign that has ended.
+    pub(super) fn after(reign: u64) -> Self {
+        Self { reign, ..Self::default() }
+    }
+
+    /// Whether another reign has begun since that one.
+    pub(super) fn knows_later(&self, reign: u64) -> bool {
+        self.reign > reign
+    }
+
     pub(super) fn has_room(&self, config: &Config) -> bool {
         self.outbox.len() < config.append_posts
     }

@@ -139,6 +139,8 @@ impl Owner {
                 roll.into_iter().for_each(|answer| self.on_roll_answer(answer));
                 self.conclude_all(flight.count, outcomes);
             }
+            // Who says that has lost the shard and does not know it yet.
+            Reply::Reign { reign } if reign < mirror.reign => self.try_again(),
             Reply::Reign { reign } => {
                 mirror.flight = None;
                 mirror.follow(reign);
