@@ -29,9 +29,15 @@ impl Build {
     /// # Errors
     /// If it is not built.
     pub fn server(self) -> Result<PathBuf> {
-        let is_other = self == Self::Older && std::env::var_os(OTHER).is_some();
+        let is_other = self == Self::Older && are_two();
         binary("tertulia-server", if is_other { OTHER } else { THIS })
     }
+}
+
+/// Whether the older build is another one than this.
+#[must_use]
+pub fn are_two() -> bool {
+    std::env::var_os(OTHER).is_some()
 }
 
 /// Says which builds a test is about to run, past the test runner, which shows nothing of a test that passes: whoever reads that it

@@ -49,7 +49,7 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     hush.send_replace(true);
     let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
     println!("{:?}", verdict.facts);
-    latency::assert_short(slow, terminated)?;
+    latency::assert_short(slow, terminated, latency::LATENCY)?;
     Ok(())
 }
 
