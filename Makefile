@@ -13,6 +13,8 @@ CARGO ?= cargo
 ARGS ?=
 # Passed to `cargo test` by `make test`, such as TESTS='-p tertulia-server shard::'.
 TESTS ?= --workspace
+# Which state of the repository `make test-upgrade` starts from, such as FROM=v0.1.0.
+FROM ?=
 # Passed to tests/deploy/run by `make test-deploy`.
 DEPLOY ?=
 
@@ -20,11 +22,11 @@ TEST_TOOLS := grpcurl libfaketime nats-server promtool
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
-SCRIPTS := .ci/run
+SCRIPTS := .ci/run tests/tools/older-server
 PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/nodes tests/bench/nats_wire.py tests/bench/servers.py tests/instructions/check
 
-.PHONY: help run check-instructions durability growth nodes test soak test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run check-instructions durability growth nodes test soak test-upgrade test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -44,6 +46,13 @@ soak: ## Random faults on three nodes for long (ROUNDS=200)
 	@tests/tools/fetch nats-server
 	$(CARGO) build --locked --workspace --bins
 	TERTULIA_SOAK_ROUNDS="$${ROUNDS:-200}" $(CARGO) test --locked -p tertulia-tests --test cluster -- --ignored --nocapture many_rounds
+
+test-upgrade: ## Replace the server of an older commit by this one: nodes one by one, and on its data directory (FROM=REF)
+	@[ -n "$(FROM)" ] || { echo 'say from what: make test-upgrade FROM=REF' >&2; exit 1; }
+	@tests/tools/fetch grpcurl nats-server
+	$(CARGO) build --locked --workspace --bin tertulia-server
+	server=$$(tests/tools/older-server "$(FROM)"); \
+		TERTULIA_OTHER_SERVER="$$server" $(CARGO) test --locked -p tertulia-tests --test cluster --test durability upgrade::
 
 test-deploy: ## Test image, manifests and chart (DEPLOY='manifests image cluster nodes' for some)
 	$(CARGO) build --locked --workspace --bins

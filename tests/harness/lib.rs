@@ -1,11 +1,12 @@
 //! What the end-to-end tests are made of.
 //!
-//! [`server`] runs the real binary, [`client`] connects to it and records all that is said, [`checker`] judges the
+//! [`server`] runs the real binary ([`builds`] says which), [`client`] connects to it and records all that is said, [`checker`] judges the
 //! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
 //! [`metrics`] reads what operators see. Whatever is awaited has a deadline whose error names what was awaited.
 
 pub mod actor;
 pub mod admin;
+pub mod builds;
 pub mod certificates;
 pub mod checker;
 pub mod client;
@@ -26,6 +27,7 @@ pub mod server;
 pub mod stage;
 pub mod terminal;
 
+pub use builds::Build;
 pub use checker::{GroupLog, Verdict, check};
 pub use client::{Client, Connector};
 pub use deadline::within;

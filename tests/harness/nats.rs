@@ -17,6 +17,9 @@ use crate::process::Process;
 /// How long a cluster may take to form.
 const FORMING: Duration = Duration::from_secs(60);
 
+/// Longest part of a server's log that a failed test shows.
+const SHOWN_LOG_BYTES: usize = 8 * 1024;
+
 /// What servers may store in files, unless a test says otherwise.
 const STORAGE: &str = "4GB";
 
@@ -32,6 +35,7 @@ pub struct Nats {
 struct NatsServer {
     process: Option<Process>,
     config: PathBuf,
+    log: PathBuf,
     port: u16,
     monitor: u16,
 }
@@ -64,6 +68,8 @@ impl Nats {
                 store.display(),
                 storage
             );
+            let log = home.path().join(format!("n{index}.log"));
+            text += &format!("log_file: \"{}\"\n", log.display());
             if count > 1 {
                 // Clients go only where they are told to, so that a proxy in between can cut them off.
                 text += &format!(
@@ -73,7 +79,7 @@ impl Nats {
             }
             let config = home.path().join(format!("n{index}.conf"));
             std::fs::write(&config, text).context("write the configuration of nats-server")?;
-            servers.push(NatsServer { process: None, config, port, monitor });
+            servers.push(NatsServer { process: None, config, log, port, monitor });
         }
         let mut all = Self { servers, _home: home };
         for index in 0..count {
@@ -135,6 +141,15 @@ impl Nats {
             process.wait(FORMING).await?;
         }
         Ok(())
+    }
+}
+
+impl Drop for NatsServer {
+    /// Prints the end of the log, which the test runner shows if the test failed.
+    fn drop(&mut self) {
+        let Ok(log) = std::fs::read(&self.log) else { return };
+        let end = &log[log.len().saturating_sub(SHOWN_LOG_BYTES)..];
+        println!("--- the end of {}\n{}---", self.log.display(), String::from_utf8_lossy(end));
     }
 }
 

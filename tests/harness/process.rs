@@ -96,6 +96,15 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// The program that it runs.
+    ///
+    /// # Errors
+    /// If the child has ended, or where there is no `/proc`.
+    pub fn program(&self) -> Result<PathBuf> {
+        let path = format!("/proc/{}/exe", self.pid);
+        std::fs::read_link(&path).with_context(|| format!("read {path}"))
+    }
+
     /// Resident memory in bytes (`VmRSS`).
     ///
     /// # Errors

@@ -14,9 +14,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::admin::call;
+use crate::builds::Build;
 use crate::client::Connector;
-use crate::deadline::{PATIENCE, within};
-use crate::process::{Process, binary};
+use crate::deadline::{PATIENCE, poll_until, within};
+use crate::process::Process;
 
 /// Longest part of the server's log that a failed test shows.
 const SHOWN_LOG_BYTES: usize = 16 * 1024;
@@ -31,6 +32,7 @@ const SEGMENT_BYTES: &str = "1MiB";
 pub struct ServerOptions {
     host: Option<IpAddr>,
     data_dir: Option<PathBuf>,
+    build: Build,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
 }
@@ -55,6 +57,13 @@ impl ServerOptions {
     #[must_use]
     pub fn data_dir(mut self, data_dir: PathBuf) -> Self {
         self.data_dir = Some(data_dir);
+        self
+    }
+
+    /// Starts another build than this one.
+    #[must_use]
+    pub fn build(mut self, build: Build) -> Self {
+        self.build = build;
         self
     }
 
@@ -239,6 +248,19 @@ impl Server {
         Ok(self.process.ended()?.is_some())
     }
 
+    /// Takes another build from the next start on.
+    pub fn set_build(&mut self, build: Build) {
+        self.options.build = build;
+    }
+
+    /// The program that runs, as the system knows it.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn program(&self) -> Result<PathBuf> {
+        self.process.program()
+    }
+
     /// Starts it again on the same data directory, after it ended. It listens on other ports.
     ///
     /// # Errors
@@ -276,7 +298,20 @@ impl Server {
         self.kill().await
     }
 
-    /// All it has logged.
+    /// All it has logged, once a text is in it: what a running server logs is written by a thread of its own, a little later.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or the text does not come.
+    pub async fn until_logged(&self, text: &str) -> Result<String> {
+        poll_until(PATIENCE, &format!("the log to say '{text}'"), || async {
+            let log = self.log()?;
+            Ok((!log.contains(text)).then_some(log))
+        })
+        .await?;
+        self.log()
+    }
+
+    /// All it has logged by now.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -308,7 +343,7 @@ fn data_dir(options: &ServerOptions, home: &Path) -> PathBuf {
 }
 
 fn spawn(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Result<Process> {
-    let binary = binary("tertulia-server", "TERTULIA_SERVER_BIN")?;
+    let binary = options.build.server()?;
     let log = File::options().create(true).append(true).open(log_path(home)).context("open the server's log")?;
     let mut command = Process::piped(&binary);
     command.stdin(Stdio::null()).stderr(log).current_dir(home);

@@ -40,7 +40,7 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 /// # Errors
 /// The server cannot start, or did not stop cleanly.
 pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()> {
-    config.shard.settle(config.log.engine == Engine::Nats);
+    config.shard = shard_config(&config);
     // First, so that a signal while starting is not lost.
     let mut signals = Signals::new().context("cannot listen for signals")?;
     describe();
@@ -69,13 +69,13 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     };
     let shards = match &cluster {
         Some(cluster) => Shards::start_among(
-            shard_config(&config),
+            config.shard.clone(),
             bounds,
             Arc::clone(&engine),
             node,
             Among { tracer: tracer.clone(), ..cluster.among() },
         ),
-        None => Shards::start(shard_config(&config), bounds, Arc::clone(&engine), node),
+        None => Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), node),
     };
     shards.begin_holds().await.context("cannot tell whom moderators hold")?;
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);
@@ -198,11 +198,14 @@ fn node_name(config: &Config, listeners: &Listeners) -> String {
     }
 }
 
-/// An append of `nats` is one atomic batch, which may have 1,000 messages, and each post may be in a group of its own.
+/// What the engine makes of the configuration of shards: how many they are, and how much goes into an append. One of `nats` is an atomic
+/// batch, which may have 1,000 messages, and each post may be in a group of its own.
 fn shard_config(config: &Config) -> shard::Config {
     const APPEND_POSTS: usize = 512;
     let mut shard = config.shard.clone();
-    if config.log.engine == Engine::Nats {
+    let is_one_of_many = config.log.engine == Engine::Nats;
+    shard.count = shard.shards(is_one_of_many);
+    if is_one_of_many {
         shard.append_posts = shard.append_posts.min(APPEND_POSTS);
     }
     shard

@@ -31,7 +31,7 @@ pub use delivery::{Delivery, Subscription};
 pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
-pub use holds::{Hold, HoldError, Holds};
+pub use holds::{Held, Hold, HoldError, Holds};
 pub use listed::Listed;
 pub use map::ShardMap;
 pub use moderation::Target;

@@ -3,27 +3,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::cluster::Cluster;
 use harness::deadline::poll_until;
 use harness::metrics::Metrics;
 use harness::{Event, ServerOptions};
 use tokio::sync::{mpsc, watch};
 
-use crate::machine;
 use crate::talker::{Places, Talker, conclude};
-
-/// How much longer than without a handover an answer may take, on a machine that has the time.
-const LATENCY: Duration = Duration::from_secs(1);
-
-/// How many want to run for each that can, since a minute: with ten others each step of a handover waits for its turn. At least 1, at
-/// most 3.
-fn crowd() -> Result<f64> {
-    let load = std::fs::read_to_string("/proc/loadavg").context("read the load of the machine")?;
-    let load: f64 = load.split(' ').next().context("no load")?.parse()?;
-    let cores = std::thread::available_parallelism()?.get() as f64;
-    Ok((load / cores).clamp(1.0, 3.0))
-}
+use crate::{latency, machine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> {
@@ -43,7 +31,6 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     for group in &groups {
         observer.join(group).await?;
     }
-    let began = Instant::now();
     let talk_for = async |seconds: u64| {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(seconds) {
@@ -51,7 +38,7 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
         }
     };
     talk_for(1).await;
-    let terminated = began.elapsed();
+    let terminated = Instant::now();
     cluster.nodes[2].terminate()?;
     ensure!(cluster.nodes[2].wait(Duration::from_secs(30)).await?.success());
     cluster.agreed(2).await?;
@@ -61,18 +48,8 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     talk_for(1).await;
     hush.send_replace(true);
     let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
-    let since = |(when, took, group): (Instant, _, _)| (when.duration_since(began), took, group);
-    let mut slow: Vec<(Duration, Duration, String)> = slow.into_iter().map(since).collect();
-    slow.sort();
-    println!("{:?}, slow answers (when, how long, where): {slow:?}", verdict.facts);
-    // What the machine needs anyway, busy as it may be, is not the handover's.
-    let slowest = |while_leaving: bool| {
-        let when = |when: &Duration| (*when >= terminated) == while_leaving;
-        slow.iter().filter(|(at, ..)| when(at)).map(|(_, took, _)| *took).max().unwrap_or_default()
-    };
-    let (before, slowest, crowd) = (slowest(false), slowest(true), crowd()?);
-    println!("the slowest answer took {slowest:?}, before it was {before:?}; {crowd:.1} times too many want to run");
-    ensure!(slowest < LATENCY.mul_f64(crowd) + before, "an answer took {slowest:?}, before it was {before:?}");
+    println!("{:?}", verdict.facts);
+    latency::assert_short(slow, terminated, latency::LATENCY)?;
     Ok(())
 }
 

@@ -7,11 +7,13 @@ mod clocks;
 mod cut_off;
 mod faults;
 mod full;
+mod latency;
 mod leaving;
 mod slow;
 mod talker;
 mod together;
 mod upgrade;
+mod versions;
 mod wire;
 
 use tokio::sync::{Mutex, MutexGuard};

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// Before a client connects again, or posts again what was refused.
 const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
-const UNANSWERED: Duration = Duration::from_secs(50);
+const UNANSWERED: Duration = Duration::from_secs(110);
 /// An answer that takes longer is noted.
 const SLOW: Duration = Duration::from_millis(50);
 /// The last thing that is said in each group.
@@ -29,7 +29,7 @@ pub(crate) const CURTAIN: &str = "=curtain=";
 /// Where the nodes are now, by place; `None` while one is down.
 pub(crate) type Places = Arc<Mutex<Vec<Option<SocketAddr>>>>;
 
-/// An answer that took long: when it came, how long it took, and in which group.
+/// What took long: when it came, how long it took, and in which group an answer was awaited, or that it was another connection.
 pub(crate) type SlowAnswer = (Instant, Duration, String);
 
 /// Tells what it saw: recordings of all its connections, and how long the slowest answer took.
@@ -55,6 +55,8 @@ pub(crate) struct Talker {
     unanswered: BTreeMap<u64, (String, String, Instant)>,
     next: u64,
     resume: HashMap<String, (u64, u64)>,
+    /// Since when it has no connection on which it is in all groups.
+    away: Option<Instant>,
     story: Story,
 }
 
@@ -80,6 +82,7 @@ impl Talker {
             unanswered: BTreeMap::new(),
             next: 1,
             resume: HashMap::new(),
+            away: None,
             story: Story::default(),
         };
         tokio::spawn(talker.run())
@@ -173,7 +176,15 @@ impl Talker {
             };
             match event {
                 None | Some(Event::GoingAway(_)) => return Ok(self.cut(client)),
-                Some(Event::Joined(joined)) => drop(missing.remove(&*joined.group)),
+                Some(Event::Joined(joined)) => {
+                    missing.remove(&*joined.group);
+                    if missing.is_empty()
+                        && let Some(away) = self.away.take()
+                        && away.elapsed() > SLOW
+                    {
+                        self.story.slow.push((Instant::now(), away.elapsed(), "another connection".to_owned()));
+                    }
+                }
                 Some(Event::Posted(posted)) => self.answered(posted.id.as_deref()),
                 Some(Event::Rejected(it)) => {
                     ensure!(matches!(it.code, Code::Unavailable | Code::Draining), "{}: {it:?}", self.user);
@@ -228,6 +239,7 @@ impl Talker {
         }
         self.story.recordings.push(client.cut());
         self.home += 1;
+        self.away.get_or_insert_with(Instant::now);
         None
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use harness::deadline::PATIENCE;
 use harness::irc::{Conversation, Happening, real_conversations};
 use harness::recording::Dialect;
-use harness::{Client, Server, ServerOptions, check, within};
+use harness::{Build, Client, Server, ServerOptions, check, within};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -32,6 +32,21 @@ const LONGEST_ROUND: u64 = 600;
 const STARTING: u64 = 120;
 /// The last message of each group.
 const CURTAIN: &str = "=curtain=";
+
+/// How often the server is killed, and which build it is then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rounds {
+    pub(crate) count: u64,
+    /// Until so many kills an older build runs.
+    pub(crate) older: u64,
+}
+
+impl Rounds {
+    /// What runs after so many kills.
+    fn build(self, kills: u64) -> Build {
+        if kills < self.older { Build::Older } else { Build::This }
+    }
+}
 
 fn number(variable: &str) -> Result<Option<u64>> {
     let Ok(text) = std::env::var(variable) else { return Ok(None) };
@@ -64,15 +79,15 @@ fn conversations() -> Result<Vec<Conversation>> {
     Ok(chosen)
 }
 
-/// Kills the server `rounds` times and starts it again each time.
+/// Kills the server again and again, and starts it each time.
 async fn kill_again_and_again(
     server: &mut Server,
     random: &mut fastrand::Rng,
-    rounds: u64,
+    rounds: Rounds,
     acts: &watch::Sender<Act>,
     progress: &Progress,
 ) -> Result<()> {
-    for round in 1..=rounds {
+    for round in 1..=rounds.count {
         let count = random.u64(0..=LONGEST_ROUND);
         let talk = async {
             progress.more(count).await;
@@ -81,26 +96,31 @@ async fn kill_again_and_again(
         within(PATIENCE, &format!("{count} answers and messages in round {round}"), talk).await?;
         server.kill().await?;
         acts.send_replace(Act::Dead);
+        server.set_build(rounds.build(round));
         if random.u64(0..4) == 0 {
             server.die_starting(Duration::from_millis(random.u64(0..STARTING))).await?;
         }
         server.restart_in_place().await.with_context(|| format!("start after kill {round}"))?;
-        acts.send_replace(if round < rounds { Act::Talk(round) } else { Act::Settle });
+        acts.send_replace(if round < rounds.count { Act::Talk(round) } else { Act::Settle });
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() -> Result<()> {
+    talk_and_kill(Rounds { count: number("TERTULIA_TEST_ROUNDS")?.unwrap_or(ROUNDS), older: 0 }).await
+}
+
+/// Kills the server while people talk, and judges what they saw and what is on the disk.
+pub(crate) async fn talk_and_kill(rounds: Rounds) -> Result<()> {
     let seed = number("TERTULIA_TEST_SEED")?.unwrap_or_else(|| fastrand::u64(..));
-    let rounds = number("TERTULIA_TEST_ROUNDS")?.unwrap_or(ROUNDS);
     println!("TERTULIA_TEST_SEED={seed}");
     let began = Instant::now();
     let mut random = fastrand::Rng::with_seed(seed);
 
     let options = ServerOptions::new().on_disk().host(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
     let options = options.set("log.retention.messages", 0).set("log.retention.bytes", 0);
-    let mut server = options.start().await?;
+    let mut server = options.build(rounds.build(0)).start().await?;
     let connector = server.connector();
     let conversations = conversations()?;
     let groups: Vec<String> = conversations.iter().map(|conversation| conversation.name.clone()).collect();
@@ -178,11 +198,11 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() -> Re
         recordings.push(recording);
     }
     let verdict = check(&recordings, &logs);
-    println!("{rounds} kills and {visits} visits in {:?}: {:?}", began.elapsed(), verdict.facts);
+    println!("{} kills and {visits} visits in {:?}: {:?}", rounds.count, began.elapsed(), verdict.facts);
     assert!(verdict.violations.is_empty(), "TERTULIA_TEST_SEED={seed}: {verdict}");
     let facts = verdict.facts;
     assert!(
-        facts.acknowledged > 10 * rounds && facts.deliveries > facts.messages,
+        facts.acknowledged > 10 * rounds.count && facts.deliveries > facts.messages,
         "hardly anything happened: {facts:?}"
     );
 

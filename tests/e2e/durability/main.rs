@@ -6,6 +6,7 @@ mod holds;
 mod participant;
 mod restart;
 mod tools;
+mod upgrade;
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 
 /// The server's program, to be run with other arguments than those of a server.
 fn program() -> Result<std::process::Command> {
-    let mut command = std::process::Command::new(harness::process::binary("tertulia-server", "TERTULIA_SERVER_BIN")?);
+    let mut command = std::process::Command::new(harness::Build::This.server()?);
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TERTULIA_")) {
         command.env_remove(variable);
     }

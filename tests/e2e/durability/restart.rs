@@ -79,7 +79,7 @@ async fn a_torn_tail_is_cut_and_told() -> Result<()> {
     fs::write(&file, content)?;
 
     server.restart().await?;
-    let log = server.log()?;
+    let log = server.until_logged("torn tail").await?;
     let told = log.lines().find(|line| line.contains("torn tail")).context("nothing is said of the torn tail")?;
     assert!(told.contains(&format!("offset={end}")) && told.contains("commit-"), "{told}");
     let mut ada = server.connector().extended("ada").await?;

@@ -173,9 +173,6 @@ async fn secure(
     tls: Option<Acceptor>,
     stop: &CancellationToken,
 ) -> Option<Stream> {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "socket options not set");
-    }
     let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
     match stop.run_until_cancelled(Box::pin(tls.accept(stream))).await? {
         Ok(stream) => Some(stream),

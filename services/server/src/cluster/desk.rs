@@ -18,7 +18,7 @@ use super::metrics;
 use crate::log::nats::{Left, Nats};
 use crate::shard::peers::Order;
 use crate::shard::wire::Listing;
-use crate::shard::{Hold, Shards};
+use crate::shard::{Held, Hold, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
 const AT_ONCE: usize = 256;
@@ -46,7 +46,10 @@ pub(super) enum Answer {
     /// known of its messages.
     Released {
         #[serde(default)]
-        holds: Vec<Hold>,
+        holds: Option<Vec<Hold>>,
+        /// The same for builds that do not keep holds for all nodes. One of these tells only this, and all it has: nobody else knows.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held: Vec<Held>,
         #[serde(default)]
         left: Option<Left>,
     },
@@ -164,7 +167,8 @@ pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer 
     let Ok(holds) = released.await else { return Answer::NotHeld };
     let left = nats.release(shard).await;
     metrics::handovers().increment(1);
-    Answer::Released { holds, left }
+    let held = holds.iter().filter(|hold| shards.holds().covers(hold)).filter_map(Held::of).collect();
+    Answer::Released { holds: Some(holds), held, left }
 }
 
 /// Answers the calls of the admin API that other nodes relay.
@@ -188,5 +192,44 @@ pub(super) async fn answer_calls(
             link.send(reply.to_string(), answer.into());
             drop(place);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tertulia_protocol::{GroupName, UserName};
+
+    use super::*;
+    use crate::shard::Target;
+
+    /// As builds wrote and read it that do not keep holds for all nodes.
+    const OLDER: &str = r#"{"answer":"released","held":[{"group":"Dogs","target":{"User":"eve"},"left":{"secs":60,"nanos":0}}],"left":null}"#;
+
+    fn hold() -> Hold {
+        let eve = Target::User(UserName::new("eve").unwrap());
+        Hold::new(Some(GroupName::new("Dogs").unwrap()), Some(eve), Duration::from_secs(60))
+    }
+
+    #[test]
+    fn an_older_build_tells_its_holds_in_its_own_way() {
+        let Answer::Released { holds: None, held, left: None } = serde_json::from_str(OLDER).unwrap() else {
+            panic!("it is read otherwise");
+        };
+        let read: Vec<Hold> = held.into_iter().map(Hold::from).collect();
+        assert_eq!((&read[0].group, &read[0].target, read.len()), (&hold().group, &hold().target, 1));
+        assert!(read[0].until.abs_diff(hold().until) < 10_000, "{read:?}");
+    }
+
+    #[test]
+    fn an_older_build_is_told_holds_in_its_own_way() {
+        let held = Held::of(&hold()).into_iter().collect();
+        let told = serde_json::to_value(Answer::Released { holds: Some(vec![hold()]), held, left: None }).unwrap();
+        let older: serde_json::Value = serde_json::from_str(OLDER).unwrap();
+        assert_eq!(told["held"][0]["target"], older["held"][0]["target"]);
+        assert_eq!(told["held"][0]["group"], older["held"][0]["group"]);
+        assert!(told["held"][0]["left"]["secs"].as_u64() > Some(50), "{told}");
+        assert!(Held::of(&Hold::new(None, hold().target, Duration::ZERO)).is_none(), "a hold that has ended is none");
     }
 }

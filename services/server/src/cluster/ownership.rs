@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::pace::Pace;
 use crate::log::nats::Nats;
 use crate::shard::peers::{Order, Silence};
-use crate::shard::{ShardMap, Shards};
+use crate::shard::{Hold, ShardMap, Shards};
 
 /// How long a shard that could not be taken is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -239,7 +239,7 @@ impl Taking {
         if let Some(before) = before {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { holds, left }) => handed = Some((holds, left)),
+                Ok(Answer::Released { holds, held, left }) => handed = Some((holds, held, left)),
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     drop(turn);
@@ -263,7 +263,14 @@ impl Taking {
         }
         let free = Instant::now();
         let was_handed = handed.is_some();
-        let (holds, left) = handed.unwrap_or_default();
+        let (holds, held, left) = handed.unwrap_or_default();
+        let is_news = |hold: &Hold| !self.shards.holds().covers(hold);
+        // An older build tells holds in its own way only, and no other node knows of them.
+        let inherited: Vec<Hold> = match holds {
+            Some(_) => Vec::new(),
+            None => held.into_iter().map(Hold::from).filter(is_news).collect(),
+        };
+        let holds = holds.unwrap_or_else(|| inherited.clone());
         let taken = match left {
             Some(left) => self.nats.take_over_from(shard, left).await,
             None => self.nats.take_over(shard).await,
@@ -294,10 +301,22 @@ impl Taking {
                 self.metrics.taken(begun.elapsed());
             }
             turn.end(begun.elapsed());
+            self.keep(inherited).await;
         } else {
-            tracing::debug!(shard, "the shard was taken and cannot be read yet");
+            tracing::debug!(shard, "the shard was taken and is not served yet");
             drop(turn);
+            // It may be another node's by now.
+            self.nats.release(shard).await;
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Makes known to all nodes what only the owner of a shard held.
+    async fn keep(&self, inherited: Vec<Hold>) {
+        for hold in inherited {
+            if let Err(error) = self.shards.holds().keep(hold).await {
+                tracing::warn!(%error, "a hold that an older build made is in force on this node alone");
+            }
         }
     }
 }

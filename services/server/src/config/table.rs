@@ -157,7 +157,7 @@ static SHARD: &[Entry] = &[
     Entry::new(
         "shard.count",
         int(0, 65_535),
-        "Shards of the deployment; 0: 1,024 with `nats`, where it is fixed for the life of the deployment, since another number sends groups elsewhere; with the other engines 8 for each processor, at least 16.",
+        "Shards of the deployment; 0: 1,024 with `nats`, where it is fixed for the life of the deployment, since another number sends groups elsewhere; with the other engines 8 for each processor, from 16 to 1,024.",
     ),
     Entry::new("shard.queue", int(1, 65_536), "Requests that wait for one shard.").bound(
         "whoever sends more waits: the server reads no further lines of that connection",

@@ -45,7 +45,7 @@ pub(super) struct Task {
     socket: Stream,
     /// Whether the socket has not taken all that was encrypted for it.
     unflushed: bool,
-    /// Writing was put off at the last poll; see [`Task::puts_off_writing`].
+    /// Writing was put off at the last poll; see [`Task::may_put_off`].
     put_off: bool,
     /// What waits for the socket will not be waited for any more.
     abandoned: bool,
@@ -192,11 +192,12 @@ impl Task {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             self.poll_orders(cx);
-            let waiting = self.in_flight;
+            let waiting = self.joins_and_leaves();
             let input = self.poll_requests(cx);
             self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
-            if input.is_ok() && self.in_flight > waiting && self.puts_off_writing() {
+            self.put_off = input.is_ok() && self.joins_and_leaves() > waiting && self.may_put_off();
+            if self.put_off {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -219,11 +220,16 @@ impl Task {
         }
     }
 
-    /// Whether what waits to be written shall wait for one more poll, because something has just been asked of an owner: if that
-    /// answers before the next poll, as it does where no disk is waited for, one write takes both. Never twice in a row.
-    fn puts_off_writing(&mut self) -> bool {
-        self.put_off = !self.put_off && !self.out.is_empty() && self.out.len() < PUT_OFF && self.phase == Phase::Open;
-        self.put_off
+    /// Requests, other than posts, that owners have not answered.
+    fn joins_and_leaves(&self) -> usize {
+        self.in_flight.saturating_sub(self.posting as usize)
+    }
+
+    /// Whether what waits to be written may wait for one more poll, when a join or leave has just been asked of an owner: that is mostly
+    /// answered before the next poll, and one write takes both, the answer to a `Hello` that came with it, say. Never twice in a row.
+    /// With posts nothing was gained: they wait for the log.
+    fn may_put_off(&self) -> bool {
+        !self.put_off && !self.out.is_empty() && self.out.len() < PUT_OFF && self.phase == Phase::Open
     }
 
     /// Before it sleeps: memory goes back, and others see how full it is.

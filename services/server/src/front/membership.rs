@@ -52,7 +52,7 @@ impl Surroundings<'_> {
 }
 
 pub(super) struct Membership {
-    pub(super) status: Arc<GroupStatus>,
+    status: Arc<GroupStatus>,
     /// The next `seq` to be written.
     next: u64,
     /// The last `seq` that is written before the connection ends, once that is decided.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Shards of the deployment; 0: see [`Config::settle`]. With many nodes fixed for its life: another number sends groups elsewhere.
+    /// Shards of the deployment; 0: see [`Config::shards`]. With many nodes fixed for its life: another number sends groups elsewhere.
     pub count: u16,
     /// Requests that wait for one shard; at this number those who send more wait.
     pub queue: usize,
@@ -44,25 +44,24 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Shards of a deployment of many nodes: enough for each node of many to have about as many.
-    const OF_MANY_NODES: u16 = 1_024;
+    /// Shards of a deployment of many nodes: enough for each node of many to have about as many. A single node has no use for more.
+    const MOST: usize = 1_024;
+    /// Fewest shards of a single node.
+    const FEWEST: usize = 16;
     /// Shards of a single node for each processor. Its owners wait for one log, and the fewer they are the more posts share an append;
     /// so many that processors do not wait for each other.
     const OF_A_PROCESSOR: usize = 8;
-    /// Fewest shards of a single node.
-    const OF_A_NODE: usize = 16;
 
-    /// Decides what is left to the server: how many shards there are.
-    pub fn settle(&mut self, is_one_of_many: bool) {
-        if self.count == 0 {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            let single = (processors * Self::OF_A_PROCESSOR).max(Self::OF_A_NODE);
-            self.count = if is_one_of_many {
-                Self::OF_MANY_NODES
-            } else {
-                u16::try_from(single).unwrap_or(Self::OF_MANY_NODES).min(Self::OF_MANY_NODES)
-            };
-        }
+    /// How many shards there are, also where that is left to the server.
+    #[must_use]
+    pub fn shards(&self, is_one_of_many: bool) -> u16 {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let chosen = match self.count {
+            0 if is_one_of_many => Self::MOST,
+            0 => (processors() * Self::OF_A_PROCESSOR).clamp(Self::FEWEST, Self::MOST),
+            count => usize::from(count),
+        };
+        u16::try_from(chosen).unwrap_or(u16::MAX)
     }
 }
 
@@ -93,5 +92,17 @@ impl Default for Bounds {
             holds: 100_000,
             post_without_join: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_shards_is_chosen_only_where_it_is_left_to_the_server() {
+        let of = |count| Config { count, ..Config::default() };
+        assert_eq!((of(7).shards(false), of(7).shards(true), of(0).shards(true)), (7, 7, 1_024));
+        assert!((16..=1_024).contains(&of(0).shards(false)));
     }
 }

@@ -23,6 +23,10 @@ use super::{NoteError, Refusal};
 use crate::log::notes::{Note, Notes};
 use crate::log::now_ms;
 
+mod held;
+
+pub use held::Held;
+
 /// For how long a hold is handed over with shards: other nodes have long learnt of it by themselves then.
 const RECENT: Duration = Duration::from_secs(60);
 /// How many are handed over at most, the newest.
@@ -31,6 +35,8 @@ const RECENT_HOLDS: usize = 1_024;
 const PRUNE: Duration = Duration::from_secs(60);
 /// Before it is tried again to learn of others' holds, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Holds that end within this time are the same one, told by way of clocks that are a little apart.
+const SAME: Duration = Duration::from_secs(2);
 /// So far ahead that it is as good as for ever, yet no clock overflows.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
@@ -156,12 +162,17 @@ impl State {
     }
 
     fn has(&self, hold: &Hold) -> bool {
+        self.end(hold).is_some()
+    }
+
+    /// When what is held as `hold` says ends.
+    fn end(&self, hold: &Hold) -> Option<Instant> {
         match (&hold.group, &hold.target) {
-            (None, Some(target)) => self.everywhere.contains_key(target),
-            (None, None) => false,
-            (Some(name), target) => self.groups.get(name).is_some_and(|group| match target {
-                Some(target) => group.held.contains_key(target),
-                None => group.closed.is_some(),
+            (None, Some(target)) => self.everywhere.get(target).copied(),
+            (None, None) => None,
+            (Some(name), target) => self.groups.get(name).and_then(|group| match target {
+                Some(target) => group.held.get(target).copied(),
+                None => group.closed,
             }),
         }
     }
@@ -259,6 +270,15 @@ impl Holds {
             state.recent.push_back((now, hold));
             state.forget_recent(now);
         });
+    }
+
+    /// Whether a hold is in force here that ends as late as this one, or hardly sooner.
+    #[must_use]
+    pub fn covers(&self, hold: &Hold) -> bool {
+        let now = Instant::now();
+        let end = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
+        let ours = self.read().end(hold).and_then(|until| left(Some(until), now)).unwrap_or_default();
+        ours + SAME >= end
     }
 
     /// Whether a session may join a group, post to it and read it.

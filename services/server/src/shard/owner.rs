@@ -41,6 +41,8 @@ pub(super) struct Owner {
     groups: HashMap<GroupName, Group, RandomState>,
     staged: Staged,
     in_flight: Option<InFlight>,
+    /// Whether the last append failed.
+    is_failing: bool,
     /// The newest epoch that was given: two lives of a group never share one.
     newest_epoch: u64,
     /// Requests that were taken from the queue and wait for room.
@@ -57,6 +59,7 @@ impl Owner {
             groups: HashMap::default(),
             staged: Staged::default(),
             in_flight: None,
+            is_failing: false,
             newest_epoch: 0,
             waiting: VecDeque::new(),
             seat,

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Core;
@@ -14,32 +17,48 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How often, while it is not.
 const SOON: Duration = Duration::from_millis(250);
 
-/// Asks every stream in turn until the log is closed.
+/// Asks the streams until the log is closed, each by itself: one that does not answer keeps no other one waiting.
 pub(super) async fn watch(core: Arc<Core>) {
+    let watching = join_all((0..core.link.names.streams()).map(|stream| watch_stream(&core, stream)));
+    core.closing.run_until_cancelled(watching).await;
+}
+
+async fn watch_stream(core: &Core, stream: u16) {
+    let mut bytes = 0_u64;
     loop {
-        let asked = core.closing.run_until_cancelled(ask_all(&core)).await;
-        if asked.is_none() {
-            return;
-        }
+        let now = until_answered(core, stream).await;
+        // A sum that wraps is right again once all parts are in.
+        core.bytes.fetch_add(now.wrapping_sub(bytes), Ordering::Relaxed);
+        bytes = now;
         let next = Instant::now() + EVERY;
-        loop {
-            if core.closing.run_until_cancelled(tokio::time::sleep(SOON)).await.is_none() {
-                return;
-            }
-            if core.trouble.any().is_some() || Instant::now() >= next {
-                break;
-            }
+        while Instant::now() < next && core.trouble.of_stream(stream).is_none() {
+            tokio::time::sleep(SOON).await;
         }
     }
 }
 
-async fn ask_all(core: &Core) {
-    let asked = (0..core.link.names.streams()).map(async |stream| {
-        let answer = core.link.bytes(stream).await;
-        let reason = answer.as_ref().err().map(|error| format!("stream {}: {error}", core.link.names.stream(stream)));
-        core.trouble.set(Cause::Stream(stream), reason);
-        answer.unwrap_or(0)
-    });
-    let bytes = futures_util::future::join_all(asked).await;
-    core.bytes.store(bytes.iter().sum(), Ordering::Relaxed);
+/// Asks a stream until it answers, how many bytes it has.
+async fn until_answered(core: &Core, stream: u16) -> u64 {
+    let mut asked = FuturesUnordered::new();
+    asked.push(core.link.bytes(stream));
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Ok(bytes) => {
+                    core.trouble.set(Cause::Stream(stream), None);
+                    return bytes;
+                }
+                Err(error) => {
+                    let reason = format!("stream {}: {error}", core.link.names.stream(stream));
+                    core.trouble.set(Cause::Stream(stream), Some(reason));
+                }
+            },
+            // A stream whose leader is gone leaves what it was asked unanswered, so one question is not waited for before the next.
+            () = tokio::time::sleep(SOON) => {
+                if asked.is_empty() || core.trouble.of_stream(stream).is_some() {
+                    asked.push(core.link.bytes(stream));
+                }
+            }
+        }
+    }
 }

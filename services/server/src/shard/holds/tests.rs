@@ -244,3 +244,18 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_hold_is_covered_by_one_that_ends_no_sooner() {
+    let holds = Holds::new(None, 10, true);
+    let hold = |seconds| {
+        let group = Some(GroupName::new("Dogs").unwrap());
+        Hold::new(group, Some(Target::User(UserName::new("eve").unwrap())), Duration::from_secs(seconds))
+    };
+    assert!(!holds.covers(&hold(60)));
+    holds.apply(hold(60));
+    assert!(holds.covers(&hold(60)) && holds.covers(&hold(30)) && !holds.covers(&hold(90)));
+    assert!(!holds.covers(&Hold { target: None, ..hold(60) }), "nobody closed the group");
+    holds.apply(hold(0));
+    assert!(!holds.covers(&hold(60)), "it was taken back");
+}

@@ -92,6 +92,7 @@ impl Owner {
         let mut traced = TracedPosts::take(self.shard, &mut answers, traced, &batches);
         match result {
             Ok(()) => {
+                self.is_failing = false;
                 let metrics = &self.shared.metrics;
                 metrics.append_seconds.record(returned.duration_since(started).as_secs_f64());
                 for (batch, received) in batches {
@@ -112,7 +113,11 @@ impl Owner {
             }
             Err(error) => {
                 let trace_id = traced.any_id().map(tracing::field::display);
-                tracing::warn!(shard = self.shard, %error, trace_id, "append failed");
+                // Once for all that fail one after the other: while the log cannot be written that is each of them.
+                match std::mem::replace(&mut self.is_failing, true) {
+                    false => tracing::warn!(shard = self.shard, %error, trace_id, "append failed"),
+                    true => tracing::debug!(shard = self.shard, %error, trace_id, "append failed again"),
+                }
                 traced.failed(started, returned, |group| self.head(group));
                 self.on_append_failed(&error, &batches, answers).await;
             }

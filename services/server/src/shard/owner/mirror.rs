@@ -47,8 +47,6 @@ pub(super) struct Mirror {
     /// Requests that are not answered, oldest first; those of the frame under way are the first.
     pub(super) outbox: VecDeque<Pending>,
     flight: Option<Flight>,
-    /// Of the last frame.
-    number: u64,
     /// What is known of the owner's reign; 0: nothing.
     reign: u64,
     /// Parts of the roll that are to be sent before anything else.
@@ -79,6 +77,7 @@ pub(super) type Page = (GroupName, Result<Option<crate::log::Page>, ReadError>);
 
 /// A frame under way.
 struct Flight {
+    number: u64,
     frame: Bytes,
     /// How many of the oldest requests are in it.
     count: usize,
@@ -91,6 +90,16 @@ struct Flight {
 pub(super) type Replied = Result<Bytes, Silence>;
 
 impl Mirror {
+    /// Of a shard that was this node's in a reign that has ended.
+    pub(super) fn after(reign: u64) -> Self {
+        Self { reign, ..Self::default() }
+    }
+
+    /// Whether another reign has begun since that one.
+    pub(super) fn knows_later(&self, reign: u64) -> bool {
+        self.reign > reign
+    }
+
     pub(super) fn has_room(&self, config: &Config) -> bool {
         self.outbox.len() < config.append_posts
     }

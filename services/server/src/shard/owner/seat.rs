@@ -24,6 +24,8 @@ pub(in crate::shard) struct Seat {
     /// How long a request to another node may go unanswered.
     pub(super) patience: Duration,
     orders: mpsc::Receiver<Order>,
+    /// Frames that were sent to owners. It goes on where this node owned the shard in between: an owner knows a frame by its number.
+    pub(super) frames: u64,
     pub(super) role: Role,
     /// Another node has the shard: to be acted upon once what is being done is done.
     pub(super) fenced: bool,
@@ -67,7 +69,7 @@ impl Seat {
     pub(in crate::shard) fn new(among: &Among, node: Arc<str>, orders: mpsc::Receiver<Order>) -> Self {
         let Among { peers, instance, patience, cut_off, .. } = among.clone();
         let (role, fenced, is_cut_off) = (Role::Mirror(Mirror::default()), false, false);
-        Self { peers, node, instance, patience, orders, role, fenced, is_cut_off, cut_off }
+        Self { peers, node, instance, patience, orders, frames: 0, role, fenced, is_cut_off, cut_off }
     }
 
     /// Whether this node reaches nobody: that was acted upon, and still holds.

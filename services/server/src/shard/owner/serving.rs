@@ -137,8 +137,11 @@ impl Owner {
             }
         };
         let Some(serving) = self.serving_mut() else { return answer(wire::encode(&Reply::NotOwner)) };
-        if ask.reign != serving.reign {
-            return answer(wire::encode(&Reply::Reign { reign: serving.reign }));
+        match ask.reign.cmp(&serving.reign) {
+            std::cmp::Ordering::Less => return answer(wire::encode(&Reply::Reign { reign: serving.reign })),
+            std::cmp::Ordering::Equal => {}
+            // The shard was taken since, and who has it answers: of two answers the first would be believed.
+            std::cmp::Ordering::Greater => return,
         }
         if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {
             match ask.number.cmp(&link.number) {

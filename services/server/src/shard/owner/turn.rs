@@ -117,10 +117,14 @@ impl Owner {
         }
     }
 
-    /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read.
+    /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read, or another node
+    /// has taken it since.
     async fn step_up(&mut self, reign: u64) -> bool {
         self.settle().await;
         self.step_down();
+        if self.mirror().is_some_and(|mirror| mirror.knows_later(reign)) {
+            return false;
+        }
         let mut found = Vec::new();
         for (name, group) in &self.groups {
             let Ok(head) = self.shared.log.head(self.shard, name).await else { return false };
@@ -174,9 +178,8 @@ impl Owner {
     pub(super) fn step_down(&mut self) {
         let Some(seat) = &mut self.seat else { return };
         seat.fenced = false;
-        if matches!(seat.role, Role::Mirror(_)) {
-            return;
-        }
+        let Role::Owner(serving) = &seat.role else { return };
+        let mut mirror = Mirror::after(serving.reign());
         self.shared.set_owned(self.shard, false);
         let directory = &self.shared.directory;
         self.groups.retain(|name, group| {
@@ -190,7 +193,6 @@ impl Owner {
             group.dedup = None;
             keep
         });
-        let mut mirror = Mirror::default();
         if !self.groups.is_empty() {
             mirror.call_roll();
         }

@@ -49,18 +49,19 @@ impl Owner {
                 }
             }
         }
-        mirror.number += 1;
         mirror.passed.clear();
-        let (count, with_roll) = (items.len(), roll.is_some());
-        let (number, reign) = (mirror.number, mirror.reign);
+        let (count, with_roll, reign) = (items.len(), roll.is_some(), mirror.reign);
+        let Some(seat) = &mut self.seat else { return };
+        seat.frames += 1;
+        let number = seat.frames;
         let ask = Ask { node: (*node).to_owned(), instance: (*instance).to_owned(), number, reign, roll, items };
-        self.send_frame(shard, wire::encode(&ask), count, with_roll);
+        self.send_frame(shard, number, wire::encode(&ask), count, with_roll);
     }
 
-    fn send_frame(&mut self, shard: u16, frame: Bytes, count: usize, with_roll: bool) {
+    fn send_frame(&mut self, shard: u16, number: u64, frame: Bytes, count: usize, with_roll: bool) {
         let Some(seat) = &self.seat else { return };
         let asking = seat.peers.ask(shard, frame.clone());
-        let flight = Flight { frame, count, with_roll, again: AGAIN.0, asking };
+        let flight = Flight { number, frame, count, with_roll, again: AGAIN.0, asking };
         self.shared.metrics.forwarded.increment(count as u64);
         if let Some(mirror) = self.mirror_mut() {
             mirror.flight = Some(flight);
@@ -129,13 +130,17 @@ impl Owner {
             }
         };
         match reply {
-            Reply::Done { reign, number, told, roll, outcomes } if number == mirror.number => {
+            Reply::Done { reign, number, told, roll, outcomes }
+                if mirror.flight.as_ref().is_some_and(|flight| flight.number == number) =>
+            {
                 let Some(flight) = mirror.flight.take() else { return };
                 mirror.heard.get_or_insert(told);
                 mirror.reign = reign;
                 roll.into_iter().for_each(|answer| self.on_roll_answer(answer));
                 self.conclude_all(flight.count, outcomes);
             }
+            // Who says that has lost the shard and does not know it yet.
+            Reply::Reign { reign } if reign < mirror.reign => self.try_again(),
             Reply::Reign { reign } => {
                 mirror.flight = None;
                 mirror.follow(reign);

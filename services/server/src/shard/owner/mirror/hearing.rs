@@ -63,7 +63,8 @@ impl Owner {
                 return;
             }
         };
-        if tell.reign > mirror.reign && mirror.reign > 0 {
+        if tell.reign > mirror.reign {
+            // Whoever owned the shard before may have left the frame under way unanswered.
             mirror.follow(tell.reign);
             mirror.call_roll();
             self.hasten();

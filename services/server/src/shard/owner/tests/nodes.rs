@@ -15,7 +15,7 @@ use super::*;
 use crate::shard::Listed;
 use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
-use crate::shard::{Delivery, Hold};
+use crate::shard::{Delivery, Hold, wire};
 use crate::telemetry::trace::Tracer;
 
 mod silence;
@@ -148,9 +148,14 @@ impl Pair {
     }
 
     async fn own(&self, world: &World, reign: u64, holds: Vec<Hold>) {
+        assert!(self.take(world, reign, holds).await);
+    }
+
+    /// As [`Pair::own`], for a node that may not get it.
+    async fn take(&self, world: &World, reign: u64, holds: Vec<Hold>) -> bool {
         let (done, owned) = tokio::sync::oneshot::channel();
         world.shards.order(0, Order::Own { reign, holds, done }).await;
-        assert!(owned.await.unwrap());
+        owned.await.unwrap()
     }
 
     /// The shard goes from the first node to the second.
@@ -202,6 +207,72 @@ async fn a_frame_whose_answer_is_lost_is_carried_out_once() {
     assert_eq!(pair.two.post(&bob, &["", "", ""]).await, [Ok(1), Ok(2), Ok(3)]);
     assert!(pair.asked("post") >= 9, "the frame was sent again");
     assert_eq!(pair.two.post(&bob, &[""]).await, [Ok(4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_learns_late_that_it_took_the_shard_does_not_own_it() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &[""]).await, [Ok(1)]);
+    // A node that stood still has taken the shard before the owner of now did.
+    assert!(!pair.take(&pair.two, pair.reign - 1, Vec::new()).await && !pair.two.shards.is_owned(0));
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(2)]);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(pair.two.post(&bob, &["b", "c"]).await, [Ok(3), Ok(4)]);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_a_shard_away_asks_the_new_owner_as_soon_as_it_is_there() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    let (done, released) = tokio::sync::oneshot::channel();
+    // What it asks before there is a new owner gets lost.
+    pair.air.held.store(true, Ordering::Relaxed);
+    pair.one.shards.order(0, Order::Release { done }).await;
+    let held = released.await.unwrap();
+    pair.one.send_posts(&ada, &["b"]).await;
+    while pair.air.frames.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    pair.air.held.store(false, Ordering::Relaxed);
+    let begun = tokio::time::Instant::now();
+    pair.own(&pair.two, pair.reign + 1, held).await;
+    assert_eq!(answers(&ada, 1).await, [Ok(2)]);
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_lost_the_shard_unawares_leads_nobody_astray() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    // It is quicker than the owner.
+    let (ask, mut asked) = mpsc::unbounded_channel::<Asked>();
+    pair.air.owners.lock().unwrap().insert(0, ask);
+    let former = pair.reign - 2;
+    let stale = tokio::spawn(async move {
+        let Asked { answer, .. } = asked.recv().await.unwrap();
+        answer(wire::encode(&wire::Reply::Reign { reign: former }));
+    });
+    assert_eq!(pair.two.post(&bob, &["b"]).await, [Ok(2)]);
+    stale.await.unwrap();
+    let frames = pair.air.frames.lock().unwrap().clone();
+    assert!(frames.iter().all(|frame| frame["content"]["reign"] != former), "{frames:?}");
+
+    // It is asked by somebody who knows that it is not the owner any more.
+    let frame = json!({"version": 1, "needs": 1, "content": {
+        "node": "new", "instance": "x", "number": 1, "reign": pair.reign + 1, "items": []}});
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+    let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
+    owner.send(Asked { frame: serde_json::to_vec(&frame).unwrap().into(), answer: to }).unwrap();
+    assert!(answered.await.is_err(), "it leaves the answer to the owner");
 }
 
 #[tokio::test]
