@@ -1,7 +1,7 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary ([`builds`] says which), [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, and
+//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, [`mount`] small disks, and
 //! [`metrics`] reads what operators see. Whatever is awaited has a deadline whose error names what was awaited.
 
 pub mod actor;
@@ -17,6 +17,7 @@ pub mod irc;
 pub mod jetstream;
 pub mod membership;
 pub mod metrics;
+pub mod mount;
 pub mod nats;
 pub mod newer;
 pub mod process;

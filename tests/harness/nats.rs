@@ -54,6 +54,18 @@ impl Nats {
     /// # Errors
     /// As [`Nats::start`].
     pub async fn start_with(count: usize, storage: &str) -> Result<Self> {
+        Self::start_on(count, storage, None).await
+    }
+
+    /// Starts one server, which stores in a directory that is there.
+    ///
+    /// # Errors
+    /// As [`Nats::start`].
+    pub async fn start_in(directory: &Path) -> Result<Self> {
+        Self::start_on(1, STORAGE, Some(directory)).await
+    }
+
+    async fn start_on(count: usize, storage: &str, directory: Option<&Path>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("tertulia-nats-").tempdir().context("make a directory")?;
         let ports = free_ports(3 * count)?;
         let routes: Vec<String> =
@@ -61,7 +73,7 @@ impl Nats {
         let mut servers = Vec::new();
         for index in 0..count {
             let (port, monitor, route) = (ports[index], ports[count + index], ports[2 * count + index]);
-            let store = home.path().join(format!("store-{index}"));
+            let store = directory.unwrap_or(home.path()).join(format!("store-{index}"));
             let mut text = format!(
                 "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: n{index}\n\
                  jetstream {{ store_dir: \"{}\", sync_interval: always, max_memory_store: 64MB, max_file_store: {} }}\n",

@@ -1,12 +1,16 @@
 //! Storage of JetStream that is full: posts are refused with a reason, everything else goes on, and all is well once there is room.
 
-use std::time::Duration;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
 use harness::deadline::{PATIENCE, poll_until, within};
 use harness::jetstream::Operator;
 use harness::metrics::{Metrics, get};
+use harness::mount::Mount;
 use harness::nats::Nats;
 use harness::recording::Rejected;
 use harness::{Client, Event, ServerOptions, check};
@@ -109,6 +113,106 @@ async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() 
         let scrape = Metrics::scrape(node.http()).await?;
         let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).unwrap_or_default();
         ensure!(expired == 0.0, "{expired} nodes were taken for dead");
+    }
+    let [mut ada, mut bob] = clients;
+    let mut logs = Vec::new();
+    for group in groups() {
+        post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
+        ada.reader.until_text(&group, "the end").await?;
+        bob.reader.until_text(&group, "the end").await?;
+        logs.push(ada.read_log(&group).await?);
+    }
+    let verdict = check(&[ada.settled(), bob.settled()], &logs);
+    verdict.assert_clean();
+    println!("{:?}", verdict.facts);
+    Ok(())
+}
+
+/// Bytes of the disk under JetStream.
+const DISK: u64 = 64 * 1024 * 1024;
+/// How long a request may go unanswered.
+const UNANSWERED: Duration = Duration::from_secs(4);
+/// What the answer itself may take beside that, on a busy machine.
+const TOLD: Duration = Duration::from_secs(4);
+
+/// Writes up to the last byte that there is room for.
+fn fill(path: &Path) -> Result<()> {
+    let full = std::io::copy(&mut std::io::repeat(1), &mut File::create(path)?);
+    ensure!(full.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull), "{full:?}");
+    Ok(())
+}
+
+/// What is refused is posted under these ids until it is taken: user, group, id.
+type Refused = Vec<(usize, String, String)>;
+
+/// Everybody posts in every group until that is refused; nobody is left without an answer.
+async fn post_until_refused(clients: &mut [Client], round: &str) -> Result<(Refused, Duration)> {
+    let (mut refused, mut slowest) = (Vec::new(), Duration::ZERO);
+    for group in groups() {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let mut attempts = 0..2_000;
+            loop {
+                let attempt = attempts.next().with_context(|| format!("posts to '{group}' are never refused"))?;
+                let id = format!("{round} {number} {group} {attempt}");
+                let asked = Instant::now();
+                let answer = post(client, &group, &filling(), &id).await?;
+                slowest = slowest.max(asked.elapsed());
+                let Err(refusal) = answer else { continue };
+                ensure!(refusal.code == Code::Unavailable && refusal.retry_after_ms.is_some(), "{refusal:?}");
+                refused.push((number, group.clone(), id));
+                break;
+            }
+        }
+    }
+    Ok((refused, slowest))
+}
+
+/// JetStream cannot write any more, and cannot say so: what it had begun it answers only when it is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_byte_left_under_jetstream_refuses_posts_and_loses_none() -> Result<()> {
+    let _machine = machine().await;
+    let home = tempfile::tempdir()?;
+    let Some(mount) = Mount::new(&home.path().join("disk"), DISK)? else { return Ok(()) };
+    let options = ServerOptions::new().set("cluster.patience", "4s");
+    let mut cluster = Cluster::start_on(Nats::start_in(mount.path()).await?, 2, options).await?;
+    let connector = cluster.connector(0);
+    let mut clients = [connector.extended("ada").await?, connector.at(cluster.chat(1)).extended("bob").await?];
+    for group in groups() {
+        for client in &mut clients {
+            client.join(&group).await?;
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            ensure!(post(client, &group, "before", &format!("before {number} {group}")).await?.is_ok());
+        }
+    }
+    let ballast = mount.path().join("ballast");
+    fill(&ballast)?;
+    let (mut refused, slowest) = post_until_refused(&mut clients, "full").await?;
+    println!("full: the slowest answer took {slowest:?}");
+    ensure!(slowest < UNANSWERED + TOLD, "an answer took {slowest:?}");
+    until_ready(&cluster, false).await?;
+    for node in &cluster.nodes {
+        ensure!(Metrics::scrape(node.http()).await?.sum("tertulia_log_writable", &[]) == Some(0.0));
+    }
+    // Once that is known, nobody waits for it.
+    let (more, slowest) = post_until_refused(&mut clients, "still full").await?;
+    println!("still full: the slowest answer took {slowest:?}");
+    ensure!(slowest < UNANSWERED, "an answer took {slowest:?}");
+    refused.extend(more);
+    for group in groups() {
+        ensure!(clients[0].read_log(&group).await?.messages.len() == clients.len(), "what is there can be read");
+    }
+
+    std::fs::remove_file(&ballast)?;
+    cluster.nats.kill(0).await?;
+    cluster.nats.revive(0)?;
+    cluster.nats.healthy(0).await?;
+    let healthy = Instant::now();
+    until_ready(&cluster, true).await?;
+    cluster.agreed(2).await?;
+    println!("served again {:?} after JetStream", healthy.elapsed());
+    for (number, group, id) in &refused {
+        post_until_taken(&mut clients[*number], group, &filling(), id).await?;
     }
     let [mut ada, mut bob] = clients;
     let mut logs = Vec::new();

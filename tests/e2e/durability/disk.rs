@@ -4,13 +4,12 @@
 //! they go. `TERTULIA_TEST_REQUIRED=1` makes a missing mount a failure.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use harness::deadline::{PATIENCE, poll_until};
 use harness::metrics::{Metrics, get};
+use harness::mount::Mount;
 use harness::recording::Rejected;
 use harness::{Client, Event, Server, ServerOptions, check};
 use tempfile::TempDir;
@@ -22,46 +21,6 @@ use crate::run;
 const DISK: u64 = 16 * 1024 * 1024;
 /// Bytes of it that must stay free.
 const RESERVE: u64 = 4 * 1024 * 1024;
-
-/// A tmpfs, unmounted when this is dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// Mounts one at `path`; `None`, if this process may not.
-    fn new(path: &Path, bytes: u64) -> Result<Option<Self>> {
-        fs::create_dir_all(path)?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tertulia-test"])
-            .arg(path)
-            .output()
-            .context("run mount")?;
-        if mounted.status.success() {
-            return Ok(Some(Self(path.to_owned())));
-        }
-        let why = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
-        if std::env::var_os("TERTULIA_TEST_REQUIRED").is_some_and(|value| value == "1") {
-            bail!("cannot mount a small disk, and TERTULIA_TEST_REQUIRED = 1: {why}");
-        }
-        println!("skipped: cannot mount a small disk: {why}");
-        Ok(None)
-    }
-
-    /// Lets it be written or not.
-    fn remount(&self, mode: &str) -> Result<()> {
-        let done = Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(&self.0).output()?;
-        if !done.status.success() {
-            bail!("remount {} {mode}: {}", self.0.display(), String::from_utf8_lossy(&done.stderr));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a server that is killed with its test may hold it for a moment.
-        drop(Command::new("umount").arg("--lazy").arg(&self.0).output());
-    }
-}
 
 /// Waits until `/readyz` answers with this status.
 async fn until_ready(server: &Server, ready: bool) -> Result<()> {
@@ -170,9 +129,9 @@ async fn a_full_disk_refuses_posts_until_there_is_space() -> Result<()> {
     assert_eq!(metrics.sum("tertulia_log_volume_size_bytes", &[]), Some(DISK as f64));
     assert_eq!(metrics.sum("tertulia_log_reserve_bytes", &[]), Some(RESERVE as f64));
     // Somebody else takes the space.
-    let other = mount.0.join("other");
+    let other = mount.path().join("other");
     let fill = || {
-        let free = rustix::fs::statvfs(&mount.0).map(|stat| stat.f_bavail * stat.f_frsize)?;
+        let free = rustix::fs::statvfs(mount.path()).map(|stat| stat.f_bavail * stat.f_frsize)?;
         Ok(fs::write(&other, vec![1; usize::try_from(free - RESERVE / 2)?])?)
     };
     outage(&server, fill, || Ok(fs::remove_file(&other)?)).await?;
@@ -193,7 +152,7 @@ async fn a_full_disk_refuses_posts_until_there_is_space() -> Result<()> {
 async fn a_disk_without_a_byte_left_loses_nothing() -> Result<()> {
     let options = ServerOptions::new().set("log.reserve_bytes", 0).set("log.apply_interval", "10ms");
     let Some((_home, mount, server)) = on_small_disk(options).await? else { return Ok(()) };
-    let other = mount.0.join("other");
+    let other = mount.path().join("other");
     let fill = || {
         // Up to the last byte: what a write cannot take any more.
         let mut file = fs::File::create(&other)?;
@@ -233,7 +192,7 @@ async fn a_directory_that_cannot_be_written_stops_the_start() -> Result<()> {
         &["log", "verify"][..],
         &["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "off"],
     ] {
-        let (code, stdout, told) = run(command, &mount.0.join("data"))?;
+        let (code, stdout, told) = run(command, &mount.path().join("data"))?;
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{told}");
         assert!(
             told.contains("cannot write in the data directory, at ") && told.contains("set log.data_dir"),

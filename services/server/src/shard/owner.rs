@@ -33,7 +33,7 @@ mod turn;
 
 use append::{Answer, Asker, InFlight, Staged, returned};
 pub(super) use seat::Seat;
-use seat::{Heard, hear};
+use seat::{Heard, at, hear};
 
 pub(super) struct Owner {
     shard: u16,
@@ -82,9 +82,11 @@ impl Owner {
             if self.seat.is_some() && self.take_turn().await {
                 continue;
             }
+            let overdue_at = self.overdue_at();
             tokio::select! {
                 biased;
                 result = returned(&mut self.in_flight) => self.on_appended(result).await,
+                () = at(overdue_at) => self.on_overdue(),
                 heard = hear(&mut self.seat, &mut requests, &mut received, self.waiting.is_empty()) => match heard {
                     Heard::Requests(0) => break,
                     Heard::Requests(_) => self.waiting.extend(received.drain(..)),
@@ -113,7 +115,7 @@ impl Owner {
         if self.is_fenced() {
             return false;
         }
-        if self.is_cut_off() {
+        if self.turns_down() {
             return true;
         }
         if let Some(mirror) = self.mirror() {
@@ -123,7 +125,7 @@ impl Owner {
     }
 
     async fn on_request(&mut self, request: Request) {
-        let request = match self.is_cut_off() {
+        let request = match self.turns_down() {
             true => match self.turn_down(request) {
                 Some(request) => request,
                 None => return,

@@ -197,9 +197,12 @@ impl Core {
                 Published::Unknown(reason) => {
                     tracing::warn!(shard, reason, "an append was not answered: finding out how it ended");
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    // Questions may be answered all the same, as where the disk is full.
+                    self.trouble.set(Cause::Append(shard), Some(reason.clone()));
                     self.metrics.unresolved.increment(1.0);
                     let resolved = self.resolve(shard, fence, outgoing).await;
                     self.metrics.unresolved.decrement(1.0);
+                    self.trouble.set(Cause::Append(shard), None);
                     return match resolved? {
                         Some(position) => {
                             self.metrics.resolved.increment(1);

@@ -11,6 +11,8 @@ pub(crate) enum Cause {
     Connection,
     /// A stream does not answer, or takes nothing.
     Stream(u16),
+    /// It is not known how an append of a shard ended. Other shards of its stream are not kept from trying.
+    Append(u16),
 }
 
 /// What is wrong now.

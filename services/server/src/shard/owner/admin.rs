@@ -90,7 +90,9 @@ impl Owner {
         reason: Option<Arc<str>>,
         hold: Duration,
     ) -> Result<Option<Ended>, Refusal> {
-        self.settle().await;
+        if !self.settle_in_time().await {
+            return Err(unavailable(&name));
+        }
         let is_closed = self.shared.holds.closed_for(name.as_str()).is_some();
         if self.load(&name).await?.is_none() {
             // It may be closed all the same, from the time before a restart: then it can be opened.
@@ -151,7 +153,9 @@ impl Owner {
     }
 
     pub(super) async fn purge(&mut self, name: &GroupName, through: u64) -> Result<Option<u64>, Refusal> {
-        self.settle().await;
+        if !self.settle_in_time().await {
+            return Err(unavailable(name));
+        }
         let Some(head) = self.load(name).await?.map(|group| group.head()) else { return Ok(None) };
         match self.shared.log.purge(self.shard, name, through.min(head)).await {
             Ok(removed) => Ok(Some(removed)),
@@ -164,7 +168,9 @@ impl Owner {
 
     /// Removes a group from the log if nothing is left of it. Who joins later begins another life of it.
     async fn forget(&mut self, name: &GroupName) -> Result<bool, Refusal> {
-        self.settle().await;
+        if !self.settle_in_time().await {
+            return Err(unavailable(name));
+        }
         let idle = self.shared.config.group_idle;
         let is_used = |group: &Group| !group.is_quiet() || group.last_used.elapsed() < idle;
         if self.groups.get(name).is_some_and(is_used) || self.shared.holds.closed_for(name.as_str()).is_some() {

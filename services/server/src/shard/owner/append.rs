@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
-use super::seat::cut_off;
+use super::seat::{at, cut_off};
 use super::serving::Execution;
 use super::traced::TracedPosts;
 use super::{Owner, unavailable};
@@ -38,6 +38,9 @@ pub(super) struct InFlight {
     pub(super) answers: Vec<Answer>,
     traced: usize,
     started: Instant,
+    /// When those who wait for it are told that its end is not known; `None`: they were, or it is waited for whatever it takes.
+    overdue_at: Option<tokio::time::Instant>,
+    pub(super) is_overdue: bool,
 }
 
 /// What a poster will be told when the append has returned.
@@ -82,7 +85,9 @@ impl Owner {
         self.shared.metrics.append_messages.record(posts as f64);
         self.shared.metrics.append_bytes.record(bytes as f64);
         let append = self.shared.log.append(self.shard, batches.iter().map(|(batch, _)| Arc::clone(batch)).collect());
-        self.in_flight = Some(InFlight { append, batches, answers, traced, started: Instant::now() });
+        let overdue_at = self.seat.as_deref().map(|seat| tokio::time::Instant::now() + seat.patience);
+        let started = Instant::now();
+        self.in_flight = Some(InFlight { append, batches, answers, traced, started, overdue_at, is_overdue: false });
     }
 
     pub(super) async fn on_appended(&mut self, result: Result<(), AppendError>) {
@@ -177,16 +182,44 @@ impl Owner {
         self.groups.get(group).map_or(0, Group::head)
     }
 
-    /// Finishes every append, for requests that need to see their end.
+    /// When the append in flight is overdue, if it will be.
+    pub(super) fn overdue_at(&self) -> Option<tokio::time::Instant> {
+        self.in_flight.as_ref()?.overdue_at
+    }
+
+    /// Nobody waits for the append in flight any more. It goes on: what it may yet have stored must be known before the next one.
+    pub(super) fn on_overdue(&mut self) {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        (in_flight.overdue_at, in_flight.is_overdue) = (None, true);
+        tracing::warn!(shard = self.shard, "an append is not answered: the shard takes nothing until it is");
+        self.give_up_answers();
+    }
+
+    /// Finishes every append, for what must see their end.
     pub(super) async fn settle(&mut self) {
-        loop {
-            self.start_append();
-            if self.in_flight.is_none() {
-                return;
-            }
+        while !self.settle_in_time().await {
             tokio::select! {
                 result = returned(&mut self.in_flight) => self.on_appended(result).await,
                 is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+            }
+        }
+    }
+
+    /// Finishes every append, for requests that need to see their end; answers whether that took no longer than anybody is kept waiting.
+    pub(super) async fn settle_in_time(&mut self) -> bool {
+        loop {
+            self.start_append();
+            if self.in_flight.is_none() {
+                return true;
+            }
+            if self.is_overdue() {
+                return false;
+            }
+            let overdue_at = self.overdue_at();
+            tokio::select! {
+                result = returned(&mut self.in_flight) => self.on_appended(result).await,
+                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+                () = at(overdue_at) => self.on_overdue(),
             }
         }
     }

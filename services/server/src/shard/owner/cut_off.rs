@@ -1,4 +1,5 @@
-//! What becomes of requests while this node reaches nobody: they are refused at once, so that whoever made them can go elsewhere.
+//! What becomes of requests while this node reaches nobody: they are refused at once, so that whoever made them can go elsewhere. And
+//! while an append is not answered for longer than anybody is kept waiting, as when the disk under JetStream is full.
 //!
 //! What was on its way then may have come through. Its outcome is not waited for by those who asked: they are told that it is not
 //! known, and learn it by asking again with the same id, here or of the node that has the shard by then.
@@ -21,6 +22,16 @@ impl Owner {
         self.seat.as_deref().is_some_and(Seat::is_cut_off)
     }
 
+    /// Whether an append is not answered for so long that nobody waits for it any more.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_overdue)
+    }
+
+    /// Whether what comes is refused at once.
+    pub(super) fn turns_down(&self) -> bool {
+        self.is_cut_off() || self.is_overdue()
+    }
+
     /// This node reaches nobody any more, or somebody again.
     pub(super) fn on_cut_off(&mut self, is_cut_off: bool) {
         let Some(seat) = &mut self.seat else { return };
@@ -35,7 +46,7 @@ impl Owner {
     }
 
     /// Tells those who wait for an append that its end is not known. The append goes on.
-    fn give_up_answers(&mut self) {
+    pub(super) fn give_up_answers(&mut self) {
         let waiting = self.in_flight.as_mut().map(|in_flight| std::mem::take(&mut in_flight.answers));
         let kept = self.give_up(waiting.unwrap_or_default());
         if let Some(in_flight) = &mut self.in_flight {

@@ -279,6 +279,9 @@ impl Owner {
         message: Arc<str>,
         id: &str,
     ) -> Result<Stored, Refusal> {
+        if self.is_overdue() {
+            return Err(super::unavailable(group));
+        }
         let id = PostId::from_stored(id).ok();
         self.ready_for_post(group, session, id.is_some()).await?;
         let received = std::time::Instant::now();

@@ -98,7 +98,10 @@ impl Owner {
                 done.send(owned).unwrap_or_default();
             }
             Order::Release { done } => {
-                self.settle().await;
+                if !self.settle_in_time().await {
+                    // Whoever asks takes the shard, and then it is known how the append ended.
+                    return;
+                }
                 self.step_down();
                 drop(done.send(self.shared.holds.recent(self.shard, self.shared.config.count.max(1))));
             }

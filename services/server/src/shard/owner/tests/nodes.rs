@@ -109,6 +109,9 @@ impl Peers for Wires {
     }
 }
 
+/// How long a request of the nodes of a test may go unanswered.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Two nodes; the first owns the shard.
 struct Pair {
     air: Arc<Air>,
@@ -135,7 +138,7 @@ impl Pair {
         let cut = [watch::Sender::new(false), watch::Sender::new(false)];
         let world = |name: &str, cut: &watch::Sender<bool>| {
             let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
-            let (patience, tracer) = (Duration::from_secs(20), Tracer::default());
+            let (patience, tracer) = (PATIENCE, Tracer::default());
             let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
             let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
@@ -222,6 +225,32 @@ async fn who_learns_late_that_it_took_the_shard_does_not_own_it() {
     let begun = tokio::time::Instant::now();
     assert_eq!(pair.two.post(&bob, &["b", "c"]).await, [Ok(3), Ok(4)]);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_long_for_an_append_that_is_not_answered() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(SLOW);
+    let begun = tokio::time::Instant::now();
+    pair.one.send_posts(&ada, &["b"]).await;
+    assert!(matches!(answers(&ada, 1).await[..], [Err(Refusal::Unanswered { .. })]));
+    assert_eq!(begun.elapsed(), PATIENCE);
+    for (world, session) in [(&pair.one, &ada), (&pair.two, &bob)] {
+        assert!(matches!(world.post(session, &["c"]).await[..], [Err(Refusal::Unavailable { .. })]));
+    }
+    assert_eq!(begun.elapsed(), PATIENCE, "at once");
+    // It ends after all, and who asks again learns what became of it.
+    pair.one.mood(WELL);
+    pair.one.log.0.gate.add_permits(1);
+    while pair.one.shards.directory().get("G").is_none_or(|status| status.head() < 2) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pair.one.post(&ada, &["b", "c"]).await, [Ok(2), Ok(3)]);
+    assert_eq!(pair.two.post(&bob, &["d"]).await, [Ok(4)]);
 }
 
 #[tokio::test(start_paused = true)]
