@@ -219,9 +219,9 @@ impl Core {
     async fn resolve(&self, shard: u16, fence: u64, outgoing: &[Outgoing]) -> Result<Option<u64>, Failure> {
         // All were stored or none, so the last one tells.
         let Some(last) = outgoing.last() else { return Ok(None) };
-        let mut patience = Patience::new();
+        let (mut patience, takeover) = (Patience::new(), self.new_takeover());
         loop {
-            match self.claim(shard, Some(fence)).await {
+            match self.claim(shard, Some(fence), &takeover).await {
                 Ok(position) => {
                     self.shard(shard).state().fence = Some(position);
                     return self.was_stored(shard, position, last).await;

@@ -64,6 +64,10 @@ struct Claim {
     instance: String,
     /// The position after which it was put. One such attempt succeeds at most, whoever makes it and however late it arrives.
     after: u64,
+    /// Differs with each takeover. Nobody takes the message of an earlier one of its own for that of a later one: what the log held when
+    /// that began may be more than what it held when this one did.
+    #[serde(default)]
+    takeover: String,
 }
 
 /// How one attempt to put our message on a fence ended.
@@ -96,13 +100,24 @@ impl Patience {
 }
 
 impl Core {
-    /// Puts our message on the fence. With `only_after`, only directly after that message; else after whichever is last.
-    pub(super) async fn claim(&self, shard: u16, only_after: Option<u64>) -> Result<u64, TakeOverError> {
+    /// A name for a takeover that no other one has.
+    pub(super) fn new_takeover(&self) -> String {
+        self.link.client.new_inbox()
+    }
+
+    /// Puts our message on the fence. With `only_after`, only directly after that message; else after whichever is last. It may be tried
+    /// again for the same `takeover`.
+    pub(super) async fn claim(
+        &self,
+        shard: u16,
+        only_after: Option<u64>,
+        takeover: &str,
+    ) -> Result<u64, TakeOverError> {
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut expected = only_after;
         let mut patience = Patience::new();
         loop {
-            let reason = match self.claim_once(shard, &mut expected, only_after.is_none()).await? {
+            let reason = match self.claim_once(shard, &mut expected, only_after.is_none(), takeover).await? {
                 Attempt::Ours(position) => return Ok(position),
                 // An owner that appends without a pause leaves the fence free for moments only: be quick.
                 Attempt::Busy if Instant::now() < deadline => {
@@ -124,6 +139,7 @@ impl Core {
         shard: u16,
         expected: &mut Option<u64>,
         whoever_has_it: bool,
+        takeover: &str,
     ) -> Result<Attempt, TakeOverError> {
         let after = match *expected {
             Some(after) => after,
@@ -133,7 +149,8 @@ impl Core {
             },
         };
         *expected = Some(after);
-        let claim = Claim { node: self.node.clone(), instance: self.instance.clone(), after };
+        let (node, instance, takeover) = (self.node.clone(), self.instance.clone(), takeover.to_owned());
+        let claim = Claim { node, instance, after, takeover };
         let payload = match serde_json::to_vec(&claim) {
             Ok(payload) => Bytes::from(payload),
             Err(error) => return Ok(Attempt::Failed(error.to_string())),
@@ -177,7 +194,7 @@ impl Core {
         let this = self.shard(shard);
         let _writer = this.writer.lock().await;
         self.forget(shard);
-        let fence = self.claim(shard, None).await?;
+        let fence = self.claim(shard, None, &self.new_takeover()).await?;
         let names = self.names_of(shard, fence).await.map_err(unavailable)?;
         let groups = names.len();
         self.add_names(shard, &names);

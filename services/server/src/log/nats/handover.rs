@@ -103,7 +103,7 @@ impl Core {
         let this = self.shard(shard);
         let writer = this.writer.lock().await;
         self.forget(shard);
-        let fence = match self.claim(shard, Some(left.fence)).await {
+        let fence = match self.claim(shard, Some(left.fence), &self.new_takeover()).await {
             Ok(fence) => fence,
             // Somebody has written since: what we were given is of the past.
             Err(TakeOverError::Taken { .. }) => {

@@ -14,10 +14,12 @@ async fn a_claim_that_came_through_unseen_is_recognised() {
     let (log, other) = (open(&config).await, open(&config).await);
     let fence = log.take_over(0).await.unwrap().fence;
     // As if the answer to the first had been lost, and whoever asked had given up.
-    let unseen = log.core.claim(0, Some(fence)).await.unwrap();
-    assert_eq!(log.core.claim(0, Some(fence)).await.unwrap(), unseen);
-    let taken = other.core.claim(0, Some(fence)).await.unwrap_err();
-    assert_eq!(taken.to_string(), "shard 0 was taken by 'a'");
+    let unseen = log.core.claim(0, Some(fence), "one").await.unwrap();
+    assert_eq!(log.core.claim(0, Some(fence), "one").await.unwrap(), unseen);
+    for (log, takeover) in [(&log, "another"), (&other, "one")] {
+        let taken = log.core.claim(0, Some(fence), takeover).await.unwrap_err();
+        assert_eq!(taken.to_string(), "shard 0 was taken by 'a'");
+    }
     log.close().await;
     other.close().await;
 }

@@ -35,6 +35,29 @@ async fn who_is_given_a_shard_knows_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_by_who_lost_the_shard_unawares_is_not_believed() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let (one, other) = (open(&config).await, open(&config).await);
+    one.take_over(0).await.unwrap();
+    one.append(0, vec![batch("Dogs", 7, 1, 1)]).await.unwrap();
+    // The other one takes it, extends it, gives it up, and is then asked to take it from whoever still believes to have it.
+    other.take_over(0).await.unwrap();
+    other.append(0, vec![batch("Dogs", 7, 2, 3)]).await.unwrap();
+    other.release(0).await.unwrap();
+    let left = one.release(0).await.unwrap();
+
+    other.take_over_from(0, left).await.unwrap();
+    let error = other.append(0, vec![batch("Dogs", 7, 2, 2)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fenced { .. }), "seq 2 is stored: {error}");
+    assert_eq!(other.head(0, &group("Dogs")).await.unwrap().unwrap().seq, 3);
+    other.append(0, vec![batch("Dogs", 7, 4, 4)]).await.unwrap();
+    for log in [one, other] {
+        log.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_given_before_somebody_else_wrote_is_not_believed() {
     let servers = Servers::start(1, "").await;
     let config = config(&servers.urls());
