@@ -27,6 +27,8 @@ const FAILING: u8 = 1;
 const SLOW: u8 = 2;
 /// Heads cannot be read.
 const UNREADABLE: u8 = 3;
+/// What is read takes a second.
+const READ_SLOWLY: u8 = 4;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -59,7 +61,13 @@ impl Log for Shared {
         range: Range,
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
-        self.0.memory.read(shard, group, range, limit)
+        let (this, group) = (self.clone(), group.clone());
+        Box::pin(async move {
+            if this.0.mood.load(Ordering::Relaxed) == READ_SLOWLY {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            this.0.memory.read(shard, &group, range, limit).await
+        })
     }
     fn groups(
         &self,

@@ -146,7 +146,8 @@ impl Owner {
         let next = late.iter().next().map(|(name, seq)| (name.clone(), *seq));
         let Some(mirror) = self.mirror_mut() else { return };
         (mirror.late, mirror.late_at) = (late, None);
-        if let Some((name, seq)) = next {
+        // What is being read is read to its end, however soon more is late: after it comes the next.
+        if let Some((name, seq)) = next.filter(|_| mirror.reading.is_none()) {
             self.shared.metrics.late.increment(1);
             let reading = Box::pin(async move {
                 let page = log.read(shard, &name, Range::Before(seq + 1), TAIL).await;

@@ -18,6 +18,7 @@ use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold, wire};
 use crate::telemetry::trace::Tracer;
 
+mod chance;
 mod silence;
 
 /// What connects the nodes of a test: one shard.
@@ -369,6 +370,27 @@ async fn what_was_told_and_not_heard_is_found_in_the_log() {
     pair.air.deaf.store(false, Ordering::Relaxed);
     // Nobody posts any more: that something was told is learned from the next beat.
     assert_eq!(delivered(&mut there, 2).await, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_looked_for_in_the_log_is_found_also_where_reading_takes_longer_than_posting() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    let mut there = pair.two.join(&bob).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    pair.two.mood(READ_SLOWLY);
+    let posting = async {
+        loop {
+            pair.two.post(&bob, &[""]).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let begun = tokio::time::Instant::now();
+    tokio::select! {
+        () = posting => {}
+        seen = delivered(&mut there, 20) => assert_eq!(seen[..3], [1, 2, 3]),
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
