@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use tertulia_protocol::code::Code;
 use tertulia_protocol::codec::LineBuffer;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -221,21 +222,31 @@ impl Client {
         self.answer("Pong", |event| matches!(event, Event::Pong).then_some(())).await
     }
 
-    /// All that the log holds of `group`, page by page; the pages are recorded too.
+    /// All that the log holds of `group`, page by page; the pages are recorded too. While the log cannot be read it is tried again.
     ///
     /// # Errors
     /// If a page does not come.
     pub async fn read_log(&mut self, group: &str) -> Result<GroupLog> {
         let mut log = GroupLog { group: group.into(), epoch: 0, messages: Vec::new() };
+        let began = Instant::now();
         loop {
             let after = log.messages.last().map_or(0, |message| message.seq);
             self.send_json(&json!({"History": {"group_name": group, "after": after}})).await?;
             let what = format!("History of group '{group}' after {after}");
-            let page = self.answer(&what, |event| match event {
-                Event::History(it) if &*it.group == group => Some(Arc::clone(it)),
+            let answer = self.reader.until(&what, |event| match event {
+                Event::History(it) if &*it.group == group => Some(Ok(Arc::clone(it))),
+                Event::Rejected(it) => Some(Err(Arc::clone(it))),
                 _ => None,
             });
-            let page = page.await?;
+            let page = match answer.await? {
+                Ok(page) => page,
+                // The log is to be read again after a moment.
+                Err(it) if it.code == Code::Unavailable && began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(it.retry_after_ms.unwrap_or_default())).await;
+                    continue;
+                }
+                Err(it) => bail!("waited for {what}, got {it:?}"),
+            };
             log.epoch = page.epoch;
             log.messages.extend(page.messages.iter().cloned());
             if !page.more {

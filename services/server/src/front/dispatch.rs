@@ -12,7 +12,7 @@ use super::registry::CloseReason;
 use super::replies::{Refused, Reply};
 use crate::auth;
 use crate::shard::request::{JoinFrom, NewPost, Request};
-use crate::shard::{PageLimit, Range, Session, Weight};
+use crate::shard::{Page, PageLimit, Range, ReadError, Session, Weight};
 
 /// Bytes of messages in one page of `History`.
 const HISTORY_BYTES: usize = 256 * 1024;
@@ -284,7 +284,15 @@ impl Task {
             if let Err(refusal) = shards.holds().check(&group, &session) {
                 return Reply::Refused { request: "History", group, refusal };
             }
+            let status = shards.directory().get(group.as_str());
+            let told = status.as_ref().map_or((0, 0), |status| (status.epoch(), status.head()));
             let page = shards.read(&group, range, limit).await;
+            // What its members were told of is not to be missing without a word.
+            let is_behind = |page: &Page| page.head.epoch == told.0 && page.head.seq < told.1;
+            let page = match page {
+                Ok(Some(page)) if is_behind(&page) => Err(ReadError { reason: "the log is behind".to_owned() }),
+                page => page,
+            };
             let loaded = shards.directory().get(group.as_str()).map(|status| status.epoch());
             let epoch = match (&page, loaded) {
                 // Another node may have it in memory, and nobody has posted yet.

@@ -118,8 +118,8 @@ impl Core {
             Ok(known) => Ok(known),
             Err(Unread::NoAnswer(error)) => Err(unavailable(error.0)),
             Err(Unread::Taken) => {
-                let head = self.head_of_anybody(shard, group).await.ok().flatten();
-                let found = head.map_or(0, |head| head.seq);
+                let known = self.known_to_leader(shard, group).await.ok().flatten();
+                let found = known.and_then(|known| known.head).map_or(0, |head| head.seq);
                 Err(AppendError::Fenced { group: group.clone(), expected, found })
             }
         }

@@ -37,25 +37,29 @@ pub(super) struct Fetched {
 }
 
 impl Core {
-    /// The head of a group of a shard of whomever.
-    pub(super) async fn head_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Head>, NoAnswer> {
-        Ok(self.known_of_anybody(shard, group).await?.and_then(|known| known.head))
-    }
-
-    async fn known_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, NoAnswer> {
+    /// What is known of a group of a shard of whomever, as the leader of the stream has it. A replica that is behind, as one that was just
+    /// started again, would end the group before what its members were told.
+    pub(super) async fn known_to_leader(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, NoAnswer> {
         self.metrics.heads.increment(1);
         let (stream, subject) = (self.link.names.stream_of(shard), self.link.names.group(shard, group));
-        // A replica that is behind would end the group before what its members were told.
-        let last = match self.link.last(stream, &subject).await {
-            Ok(last) => last,
-            // While there is no leader nothing is added, and what some replica has is better than nothing.
-            Err(_) => self.link.get(stream, &Get { last_by_subj: subject, ..Get::default() }).await?,
-        };
-        let Some(last) = last else { return Ok(None) };
+        let Some(last) = self.link.last(stream, &subject).await? else { return Ok(None) };
         Ok(Some(Known::of(&decode(&last)?, last.position)).filter(|known| known.head.is_some()))
     }
 
-    /// What is known of a group: for certain if the shard is ours, else as the leader of the stream has it, or some replica while there is none.
+    /// The same, also if there is no leader for a moment.
+    async fn known_of_anybody(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, NoAnswer> {
+        let deadline = Instant::now() + 2 * self.link.timeout;
+        let mut patience = Patience::new();
+        loop {
+            match self.known_to_leader(shard, group).await {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => patience.wait().await,
+                known => return known,
+            }
+        }
+    }
+
+    /// What is known of a group: for certain if the shard is ours, else as the leader of the stream has it.
     async fn known_to_reader(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, ReadError> {
         match self.known(shard, group).await {
             Ok(known) => Ok(known),
