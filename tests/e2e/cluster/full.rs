@@ -61,6 +61,22 @@ async fn until_ready(cluster: &Cluster, ready: bool) -> Result<()> {
     Ok(())
 }
 
+/// Says the last thing in every group, and judges what both saw.
+async fn conclude(clients: [Client; 2]) -> Result<()> {
+    let [mut ada, mut bob] = clients;
+    let mut logs = Vec::new();
+    for group in groups() {
+        post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
+        ada.reader.until_text(&group, "the end").await?;
+        bob.reader.until_text(&group, "the end").await?;
+        logs.push(ada.read_log(&group).await?);
+    }
+    let verdict = check(&[ada.settled(), bob.settled()], &logs);
+    verdict.assert_clean();
+    println!("{:?}", verdict.facts);
+    Ok(())
+}
+
 /// The limit of the server is used up by somebody else, and is not any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() -> Result<()> {
@@ -114,18 +130,7 @@ async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() 
         let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).unwrap_or_default();
         ensure!(expired == 0.0, "{expired} nodes were taken for dead");
     }
-    let [mut ada, mut bob] = clients;
-    let mut logs = Vec::new();
-    for group in groups() {
-        post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
-        ada.reader.until_text(&group, "the end").await?;
-        bob.reader.until_text(&group, "the end").await?;
-        logs.push(ada.read_log(&group).await?);
-    }
-    let verdict = check(&[ada.settled(), bob.settled()], &logs);
-    verdict.assert_clean();
-    println!("{:?}", verdict.facts);
-    Ok(())
+    conclude(clients).await
 }
 
 /// Bytes of the disk under JetStream.
@@ -214,16 +219,5 @@ async fn a_disk_without_a_byte_left_under_jetstream_refuses_posts_and_loses_none
     for (number, group, id) in &refused {
         post_until_taken(&mut clients[*number], group, &filling(), id).await?;
     }
-    let [mut ada, mut bob] = clients;
-    let mut logs = Vec::new();
-    for group in groups() {
-        post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
-        ada.reader.until_text(&group, "the end").await?;
-        bob.reader.until_text(&group, "the end").await?;
-        logs.push(ada.read_log(&group).await?);
-    }
-    let verdict = check(&[ada.settled(), bob.settled()], &logs);
-    verdict.assert_clean();
-    println!("{:?}", verdict.facts);
-    Ok(())
+    conclude(clients).await
 }

@@ -8,9 +8,8 @@ use harness::cluster::Cluster;
 use harness::deadline::poll_until;
 use harness::metrics::Metrics;
 use harness::{Event, ServerOptions};
-use tokio::sync::{mpsc, watch};
 
-use crate::talker::{Places, Talker, conclude};
+use crate::talker::{Places, Talk, observer};
 use crate::{latency, machine};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,16 +20,8 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     // Nobody is connected to the node that leaves, so that only its shards move.
     let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(0)), Some(cluster.chat(1))]));
     let connector = cluster.connector(0);
-    let (hush, quiet) = watch::channel(false);
-    let (calm, calmed) = mpsc::unbounded_channel();
-    let talkers: Vec<_> = (0..8)
-        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet, &calm))
-        .collect();
-    drop(calm);
-    let mut observer = connector.extended("observer").await?;
-    for group in &groups {
-        observer.join(group).await?;
-    }
+    let talk = Talk::start(8, &places, &connector, &groups);
+    let observer = observer(&connector, &groups).await?;
     let talk_for = async |seconds: u64| {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(seconds) {
@@ -46,8 +37,7 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     cluster.add().await?;
     cluster.agreed(3).await?;
     talk_for(1).await;
-    hush.send_replace(true);
-    let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
+    let (verdict, slow) = talk.conclude(observer, &groups).await?;
     println!("{:?}", verdict.facts);
     latency::assert_short(slow, terminated, latency::LATENCY)?;
     Ok(())

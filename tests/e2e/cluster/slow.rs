@@ -8,10 +8,9 @@ use harness::cluster::Cluster;
 use harness::metrics::Metrics;
 use harness::proxy::Carriage;
 use harness::{ServerOptions, check};
-use tokio::sync::{mpsc, watch};
 
 use crate::machine;
-use crate::talker::{Places, Talker, conclude};
+use crate::talker::{Places, Talk, observer};
 
 /// What each way takes longer.
 const EACH_WAY: Duration = Duration::from_millis(200);
@@ -76,16 +75,8 @@ async fn a_planned_leave_takes_seconds_and_fails_no_post_with_nats_far_away() ->
     // Nobody is connected to the node that leaves, so that only its shards move.
     let places: Places = Arc::new(Mutex::new(vec![Some(cluster.chat(0)), Some(cluster.chat(1))]));
     let connector = cluster.connector(0);
-    let (hush, quiet) = watch::channel(false);
-    let (calm, calmed) = mpsc::unbounded_channel();
-    let talkers: Vec<_> = (0..6)
-        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet, &calm))
-        .collect();
-    drop(calm);
-    let mut observer = connector.extended("observer").await?;
-    for group in &groups {
-        observer.join(group).await?;
-    }
+    let talk = Talk::start(6, &places, &connector, &groups);
+    let observer = observer(&connector, &groups).await?;
     (0..3).for_each(|place| cluster.set_carriage(place, Carriage::Slow(EACH_WAY)));
     let far = Instant::now();
     tokio::time::sleep(SETTLING).await;
@@ -98,8 +89,7 @@ async fn a_planned_leave_takes_seconds_and_fails_no_post_with_nats_far_away() ->
     println!("left after {left:?}, agreed after {agreed:?}");
     // What has been shown need not be waited for any longer.
     (0..3).for_each(|place| cluster.set_carriage(place, Carriage::Open));
-    hush.send_replace(true);
-    let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
+    let (verdict, slow) = talk.conclude(observer, &groups).await?;
     let slowest = |while_leaving: bool| {
         let is_of = |when: &Instant| *when >= far && (*when >= terminated) == while_leaving;
         slow.iter().filter(|(at, ..)| is_of(at)).map(|(_, took, _)| *took).max().unwrap_or_default()

@@ -244,6 +244,38 @@ impl Talker {
     }
 }
 
+/// Clients that talk until they are told to be quiet.
+pub(crate) struct Talk {
+    talkers: Vec<JoinHandle<Result<Story>>>,
+    hush: watch::Sender<bool>,
+    calmed: mpsc::UnboundedReceiver<()>,
+}
+
+impl Talk {
+    /// Starts so many of them, who talk in all `groups`, one after the other at home in another place.
+    pub(crate) fn start(count: usize, places: &Places, connector: &Connector, groups: &[String]) -> Self {
+        let (hush, quiet) = watch::channel(false);
+        let (calm, calmed) = mpsc::unbounded_channel();
+        let start = |number| Talker::start(&format!("user-{number}"), number, places, connector, groups, &quiet, &calm);
+        Self { talkers: (0..count).map(start).collect(), hush, calmed }
+    }
+
+    /// Ends it, see [`conclude`].
+    pub(crate) async fn conclude(self, observer: Client, groups: &[String]) -> Result<(Verdict, Vec<SlowAnswer>)> {
+        self.hush.send_replace(true);
+        conclude(self.talkers, self.calmed, observer, groups).await
+    }
+}
+
+/// Somebody who is in all groups and says nothing.
+pub(crate) async fn observer(connector: &Connector, groups: &[String]) -> Result<Client> {
+    let mut observer = connector.extended("observer").await?;
+    for group in groups {
+        observer.join(group).await?;
+    }
+    Ok(observer)
+}
+
 /// Waits until everybody who talks has been told to stop and has all answers; one that fails ends the waiting.
 pub(crate) async fn all_answered(
     calmed: &mut mpsc::UnboundedReceiver<()>,

@@ -12,9 +12,8 @@ use harness::cluster::Cluster;
 use harness::deadline::PATIENCE;
 use harness::{Build, Client, Event, ServerOptions, check};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
 
-use crate::talker::{Places, Talker, conclude};
+use crate::talker::{Places, Talk, observer};
 use crate::{latency, machine};
 
 const NODES: usize = 3;
@@ -35,12 +34,7 @@ async fn this_build_replaces_an_older_one_node_by_node_and_one_goes_back_under_l
     let groups: Vec<String> = (0..12).map(|number| format!("upgrade-{number}")).collect();
     let places: Places = Arc::new(Mutex::new((0..NODES).map(|place| Some(cluster.chat(place))).collect()));
     let connector = cluster.connector(0);
-    let (hush, quiet) = watch::channel(false);
-    let (calm, calmed) = mpsc::unbounded_channel();
-    let talkers: Vec<_> = (0..3 * NODES)
-        .map(|number| Talker::start(&format!("user-{number}"), number, &places, &connector, &groups, &quiet, &calm))
-        .collect();
-    drop(calm);
+    let talk = Talk::start(3 * NODES, &places, &connector, &groups);
     let mut looks = vec![Look::at(&cluster, 0).await?];
     tokio::time::sleep(TALK).await;
     let terminated = Instant::now();
@@ -57,12 +51,8 @@ async fn this_build_replaces_an_older_one_node_by_node_and_one_goes_back_under_l
         replaced.await.with_context(|| format!("step {step}: node {place} becomes {build}"))?;
         tokio::time::sleep(TALK).await;
     }
-    let mut observer = connector.at(cluster.chat(1)).extended("observer").await?;
-    for group in &groups {
-        observer.join(group).await?;
-    }
-    hush.send_replace(true);
-    let (verdict, slow) = conclude(talkers, calmed, observer, &groups).await?;
+    let observer = observer(&connector.at(cluster.chat(1)), &groups).await?;
+    let (verdict, slow) = talk.conclude(observer, &groups).await?;
     println!("{:?}", verdict.facts);
     // Where an older build waits for too long itself, this one cannot help it.
     let bound = if builds::are_two() { OLDER_LATENCY } else { latency::LATENCY };

@@ -11,7 +11,7 @@ use tertulia_protocol::code::Code;
 use tokio::sync::{mpsc, watch};
 
 use crate::machine;
-use crate::talker::{Places, Talker, conclude};
+use crate::talker::{Places, Talker, conclude, observer};
 
 /// How long it is talked while nodes come and go no more.
 const TALK: Duration = Duration::from_millis(1_500);
@@ -34,10 +34,7 @@ async fn a_later_version_replaces_this_one_and_this_one_replaces_it_under_load()
         Talker::start(&format!("user-{number}"), number, places, &connector, &groups, &quiet, &calm)
     };
     let mut talkers: Vec<_> = (0..6).map(|number| start(number, &places)).collect();
-    let mut observer = connector.extended("observer").await?;
-    for group in &groups {
-        observer.join(group).await?;
-    }
+    let observer = observer(&connector, &groups).await?;
     tokio::time::sleep(TALK).await;
     // One of each is left, and each has groups of which members are at the other.
     cluster.nodes[0].terminate()?;

@@ -177,6 +177,13 @@ impl Pair {
     }
 }
 
+/// Waits until the owner knows that the log has all up to `seq`.
+async fn stored(owner: &World, seq: u64) {
+    while owner.shards.directory().get("G").is_none_or(|status| status.head() < seq) {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// What a member that began at `joined` is delivered, in this order, up to `last`.
 async fn delivered(joined: &mut Joined, last: u64) -> Vec<u64> {
     let mut seen = Vec::new();
@@ -247,9 +254,7 @@ async fn nobody_waits_for_long_for_an_append_that_is_not_answered() {
     // It ends after all, and who asks again learns what became of it.
     pair.one.mood(WELL);
     pair.one.log.0.gate.add_permits(1);
-    while pair.one.shards.directory().get("G").is_none_or(|status| status.head() < 2) {
-        tokio::task::yield_now().await;
-    }
+    stored(&pair.one, 2).await;
     assert_eq!(pair.one.post(&ada, &["b", "c"]).await, [Ok(2), Ok(3)]);
     assert_eq!(pair.two.post(&bob, &["d"]).await, [Ok(4)]);
 }
@@ -314,9 +319,7 @@ async fn a_post_whose_answer_is_lost_with_its_owner_is_stored_once() {
     // The owner stores it, and nobody hears of it before the shard has moved to the node of the poster.
     pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
     pair.two.send_posts(&bob, &["", "", "x"]).await;
-    while pair.one.shards.directory().get("G").is_none_or(|status| status.head() < 3) {
-        tokio::task::yield_now().await;
-    }
+    stored(&pair.one, 3).await;
     pair.hand_over().await;
     assert_eq!(answers(&bob, 3).await, [Ok(1), Ok(2), Ok(3)]);
     pair.air.lose_answers.store(0, Ordering::Relaxed);
