@@ -11,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::linger::linger;
 use crate::readiness::Readiness;
-use crate::tls::{Acceptor, Refused, Stream};
+use crate::tls::{self, Acceptor, Refused, Stream};
 
 pub mod config;
 mod metrics;
@@ -100,10 +100,11 @@ async fn accept<R>(
                     debug!(%peer, "http connection refused: too many");
                     continue;
                 };
-                let (tls, pages, stop) = (tls.clone(), pages.clone(), shutdown.clone());
+                let opening = Box::pin(tls::open(tls.as_ref(), stream));
+                let (pages, stop) = (pages.clone(), shutdown.clone());
                 tracker.spawn(async move {
                     let _open = metrics::Open::new();
-                    if let Some(stream) = secure(stream, tls, &stop).await {
+                    if let Some(stream) = secure(opening, &stop).await {
                         converse(stream, pages, patience, stop).await;
                     }
                     drop(permit);
@@ -123,11 +124,10 @@ async fn accept<R>(
 }
 
 /// The connection that is to be served: with TLS, once its handshake is done. `None` if that comes to nothing.
-async fn secure(stream: TcpStream, tls: Option<Acceptor>, stop: &CancellationToken) -> Option<Stream> {
+async fn secure(opening: impl Future<Output = Result<Stream, Refused>>, stop: &CancellationToken) -> Option<Stream> {
     const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
         this port speaks TLS: use https\n";
-    let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
-    match stop.run_until_cancelled(Box::pin(tls.accept(stream))).await? {
+    match stop.run_until_cancelled(opening).await? {
         Ok(stream) => Some(stream),
         Err(Refused { reason, plaintext }) => {
             debug!(reason = reason.as_str(), "no TLS connection to the http port");

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tertulia_proto::admin::v1::admin_service_server::AdminServiceServer;
 use tokio::io::{AsyncReadExt, AsyncWrite, join, split};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use super::token::{self, Token};
 use super::{Config, Service, health, reflection};
 use crate::readiness::Readiness;
 use crate::telemetry::trace::Tracer;
-use crate::tls::{Acceptor, Stream};
+use crate::tls::{self, Acceptor, Refused, Stream};
 
 /// What every connection of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -144,9 +144,10 @@ impl Server {
                         continue;
                     };
                     let open = gate.metrics.connection();
-                    let (tls, gate, stop, tasks) = (tls.clone(), Arc::clone(&gate), stop.clone(), tracker.clone());
+                    let opening = Box::pin(tls::open(tls.as_ref(), stream));
+                    let (gate, stop, tasks) = (Arc::clone(&gate), stop.clone(), tracker.clone());
                     tracker.spawn(async move {
-                        if let Some(stream) = secure(stream, peer, tls, &stop).await {
+                        if let Some(stream) = secure(opening, peer, &stop).await {
                             converse(stream, peer, gate, patience, stop, tasks).await;
                         }
                         drop((place, open));
@@ -168,13 +169,11 @@ impl Server {
 
 /// The connection that is to be served: with TLS, once its handshake is done. `None` if that comes to nothing.
 async fn secure(
-    stream: TcpStream,
+    opening: impl Future<Output = Result<Stream, Refused>>,
     peer: SocketAddr,
-    tls: Option<Acceptor>,
     stop: &CancellationToken,
 ) -> Option<Stream> {
-    let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
-    match stop.run_until_cancelled(Box::pin(tls.accept(stream))).await? {
+    match stop.run_until_cancelled(opening).await? {
         Ok(stream) => Some(stream),
         Err(refused) => {
             tracing::debug!(%peer, reason = refused.reason.as_str(), "no TLS connection to the admin port");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -136,7 +137,11 @@ impl Front {
                 let shared = Arc::clone(&self.shared);
                 match &self.tls {
                     None => drop(self.tasks.spawn(converse(shared, Stream::Plain(socket), admitted))),
-                    Some(tls) => drop(self.tasks.spawn(secure(shared, socket, admitted, tls.clone(), stop.clone()))),
+                    Some(tls) => {
+                        // In a box, so that a connection is not larger all its life for its beginning.
+                        let accepting = Box::pin(tls.accept(socket));
+                        drop(self.tasks.spawn(secure(shared, accepting, admitted, stop.clone())));
+                    }
                 }
             }
             Err(why) => self.refuse(socket, why),
@@ -217,10 +222,13 @@ async fn converse(shared: Arc<Shared>, socket: Stream, admitted: Admitted) {
 }
 
 /// Serves a connection that must speak TLS; one that has not come to that when the server stops is dropped.
-async fn secure(shared: Arc<Shared>, socket: TcpStream, admitted: Admitted, tls: Acceptor, stop: CancellationToken) {
-    // In a box, so that a connection is not larger all its life for its beginning.
-    let accepted = Box::pin(stop.run_until_cancelled(tls.accept(socket))).await;
-    drop((tls, stop));
+async fn secure(
+    shared: Arc<Shared>,
+    accepting: Pin<Box<impl Future<Output = Result<Stream, Refused>> + Send>>,
+    admitted: Admitted,
+    stop: CancellationToken,
+) {
+    let accepted = Box::pin(stop.run_until_cancelled_owned(accepting)).await;
     match accepted {
         Some(Ok(socket)) => converse(shared, socket, admitted).await,
         Some(Err(Refused { reason, plaintext })) => {

@@ -1,9 +1,11 @@
 //! Handshakes: each within a time, so many at once, and each failure counted by its reason.
 
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -91,6 +93,17 @@ pub struct Refused {
     pub plaintext: Option<TcpStream>,
 }
 
+/// The connection of a port that may have TLS; with it, as [`Acceptor::accept`] does.
+///
+/// # Errors
+/// The handshake came to nothing.
+pub fn open(tls: Option<&Acceptor>, socket: TcpStream) -> impl Future<Output = Result<Stream, Refused>> + Send + use<> {
+    match tls {
+        None => Either::Left(ready(Ok(Stream::Plain(socket)))),
+        Some(tls) => Either::Right(tls.accept(socket)),
+    }
+}
+
 /// Makes TLS connections of one port's TCP connections; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Acceptor(Arc<Inner>);
@@ -98,7 +111,7 @@ pub struct Acceptor(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     current: RwLock<Arc<ServerConfig>>,
-    slots: Slots,
+    slots: Arc<Slots>,
     patience: Duration,
     metrics: Metrics,
 }
@@ -115,7 +128,7 @@ impl Acceptor {
         metrics.failing.set(0.0);
         let inner = Inner {
             current: RwLock::new(Arc::clone(&identity.config)),
-            slots: Slots::new(config.handshakes),
+            slots: Arc::new(Slots::new(config.handshakes)),
             patience: config.handshake_timeout,
             metrics,
         };
@@ -124,23 +137,27 @@ impl Acceptor {
         Ok((acceptor, contents.fingerprint()))
     }
 
-    /// Carries out the handshake of one connection.
+    /// Carries out the handshake of one connection. It counts from this call on, not from when it is first polled: call this in the
+    /// order in which connections come, before a task is spawned, since the newest handshakes displace the oldest.
     ///
     /// # Errors
     /// It came to nothing, and is counted.
-    pub async fn accept(&self, socket: TcpStream) -> Result<Stream, Refused> {
-        let Inner { slots, patience, metrics, .. } = &*self.0;
-        let slot = slots.take();
-        let result = tokio::select! {
-            biased;
-            () = slot.displaced() => Err((Reason::Displaced, None)),
-            result = timeout(*patience, self.shake_hands(socket)) => {
-                result.unwrap_or(Err((Reason::Timeout, None)))
-            }
-        };
-        let result = result.map_err(|(reason, plaintext)| Refused { reason, plaintext });
-        metrics.ended(&result.as_ref().map(drop).map_err(|refused| refused.reason));
-        result
+    pub fn accept(&self, socket: TcpStream) -> impl Future<Output = Result<Stream, Refused>> + Send + use<> {
+        let slot = self.0.slots.take();
+        let acceptor = self.clone();
+        async move {
+            let Inner { patience, metrics, .. } = &*acceptor.0;
+            let result = tokio::select! {
+                biased;
+                () = slot.displaced() => Err((Reason::Displaced, None)),
+                result = timeout(*patience, acceptor.shake_hands(socket)) => {
+                    result.unwrap_or(Err((Reason::Timeout, None)))
+                }
+            };
+            let result = result.map_err(|(reason, plaintext)| Refused { reason, plaintext });
+            metrics.ended(&result.as_ref().map(drop).map_err(|refused| refused.reason));
+            result
+        }
     }
 
     async fn shake_hands(&self, socket: TcpStream) -> Result<Stream, (Reason, Option<TcpStream>)> {

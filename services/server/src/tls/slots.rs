@@ -22,8 +22,8 @@ struct State {
 
 /// A place among the handshakes, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot<'a> {
-    slots: &'a Slots,
+pub(super) struct Slot {
+    slots: Arc<Slots>,
     number: u64,
     displaced: Arc<Notify>,
 }
@@ -33,7 +33,7 @@ impl Slots {
         Self { most: most.max(1), state: Mutex::default() }
     }
 
-    pub(super) fn take(&self) -> Slot<'_> {
+    pub(super) fn take(self: &Arc<Self>) -> Slot {
         let displaced = Arc::new(Notify::new());
         let mut state = self.lock();
         while state.under_way.len() >= self.most {
@@ -43,7 +43,7 @@ impl Slots {
         let number = state.next;
         state.next += 1;
         state.under_way.insert(number, Arc::clone(&displaced));
-        Slot { slots: self, number, displaced }
+        Slot { slots: Arc::clone(self), number, displaced }
     }
 
     /// How many are under way.
@@ -56,14 +56,14 @@ impl Slots {
     }
 }
 
-impl Slot<'_> {
+impl Slot {
     /// Returns when a newer handshake has taken the place. Cancel-safe.
     pub(super) async fn displaced(&self) {
         self.displaced.notified().await;
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.slots.lock().under_way.remove(&self.number);
     }
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room_for_the_newest() {
-        let slots = Slots::new(2);
+        let slots = Arc::new(Slots::new(2));
         let (first, second) = (slots.take(), slots.take());
         assert!(first.displaced().now_or_never().is_none());
         let third = slots.take();

@@ -157,6 +157,27 @@ async fn handshakes_that_stall_keep_nobody_out() {
     stalled[0].abort();
 }
 
+/// A runtime may well begin with the task that was spawned last.
+#[tokio::test]
+async fn the_newest_handshake_is_the_one_that_was_accepted_last() {
+    let directory = Directory::new();
+    directory.issue();
+    let (acceptor, _) = Acceptor::new(&config(2, NEVER), &directory.source()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut clients = Vec::new();
+    let mut accepting = Vec::new();
+    for _ in 0..3 {
+        let (client, server) = pair(&listener).await;
+        clients.push(client);
+        accepting.push(Box::pin(acceptor.accept(server)));
+    }
+    for newer in accepting.iter_mut().skip(1).rev() {
+        assert!(futures_util::poll!(newer).is_pending());
+    }
+    let oldest = tokio::time::timeout(NEVER, accepting.swap_remove(0)).await.unwrap();
+    assert_eq!(oldest.unwrap_err().reason, Reason::Displaced);
+}
+
 #[tokio::test]
 async fn what_is_new_is_shown_and_what_cannot_be_used_is_not() {
     let directory = Directory::new();

@@ -7,6 +7,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2 as client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 use super::*;
