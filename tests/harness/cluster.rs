@@ -116,7 +116,7 @@ impl Cluster {
         self.proxies[place].iter().for_each(|proxy| proxy.set(carriage));
     }
 
-    /// Waits until `nodes` nodes are there, go by the same map, and own all shards between them.
+    /// Waits until `nodes` nodes are there, go by the same map, and own all shards between them, each one node's alone.
     ///
     /// # Errors
     /// If that takes too long.
@@ -130,7 +130,7 @@ impl Cluster {
         let alive = &alive;
         poll_until(AGREEING, "the nodes to agree", || async move {
             let mut versions = Vec::new();
-            let mut owned = 0.0;
+            let (mut owned, mut held) = (0.0, 0.0);
             for http in alive {
                 let scrape = match Metrics::scrape(*http).await {
                     Ok(scrape) => scrape,
@@ -142,9 +142,10 @@ impl Cluster {
                 }
                 versions.push(value("tertulia_shard_map_version"));
                 owned += value("tertulia_shards_owned");
+                held += value("tertulia_log_nats_shards_held");
             }
-            let agreed = versions.windows(2).all(|pair| pair[0] == pair[1]) && owned == 1024.0;
-            Ok((!agreed).then(|| format!("versions {versions:?}, {owned} shards owned")))
+            let agreed = versions.windows(2).all(|pair| pair[0] == pair[1]) && (owned, held) == (1024.0, 1024.0);
+            Ok((!agreed).then(|| format!("versions {versions:?}, {owned} shards owned, {held} held")))
         })
         .await
     }

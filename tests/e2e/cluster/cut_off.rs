@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::cluster::Cluster;
+use harness::cluster::{AGREEING, Cluster};
+use harness::deadline::poll_until;
+use harness::metrics::Metrics;
 use harness::proxy::Carriage;
 use harness::recording::{Recording, Rejected};
-use harness::{Client, Connector, Event, ServerOptions, check};
+use harness::{Client, Connector, Event, Server, ServerOptions, check};
 use tertulia_protocol::code::Code;
 
 use crate::machine;
@@ -205,5 +207,43 @@ async fn a_node_that_stood_still_carries_on_with_what_is_so_now() -> Result<()> 
         logs.push(log);
     }
     check(&[still.settled(), moving.settled()], &logs).assert_clean();
+    Ok(())
+}
+
+/// What a node remembers of shards that it had is the past once they are others': here of one that came while the node stood still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stood_still_reads_anew_what_has_gone_to_others() -> Result<()> {
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(3, 1, ServerOptions::new()).await?;
+    let mut still = cluster.connector(0).extended("still").await?;
+    let mut moving = cluster.connector(1).extended("moving").await?;
+    let groups: Vec<String> = (0..48).map(|number| format!("moved-{number}")).collect();
+    for group in &groups {
+        moving.join(group).await?;
+        moving.post(group, "before", &format!("before {group}")).await?;
+        ensure!(still.read_log(group).await?.messages.len() == 1);
+    }
+    cluster.nodes[0].pause()?;
+    let paused = Instant::now();
+    for group in &groups {
+        post_until_stored(&mut moving, group, "meanwhile", &format!("meanwhile {group}")).await?;
+    }
+    cluster.add().await?;
+    let others: Vec<_> = cluster.nodes[1..].iter().map(Server::http).collect();
+    poll_until(AGREEING, "the others to own all shards", || async {
+        let mut owned = 0.0;
+        for http in &others {
+            owned += Metrics::scrape(*http).await?.sum("tertulia_shards_owned", &[]).unwrap_or_default();
+        }
+        Ok((owned != 1024.0).then(|| format!("{owned} are owned")))
+    })
+    .await?;
+    tokio::time::sleep_until((paused + STILL).into()).await;
+    cluster.nodes[0].resume()?;
+    cluster.agreed(4).await?;
+    for group in &groups {
+        let log = still.read_log(group).await?;
+        ensure!(log.messages.len() == 2, "{log:?}");
+    }
     Ok(())
 }

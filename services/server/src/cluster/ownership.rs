@@ -40,11 +40,19 @@ pub(super) struct Ownership {
     busy: HashSet<u16>,
     /// For each shard the node whose it was before.
     before: Vec<Option<String>>,
-    /// Since when a shard is owned here that is another node's.
-    surplus: HashMap<u16, Instant>,
+    /// Shards that are here and are other nodes'.
+    surplus: HashMap<u16, Surplus>,
     /// When this node was asked for a shard last: others come for theirs, a few at a time.
     asked: watch::Receiver<Instant>,
     settled: watch::Sender<bool>,
+}
+
+/// A shard that is another node's.
+#[derive(Debug, Clone, Copy)]
+struct Surplus {
+    since: Instant,
+    /// Not, if this node could only extend it. What it remembers of the shard ages then, and must not be read for long.
+    is_served: bool,
 }
 
 /// What is needed to take a shard.
@@ -123,8 +131,11 @@ impl Ownership {
         if view.lives != self.lives {
             (self.lives, self.is_back) = (view.lives, true);
             // What was ours may be others' by now: whatever is appended still is refused if it is.
-            for shard in (0..self.map.shards()).filter(|shard| shards.is_owned(*shard)) {
-                shards.order(shard, Order::Lost).await;
+            for shard in 0..self.map.shards() {
+                self.taking.nats.let_go(shard);
+                if shards.is_owned(shard) {
+                    shards.order(shard, Order::Lost).await;
+                }
             }
             self.map = without(&view, shards.node()).map(self.map.shards());
         }
@@ -153,10 +164,18 @@ impl Ownership {
         self.map = map;
     }
 
-    /// Whether nobody comes for a shard that is another node's.
-    fn is_left_over(&mut self, shard: u16) -> bool {
-        let since = *self.surplus.entry(shard).or_insert_with(Instant::now);
-        since.max(*self.asked.borrow()).elapsed() > 2 * self.config.handover
+    /// Whether nobody comes for a shard that is another node's, and it is not being given to one.
+    fn is_left_over(&mut self, shard: u16, is_served: bool) -> bool {
+        let now = Surplus { since: Instant::now(), is_served };
+        let surplus = self.surplus.entry(shard).or_insert(now);
+        if surplus.is_served != is_served {
+            *surplus = now;
+        }
+        if is_served {
+            surplus.since.max(*self.asked.borrow()).elapsed() > 2 * self.config.handover
+        } else {
+            surplus.since.elapsed() > self.config.handover
+        }
     }
 
     async fn reconcile(&mut self, done: &tokio::sync::mpsc::Sender<u16>, tasks: &TaskTracker) {
@@ -169,9 +188,9 @@ impl Ownership {
             if owned && !held && !self.busy.contains(&shard) {
                 self.taking.shards.order(shard, Order::Lost).await;
             }
-            let has = held && owned;
-            missing |= mine && !has;
-            if mine == has {
+            missing |= mine && !(held && owned);
+            let is_settled = if mine { held && owned } else { !held && !owned };
+            if is_settled {
                 self.surplus.remove(&shard);
                 continue;
             }
@@ -189,11 +208,15 @@ impl Ownership {
                     // Nobody may listen any more.
                     done.send(shard).await.unwrap_or(());
                 });
-            } else if has && self.is_left_over(shard) {
+            } else if self.is_left_over(shard, owned) {
                 // Whose it is did not ask for it.
                 self.busy.insert(shard);
                 tasks.spawn(async move {
-                    release(&taking.shards, &taking.nats, shard).await;
+                    if owned {
+                        release(&taking.shards, &taking.nats, shard).await;
+                    } else {
+                        taking.nats.let_go(shard);
+                    }
                     done.send(shard).await.unwrap_or(());
                 });
             }

@@ -227,6 +227,11 @@ impl Nats {
         self.core.release(shard).await
     }
 
+    /// Stops extending a shard at once. What is under way ends as it may: whoever takes the shard next, also we, finds it stored or not.
+    pub fn let_go(&self, shard: u16) {
+        self.core.forget(shard);
+    }
+
     /// Whether a shard is ours as far as we know.
     #[must_use]
     pub fn holds(&self, shard: u16) -> bool {

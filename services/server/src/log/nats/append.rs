@@ -220,10 +220,11 @@ impl Core {
         // All were stored or none, so the last one tells.
         let Some(last) = outgoing.last() else { return Ok(None) };
         let (mut patience, takeover) = (Patience::new(), self.new_takeover());
+        self.shard(shard).state().is_claiming = true;
         loop {
             match self.claim(shard, Some(fence), &takeover).await {
                 Ok(position) => {
-                    self.shard(shard).state().fence = Some(position);
+                    self.shard(shard).state().goes_on(fence, position);
                     return self.was_stored(shard, position, last).await;
                 }
                 Err(TakeOverError::Taken { .. }) => {

@@ -287,6 +287,9 @@ impl Core {
             }
             let found = match found {
                 Ok(found) => found,
+                Err(Unread::Taken) if self.shard(shard).state().is_claiming => {
+                    return Err(Unread::NoAnswer(NoAnswer("how an append ended is being found out".to_owned())));
+                }
                 Err(Unread::Taken) => {
                     self.lose(shard);
                     return Err(Unread::Taken);

@@ -84,7 +84,7 @@ impl Left {
             (name, known)
         };
         let groups = self.groups.into_iter().map(known).collect::<HashMap<_, _, _>>();
-        State { fence: Some(fence), groups, names: self.names.into_iter().collect() }
+        State { fence: Some(fence), groups, names: self.names.into_iter().collect(), ..State::default() }
     }
 }
 
@@ -141,6 +141,7 @@ mod tests {
             fence: Some(12),
             groups: (0..known).map(|number| (name(number), one.clone())).collect(),
             names: (0..names).map(name).collect(),
+            ..State::default()
         }
     }
 

@@ -124,10 +124,23 @@ pub(crate) struct Shard {
 pub(crate) struct State {
     /// The position of our message on the fence; `None`: the shard is not ours.
     pub(crate) fence: Option<u64>,
+    /// Whether we put another one there now. Until it is answered, a later message on the fence may be ours.
+    pub(crate) is_claiming: bool,
     /// Groups that were asked for since the shard was taken.
     pub(crate) groups: HashMap<GroupName, Known, RandomState>,
     /// All groups of the shard, for lists.
     pub(crate) names: HashSet<GroupName, RandomState>,
+}
+
+impl State {
+    /// Our message on the fence has a successor of ours.
+    pub(crate) fn goes_on(&mut self, before: u64, position: u64) {
+        self.is_claiming = false;
+        // Unless we let go of the shard meanwhile: then what was known of it is forgotten.
+        if self.fence == Some(before) {
+            self.fence = Some(position);
+        }
+    }
 }
 
 impl Shard {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tertulia_protocol::GroupName;
+
 use super::proxy::Proxy;
 use super::{Config, Servers, config, open, well};
 use crate::log::Log;
@@ -22,6 +24,43 @@ async fn a_claim_that_came_through_unseen_is_recognised() {
     }
     log.close().await;
     other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_does_not_take_our_own_new_message_for_that_of_another() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&config(&servers.urls())).await;
+    let fence = log.take_over(0).await.unwrap().fence;
+    log.core.shard(0).state().is_claiming = true;
+    log.core.claim(0, Some(fence), "to find out how an append ended").await.unwrap();
+    let dogs = GroupName::new("Dogs").unwrap();
+    log.head(0, &dogs).await.unwrap_err();
+    assert!(log.holds(0));
+    log.core.shard(0).state().is_claiming = false;
+    assert_eq!(log.head(0, &dogs).await.unwrap(), None);
+    assert!(!log.holds(0), "this time it is another's");
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_let_go_of_while_an_append_is_unanswered_is_not_ours_afterwards() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let log = open(&Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) }).await;
+    log.take_over(0).await.unwrap();
+    proxy.cut_after_next_append();
+    let mut appending = Box::pin(log.append(0, vec![batch("Dogs", 7, 1, 1)]));
+    while log.trouble().is_none() {
+        assert!(futures_util::poll!(&mut appending).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    log.let_go(0);
+    // Which of the two is a matter of moments, but it is one.
+    let stored = appending.await;
+    assert!(!log.holds(0));
+    let taken = log.take_over(0).await.unwrap();
+    assert_eq!(taken.groups, usize::from(stored.is_ok()));
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
