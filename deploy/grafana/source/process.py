@@ -63,7 +63,7 @@ TLS = Row("TLS", [
     graph("TLS handshakes", "Handshakes per second by port and result: ok, or why there is no connection. The results are in docs/tls.md.",
           [query(rate("tertulia_tls_handshakes_total", "port, result") + " > 0 or "
                  + rate("tertulia_tls_handshakes_total", "port, result", ', result="ok"'), "{{port}} {{result}}")], "cps"),
-    graph("TLS handshakes under way", "Handshakes that have begun and not ended, by port. Beyond tls.handshakes each one more ends the oldest.", [
+    graph("TLS handshakes under way", "Handshakes that have begun and not ended, by port. Beyond tls.handshakes others wait for up to a second, then each one more ends the oldest.", [
         query(total("tertulia_tls_handshakes_under_way", "port"), "{{port}}"),
         query(total("tertulia_tls_handshakes_limit", function="min"), "limit")], log=True),
 ])

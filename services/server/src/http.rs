@@ -90,7 +90,7 @@ async fn accept<R>(
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = tls::next(&listener, tls.as_ref()) => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {

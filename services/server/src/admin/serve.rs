@@ -133,7 +133,7 @@ impl Server {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = tls::next(&listener, tls.as_ref()) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {

@@ -333,8 +333,10 @@ static HTTP: &[Entry] = &[
 
 static TLS: &[Entry] = &[
     Entry::new("tls.handshake_timeout", time(millis(10), HOUR), "A handshake must end within this time."),
-    Entry::new("tls.handshakes", int(1, 1_000_000), "Handshakes of one port at the same time.")
-        .bound("one more ends the oldest of them", "tertulia_tls_handshakes_under_way"),
+    Entry::new("tls.handshakes", int(1, 1_000_000), "Handshakes of one port at the same time.").bound(
+        "others wait in the kernel's backlog, for up to a second; then one more ends the oldest",
+        "tertulia_tls_handshakes_under_way",
+    ),
     Entry::new(
         "tls.reload_interval",
         time(millis(10), DAY),

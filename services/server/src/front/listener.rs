@@ -23,7 +23,7 @@ use super::{Config, Limits};
 use crate::linger::linger;
 use crate::shard::Shards;
 use crate::telemetry::trace::Tracer;
-use crate::tls::{Acceptor, Refused, Stream};
+use crate::tls::{self, Acceptor, Refused, Stream};
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Front {
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = tls::next(&listener, self.tls.as_ref()) => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => self.start(socket, peer, &stop),

@@ -2,12 +2,13 @@
 
 use std::future::ready;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::Either;
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -91,6 +92,18 @@ pub struct Refused {
     pub reason: Reason,
     /// The connection of a peer that does not speak TLS, from which nothing was read: it can be told so in its own words.
     pub plaintext: Option<TcpStream>,
+}
+
+/// Accepts a TCP connection of a port that may have TLS; with it, once there is room for a handshake: what comes in a burst waits where the
+/// kernel keeps it. Cancel-safe.
+///
+/// # Errors
+/// As [`TcpListener::accept`].
+pub async fn next(listener: &TcpListener, tls: Option<&Acceptor>) -> io::Result<(TcpStream, SocketAddr)> {
+    if let Some(Acceptor(inner)) = tls {
+        inner.slots.room().await;
+    }
+    listener.accept().await
 }
 
 /// The connection of a port that may have TLS; with it, as [`Acceptor::accept`] does.

@@ -12,7 +12,7 @@ pub struct Config {
     /// A handshake must end within this time.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// Handshakes of one port at the same time; one more ends the oldest.
+    /// Handshakes of one port at the same time. Others wait for up to a second, then one more ends the oldest.
     pub handshakes: usize,
     /// How often the files are looked at.
     #[serde(with = "humantime_serde")]
