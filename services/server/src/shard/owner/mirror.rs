@@ -40,6 +40,8 @@ const LATE: Duration = Duration::from_millis(500);
 const LATE_AGAIN: Duration = Duration::from_millis(100);
 /// The first wait before a frame is sent again, and the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+/// How long a frame may go unanswered before that is worth a warning: longer than it takes to notice that a node is dead.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// What this node knows of a shard that another one owns.
 #[derive(Default)]
@@ -84,6 +86,9 @@ struct Flight {
     with_roll: bool,
     /// The wait before it is sent again.
     again: Duration,
+    since: Instant,
+    /// Whether it was said that it takes long.
+    is_told: bool,
     asking: BoxFuture<'static, Result<Bytes, Silence>>,
 }
 

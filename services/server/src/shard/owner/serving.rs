@@ -141,7 +141,11 @@ impl Owner {
             std::cmp::Ordering::Less => return answer(wire::encode(&Reply::Reign { reign: serving.reign })),
             std::cmp::Ordering::Equal => {}
             // The shard was taken since, and who has it answers: of two answers the first would be believed.
-            std::cmp::Ordering::Greater => return,
+            std::cmp::Ordering::Greater => {
+                let ours = serving.reign;
+                tracing::debug!(shard = self.shard, node = ask.node, reign = ask.reign, ours, "asked in a later reign");
+                return;
+            }
         }
         if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {
             match ask.number.cmp(&link.number) {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{AGAIN, FRAME_BYTES, FRAME_ITEMS, Flight, Pending, ROLL_MEMBERS, Replied, person};
+use super::{AGAIN, FRAME_BYTES, FRAME_ITEMS, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
 use crate::shard::Refusal;
 use crate::shard::owner::{Owner, unavailable};
 use crate::shard::request::{Admin, Posts, Request};
@@ -61,7 +62,8 @@ impl Owner {
     fn send_frame(&mut self, shard: u16, number: u64, frame: Bytes, count: usize, with_roll: bool) {
         let Some(seat) = &self.seat else { return };
         let asking = seat.peers.ask(shard, frame.clone());
-        let flight = Flight { number, frame, count, with_roll, again: AGAIN.0, asking };
+        let (again, since, is_told) = (AGAIN.0, Instant::now(), false);
+        let flight = Flight { number, frame, count, with_roll, again, since, is_told, asking };
         self.shared.metrics.forwarded.increment(count as u64);
         if let Some(mirror) = self.mirror_mut() {
             mirror.flight = Some(flight);
@@ -124,8 +126,15 @@ impl Owner {
         let reply = match replied {
             Ok(bytes) => wire::decode::<Reply>(&bytes).unwrap_or_else(|error| Reply::Unfit { why: error.to_string() }),
             Err(error) => {
-                let waiting = mirror.outbox.len();
-                tracing::debug!(shard, %error, waiting, "the owner of the shard does not answer");
+                let (reign, waiting) = (mirror.reign, mirror.outbox.len());
+                let flight = mirror.flight.as_mut().filter(|flight| !flight.is_told && flight.since.elapsed() > SILENT);
+                if let Some(flight) = flight {
+                    flight.is_told = true;
+                    let number = flight.number;
+                    tracing::warn!(shard, %error, waiting, reign, number, "the owner of the shard does not answer for long");
+                } else {
+                    tracing::debug!(shard, %error, waiting, "the owner of the shard does not answer");
+                }
                 return self.try_again();
             }
         };
