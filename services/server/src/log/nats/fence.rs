@@ -227,6 +227,28 @@ impl Core {
         }
     }
 
+    /// Finds out which of our shards of a stream others took: an owner that appends nothing would not notice, and whoever asks in the
+    /// later reign gets no answer from it.
+    pub(super) async fn look_at_fences(&self, stream: u16) {
+        let shards = (0..self.shards.len()).filter_map(|shard| u16::try_from(shard).ok());
+        let is_ours = |shard: &u16| self.link.names.stream_of(*shard) == stream && self.shard(*shard).fence().is_some();
+        let ours: Vec<(u16, String)> =
+            shards.filter(is_ours).map(|shard| (shard, self.link.names.fence(shard))).collect();
+        // JetStream takes so many subjects at once, and more.
+        for ours in ours.chunks(512) {
+            let get = Get { multi_last: ours.iter().map(|(_, subject)| subject.clone()).collect(), ..Get::default() };
+            // If it is not answered it is asked again soon.
+            let found = self.link.get_many(stream, &get).await.unwrap_or_default();
+            for (shard, subject) in ours {
+                let last = found.iter().find(|message| message.subject == *subject);
+                let is_taken = last.is_some_and(|last| self.shard(*shard).state().is_before(last.position));
+                if is_taken {
+                    self.lose(*shard);
+                }
+            }
+        }
+    }
+
     /// Somebody else has the shard.
     pub(super) fn lose(&self, shard: u16) {
         if self.forget(shard) {

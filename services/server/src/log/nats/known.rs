@@ -133,6 +133,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether a message that is at `position` of the fence is another writer's, and later than ours.
+    pub(crate) fn is_before(&self, position: u64) -> bool {
+        !self.is_claiming && self.fence.is_some_and(|fence| fence < position)
+    }
+
     /// Our message on the fence has a successor of ours.
     pub(crate) fn goes_on(&mut self, before: u64, position: u64) {
         self.is_claiming = false;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::writer::{Writer, content, judge};
-use super::{Config, Servers, config, open};
+use super::{Config, PATIENCE, Servers, config, open};
 use crate::log::conformance::batch;
 use crate::log::{AppendError, Log};
 
@@ -42,6 +42,21 @@ async fn the_loser_is_told_and_what_it_sends_is_refused() {
     assert_eq!(lost.recv().await, Ok(3));
     other.append(3, vec![batch("Dogs", 7, 6, 9), batch("Cats", 7, 1, 1)]).await.unwrap();
     assert_eq!(other.stats().groups, 2);
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loser_is_told_also_if_it_sends_nothing() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let (one, other) = (open(&config).await, open(&config).await);
+    let mut lost = one.lost();
+    one.take_over(3).await.unwrap();
+    one.take_over(4).await.unwrap();
+    other.take_over(3).await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, lost.recv()).await.unwrap(), Ok(3));
+    assert!(!one.holds(3) && one.holds(4) && other.holds(3));
     one.close().await;
     other.close().await;
 }
