@@ -122,11 +122,20 @@ impl Cluster {
     /// If that takes too long.
     pub async fn agreed(&mut self, nodes: usize) -> Result<()> {
         let mut alive = Vec::new();
-        for node in &mut self.nodes {
+        for (place, node) in self.nodes.iter_mut().enumerate() {
             if !node.has_ended()? {
-                alive.push(node.http());
+                alive.push(place);
             }
         }
+        self.agreed_among(alive, nodes).await
+    }
+
+    /// As [`Cluster::agreed`], of the nodes in these places: others do not answer now.
+    ///
+    /// # Errors
+    /// As [`Cluster::agreed`].
+    pub async fn agreed_among(&self, places: impl IntoIterator<Item = usize>, nodes: usize) -> Result<()> {
+        let alive: Vec<SocketAddr> = places.into_iter().map(|place| self.nodes[place].http()).collect();
         let alive = &alive;
         poll_until(AGREEING, "the nodes to agree", || async move {
             let mut versions = Vec::new();

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::cluster::{AGREEING, Cluster};
-use harness::deadline::poll_until;
-use harness::metrics::Metrics;
+use harness::cluster::Cluster;
 use harness::proxy::Carriage;
 use harness::recording::{Recording, Rejected};
-use harness::{Client, Connector, Event, Server, ServerOptions, check};
+use harness::{Client, Connector, Event, ServerOptions, check};
 use tertulia_protocol::code::Code;
 
 use crate::machine;
@@ -229,15 +227,7 @@ async fn a_node_that_stood_still_reads_anew_what_has_gone_to_others() -> Result<
         post_until_stored(&mut moving, group, "meanwhile", &format!("meanwhile {group}")).await?;
     }
     cluster.add().await?;
-    let others: Vec<_> = cluster.nodes[1..].iter().map(Server::http).collect();
-    poll_until(AGREEING, "the others to own all shards", || async {
-        let mut owned = 0.0;
-        for http in &others {
-            owned += Metrics::scrape(*http).await?.sum("tertulia_shards_owned", &[]).unwrap_or_default();
-        }
-        Ok((owned != 1024.0).then(|| format!("{owned} are owned")))
-    })
-    .await?;
+    cluster.agreed_among(1..4, 3).await?;
     tokio::time::sleep_until((paused + STILL).into()).await;
     cluster.nodes[0].resume()?;
     cluster.agreed(4).await?;

@@ -210,13 +210,13 @@ impl Ownership {
                 });
             } else if self.is_left_over(shard, owned) {
                 // Whose it is did not ask for it.
+                if !owned {
+                    taking.nats.let_go(shard);
+                    continue;
+                }
                 self.busy.insert(shard);
                 tasks.spawn(async move {
-                    if owned {
-                        release(&taking.shards, &taking.nats, shard).await;
-                    } else {
-                        taking.nats.let_go(shard);
-                    }
+                    release(&taking.shards, &taking.nats, shard).await;
                     done.send(shard).await.unwrap_or(());
                 });
             }
