@@ -140,11 +140,18 @@ impl Owner {
         match ask.reign.cmp(&serving.reign) {
             std::cmp::Ordering::Less => return answer(wire::encode(&Reply::Reign { reign: serving.reign })),
             std::cmp::Ordering::Equal => {}
-            // The shard was taken since, and who has it answers: of two answers the first would be believed.
+            // The shard was taken since, and who has it answers: of two answers the first would be believed. One that appends nothing
+            // would not learn it so soon otherwise; and if nobody has the shard any more it must be taken anew.
             std::cmp::Ordering::Greater => {
                 let ours = serving.reign;
-                tracing::debug!(shard = self.shard, node = ask.node, reign = ask.reign, ours, "asked in a later reign");
-                return;
+                tracing::info!(
+                    shard = self.shard,
+                    node = ask.node,
+                    reign = ask.reign,
+                    ours,
+                    "another node took the shard"
+                );
+                return self.on_lost().await;
             }
         }
         if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {

@@ -105,10 +105,7 @@ impl Owner {
                 self.step_down();
                 drop(done.send(self.shared.holds.recent(self.shard, self.shared.config.count.max(1))));
             }
-            Order::Lost => {
-                self.settle().await;
-                self.step_down();
-            }
+            Order::Lost => self.on_lost().await,
             Order::Follow => {
                 let has_members = !self.groups.is_empty();
                 if let Some(mirror) = self.mirror_mut().filter(|_| has_members) {
@@ -118,6 +115,12 @@ impl Owner {
             }
             Order::Nodes(nodes) => self.forget_others(&nodes),
         }
+    }
+
+    /// Another node has taken the shard.
+    pub(super) async fn on_lost(&mut self) {
+        self.settle().await;
+        self.step_down();
     }
 
     /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read, or another node

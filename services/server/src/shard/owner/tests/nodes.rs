@@ -308,6 +308,7 @@ async fn who_lost_the_shard_unawares_leads_nobody_astray() {
     let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
     owner.send(Asked { frame: serde_json::to_vec(&frame).unwrap().into(), answer: to }).unwrap();
     assert!(answered.await.is_err(), "it leaves the answer to the owner");
+    assert!(!pair.one.shards.is_owned(0), "it does not go on to think that the shard is its own");
 }
 
 #[tokio::test]
