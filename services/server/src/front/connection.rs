@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{Dialect, GroupName, LineBuffer};
 use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
 
 use super::bucket::{Bucket, Pace};
 use super::listener::Shared;
@@ -24,18 +23,17 @@ use super::membership::{Membership, Surroundings};
 use super::outbound::Outbound;
 use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
-use super::timers::{Clocks, Doing, Due, Timer};
+use super::timers::{Clocks, Timer};
 use crate::linger::linger;
 use crate::shard::Session;
 use crate::shard::request::{NewPost, Request};
 use crate::tls::Stream;
 
-/// Bytes read from the socket at once.
-const READ: usize = 16 * 1024;
+mod ending;
+mod lines;
+
 /// An answer counts for one more line for each so many bytes of it.
 const ANSWER: usize = 64 * 1024;
-/// Reads in a row before others get their turn.
-const READS: usize = 8;
 /// Of more bytes than this that wait, none are put off.
 const PUT_OFF: usize = 16 * 1024;
 
@@ -310,144 +308,6 @@ impl Task {
         self.question.is_none() && self.sending.is_none() && self.held.is_none()
     }
 
-    // ---- lines
-
-    /// Whether the connection's lines must wait.
-    fn is_blocked(&self) -> bool {
-        self.sending.is_some()
-            || self.question.is_some()
-            || self.held.is_some()
-            || self.paced.is_some()
-            || self.waits_for_log()
-            || self.out.len() >= self.shared.limits.outbound_bytes
-            || matches!(self.phase, Phase::Listening | Phase::Finishing(_) | Phase::Closing(_))
-    }
-
-    /// Whether as much of it waits for the log as may.
-    fn waits_for_log(&self) -> bool {
-        let Shared { limits, weight, .. } = &*self.shared;
-        let gathered = self.gathered.as_ref().map_or(0, |gathered| gathered.bytes as usize);
-        let own = self.me.inbox.weight().load(Ordering::Relaxed) + gathered;
-        // Who waits for nothing would not be woken.
-        let all = || weight.load(Ordering::Relaxed) + gathered >= limits.all_posts_in_flight_bytes;
-        self.in_flight >= limits.posts_in_flight || own >= limits.posts_in_flight_bytes || (own > 0 && all())
-    }
-
-    fn may_listen(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::LastCall | Phase::Listening)
-    }
-
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
-        let result = self.read_lines(cx);
-        self.send_gathered();
-        result
-    }
-
-    fn read_lines(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
-        let mut reads = 0;
-        while self.take_lines() {
-            match self.socket.poll_read_ready(cx) {
-                Poll::Pending => {
-                    self.end_last_call();
-                    return Ok(());
-                }
-                Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
-                Poll::Ready(Ok(())) if reads == READS => {
-                    self.end_last_call();
-                    cx.waker().wake_by_ref();
-                    return Ok(());
-                }
-                Poll::Ready(Ok(())) => {}
-            }
-            reads += 1;
-            let buffer = self.input.spare(READ);
-            match poll_read_buf(Pin::new(&mut self.socket), cx, buffer) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(0)) => {
-                    self.on_end_of_input();
-                    return Ok(());
-                }
-                Poll::Ready(Ok(count)) => {
-                    let now = tokio::time::Instant::now();
-                    self.read_at = now.into_std();
-                    (self.clocks.heard, self.clocks.pinged) = (now, None);
-                    self.me.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
-                    self.shared.metrics.received.increment(count as u64);
-                }
-                Poll::Ready(Err(_)) => return Err(CloseReason::Socket),
-            }
-        }
-        Ok(())
-    }
-
-    fn end_last_call(&mut self) {
-        if self.phase == Phase::LastCall {
-            self.phase = Phase::Listening;
-        }
-    }
-
-    /// Carries out the lines that have come; answers whether more may be read.
-    fn take_lines(&mut self) -> bool {
-        let mut input = std::mem::take(&mut self.input);
-        let max = self.shared.limits.line_bytes;
-        let more = loop {
-            if self.is_blocked() {
-                break false;
-            }
-            match input.next_line(max) {
-                Ok(Some(line)) => {
-                    self.clocks.partial = None;
-                    let posting = self.posting;
-                    self.on_line(line);
-                    // Posts have limits of their own.
-                    if self.posting == posting {
-                        self.pace(1);
-                    }
-                }
-                Ok(None) => break true,
-                Err(too_long) => {
-                    self.on_line_too_long(&too_long);
-                    break false;
-                }
-            }
-        };
-        self.clocks.partial = if input.has_partial() { self.clocks.partial.or(Some(self.clocks.heard)) } else { None };
-        self.input = input;
-        more
-    }
-
-    /// Counts what a line asks of the server; if it was too much of late, the next lines wait.
-    fn pace(&mut self, count: usize) {
-        let limits = &self.shared.limits;
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let until = self.pace.take(count, Instant::now(), limits.requests_per_second, limits.requests_burst);
-        if let Some(until) = until {
-            if self.paced.is_none() {
-                self.shared.metrics.paced.increment(1);
-            }
-            self.paced = Some(tokio::time::Instant::from_std(until));
-        }
-    }
-
-    fn on_end_of_input(&mut self) {
-        let mut input = std::mem::take(&mut self.input);
-        match input.last_line(self.shared.limits.line_bytes) {
-            Ok(Some(line)) => self.on_line(line),
-            Ok(None) => {}
-            Err(too_long) => self.on_line_too_long(&too_long),
-        }
-        self.clocks.partial = None;
-        if !matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Finishing(CloseReason::Client);
-            self.me.set_closing();
-        }
-    }
-
-    /// When the lines that are being carried out were read.
-    pub(super) fn read_at(&self) -> Instant {
-        self.read_at
-    }
-
     // ---- messages
 
     /// Takes up messages; answers whether some were left for want of room.
@@ -522,117 +382,6 @@ impl Task {
     fn abandon(&mut self) {
         self.out = Outbound::default();
         self.abandoned = true;
-    }
-
-    // ---- the end
-
-    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
-    fn on_disconnect(&mut self) {
-        if !matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Finishing(CloseReason::Admin);
-            self.clocks.heard = tokio::time::Instant::now();
-        }
-    }
-
-    fn dismiss_once_answered(&mut self) {
-        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
-            self.dismiss();
-        }
-    }
-
-    fn dismiss(&mut self) {
-        let me = Arc::clone(&self.me);
-        self.tell_disconnected(me.disconnect_reason());
-        self.close(CloseReason::Admin);
-        self.clocks.heard = tokio::time::Instant::now();
-    }
-
-    /// Writes what waits, then ends; the first reason counts.
-    pub(super) fn close(&mut self, reason: CloseReason) {
-        if !matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Closing(reason);
-            self.me.set_closing();
-        }
-    }
-
-    fn ended(&mut self) -> Option<CloseReason> {
-        // Who does not take its answers, or sends too much, is asked no further: others wait for the end of the last call.
-        let is_full = self.out.len() >= self.shared.limits.outbound_bytes;
-        if self.phase == Phase::LastCall && (is_full || self.paced.is_some()) {
-            self.end_last_call();
-        }
-        match self.phase {
-            Phase::Open | Phase::LastCall => None,
-            Phase::Listening => {
-                if self.is_answered() {
-                    self.me.answered();
-                }
-                None
-            }
-            Phase::Closing(reason) => (!self.is_writing()).then_some(reason),
-            Phase::Finishing(reason) => {
-                if !self.is_answered() {
-                    return None;
-                }
-                self.me.answered();
-                self.memberships.iter_mut().for_each(Membership::end_here);
-                let served = || self.memberships.iter().all(Membership::is_served);
-                (!self.is_writing() && served()).then_some(reason)
-            }
-        }
-    }
-
-    /// Whether all that was read is carried out and answered.
-    fn is_answered(&self) -> bool {
-        // What is held is in flight as well.
-        self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
-    }
-
-    // ---- the clock
-
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let doing = Doing {
-            introduced: self.voice.is_some(),
-            extended: matches!(self.voice, Some((_, Dialect::Extended))),
-            reading: !self.is_blocked(),
-            idle: self.memberships.is_empty() && self.in_flight == 0,
-            writing: self.is_writing(),
-            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
-            paced: self.paced,
-        };
-        let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
-        std::task::ready!(self.timer.poll(deadline, cx));
-        let seconds = |duration: Duration| duration.as_secs_f64();
-        let patience = self.shared.patience;
-        match due {
-            Due::Ping => {
-                self.clocks.pinged = Some(tokio::time::Instant::now());
-                self.ping();
-            }
-            Due::Stall => {
-                // It takes nothing: there is no use in telling it why.
-                self.abandon();
-                self.close(CloseReason::WriteStall);
-            }
-            Due::Paced => self.paced = None,
-            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
-            Due::Dismissal => self.dismiss(),
-            Due::Hello => {
-                self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
-            }
-            Due::Line => {
-                self.time_out(CloseReason::LineTimeout, format!("a line must end within {} s", seconds(patience.line)));
-            }
-            Due::Idle => {
-                let text = format!("in no group and silent for {} s", seconds(patience.idle));
-                self.time_out(CloseReason::Idle, text);
-            }
-            Due::Dead => {
-                let text = format!("no sign of life for {} s", 2.0 * seconds(patience.heartbeat));
-                self.time_out(CloseReason::Heartbeat, text);
-            }
-        }
-        Poll::Ready(())
     }
 }
 

@@ -1,0 +1,121 @@
+//! The end of a connection: what it still gets, and the deadlines that bring it about.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tertulia_protocol::Dialect;
+
+use super::{Phase, Task};
+use crate::front::membership::Membership;
+use crate::front::registry::CloseReason;
+use crate::front::timers::{Doing, Due};
+
+impl Task {
+    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    pub(super) fn on_disconnect(&mut self) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Finishing(CloseReason::Admin);
+            self.clocks.heard = tokio::time::Instant::now();
+        }
+    }
+
+    pub(super) fn dismiss_once_answered(&mut self) {
+        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
+            self.dismiss();
+        }
+    }
+
+    fn dismiss(&mut self) {
+        let me = Arc::clone(&self.me);
+        self.tell_disconnected(me.disconnect_reason());
+        self.close(CloseReason::Admin);
+        self.clocks.heard = tokio::time::Instant::now();
+    }
+
+    /// Writes what waits, then ends; the first reason counts.
+    pub(in crate::front) fn close(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Closing(reason);
+            self.me.set_closing();
+        }
+    }
+
+    pub(super) fn ended(&mut self) -> Option<CloseReason> {
+        // Who does not take its answers, or sends too much, is asked no further: others wait for the end of the last call.
+        let is_full = self.out.len() >= self.shared.limits.outbound_bytes;
+        if self.phase == Phase::LastCall && (is_full || self.paced.is_some()) {
+            self.end_last_call();
+        }
+        match self.phase {
+            Phase::Open | Phase::LastCall => None,
+            Phase::Listening => {
+                if self.is_answered() {
+                    self.me.answered();
+                }
+                None
+            }
+            Phase::Closing(reason) => (!self.is_writing()).then_some(reason),
+            Phase::Finishing(reason) => {
+                if !self.is_answered() {
+                    return None;
+                }
+                self.me.answered();
+                self.memberships.iter_mut().for_each(Membership::end_here);
+                let served = || self.memberships.iter().all(Membership::is_served);
+                (!self.is_writing() && served()).then_some(reason)
+            }
+        }
+    }
+
+    /// Whether all that was read is carried out and answered.
+    fn is_answered(&self) -> bool {
+        // What is held is in flight as well.
+        self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
+    }
+
+    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let doing = Doing {
+            introduced: self.voice.is_some(),
+            extended: matches!(self.voice, Some((_, Dialect::Extended))),
+            reading: !self.is_blocked(),
+            idle: self.memberships.is_empty() && self.in_flight == 0,
+            writing: self.is_writing(),
+            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
+            paced: self.paced,
+        };
+        let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
+        std::task::ready!(self.timer.poll(deadline, cx));
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        let patience = self.shared.patience;
+        match due {
+            Due::Ping => {
+                self.clocks.pinged = Some(tokio::time::Instant::now());
+                self.ping();
+            }
+            Due::Stall => {
+                // It takes nothing: there is no use in telling it why.
+                self.abandon();
+                self.close(CloseReason::WriteStall);
+            }
+            Due::Paced => self.paced = None,
+            Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
+            Due::Dismissal => self.dismiss(),
+            Due::Hello => {
+                self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
+            }
+            Due::Line => {
+                self.time_out(CloseReason::LineTimeout, format!("a line must end within {} s", seconds(patience.line)));
+            }
+            Due::Idle => {
+                let text = format!("in no group and silent for {} s", seconds(patience.idle));
+                self.time_out(CloseReason::Idle, text);
+            }
+            Due::Dead => {
+                let text = format!("no sign of life for {} s", 2.0 * seconds(patience.heartbeat));
+                self.time_out(CloseReason::Heartbeat, text);
+            }
+        }
+        Poll::Ready(())
+    }
+}
