@@ -316,6 +316,10 @@ impl Membership {
                 return self.read_later(subscription, around.shards, READ_RETRY);
             }
         };
+        if page.head.epoch != self.status.epoch() {
+            // Deleted and begun again, as the log has it: its members are about to hear of it, and nothing of this is theirs.
+            return self.read_later(subscription, around.shards, READ_AGAIN);
+        }
         if page.head.first > self.next {
             self.tell_lost(self.next, page.head.first - 1, around);
             self.next = page.head.first;
@@ -329,7 +333,7 @@ impl Membership {
             around.count(count);
             around.metrics.catchup_messages.increment(count);
         }
-        if self.next > page.head.seq && self.next <= self.status.head() && page.head.epoch == self.status.epoch() {
+        if self.next > page.head.seq && self.next <= self.status.head() {
             // Read where the log's end was not known yet: another node writes it.
             self.read_later(subscription, around.shards, READ_AGAIN);
         } else if self.next > page.head.seq {

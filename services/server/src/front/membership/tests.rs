@@ -9,7 +9,7 @@ use tertulia_protocol::{UserName, classic};
 
 use super::*;
 use crate::log::memory::Memory;
-use crate::log::{Config as LogConfig, Retention};
+use crate::log::{Batch, Config as LogConfig, Log, Retention};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::{Bounds, Config, ConnectionId, Event};
 
@@ -40,6 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A server of one shard, a poster and a member.
 struct World {
+    log: Arc<Memory>,
     shards: Shards,
     poster: Arc<Session>,
     reader: Arc<Session>,
@@ -81,7 +82,8 @@ impl World {
             })
         };
         Self {
-            shards: Shards::start(config, bounds, log, "node".into()),
+            shards: Shards::start(config, bounds, Arc::clone(&log) as _, "node".into()),
+            log,
             poster: session(1, "poster"),
             reader: session(2, "reader"),
             group: GroupName::new("G").unwrap(),
@@ -269,6 +271,24 @@ async fn another_epoch_begins_with_all_that_is_kept() {
     assert_eq!(world.seen.last(), Some(&Seen::Joined(1)));
     world.join(JoinFrom::After { seq: 9, epoch: None }).await;
     assert_eq!(world.seen.last(), Some(&Seen::Joined(1)), "a seq beyond the head is of another life");
+}
+
+#[tokio::test]
+async fn who_is_behind_is_not_served_of_another_life_of_the_group() {
+    let mut world = World::new(Dialect::Extended, 100);
+    world.join(JoinFrom::Now).await;
+    for _ in 0..5 {
+        world.post(1).await;
+    }
+    // By another node, and this one has not heard of it yet.
+    assert!(world.log.delete(0, &world.group).await.unwrap());
+    let record =
+        |seq: u64| Record { seq, sender: UserName::new("ann").unwrap(), id: None, message: "new".into(), at: 1 };
+    let batch = Batch { group: world.group.clone(), epoch: 7, records: (1..=9).map(record).collect() };
+    world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+    assert!(world.poll(usize::MAX), "it waits");
+    world.take();
+    assert_eq!(world.seen, [Seen::Joined(1)]);
 }
 
 #[tokio::test]
