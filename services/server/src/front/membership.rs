@@ -28,7 +28,7 @@ use crate::shard::{
 const PAGE: PageLimit = PageLimit { records: 256, bytes: 64 * 1024 };
 /// How long a member waits when the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
-/// How long it waits when what it read ends before what it knows to be there.
+/// How long it waits when what it read ends before what it knows to be there, or is of another life of the group.
 const READ_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a membership needs of its connection.

@@ -151,7 +151,7 @@ impl Owner {
                     ours,
                     "another node took the shard"
                 );
-                return self.on_lost().await;
+                return self.cease().await;
             }
         }
         if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {

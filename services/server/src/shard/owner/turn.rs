@@ -105,7 +105,7 @@ impl Owner {
                 self.step_down();
                 drop(done.send(self.shared.holds.recent(self.shard, self.shared.config.count.max(1))));
             }
-            Order::Lost => self.on_lost().await,
+            Order::Lost => self.cease().await,
             Order::Follow => {
                 let has_members = !self.groups.is_empty();
                 if let Some(mirror) = self.mirror_mut().filter(|_| has_members) {
@@ -117,8 +117,8 @@ impl Owner {
         }
     }
 
-    /// Another node has taken the shard.
-    pub(super) async fn on_lost(&mut self) {
+    /// Ceases to own the shard, if it did, once what is under way has ended.
+    pub(super) async fn cease(&mut self) {
         self.settle().await;
         self.step_down();
     }
@@ -126,8 +126,7 @@ impl Owner {
     /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read, or another node
     /// has taken it since.
     async fn step_up(&mut self, reign: u64) -> bool {
-        self.settle().await;
-        self.step_down();
+        self.cease().await;
         if self.mirror().is_some_and(|mirror| mirror.knows_later(reign)) {
             return false;
         }
