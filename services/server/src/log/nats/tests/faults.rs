@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::proxy::Proxy;
 use super::writer::{Writer, content, judge, shard_of};
-use super::{Config, PATIENCE, Servers, config, open, open_and_take, well};
+use super::{Config, ELECTIONS, PATIENCE, Servers, config, open, open_and_take, well};
 use crate::log::conformance::batch;
 use crate::log::{AppendError, Log};
 
@@ -130,7 +130,8 @@ async fn a_leader_of_three_that_is_killed_loses_nothing() {
         servers.revive(index);
         tokio::time::sleep(Duration::from_millis(1_000)).await;
     }
-    let writer = tokio::time::timeout(PATIENCE, writing).await.unwrap().unwrap();
+    let written = tokio::time::timeout(ELECTIONS, writing).await;
+    let writer = written.expect("the three servers take appends again").unwrap();
     println!("{} acked, {} refused", writer.acked.len(), writer.refused.len());
     let reader = open(&Config { timeout: Duration::from_secs(5), ..config }).await;
     judge(&content(&reader, "Dogs").await, &[&writer]);
