@@ -332,19 +332,22 @@ impl Holds {
     /// It cannot be read.
     pub(super) async fn load(&self) -> Result<Option<BoxStream<'static, Note>>, NoteError> {
         let Some(notes) = &self.notes else { return Ok(None) };
+        let begun = Instant::now();
         let (all, following) = notes.follow().await?;
-        self.replace(&all);
+        self.replace(&all, begun);
         Ok(Some(following))
     }
 
-    /// What is kept is all there is, but for what became known just now.
-    fn replace(&self, notes: &[Note]) {
+    /// What is kept is all there is, but for what became known since it was begun to read it. What became known before is not looked at:
+    /// its end may have been told while we did not listen.
+    fn replace(&self, notes: &[Note], begun: Instant) {
         let now = Instant::now();
         self.change(|state| {
             state.forget_recent(now);
             let recent = std::mem::take(&mut state.recent);
             *state = State::default();
-            for hold in notes.iter().filter_map(Hold::of).chain(recent.iter().map(|(_, hold)| hold.clone())) {
+            let since = recent.iter().filter(|(since, _)| *since >= begun).map(|(_, hold)| hold.clone());
+            for hold in notes.iter().filter_map(Hold::of).chain(since) {
                 let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
                 state.set(&hold, (!left.is_zero()).then(|| now + left));
             }

@@ -177,6 +177,8 @@ async fn holds_are_there_after_a_restart_and_on_other_nodes() {
     one.keep(hold("Dogs", Some(user("ada")), Duration::ZERO)).await.unwrap();
     one.keep(hold("Dogs", None, HOUR)).await.unwrap();
     until("closed").await;
+    let ended = other.read().end(&hold("Dogs", Some(user("ada")), HOUR));
+    assert_eq!(ended, None, "a hold that ended unheard does not go on because it was new");
     let anew = node();
     drop(anew.load().await.unwrap());
     assert_eq!(code(anew.check(&group("Dogs"), &ada)), "closed");
