@@ -308,6 +308,12 @@ impl Owner {
         self.groups.insert(group.status.name.clone(), group);
     }
 
+    /// A life of a group is over. Clocks may have gone back, or differ from that of the node where it began: the next one has a later epoch all
+    /// the same.
+    fn begin_later_than(&mut self, epoch: u64) {
+        self.newest_epoch = self.newest_epoch.max(epoch);
+    }
+
     /// Milliseconds since 1970 in the upper bits and chance in the lower ten: grows within an owner, differs over restarts,
     /// and stays below 2^53.
     fn next_epoch(&mut self) -> u64 {

@@ -116,6 +116,7 @@ impl Owner {
         if how == Removal::Deleted
             && let Some(group) = self.groups.remove(&name)
         {
+            self.begin_later_than(group.epoch());
             self.shared.directory.remove(&name, group.is_stored());
         }
         self.shared.holds.apply(Hold::new(Some(name.clone()), None, hold));
@@ -188,8 +189,7 @@ impl Owner {
         if let Some(group) = self.groups.remove(name) {
             self.shared.directory.remove(name, group.is_stored());
         }
-        // Clocks may have gone back: the next life has a later epoch all the same.
-        self.newest_epoch = self.newest_epoch.max(head.epoch);
+        self.begin_later_than(head.epoch);
         self.shared.metrics.forgotten.increment(1);
         Ok(true)
     }

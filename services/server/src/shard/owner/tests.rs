@@ -334,9 +334,16 @@ async fn a_kick_removes_and_holds_for_its_time() {
 #[tokio::test]
 async fn a_deleted_group_begins_a_new_life() {
     let world = World::new(Config::default(), BOUNDS);
+    // It began where the clock is an hour ahead.
+    let epoch = (now_ms() + 3_600_000) * 1024;
+    let record =
+        crate::log::Record { seq: 1, at: 1, sender: UserName::new("eve").unwrap(), id: None, message: "x".into() };
+    let batch = Batch { group: world.group.clone(), epoch, records: vec![record] };
+    world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
     let ada = session(1, "ada");
     let first = world.join(&ada).await.unwrap();
-    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    assert_eq!(first.epoch, epoch);
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(2), Ok(3)]);
     let group = world.group.clone();
     let end = |reply| Admin::End { group, how: Removal::Deleted, reason: None, hold: Duration::ZERO, reply };
     world.shards.ask(0, end).await.unwrap().unwrap().unwrap();
