@@ -265,7 +265,7 @@ pub(crate) async fn last_of(
     let get = link::Get { multi_last: vec![filter.to_owned()], ..link::Get::default() };
     let payload = serde_json::to_vec(&get).map_err(|error| error.to_string())?;
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let found = Link::get_from(client, timeout, subject, payload.into()).await.map_err(|error| error.0)?;
+    let found = Link::get_from(client, timeout, subject, payload.into()).await.map_err(|error| error.0)?.messages;
     Ok(found.into_iter().map(|stored| (stored.subject, stored.position, stored.payload)).collect())
 }
 

@@ -267,7 +267,7 @@ impl Core {
         let get = Get { multi_last: vec![fence_subject.clone(), sent.subject.clone()], ..Get::default() };
         let mut patience = Patience::new();
         let last = loop {
-            let found = self.link.get_many(stream, &get).await.unwrap_or_default();
+            let found = self.link.get_many(stream, &get).await.unwrap_or_default().messages;
             let seen = found.iter().any(|message| message.subject == fence_subject && message.position > fence);
             if seen {
                 break found.into_iter().find(|message| message.subject == sent.subject)?;

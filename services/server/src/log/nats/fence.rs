@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::known::{Known, State};
-use super::link::{Get, NoAnswer, Published, Stored};
+use super::link::{Found, Get, NoAnswer, Published, Stored};
 use super::message::Message;
 use super::trouble::Cause;
 
@@ -238,7 +238,7 @@ impl Core {
         for ours in ours.chunks(512) {
             let get = Get { multi_last: ours.iter().map(|(_, subject)| subject.clone()).collect(), ..Get::default() };
             // If it is not answered it is asked again soon.
-            let found = self.link.get_many(stream, &get).await.unwrap_or_default();
+            let found = self.link.get_many(stream, &get).await.unwrap_or_default().messages;
             for (shard, subject) in ours {
                 let last = found.iter().find(|message| message.subject == *subject);
                 let is_taken = last.is_some_and(|last| self.shard(*shard).state().is_before(last.position));
@@ -269,7 +269,8 @@ impl Core {
         was_held
     }
 
-    /// The last message on a subject, from a replica that has all that was stored before our fence.
+    /// The last message on a subject, from a replica that has all that was stored before our fence, and the end of every group that we
+    /// deleted and keep nothing of.
     pub(super) async fn last_under(&self, shard: u16, fence: u64, subject: &str) -> Result<Option<Stored>, Unread> {
         let fence_subject = self.link.names.fence(shard);
         let get = Get { multi_last: vec![fence_subject.clone(), subject.to_owned()], ..Get::default() };
@@ -277,12 +278,16 @@ impl Core {
         let mut patience = Patience::new();
         self.metrics.heads.increment(1);
         loop {
+            let deleted = self.shard(shard).state().deleted;
             let found = self.link.get_many(self.link.names.stream_of(shard), &get).await.map_err(Unread::NoAnswer)?;
-            let seen = found.iter().find(|message| message.subject == fence_subject).map_or(0, |seen| seen.position);
+            let Found { messages, upto } = found;
+            let seen = messages.iter().find(|message| message.subject == fence_subject).map_or(0, |seen| seen.position);
             match seen.cmp(&fence) {
-                std::cmp::Ordering::Equal => return Ok(found.into_iter().find(|message| message.subject == subject)),
+                std::cmp::Ordering::Equal if upto >= deleted => {
+                    return Ok(messages.into_iter().find(|message| message.subject == subject));
+                }
                 std::cmp::Ordering::Greater => return Err(Unread::Taken),
-                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {}
             }
             if Instant::now() > deadline {
                 return Err(Unread::NoAnswer(NoAnswer("the replicas are behind".to_owned())));
@@ -295,12 +300,12 @@ impl Core {
     /// What is known of a group of a shard of ours, from the log if need be; `None` if it does not exist.
     pub(super) async fn known(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, Unread> {
         loop {
-            let fence = {
+            let (fence, deleted) = {
                 let state = self.shard(shard).state();
                 if let Some(known) = state.groups.get(group) {
                     return Ok(known.head.is_some().then(|| known.clone()));
                 }
-                state.fence.ok_or(Unread::Taken)?
+                (state.fence.ok_or(Unread::Taken)?, state.deleted)
             };
             let found = self.last_under(shard, fence, &self.link.names.group(shard, group)).await;
             if self.shard(shard).fence() != Some(fence) {
@@ -327,7 +332,8 @@ impl Core {
                 return Ok(None);
             }
             let mut state = self.shard(shard).state();
-            if state.fence == Some(fence) {
+            // What is deleted meanwhile must not be kept in mind again.
+            if state.fence == Some(fence) && state.deleted == deleted {
                 // An append may have been quicker, and knows better.
                 return Ok(Some(state.groups.entry(group.clone()).or_insert(known).clone())
                     .filter(|known| known.head.is_some()));

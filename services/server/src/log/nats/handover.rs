@@ -77,10 +77,20 @@ impl Left {
         let known = |group: LeftGroup| {
             let LeftGroup { name, head, bytes, last, is_mark, trimmed, points, bytes_before_first, first_at } = group;
             let points = Points::of(points);
-            let is_being_bounded = false;
+            let (is_being_bounded, bounded) = (false, 0);
             let head = Some(head);
-            let known =
-                Known { head, bytes, last, is_mark, points, bytes_before_first, first_at, is_being_bounded, trimmed };
+            let known = Known {
+                head,
+                bytes,
+                last,
+                is_mark,
+                points,
+                bytes_before_first,
+                first_at,
+                is_being_bounded,
+                bounded,
+                trimmed,
+            };
             (name, known)
         };
         let groups = self.groups.into_iter().map(known).collect::<HashMap<_, _, _>>();
@@ -135,6 +145,7 @@ mod tests {
             bytes_before_first: None,
             first_at: Some(3),
             is_being_bounded: true,
+            bounded: 0,
             trimmed: 4,
         };
         State {

@@ -88,6 +88,9 @@ pub(crate) struct Known {
     pub(crate) first_at: Option<u64>,
     /// Whether its bytes are being looked at.
     pub(crate) is_being_bounded: bool,
+    /// How many bytes it had when they were looked at last. Until more come in there is no less to be had: the newest message stays, also
+    /// if it alone is too much.
+    pub(crate) bounded: u64,
     /// Where the messages begin that have not been asked to be removed.
     pub(crate) trimmed: u64,
 }
@@ -107,6 +110,7 @@ impl Known {
             bytes_before_first: None,
             first_at: None,
             is_being_bounded: false,
+            bounded: 0,
             trimmed: 0,
         }
     }
@@ -126,6 +130,9 @@ pub(crate) struct State {
     pub(crate) fence: Option<u64>,
     /// Whether we put another one there now. Until it is answered, a later message on the fence may be ours.
     pub(crate) is_claiming: bool,
+    /// Where the newest message is that ended a group since the shard was taken. A replica that has our fence need not have it yet, and is
+    /// not to be believed then.
+    pub(crate) deleted: u64,
     /// Groups that were asked for since the shard was taken.
     pub(crate) groups: HashMap<GroupName, Known, RandomState>,
     /// All groups of the shard, for lists.

@@ -56,6 +56,14 @@ pub(crate) struct Stored {
     pub(crate) payload: Bytes,
 }
 
+/// Messages of a stream as one replica has them.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) messages: Vec<Stored>,
+    /// The last sequence that the replica has taken in; 0 if it did not say.
+    pub(crate) upto: u64,
+}
+
 /// Why a question was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NoAnswer(pub(crate) String);
@@ -209,7 +217,7 @@ impl Link {
     }
 
     /// Many messages of a stream, all from one replica. Any replica answers: it may be behind.
-    pub(crate) async fn get_many(&self, stream: u16, get: &Get) -> Result<Vec<Stored>, NoAnswer> {
+    pub(crate) async fn get_many(&self, stream: u16, get: &Get) -> Result<Found, NoAnswer> {
         let (subject, payload) = self.direct_get(stream, get)?;
         Self::get_from(&self.client, self.timeout, subject, payload).await
     }
@@ -220,21 +228,24 @@ impl Link {
         timeout: Duration,
         subject: String,
         payload: Bytes,
-    ) -> Result<Vec<Stored>, NoAnswer> {
+    ) -> Result<Found, NoAnswer> {
         let inbox = client.new_inbox();
         let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
-        let mut found = Vec::new();
+        let mut found = Found::default();
         loop {
             // For each message anew: a large answer may take its time, but it must not stop.
             let answer = tokio::time::timeout(timeout, answers.next()).await;
             let silent = |_| NoAnswer(format!("NATS did not answer within {timeout:?}"));
             let answer = answer.map_err(silent)?.ok_or_else(|| NoAnswer("the connection is closed".to_owned()))?;
             match answer.status {
-                None => found.push(stored(&answer)?),
+                None => found.messages.push(stored(&answer)?),
                 // The end of a batch.
-                Some(status) if status.as_u16() == 204 => return Ok(found),
+                Some(status) if status.as_u16() == 204 => {
+                    found.upto = number(&answer, "Nats-UpTo-Sequence").unwrap_or(0);
+                    return Ok(found);
+                }
                 Some(StatusCode::NOT_FOUND) => return Ok(found),
                 Some(status) => return Err(NoAnswer(refusal(status, &answer))),
             }
@@ -321,10 +332,16 @@ impl Link {
     }
 }
 
+fn header<'a>(answer: &'a async_nats::Message, name: &str) -> Option<&'a str> {
+    answer.headers.as_ref()?.get(name).map(|value| value.as_str())
+}
+
+fn number(answer: &async_nats::Message, name: &str) -> Option<u64> {
+    header(answer, name)?.parse().ok()
+}
+
 fn stored(answer: &async_nats::Message) -> Result<Stored, NoAnswer> {
-    let header = |name: &str| answer.headers.as_ref()?.get(name).map(|value| value.as_str());
-    let position = header("Nats-Sequence").and_then(|text| text.parse().ok());
-    match (header("Nats-Subject"), position) {
+    match (header(answer, "Nats-Subject"), number(answer, "Nats-Sequence")) {
         (Some(subject), Some(position)) => {
             Ok(Stored { subject: subject.to_owned(), position, payload: answer.payload.clone() })
         }

@@ -151,7 +151,7 @@ impl Core {
                 ..Get::default()
             };
             self.metrics.pages.increment(1);
-            let found = self.link.get_many(stream, &get).await?;
+            let found = self.link.get_many(stream, &get).await?.messages;
             let nothing = found.is_empty();
             for stored in found {
                 position = stored.position + 1;

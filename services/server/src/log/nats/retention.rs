@@ -56,7 +56,7 @@ impl Core {
             _ => 0,
         };
         let is_over = known.bytes.saturating_sub(before_first) > kept.saturating_add(kept / SLACK);
-        let begins = kept > 0 && is_over && !known.is_being_bounded;
+        let begins = kept > 0 && is_over && known.bytes != known.bounded && !known.is_being_bounded;
         known.is_being_bounded |= begins;
         begins
     }
@@ -66,12 +66,15 @@ impl Core {
         let gone = known.bytes.saturating_sub(self.rules.of(group.as_str()).bytes);
         // The newest stays, however large it is.
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
-        let Some(first) = self.first_that(shard, group, &known, head, is_kept).await? else { return Ok(()) };
-        if !self.remove_through(shard, group, first.first()).await {
+        let first = self.first_that(shard, group, &known, head, is_kept).await?;
+        if let Some(first) = &first
+            && !self.remove_through(shard, group, first.first()).await
+        {
             return Err(NoAnswer("it cannot be written now".to_owned()));
         }
-        if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
-            known.bytes_before_first = Some(begin(&first));
+        if let Some(now) = self.shard(shard).state().groups.get_mut(group) {
+            now.bounded = known.bytes;
+            now.bytes_before_first = first.as_ref().map(begin).or(now.bytes_before_first);
         }
         Ok(())
     }

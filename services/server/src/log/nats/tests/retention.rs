@@ -1,4 +1,4 @@
-//! What is removed by itself, and that the heads stay.
+//! What is removed, by itself and by whom it is asked for, and that the heads stay.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,6 +73,22 @@ async fn a_group_with_too_many_bytes_loses_its_oldest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newest_message_that_alone_is_too_much_stays_and_nobody_is_busy_with_it() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let bytes = 10 * record(1_000).size() as u64;
+    let log = open(&config, Retention { bytes, ..EVERYTHING }).await;
+    log.append(0, vec![batch("Dogs", 7, 1, 5)]).await.unwrap();
+    let idle = log.core.tasks.len();
+    log.append(0, vec![batch("Dogs", 7, 6, 105)]).await.unwrap();
+    until("the oldest go", async || oldest(&log).await.head.first == 6).await;
+    until("nobody looks at it any more", async || log.core.tasks.len() <= idle).await;
+    log.append(0, vec![batch("Dogs", 7, 106, 106)]).await.unwrap();
+    until("it goes as soon as it is not the newest", async || oldest(&log).await.head.first == 106).await;
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_messages_go_and_the_head_stays() {
     let servers = Servers::start(1, "").await;
     let config = Config { streams: 1, ..config(&servers.urls()) };
@@ -116,5 +132,30 @@ async fn a_prefix_has_bounds_of_its_own() {
     };
     assert_eq!((page("Dogs").await.head.first, page("keep/Dogs").await.head.first), (991, 501));
     assert_eq!(page("keep/Dogs").await.records.len(), 500, "the stream still has all of them");
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_kept_of_deleted_groups_and_who_lacks_their_end_is_not_believed() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, timeout: Duration::from_millis(500), ..config(&servers.urls()) };
+    let log = open(&config, EVERYTHING).await;
+    let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
+    for name in &names {
+        log.append(0, vec![batch(name, 7, 1, 3)]).await.unwrap();
+        assert!(log.delete(0, &group(name)).await.unwrap());
+    }
+    assert!(log.core.shard(0).state().groups.is_empty());
+    for name in &names {
+        assert_eq!(log.head(0, &group(name)).await.unwrap(), None);
+    }
+    log.append(0, vec![batch("g3", 9, 1, 2)]).await.unwrap();
+    assert_eq!(log.head(0, &group("g3")).await.unwrap().map(|head| (head.epoch, head.seq)), Some((9, 2)));
+    // A replica that has our fence and is one message behind the end of a group.
+    let last = { std::mem::replace(&mut log.core.shard(0).state().deleted, u64::MAX) };
+    let error = log.head(0, &group("g4")).await.unwrap_err();
+    assert!(error.reason.contains("the replicas are behind"), "{error}");
+    log.core.shard(0).state().deleted = last;
+    assert_eq!(log.head(0, &group("g4")).await.unwrap(), None);
     log.close().await;
 }
