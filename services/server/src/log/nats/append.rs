@@ -299,6 +299,12 @@ impl Core {
         }
         let first = (last + 1).saturating_sub(outgoing.len() as u64);
         for (position, Outgoing { group, message, .. }) in (first..).zip(outgoing) {
+            if message.kind == Kind::Deleted {
+                // Groups come and go, and their names never end: nothing is kept of what is gone but since when it is.
+                state.groups.remove(group);
+                state.deleted = position;
+                continue;
+            }
             let fresh = Known::of(message, position);
             match state.groups.get_mut(group).filter(|known| known.head.is_some_and(|head| head.epoch == message.epoch))
             {

@@ -303,7 +303,7 @@ impl Core {
             let (fence, deleted) = {
                 let state = self.shard(shard).state();
                 if let Some(known) = state.groups.get(group) {
-                    return Ok(known.head.is_some().then(|| known.clone()));
+                    return Ok(Some(known.clone()));
                 }
                 (state.fence.ok_or(Unread::Taken)?, state.deleted)
             };
@@ -335,8 +335,7 @@ impl Core {
             // What is deleted meanwhile must not be kept in mind again.
             if state.fence == Some(fence) && state.deleted == deleted {
                 // An append may have been quicker, and knows better.
-                return Ok(Some(state.groups.entry(group.clone()).or_insert(known).clone())
-                    .filter(|known| known.head.is_some()));
+                return Ok(Some(state.groups.entry(group.clone()).or_insert(known).clone()));
             }
         }
     }

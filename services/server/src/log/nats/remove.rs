@@ -57,13 +57,7 @@ impl Core {
         };
         let position = self.say(shard, group, Kind::Deleted, &known, head).await?;
         self.removed.moderator.increment(head.seq + 1 - head.first);
-        let was_listed = {
-            let mut state = this.state();
-            // Groups come and go, and their names never end: nothing is kept of what is gone but since when it is.
-            state.groups.remove(group);
-            state.deleted = state.deleted.max(position);
-            state.names.remove(group)
-        };
+        let was_listed = this.state().names.remove(group);
         if was_listed {
             self.remove_names(std::slice::from_ref(group));
         }

@@ -131,6 +131,14 @@ impl World {
         }
     }
 
+    /// Another writer stores a message.
+    async fn store_elsewhere(&self, epoch: u64, seq: u64) {
+        let sender = UserName::new("eve").unwrap();
+        let record = crate::log::Record { seq, at: 1, sender, id: None, message: "x".into() };
+        let batch = Batch { group: self.group.clone(), epoch, records: vec![record] };
+        self.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+    }
+
     async fn send_posts(&self, session: &Arc<Session>, ids: &[&str]) {
         let post = |id: &&str| NewPost {
             group: self.group.clone(),
@@ -265,10 +273,7 @@ async fn a_writer_that_was_overtaken_goes_on_from_where_the_log_is() {
     let ada = session(1, "ada");
     let joined = world.join(&ada).await.unwrap();
     assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
-    let record =
-        crate::log::Record { seq: 2, at: 1, sender: UserName::new("eve").unwrap(), id: None, message: "x".into() };
-    let batch = Batch { group: world.group.clone(), epoch: joined.epoch, records: vec![record] };
-    world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+    world.store_elsewhere(joined.epoch, 2).await;
     assert!(matches!(world.post(&ada, &["b"]).await[..], [Err(Refusal::Unavailable { .. })]));
     assert_eq!(world.post(&ada, &["b"]).await, [Ok(3)]);
     assert_eq!(joined.status.head(), 3);
@@ -336,10 +341,7 @@ async fn a_deleted_group_begins_a_new_life() {
     let world = World::new(Config::default(), BOUNDS);
     // It began where the clock is an hour ahead.
     let epoch = (now_ms() + 3_600_000) * 1024;
-    let record =
-        crate::log::Record { seq: 1, at: 1, sender: UserName::new("eve").unwrap(), id: None, message: "x".into() };
-    let batch = Batch { group: world.group.clone(), epoch, records: vec![record] };
-    world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+    world.store_elsewhere(epoch, 1).await;
     let ada = session(1, "ada");
     let first = world.join(&ada).await.unwrap();
     assert_eq!(first.epoch, epoch);
