@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -140,13 +140,6 @@ pub struct Stored {
     pub at: u64,
 }
 
-/// Nothing was put in since the last look, and no task waits to be woken.
-const UNHEARD: u8 = 0;
-/// Nothing was put in since the last look, and a task will be woken.
-const LISTENING: u8 = 1;
-/// Something was put in since the last look.
-const NEWS: u8 = 2;
-
 /// Answers for one connection. It holds no more than what the connection asked for and has not taken yet, and one removal per
 /// membership; an empty one owns no memory beyond itself.
 #[derive(Debug, Default)]
@@ -156,8 +149,8 @@ pub struct Inbox {
     stored: AtomicUsize,
     /// See [`Inbox::weight`].
     weight: AtomicUsize,
-    /// [`UNHEARD`], [`LISTENING`] or [`NEWS`].
-    state: AtomicU8,
+    /// Something was put in since the last look.
+    news: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -190,24 +183,23 @@ impl Inbox {
 
     /// Wakes the connection to look at what else is shared with it.
     pub fn wake(&self) {
-        self.state.store(NEWS, Ordering::Release);
+        self.news.store(true, Ordering::Release);
         self.waker.wake();
     }
 
     /// Takes all events; `Ready` also if it was only woken. Otherwise the task will be woken. It is always the same task that looks.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<VecDeque<Event>> {
-        if self.state.load(Ordering::Acquire) == UNHEARD {
+        if !self.news.load(Ordering::Acquire) {
+            // At every look: whoever puts something in says so first and takes the waker after that, so one that was told of already may
+            // still take the waker that a later look has left.
             self.waker.register(cx.waker());
-            // Unless it was put in just now.
-            let listening = self.state.compare_exchange(UNHEARD, LISTENING, Ordering::AcqRel, Ordering::Acquire);
-            debug_assert!(matches!(listening, Ok(UNHEARD) | Err(NEWS)), "two tasks look");
         }
-        if self.state.load(Ordering::Acquire) == NEWS {
+        if self.news.load(Ordering::Acquire) {
             // Reads what was put there last, so that all that came with it is seen.
-            self.state.swap(UNHEARD, Ordering::AcqRel);
+            self.news.swap(false, Ordering::AcqRel);
             let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
             let events = if events.is_empty() { VecDeque::new() } else { std::mem::take(&mut *events) };
-            // More may be put in while these are looked at: the next poll registers.
+            // More may be put in while these are looked at: the next look registers.
             return Poll::Ready(events);
         }
         Poll::Pending
@@ -216,3 +208,38 @@ impl Inbox {
 
 /// How long a client waits before it repeats what was refused for a passing reason.
 pub const RETRY_SOON: Duration = Duration::from_millis(1_000);
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Wake for Counting {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_looks_between_the_two_halves_of_a_wake_is_woken_by_the_next() {
+        let (inbox, woken) = (Inbox::default(), Arc::new(Counting::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        assert!(inbox.poll_take(&mut cx).is_pending());
+        // `wake`, in halves: what came is seen at once, by a task that was awake, which then has nothing more and waits.
+        inbox.news.store(true, Ordering::Release);
+        assert!(inbox.poll_take(&mut cx).is_ready());
+        assert!(inbox.poll_take(&mut cx).is_pending());
+        inbox.waker.wake();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(inbox.poll_take(&mut cx).is_pending(), "woken for what it has seen");
+        inbox.push_stored(1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "and for what came since");
+        assert!(inbox.poll_take(&mut cx).is_ready());
+        assert_eq!(inbox.take_stored(), 1);
+    }
+}
