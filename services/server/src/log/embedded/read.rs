@@ -65,12 +65,14 @@ pub(crate) fn from_tables(
     range: Range,
     limit: PageLimit,
 ) -> Result<Page, TableError> {
-    let head = view.head;
+    let mut head = view.head;
     let mut gathered = Gathered::new(limit);
     tables.read(|transaction| {
         // Another life of the group, or none: its messages went since memory was asked.
         let row = table::row(transaction, group)?.filter(|row| row.head.epoch == head.epoch);
         let Some(row) = row else { return Ok(()) };
+        // Retention may have been quicker than memory is told of it; whoever reads must know what is not there for that.
+        head.first = head.first.max(row.head.first.min(head.seq + 1));
         let messages = transaction.open_table(MESSAGES)?;
         match range {
             Range::After(after) => {
@@ -88,7 +90,6 @@ pub(crate) fn from_tables(
                     }
                 }
                 let from = gathered.records.last().map_or(from, |record| record.seq + 1);
-                // What the tables have lost to retention since is lost at the oldest end only.
                 forward(&view.recent, from, &mut gathered);
             }
             Range::Before(before) => {

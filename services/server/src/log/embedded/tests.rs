@@ -14,7 +14,8 @@ use tertulia_protocol::UserName;
 
 use super::disk::Disk;
 use super::simulated::SimulatedDisk;
-use super::{Embedded, open, open::start};
+use super::tail::View;
+use super::{Embedded, open, open::start, read};
 use crate::log::config::{Config, Retention};
 use crate::log::conformance::{ALL, Engine, conformance, group};
 use crate::log::{Batch, Log, Range, Record};
@@ -110,6 +111,28 @@ async fn whoever_leaves_a_read_alone_holds_up_nobody() {
     assert_holds(&*log, "A", 7, 1, 50).await;
     for read in left_alone {
         assert_eq!(read.await.unwrap().unwrap().records.len(), 50);
+    }
+    log.close().await;
+}
+
+/// Retention moves on in the tables before memory hears of it: who reads in between must not get a page with a hole before it.
+#[tokio::test]
+async fn a_page_says_where_it_begins_though_retention_was_quicker_than_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let retention = Retention { bytes: 20_000, ..config().retention };
+    let config = Config { data_dir: directory.path().to_owned(), retention, ..config() };
+    let log = open(&config).unwrap();
+    log.append(0, vec![batch("A", 7, 1, 100)]).await.unwrap();
+    let before = log.head(0, &group("A")).await.unwrap().unwrap();
+    assert_eq!((before.first, before.seq), (1, 100));
+    assert!(log.flush().await);
+    for range in [Range::After(0), Range::After(3), Range::Before(u64::MAX)] {
+        let stale = View { head: before, recent: Vec::new(), memory_first: 101 };
+        let page = read::from_tables(&log.core.tables, &group("A"), &stale, range, ALL).unwrap();
+        let first = page.records.first().unwrap().seq;
+        assert!(first > 4, "retention removed what the old head still has");
+        assert_eq!((page.head.first, page.head.seq), (first, 100), "{range:?}");
+        assert_eq!(page.records.len() as u64, 101 - first);
     }
     log.close().await;
 }
