@@ -160,6 +160,33 @@ async fn too_many_groups() -> Result<()> {
 }
 
 #[tokio::test]
+async fn too_many_groups_counts_who_leaves_as_gone() -> Result<()> {
+    let server = ServerOptions::new().set("limits.groups_per_connection", 2).start().await?;
+    let mut client = hello(&server, "ada").await?;
+    join(&mut client, "a").await?;
+    join(&mut client, "b").await?;
+    let leave = |group: &str| json!({"Leave": {"group_name": group}}).to_string();
+    let join = |group: &str| json!({"Join": {"group_name": group}}).to_string();
+    // All in one write: nothing of it is answered when the last line is looked at.
+    let lines = [leave("a"), leave("a"), join("c"), join("d"), leave("c"), join("e"), join("f")];
+    client.send(lines.join("\n") + "\n").await?;
+    // Owners answer in any order.
+    let (mut joined, mut refused) = (Vec::new(), Vec::new());
+    for _ in lines {
+        let answer = client.json().await?;
+        let group = |kind: &str| answer[kind]["group_name"].as_str().map(str::to_owned);
+        joined.extend(group("Joined"));
+        if answer["Rejected"]["code"] == "too_many_groups" {
+            refused.extend(group("Rejected"));
+        }
+    }
+    joined.sort();
+    refused.sort();
+    assert_eq!((joined, refused), (vec!["c".into(), "e".into()], vec!["d".into(), "f".into()]));
+    lives(&mut client).await
+}
+
+#[tokio::test]
 async fn group_full() -> Result<()> {
     let server = ServerOptions::new().set("limits.members_per_group", 2).start().await?;
     let mut one = hello(&server, "one").await?;

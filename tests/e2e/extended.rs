@@ -263,6 +263,24 @@ async fn whoever_says_nothing_at_all_is_closed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_loses_its_last_group_has_time_to_join_another() -> Result<()> {
+    let options = ServerOptions::new().set("limits.idle_timeout", "1s").set("chat.heartbeat", "300ms");
+    let server = options.start().await?;
+    let mut classic = server.connector().raw().await?;
+    classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
+    let mut clock = hello(&server, "clock").await?;
+    for _ in 0..5 {
+        clock.expect_json(&json!({"Ping": {}})).await?;
+        clock.line(r#"{"Pong":{}}"#).await?;
+    }
+    server.admin("CloseGroup", json!({"group_name": "Dogs"})).await?;
+    classic.expect(r#"{"Error":"Group 'Dogs' was closed."}"#).await?;
+    classic.line(r#"{"Join":{"group_name":"Cats"}}"#).await?;
+    classic.line(r#"{"Post":{"group_name":"Cats","message":"still here"}}"#).await?;
+    classic.expect(r#"{"Message":{"group_name":"Cats","message":"still here"}}"#).await
+}
+
+#[tokio::test]
 async fn both_dialects_meet_in_a_group() -> Result<()> {
     const POSTS: usize = 50;
     let server = Server::start().await?;

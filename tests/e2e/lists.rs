@@ -161,3 +161,47 @@ async fn a_long_history_is_the_log_itself() -> Result<()> {
     harness::check(&[ada.cut()], &[log]).assert_clean();
     Ok(())
 }
+
+/// A control character takes six bytes in JSON: what is bounded is what is sent.
+#[tokio::test]
+async fn a_page_of_history_is_bounded_as_it_is_written() -> Result<()> {
+    const POSTS: u64 = 20;
+    const LINE: usize = 6 * 16_000;
+    let server = Server::start().await?;
+    let mut client = hello(&server, "ada").await?;
+    join(&mut client, "Dogs").await?;
+    for number in 1..=POSTS {
+        let post = json!({"Post": {"group_name": "Dogs", "message": "\u{1}".repeat(16_000), "id": number.to_string()}});
+        client.line(&post.to_string()).await?;
+        while client.json().await?.get("Posted").is_none() {}
+    }
+    // The last one of her own may be behind its acknowledgement.
+    client.line(r#"{"Leave":{"group_name":"Dogs"}}"#).await?;
+    while client.json().await?.get("Left").is_none() {}
+    for backward in [false, true] {
+        let mut seen = Vec::new();
+        loop {
+            let edge = seen.last().copied().unwrap_or(if backward { POSTS + 1 } else { 0 });
+            let range = if backward { "before" } else { "after" };
+            client.line(&json!({"History": {"group_name": "Dogs", range: edge}}).to_string()).await?;
+            let line = client.next_line().await?.unwrap_or_default();
+            assert!(line.len() <= 256 * 1024 + 1024 && line.len() > LINE, "{} bytes", line.len());
+            let answer: serde_json::Value = serde_json::from_str(&line)?;
+            let messages = answer["History"]["messages"].as_array().cloned().unwrap_or_default();
+            let mut seqs: Vec<u64> = messages.iter().filter_map(|message| message["seq"].as_u64()).collect();
+            assert!(seqs.len() > 1 && seqs.is_sorted(), "{seqs:?}");
+            if backward {
+                seqs.reverse();
+            }
+            seen.extend(seqs);
+            if answer["History"]["more"] == false {
+                break;
+            }
+        }
+        if backward {
+            seen.reverse();
+        }
+        assert_eq!(seen, (1..=POSTS).collect::<Vec<_>>());
+    }
+    Ok(())
+}

@@ -55,8 +55,8 @@ pub(super) struct Task {
     pub(super) memberships: Vec<Membership>,
     /// The place of the membership that is served first.
     first_served: u32,
-    /// Groups for which an answer to `Join` is to come.
-    pub(super) joining: Vec<GroupName>,
+    /// The groups of `Join`s and `Leave`s that are not answered yet, in their order.
+    pub(super) changing: Vec<Change>,
     /// Requests that owners have not answered: posts, joins, leaves.
     pub(super) in_flight: usize,
     /// How many of them are posts.
@@ -81,11 +81,18 @@ pub(super) struct Task {
     paced: Option<tokio::time::Instant>,
     pub(super) malformed: u32,
     phase: Phase,
-    clocks: Clocks,
+    pub(super) clocks: Clocks,
     timer: Timer,
     /// Since when the oldest post that is measured has been under way.
     pub(super) measured_post: Option<Instant>,
     pub(super) posts: u32,
+}
+
+/// A membership that is to begin or to end.
+pub(super) struct Change {
+    pub(super) group: GroupName,
+    /// Whether it is to begin.
+    pub(super) joins: bool,
 }
 
 /// Posts on their way to one shard.
@@ -127,7 +134,7 @@ impl Task {
             out: Outbound::default(),
             memberships: Vec::new(),
             first_served: 0,
-            joining: Vec::new(),
+            changing: Vec::new(),
             in_flight: 0,
             posting: 0,
             held: None,
@@ -347,7 +354,8 @@ impl Task {
         let failed = |phase| {
             if let Phase::Finishing(reason) | Phase::Closing(reason) = phase { reason } else { CloseReason::Socket }
         };
-        if !self.out.is_empty() && self.me.outbound.load(Ordering::Relaxed) == 0 {
+        let waited = self.me.outbound.load(Ordering::Relaxed) > 0;
+        if !self.out.is_empty() && !waited {
             self.clocks.wrote = tokio::time::Instant::now();
         }
         while !self.out.is_empty() {
@@ -356,6 +364,10 @@ impl Task {
                     self.me.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
                     self.shared.metrics.sent.increment(count as u64);
                     self.clocks.wrote = tokio::time::Instant::now();
+                    if waited && self.clocks.pinged.is_some() {
+                        // It takes what it is sent; the question may be behind that.
+                        self.clocks.pinged = Some(self.clocks.wrote);
+                    }
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(_)) => return Err(failed(self.phase)),

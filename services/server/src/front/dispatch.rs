@@ -1,12 +1,12 @@
 //! From a line to what it asks for.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tertulia_protocol::codec::{decode_classic, decode_extended, is_hello};
 use tertulia_protocol::{Code, Dialect, Fault, GroupName, LineTooLong, PostId, classic, extended};
 
-use super::connection::{Gathered, Task};
+use super::connection::{Change, Gathered, Task};
 use super::metrics::SAMPLE;
 use super::registry::CloseReason;
 use super::replies::{Refused, Reply};
@@ -14,8 +14,8 @@ use crate::auth;
 use crate::shard::request::{JoinFrom, NewPost, Request};
 use crate::shard::{Page, PageLimit, Range, ReadError, Session, Weight};
 
-/// Bytes of messages in one page of `History`.
-const HISTORY_BYTES: usize = 256 * 1024;
+/// Bytes of messages in one page of `History`, in the log as in JSON.
+pub(super) const HISTORY_BYTES: usize = 256 * 1024;
 
 impl Task {
     /// Carries out one line.
@@ -165,23 +165,27 @@ impl Task {
         self.shared.metrics.requests.join.increment(1);
         let Some(group) = self.group(name, "Join") else { return };
         let max = self.shared.limits.groups_per_connection;
-        if self.memberships.len() + self.joining.len() >= max && self.groups_with(&group) > max {
+        if self.memberships.len() + self.changing.len() >= max && self.groups_with(&group) > max {
             let text = format!("a connection may be in {max} groups");
             self.refuse(Refused::new(Code::TooManyGroups, text).about("Join", name));
             return;
         }
-        self.joining.push(group.clone());
+        self.changing.push(Change { group: group.clone(), joins: true });
         self.request(group, |group, session| Request::Join { group, session, from });
     }
 
-    /// How many groups the connection is in once all its requests to join, and one for `group`, have been answered.
+    /// How many groups the connection is in once all its requests to join and to leave, and then one to join `group`, have been carried out.
     fn groups_with(&self, group: &GroupName) -> usize {
-        let joining = self.joining.iter().chain([group]).filter(|group| self.find(group.as_str()).is_err());
-        self.memberships.len() + joining.collect::<BTreeSet<_>>().len()
+        let changes = self.changing.iter().map(|change| (change.group.as_str(), change.joins));
+        // The last word on each of them.
+        let changed: BTreeMap<&str, bool> = changes.chain([(group.as_str(), true)]).collect();
+        let kept = self.memberships.iter().filter(|membership| !changed.contains_key(membership.group().as_str()));
+        kept.count() + changed.values().filter(|joins| **joins).count()
     }
 
     fn on_leave(&mut self, name: &str) {
         let Some(group) = self.group(name, "Leave") else { return };
+        self.changing.push(Change { group: group.clone(), joins: false });
         self.request(group, |group, session| Request::Leave { group, session, answer: true });
     }
 

@@ -45,7 +45,51 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
     }
 }
 
+/// Bytes that [`past`] has at most as JSON.
+pub(super) fn past_bytes(record: &Record) -> usize {
+    /// The names of the fields, and two numbers.
+    const AROUND: usize = 96;
+    let texts = [&record.message, record.sender.as_str(), shown(record).unwrap_or_default()];
+    AROUND + texts.iter().map(|text| json_bytes(text)).sum::<usize>()
+}
+
+/// Bytes of a text in JSON, without its quotes.
+fn json_bytes(text: &str) -> usize {
+    let width = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(width).sum()
+}
+
 /// The id that its poster gave it.
 fn shown(record: &Record) -> Option<&str> {
     record.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use tertulia_protocol::UserName;
+    use tertulia_protocol::codec::encode;
+
+    use super::*;
+
+    #[test]
+    fn a_past_message_has_no_more_bytes_than_it_is_taken_for() {
+        let all: String = (0..0x250).filter_map(char::from_u32).collect();
+        for (message, id) in [("", None), ("plain", Some("p-1")), (&*all, Some("\"quoted\"")), ("\u{1}\u{2}", None)] {
+            let record = Record {
+                seq: u64::MAX,
+                at: u64::MAX,
+                sender: UserName::new("\"ada\"").unwrap(),
+                id: id.map(|id| PostId::new(id).unwrap()),
+                message: message.into(),
+            };
+            let mut line = Vec::new();
+            encode(&past(&record), &mut line);
+            let most = past_bytes(&record);
+            assert!(line.len() <= most && most <= line.len() + 80, "{} of {most}", line.len());
+        }
+    }
 }

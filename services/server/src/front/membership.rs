@@ -271,13 +271,23 @@ impl Membership {
         true
     }
 
-    fn write<'r>(&self, records: impl Iterator<Item = &'r Record>, around: &mut Surroundings<'_>) {
+    /// Writes records while there is room for another page. As lines they may be several times as long as they are in the log, which is how
+    /// pages are measured. Answers the `seq` of the last.
+    fn write<'r>(&self, records: impl Iterator<Item = &'r Record>, around: &mut Surroundings<'_>) -> Option<u64> {
         let (dialect, group) = (around.dialect, &self.status.name);
+        let room = around.max_outbound.saturating_sub(around.out.len()).max(PAGE.bytes);
+        let mut last = None;
         around.out.write_with(|out| {
+            let before = out.len();
             for record in records {
+                if out.len() - before >= room {
+                    break;
+                }
                 encode::record(dialect, group, record, out);
+                last = Some(record.seq);
             }
         });
+        last
     }
 
     fn fall_behind(&mut self, subscription: Subscription, around: &Surroundings<'_>) {
@@ -320,15 +330,15 @@ impl Membership {
             // Deleted and begun again, as the log has it: its members are about to hear of it, and nothing of this is theirs.
             return self.read_later(subscription, around.shards, READ_AGAIN);
         }
-        if page.head.first > self.next {
-            self.tell_lost(self.next, page.head.first - 1, around);
-            self.next = page.head.first;
+        // Where the page begins: nothing before it can be read any more.
+        let first = page.records.first().map_or(page.head.first, |record| record.seq);
+        if first > self.next {
+            self.tell_lost(self.next, first - 1, around);
+            self.next = first;
         }
         let new = page.records.iter().skip_while(|record| record.seq < self.next);
-        let last = page.records.last().map_or(0, |record| record.seq);
-        if last >= self.next {
+        if let Some(last) = self.write(new, around) {
             let count = last + 1 - self.next;
-            self.write(new, around);
             self.next = last + 1;
             around.count(count);
             around.metrics.catchup_messages.increment(count);

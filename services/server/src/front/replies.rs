@@ -6,12 +6,13 @@ use std::time::Duration;
 use tertulia_protocol::{Code, Dialect, GroupName, UserName, classic, extended};
 
 use super::connection::Task;
+use super::dispatch::HISTORY_BYTES;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
 use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
-use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Refusal, Removal, Session};
+use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Record, Refusal, Removal, Session};
 
 /// The answer to a question that the connection waited for.
 pub(super) enum Reply {
@@ -167,7 +168,7 @@ impl Task {
             Event::Posted(acks) => self.on_acks(acks),
             Event::Joined(joined) => self.on_joined(*joined),
             Event::JoinRefused { group, refusal } => {
-                self.answered_join(&group);
+                self.changed(&group, true);
                 self.refuse(Refused::from(&refusal).about("Join", group.as_str()));
             }
             Event::Left { group, was_member } => self.on_left(&group, was_member),
@@ -206,19 +207,20 @@ impl Task {
         }
     }
 
-    fn answered_join(&mut self, group: &GroupName) {
+    /// A request to join or to leave was answered.
+    fn changed(&mut self, group: &GroupName, joins: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(place) = self.joining.iter().position(|joining| joining == group) {
-            self.joining.swap_remove(place);
+        if let Some(place) = self.changing.iter().position(|change| change.joins == joins && change.group == *group) {
+            self.changing.remove(place);
         }
-        if self.joining.is_empty() {
-            self.joining = Vec::new();
+        if self.changing.is_empty() {
+            self.changing = Vec::new();
         }
     }
 
     fn on_joined(&mut self, joined: Joined) {
         let group = joined.status.name.clone();
-        self.answered_join(&group);
+        self.changed(&group, true);
         let (next, recovered) = start(&joined);
         if self.dialect() == Some(Dialect::Extended) {
             self.out.push(&extended::FromServer::Joined(extended::Joined {
@@ -259,7 +261,7 @@ impl Task {
     }
 
     fn on_left(&mut self, group: &GroupName, was_member: bool) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.changed(group, false);
         self.drop_membership(group);
         if was_member {
             self.tell_left(group, extended::LeftReason::Leave, None);
@@ -276,6 +278,10 @@ impl Task {
 
     fn on_removed(&mut self, group: &GroupName, removal: Removal, detail: Option<&str>) {
         self.drop_membership(group);
+        if self.memberships.is_empty() && !self.is_dismissed() {
+            // It may have listened for long; that it is in no group begins now.
+            self.clocks.heard = tokio::time::Instant::now();
+        }
         let (reason, text) = match removal {
             Removal::Kicked => (extended::LeftReason::Kicked, format!("You were kicked from group '{group}'")),
             Removal::Closed => (extended::LeftReason::Closed, format!("Group '{group}' was closed")),
@@ -329,11 +335,12 @@ impl Task {
             (Ok(None), None) => return self.refuse_unknown_group("History", group),
             (Ok(None), Some(epoch)) => (epoch, &[][..], false),
             (Ok(Some(page)), _) => {
+                let records = fitting(&page.records, range);
                 let more = match range {
-                    Range::After(_) => page.records.last().is_some_and(|last| last.seq < page.head.seq),
-                    Range::Before(_) => page.records.first().is_some_and(|first| first.seq > page.head.first),
+                    Range::After(_) => records.last().is_some_and(|last| last.seq < page.head.seq),
+                    Range::Before(_) => records.first().is_some_and(|first| first.seq > page.head.first),
                 };
-                (page.head.epoch, &page.records[..], more)
+                (page.head.epoch, records, more)
             }
         };
         let messages = records.iter().map(encode::past).collect();
@@ -352,6 +359,25 @@ impl Task {
         let group = group.map(|group| group.as_str().to_owned());
         let retry_after = Some(Duration::from_secs(1));
         self.refuse(Refused { group, retry_after, ..refused.request(request) });
+    }
+}
+
+/// As many of a page's records, from the end at which the range begins, as are [`HISTORY_BYTES`] long when they are written, or one.
+fn fitting(records: &[Record], range: Range) -> &[Record] {
+    let mut bytes = 0;
+    let mut fits = |record: &&Record| {
+        bytes += encode::past_bytes(record);
+        bytes <= HISTORY_BYTES
+    };
+    match range {
+        Range::After(_) => {
+            let count = records.iter().take_while(&mut fits).count().max(1);
+            &records[..count.min(records.len())]
+        }
+        Range::Before(_) => {
+            let count = records.iter().rev().take_while(&mut fits).count().max(1);
+            &records[records.len().saturating_sub(count)..]
+        }
     }
 }
 

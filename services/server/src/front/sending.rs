@@ -41,8 +41,9 @@ impl Task {
     /// Ends all memberships, also those that are about to begin.
     pub(super) fn leave_all(&mut self) {
         let Some((session, _)) = &self.voice else { return };
-        let (memberships, joining) = (std::mem::take(&mut self.memberships), std::mem::take(&mut self.joining));
+        let (memberships, changing) = (std::mem::take(&mut self.memberships), std::mem::take(&mut self.changing));
         self.me.groups.store(0, Ordering::Relaxed);
+        let joining = changing.into_iter().filter(|change| change.joins).map(|change| change.group);
         let groups = memberships.iter().map(|membership| membership.group().clone()).chain(joining);
         for group in groups {
             let shard = self.shared.shards.shard_of(&group);

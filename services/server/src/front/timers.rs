@@ -49,13 +49,14 @@ impl Timer {
 #[derive(Debug)]
 pub(super) struct Clocks {
     pub(super) opened: Instant,
-    /// When bytes last came; of a connection that a moderator ends, since when it waits for its answers, or to have taken them.
+    /// When bytes last came, or it was taken out of its last group; of a connection that a moderator ends, since when it waits for its answers,
+    /// or to have taken them.
     pub(super) heard: Instant,
     /// When the line that is not whole yet was begun.
     pub(super) partial: Option<Instant>,
     /// When the socket last took bytes, or the first that wait were put there.
     pub(super) wrote: Instant,
-    /// When the server asked for a sign of life.
+    /// When the server asked for a sign of life, or, if the connection had not taken that yet, when it last took something.
     pub(super) pinged: Option<Instant>,
 }
 
@@ -108,12 +109,15 @@ impl Clocks {
 
     /// The next deadline and what it is for.
     pub(super) fn next(&self, doing: Doing, patience: &Patience) -> Option<(Instant, Due)> {
-        let hello = (!doing.introduced).then(|| (self.opened + patience.hello, Due::Hello));
+        let hello = (!doing.introduced && doing.reading).then(|| (self.opened + patience.hello, Due::Hello));
         let line = self.partial.filter(|_| doing.reading).map(|since| (since + patience.line, Due::Line));
         let idle = (doing.introduced && doing.idle && doing.reading).then(|| (self.heard + patience.idle, Due::Idle));
-        let alive = (doing.introduced && doing.extended && doing.reading).then(|| match self.pinged {
-            None => (self.heard + patience.heartbeat, Due::Ping),
-            Some(pinged) => (pinged + patience.heartbeat, Due::Dead),
+        let alive = (doing.introduced && doing.extended && doing.reading).then_some(self.pinged);
+        let alive = alive.and_then(|pinged| match pinged {
+            None => Some((self.heard + patience.heartbeat, Due::Ping)),
+            // The question waits behind what the connection is slow to take, which has a limit of its own.
+            Some(_) if doing.writing => None,
+            Some(pinged) => Some((pinged + patience.heartbeat, Due::Dead)),
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
         let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
@@ -148,11 +152,19 @@ mod tests {
         let now = Instant::now();
         let mut clocks = Clocks::new(now);
         let due = |clocks: &Clocks, doing| clocks.next(doing, &PATIENCE).map(|(at, due)| ((at - now).as_secs(), due));
-        assert_eq!(due(&clocks, Doing { introduced: false, ..DOING }), Some((5, Due::Hello)));
+        let stranger = Doing { introduced: false, ..DOING };
+        assert_eq!(due(&clocks, stranger), Some((5, Due::Hello)));
+        let ending = Doing { reading: false, writing: true, ..stranger };
+        assert_eq!(due(&clocks, ending), Some((20, Due::Stall)), "it is told once");
         assert_eq!(due(&clocks, DOING), Some((10, Due::Ping)));
         clocks.pinged = Some(now + Duration::from_secs(10));
         assert_eq!(due(&clocks, DOING), Some((20, Due::Dead)));
         assert_eq!(due(&clocks, Doing { reading: false, ..DOING }), None, "who is held back is not dead");
+        let slow = Doing { writing: true, ..DOING };
+        assert_eq!(due(&clocks, slow), Some((20, Due::Stall)), "nor is who has not been able to read the question");
+        clocks.wrote = now + Duration::from_secs(15);
+        assert_eq!(due(&clocks, slow), Some((35, Due::Stall)));
+        clocks.wrote = now;
         assert_eq!(due(&clocks, Doing { extended: false, idle: true, ..DOING }), Some((60, Due::Idle)));
         assert_eq!(due(&clocks, Doing { extended: false, ..DOING }), None, "a classic member may listen for ever");
         clocks.partial = Some(now);

@@ -26,6 +26,11 @@ impl Task {
         }
     }
 
+    /// Whether a moderator ends it.
+    pub(in crate::front) fn is_dismissed(&self) -> bool {
+        matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin))
+    }
+
     fn dismiss(&mut self) {
         let me = Arc::clone(&self.me);
         self.tell_disconnected(me.disconnect_reason());
@@ -81,7 +86,7 @@ impl Task {
             reading: !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: self.is_writing(),
-            dismissed: matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin)),
+            dismissed: self.is_dismissed(),
             paced: self.paced,
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
