@@ -17,7 +17,8 @@ use super::scan::file_name;
 use super::trouble::{Cause, Trouble};
 use crate::log::metrics::Volume;
 
-const SPARE: &str = "spare-";
+/// What the names of files begin with that are ready to be used.
+pub(crate) const SPARE: &str = "spare-";
 /// How often the free space is looked at, and how soon something that failed is tried again.
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a rotation waits for a file before the append is refused.

@@ -73,7 +73,8 @@ pub enum OpenError {
     /// A file of the commit log is not what was written, in a part that had been on the disk.
     #[error(
         "the commit log is corrupt: {} at byte {offset}: {reason}. Messages that were acknowledged may be in what cannot be read: \
-         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and run `log verify`",
+         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and, \
+         if a file is missing then, run `tertulia-server log forget-commit-log`",
         path.display()
     )]
     Corrupt {
@@ -85,7 +86,11 @@ pub enum OpenError {
         reason: String,
     },
     /// A file that must be there is not.
-    #[error("the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup", path.display())]
+    #[error(
+        "the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup{}",
+        path.display(),
+        if path.ends_with(table::FILE) { "" } else { GIVE_UP }
+    )]
     MissingFile {
         /// The file.
         path: PathBuf,
@@ -137,6 +142,10 @@ pub enum OpenError {
         source: io::Error,
     },
 }
+
+/// What else can be done about a missing file of the commit log.
+const GIVE_UP: &str = "; or, to go on without what was in the commit log alone, move what is left of it from there on away and run \
+                       `tertulia-server log forget-commit-log`";
 
 /// Opens the log in `config.data_dir`, and makes it if there is none. Blocks while it reads what a crash left in the commit log.
 ///
@@ -192,10 +201,8 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
     let tables = open_tables(disk, config.table_cache_bytes)?;
     let log = tables.number(meta::LOG).map_err(&failed)?;
     let applied = tables.applied().map_err(&failed)?;
-    let found = scan::find(&**disk, log, applied)?;
-    if found.is_empty() && tables.number(meta::IN_USE).map_err(&failed)? > 0 {
-        return Err(OpenError::MissingFile { path: disk.path(&scan::file_name(applied.file.max(1))) });
-    }
+    let in_use = tables.number(meta::IN_USE).map_err(&failed)? > 0;
+    let found = scan::find(&**disk, log, applied, in_use)?;
 
     let mut waiting: Vec<Arc<Block>> = Vec::new();
     let (mut waiting_records, mut replayed) = (0, 0);
