@@ -134,6 +134,8 @@ fn write(
         numbers.insert(meta::APPLIED_FILE, end.file)?;
         numbers.insert(meta::APPLIED_END, end.end)?;
         numbers.insert(meta::APPLIED_BLOCK, end.block)?;
+        // The file that the position is in must be there from now on. A start that found no space for one has not said so.
+        numbers.insert(meta::IN_USE, 1)?;
     }
     Ok(result)
 }

@@ -15,7 +15,7 @@ use super::applier::{Applier, Sweep};
 use super::apply::apply;
 use super::backlog::{Backlog, Block, Triggers};
 use super::commit::Writer;
-use super::disk::{Directory, Disk};
+use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
 use super::metrics::Metrics;
@@ -305,14 +305,18 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     };
     // The first file is begun here: its header makes a torn tail void. A full disk is no reason not to serve reads.
     match core.files.prepare().and_then(|()| writer.rotate(0)) {
-        Ok(()) => core.files.retire(writer.last_file),
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            core.trouble.set(Cause::Commit, Some(error.to_string()));
+        Ok(()) => {
+            // The file is on the disk and nothing was acknowledged yet: from here on its absence is noticed. Not where none could be begun,
+            // or every later start would miss it. If one is begun after all, this is set with the first blocks that are applied. A crash
+            // and somebody who removes the file in the second or so before that go unnoticed; to set it when the file is begun, the tables
+            // would have to be written before anything is acknowledged, on a disk that was full a moment ago.
+            if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
+                core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;
+            }
+            core.files.retire(writer.last_file);
         }
+        Err(error) if is_full(&error) => core.trouble.set(Cause::Commit, Some(error.to_string())),
         Err(source) => return Err(io("begin a file of the commit log in")(source)),
-    }
-    if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
-        core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;
     }
     let applier = Applier {
         tables: Arc::clone(&core.tables),
