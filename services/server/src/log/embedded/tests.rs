@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod files;
 mod forget;
 mod model;
 mod notes;
