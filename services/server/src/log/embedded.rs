@@ -14,6 +14,7 @@ mod apply;
 mod backlog;
 mod backup;
 mod commit;
+mod complaints;
 mod disk;
 mod files;
 mod forget;

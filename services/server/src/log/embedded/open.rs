@@ -15,6 +15,7 @@ use super::applier::{Applier, Sweep};
 use super::apply::apply;
 use super::backlog::{Backlog, Block, Triggers};
 use super::commit::Writer;
+use super::complaints::Complaints;
 use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
@@ -206,12 +207,18 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
 
     let mut waiting: Vec<Arc<Block>> = Vec::new();
     let (mut waiting_records, mut replayed) = (0, 0);
+    let mut complaints = Complaints::default();
+    let mut take_over = |waiting: &[Arc<Block>]| {
+        let applied = apply(&tables, rules, waiting, &[], now_ms()).map_err(&failed)?;
+        applied.damaged.iter().for_each(|(group, error)| complaints.of(group.as_str(), error));
+        Ok::<(), OpenError>(())
+    };
     let scanned = found.replay(&**disk, &mut |block| {
         let block = Block::new(block.position, block.operations, 0);
         waiting_records += block.records;
         waiting.push(Arc::new(block));
         if waiting_records >= config.apply_records {
-            apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
+            take_over(&waiting)?;
             replayed += waiting_records;
             waiting.clear();
             waiting_records = 0;
@@ -219,7 +226,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
         Ok(())
     })?;
     if !waiting.is_empty() {
-        apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
+        take_over(&waiting)?;
         replayed += waiting_records;
     }
     if let (Some(torn), Some(&newest)) = (scanned.torn, found.files.last()) {
@@ -327,6 +334,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         trouble: Arc::clone(&core.trouble),
         metrics,
         sweep: Sweep::new(config.sweep_interval),
+        complaints: Complaints::default(),
     };
     let (files, backlog) = (Arc::clone(&core.files), Arc::clone(&core.backlog));
     let usage = Usage::new(Arc::clone(&core.tables), Arc::clone(&core.files), config.disk_bytes);

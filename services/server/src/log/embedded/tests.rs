@@ -7,6 +7,7 @@ mod forget;
 mod model;
 mod notes;
 mod power;
+mod retention;
 
 use std::sync::Arc;
 use std::time::Duration;
