@@ -202,7 +202,7 @@ impl Course<'_, '_> {
             target: self.shared.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             connecting: Connecting {
                 seconds: opening,
-                per_second: plan.connections as f64 / opening,
+                per_second: plan.protocol.tells_joins().then(|| plan.connections as f64 / opening),
                 own_cpu_micros: (joined.own_cpu - before.own_cpu) * 1e6 / plan.connections as f64,
             },
             seconds,

@@ -86,6 +86,8 @@ fn slow_members_read_in_the_end_and_get_everything() {
 fn idle_connections_only_join() {
     let report = report(server(None).unwrap(), "idle --groups 20 --members 5").unwrap();
     assert_eq!((report.posts, report.deliveries, report.plan.connections), (0, 0, 100));
+    // It does not answer joins, so that connections come at our own pace.
+    assert_eq!(report.connecting.per_second, None);
     assert!(report.faults.none(), "{report}");
 }
 

@@ -60,7 +60,8 @@ fn metrics_are_fetched_no_more_than_once_a_second() {
     let begun = Instant::now();
     let report = watching(&url).unwrap();
     let seconds = begun.elapsed().as_secs();
-    assert!(report.server.is_some() && report.faults.none(), "{report}");
+    assert!(report.faults.none(), "{report}");
+    assert_eq!(report.server.unwrap().cpu_micros_per_connect, None, "it does not answer joins");
     assert!(report.samples.iter().all(|sample| sample.cores < 1.0), "{:?}", report.samples);
     // Once to see whether it can be asked, four times for the results, and each second.
     let asked = asked.load(Ordering::Relaxed);
