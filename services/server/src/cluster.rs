@@ -1,10 +1,11 @@
 //! The other nodes: who is there, which shards are whose, and how shards reach each other. All of it over NATS.
 //!
 //! `bucket` is the list of nodes in JetStream, `enter` brings this node into it, `membership` keeps its entry there and watches the
-//! others', `silence` notices when NATS answers nothing. `ownership` takes and gives shards as the list changes, at the `pace` that is
-//! good for all; `link` carries what shards say to each other, `desk` answers what is asked of this node, `events` carries what happens
-//! to those who watch.
+//! others', `anew` brings it back when it was removed, `silence` notices when NATS answers nothing. `ownership` takes and gives shards as
+//! the list changes, at the `pace` that is good for all; `link` carries what shards say to each other, `desk` answers what is asked of this
+//! node, `events` carries what happens to those who watch.
 
+mod anew;
 mod bucket;
 mod desk;
 mod enter;

@@ -30,7 +30,7 @@ mod subject;
 mod trouble;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

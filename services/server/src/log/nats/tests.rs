@@ -8,7 +8,7 @@ mod notes;
 mod opening;
 mod proxy;
 mod retention;
-mod server;
+pub(crate) mod server;
 mod suite;
 mod writer;
 
