@@ -171,9 +171,18 @@ impl Owner {
     /// Sends the frame again, unless its requests have waited for too long.
     fn try_again(&mut self) {
         let patience = self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.patience);
-        let is_over = |pending: &Pending| pending.since.elapsed() > patience;
-        let over = self.mirror().and_then(|mirror| mirror.outbox.front()).is_some_and(is_over);
-        if over { self.give_up_flight() } else { self.send_again(self.shard) }
+        let Some(mirror) = self.mirror() else { return };
+        let over = mirror.outbox.iter().take_while(|pending| pending.since.elapsed() > patience).count();
+        match mirror.flight.as_ref().map_or(0, |flight| flight.count) {
+            _ if over == 0 => self.send_again(self.shard),
+            // A part of the roll is under way alone, with requests that wait for its end behind it. It goes on: a roll that was called anew
+            // would be sent at once, again and again for as long as nobody has the shard.
+            0 => {
+                self.leave_unanswered(over);
+                self.send_again(self.shard);
+            }
+            _ => self.give_up_flight(),
+        }
     }
 
     /// Nobody is going to answer the requests of the frame under way.
@@ -184,7 +193,13 @@ impl Owner {
             mirror.roll = None;
             mirror.call_roll();
         }
-        let given_up: Vec<Pending> = mirror.outbox.drain(..flight.count.min(mirror.outbox.len())).collect();
+        self.leave_unanswered(flight.count);
+    }
+
+    /// Tells those who made the oldest `count` requests that nobody knows what came of them.
+    fn leave_unanswered(&mut self, count: usize) {
+        let Some(mirror) = self.mirror_mut() else { return };
+        let given_up: Vec<Pending> = mirror.outbox.drain(..count.min(mirror.outbox.len())).collect();
         self.shared.metrics.unanswered.increment(given_up.len() as u64);
         for pending in given_up {
             self.refuse(pending, |group| Refusal::Unanswered { group, retry_after: RETRY_SOON });

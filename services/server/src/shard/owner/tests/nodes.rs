@@ -19,6 +19,7 @@ use crate::shard::{Delivery, Hold, wire};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod rolls;
 mod silence;
 
 /// What connects the nodes of a test: one shard.
@@ -37,7 +38,12 @@ struct Air {
     skew: AtomicBool,
     /// Nothing that is asked arrives, and nobody learns that.
     held: AtomicBool,
+    /// How often somebody asked while nobody had the shard.
+    in_vain: AtomicU64,
 }
+
+/// So often, and far more often than a node that waits in between, somebody may ask while nobody has the shard.
+const IN_VAIN: u64 = 1_000;
 
 #[derive(Debug)]
 struct Wires(Arc<Air>);
@@ -46,6 +52,11 @@ impl Peers for Wires {
     fn ask(&self, _: u16, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Silence>> {
         let air = Arc::clone(&self.0);
         Box::pin(async move {
+            if air.owners.lock().unwrap().is_empty() {
+                let asked = air.in_vain.fetch_add(1, Ordering::Relaxed);
+                // Who asks without a pause is not answered: else the clock of the test would stand still.
+                return if asked < IN_VAIN { Err(Silence::Nobody) } else { std::future::pending().await };
+            }
             let mut told: Value = serde_json::from_slice(&frame).unwrap();
             air.frames.lock().unwrap().push_back(told.clone());
             if air.skew.load(Ordering::Relaxed) {
@@ -125,6 +136,10 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
+        Self::within(BOUNDS).await
+    }
+
+    async fn within(bounds: Bounds) -> Self {
         let air = Arc::new(Air {
             owners: Mutex::default(),
             live: broadcast::Sender::new(64),
@@ -133,6 +148,7 @@ impl Pair {
             frames: Mutex::default(),
             skew: false.into(),
             held: false.into(),
+            in_vain: 0.into(),
         });
         let memory = Memory::new(&LogConfig::default(), 1);
         let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
@@ -142,7 +158,7 @@ impl Pair {
             let (patience, tracer) = (PATIENCE, Tracer::default());
             let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
-            let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
+            let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
         };
         let (one, two) = (world("one", &cut[0]), world("two", &cut[1]));
