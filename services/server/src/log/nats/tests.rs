@@ -6,7 +6,7 @@ mod fights;
 mod handover;
 mod notes;
 mod opening;
-mod proxy;
+pub(crate) mod proxy;
 mod retention;
 pub(crate) mod server;
 mod suite;
