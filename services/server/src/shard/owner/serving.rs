@@ -1,6 +1,6 @@
 //! What an owner does for other nodes: it carries out their requests, and tells them what happens in the shard.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,10 @@ pub(super) struct Serving {
     /// What is to be told.
     untold: Vec<BatchTold>,
     untold_removals: Vec<Removed>,
+    /// Nodes that are to tell who is a member there.
+    untold_rolls: Vec<String>,
+    /// Nodes that the last list did not have, of those that asked something or had members.
+    absent: HashSet<String>,
     /// With the number of the frame in which it was told.
     removals: VecDeque<(u64, Removed)>,
     pub(super) beat_at: Option<Instant>,
@@ -64,6 +68,8 @@ impl Serving {
             told: 0,
             untold: Vec::new(),
             untold_removals: Vec::new(),
+            untold_rolls: Vec::new(),
+            absent: HashSet::new(),
             removals: VecDeque::new(),
             // Whoever followed the owner before learns of this one.
             beat_at: Some(Instant::now()),
@@ -89,13 +95,15 @@ impl Serving {
             size += batch.size();
             part.push(batch);
         }
-        loop {
+        while !(part.is_empty() && removals.is_empty()) {
             let rest = removals.split_off(removals.len().min(KEPT_REMOVALS));
             frames.push(self.number(std::mem::take(&mut part), removals));
-            if rest.is_empty() {
-                break;
-            }
             removals = rest;
+        }
+        if !self.untold_rolls.is_empty() {
+            self.told += 1;
+            let (reign, number, rolls) = (self.reign, self.told, std::mem::take(&mut self.untold_rolls));
+            frames.push(wire::encode(&Tell { reign, number, batches: Vec::new(), removed: Vec::new(), rolls }));
         }
         (self.beat_at, self.beat) = (Some(Instant::now() + BEATS.0), BEATS.0);
         frames
@@ -121,7 +129,7 @@ impl Serving {
         self.removals.extend(removed.iter().map(|removed| (self.told, removed.clone())));
         let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
         self.removals.drain(..excess);
-        wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed })
+        wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed, rolls: Vec::new() })
     }
 }
 impl Owner {
@@ -317,7 +325,7 @@ impl Owner {
         let shard = self.shard;
         let Some(seat) = &mut self.seat else { return };
         let Role::Owner(serving) = &mut seat.role else { return };
-        if serving.untold.is_empty() && serving.untold_removals.is_empty() {
+        if serving.untold.is_empty() && serving.untold_removals.is_empty() && serving.untold_rolls.is_empty() {
             return;
         }
         for frame in serving.take_untold() {
@@ -336,7 +344,8 @@ impl Owner {
         serving.beat = (serving.beat * 2).min(BEATS.1);
         serving.beat_at = (is_heard || is_first).then(|| Instant::now() + serving.beat);
         let (reign, number) = (serving.reign, serving.told);
-        seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches: Vec::new(), removed: Vec::new() }));
+        let (batches, removed, rolls) = Default::default();
+        seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches, removed, rolls }));
     }
 }
 

@@ -451,6 +451,7 @@ async fn members_of_a_node_that_is_gone_are_gone() {
     let (ada, bob) = (session(1, "ada"), session(2, "bob"));
     pair.one.join(&ada).await.unwrap();
     pair.two.join(&bob).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
     let only = std::iter::once("one".to_owned()).collect();
     pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
     loop {
