@@ -136,7 +136,8 @@ impl Cluster {
     pub fn among(&self) -> Among {
         let Inner { link, instance, config, membership, .. } = &*self.inner;
         let (peers, instance, cut_off) = (Arc::clone(link) as _, Arc::clone(instance), membership.cut_off());
-        Among { peers, instance, patience: config.patience, cut_off, tracer: Default::default() }
+        let (patience, frame_bytes) = (config.patience, link.frame_bytes());
+        Among { peers, instance, patience, frame_bytes, cut_off, tracer: Default::default() }
     }
 
     /// The first of the ids of this node's connections, which no other node gives.

@@ -306,6 +306,12 @@ impl From<&Refusal> for Refused {
 }
 
 impl Refused {
+    /// Of what cannot be told because it is too large.
+    pub(super) fn too_large() -> Self {
+        let retry_after = Some(super::session::RETRY_SOON);
+        Self { why: "unavailable".to_owned(), group: None, retry_after, max: 0 }
+    }
+
     /// The refusal; `about` is the group that was asked for.
     pub(super) fn refusal(self, about: &GroupName) -> Refusal {
         let group = self.group.unwrap_or_else(|| about.clone());

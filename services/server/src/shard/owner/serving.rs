@@ -35,6 +35,8 @@ const BEATS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What an owner keeps for other nodes.
 pub(super) struct Serving {
     reign: u64,
+    /// Bytes that a message to another node may have.
+    frame_bytes: usize,
     pub(super) asked: BoxStream<'static, Asked>,
     /// The last frame of each node.
     links: HashMap<String, Link>,
@@ -60,9 +62,10 @@ struct Link {
 }
 
 impl Serving {
-    pub(super) fn new(reign: u64, asked: BoxStream<'static, Asked>) -> Self {
+    pub(super) fn new(reign: u64, frame_bytes: usize, asked: BoxStream<'static, Asked>) -> Self {
         Self {
             reign,
+            frame_bytes,
             asked,
             links: HashMap::new(),
             told: 0,
@@ -89,7 +92,7 @@ impl Serving {
         let (mut part, mut size) = (Vec::new(), 0);
         for batch in std::mem::take(&mut self.untold) {
             if size > 0 && size + batch.size() > FRAME_BYTES {
-                frames.push(self.number(std::mem::take(&mut part), Vec::new()));
+                self.number(std::mem::take(&mut part), Vec::new(), &mut frames);
                 size = 0;
             }
             size += batch.size();
@@ -97,7 +100,7 @@ impl Serving {
         }
         while !(part.is_empty() && removals.is_empty()) {
             let rest = removals.split_off(removals.len().min(KEPT_REMOVALS));
-            frames.push(self.number(std::mem::take(&mut part), removals));
+            self.number(std::mem::take(&mut part), removals, &mut frames);
             removals = rest;
         }
         if !self.untold_rolls.is_empty() {
@@ -124,14 +127,29 @@ impl Serving {
         }
     }
 
-    fn number(&mut self, batches: Vec<BatchTold>, removed: Vec<Removed>) -> Bytes {
-        self.told += 1;
-        self.removals.extend(removed.iter().map(|removed| (self.told, removed.clone())));
+    /// Gives what is told its number, in one frame, or in several where one would be larger than it may be.
+    fn number(&mut self, batches: Vec<BatchTold>, removed: Vec<Removed>, frames: &mut Vec<Bytes>) {
+        let (reign, number, rolls) = (self.reign, self.told + 1, Vec::new());
+        let tell = Tell { reign, number, batches, removed, rolls };
+        let frame = wire::encode(&tell);
+        let Tell { mut batches, mut removed, .. } = tell;
+        if frame.len() > self.frame_bytes && batches.len() + removed.len() > 1 {
+            let rest = match (batches.len(), removed.len()) {
+                (0, count) => (Vec::new(), removed.split_off(count / 2)),
+                (count, 0) => (batches.split_off(count / 2), Vec::new()),
+                _ => (Vec::new(), std::mem::take(&mut removed)),
+            };
+            self.number(batches, removed, frames);
+            return self.number(rest.0, rest.1, frames);
+        }
+        self.told = number;
+        self.removals.extend(removed.into_iter().map(|removed| (number, removed)));
         let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
         self.removals.drain(..excess);
-        wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed, rolls: Vec::new() })
+        frames.push(frame);
     }
 }
+
 impl Owner {
     /// Carries out what another node asks.
     pub(super) async fn on_asked(&mut self, asked: Asked) {
@@ -171,7 +189,7 @@ impl Owner {
             }
         }
         let home: Arc<str> = Arc::from(ask.node.as_str());
-        let (reign, told) = (serving.reign, serving.told);
+        let (reign, told, frame_bytes) = (serving.reign, serving.told, serving.frame_bytes);
         let roll = match ask.roll {
             Some(roll) => match self.on_roll(roll, &home).await {
                 Some(answers) => answers,
@@ -181,7 +199,7 @@ impl Owner {
             None => Vec::new(),
         };
         let reply = Replying { reign, number: ask.number, told, roll };
-        let execution = Arc::new(Execution::new(reply, ask.items.len(), answer));
+        let execution = Arc::new(Execution::new(reply, ask.items.len(), frame_bytes, answer));
         let link = Link { instance: ask.instance, number: ask.number, execution: Arc::clone(&execution) };
         if let Some(serving) = self.serving_mut() {
             serving.links.insert(ask.node, link);

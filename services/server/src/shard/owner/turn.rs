@@ -142,9 +142,8 @@ impl Owner {
         }
         let Some(seat) = &mut self.seat else { return false };
         let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
-        let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(Serving::new(reign, asked))) else {
-            return false;
-        };
+        let serving = Serving::new(reign, seat.frame_bytes, asked);
+        let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(serving)) else { return false };
         for (name, head, tail) in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             match head {

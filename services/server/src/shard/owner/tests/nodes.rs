@@ -21,6 +21,7 @@ use crate::telemetry::trace::Tracer;
 mod chance;
 mod rolls;
 mod silence;
+mod sizes;
 
 /// What connects the nodes of a test: one shard.
 #[derive(Debug)]
@@ -40,7 +41,12 @@ struct Air {
     held: AtomicBool,
     /// How often somebody asked while nobody had the shard.
     in_vain: AtomicU64,
+    /// Bytes that a frame, or an answer, may have. What is larger does not get through.
+    frame_bytes: usize,
 }
+
+/// As NATS has it unless told otherwise.
+const FRAME_BYTES: usize = 1024 * 1024;
 
 /// So often, and far more often than a node that waits in between, somebody may ask while nobody has the shard.
 const IN_VAIN: u64 = 1_000;
@@ -52,6 +58,9 @@ impl Peers for Wires {
     fn ask(&self, _: u16, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Silence>> {
         let air = Arc::clone(&self.0);
         Box::pin(async move {
+            if frame.len() > air.frame_bytes {
+                return Err(Silence::NoAnswer(format!("{} bytes are too many", frame.len())));
+            }
             if air.owners.lock().unwrap().is_empty() {
                 let asked = air.in_vain.fetch_add(1, Ordering::Relaxed);
                 // Who asks without a pause is not answered: else the clock of the test would stand still.
@@ -74,8 +83,12 @@ impl Peers for Wires {
             // All who listen are asked, and the first answer is taken.
             let (answer, mut answered) = mpsc::unbounded_channel();
             let ask = |owner: &mut mpsc::UnboundedSender<Asked>| {
-                let answer = answer.clone();
-                let to: AnswerTo = Box::new(move |bytes| drop(answer.send(bytes)));
+                let (answer, most) = (answer.clone(), air.frame_bytes);
+                let to: AnswerTo = Box::new(move |bytes| {
+                    if bytes.len() <= most {
+                        drop(answer.send(bytes));
+                    }
+                });
                 owner.send(Asked { frame: frame.clone(), answer: to }).is_ok()
             };
             let nobody = {
@@ -104,7 +117,7 @@ impl Peers for Wires {
     }
 
     fn tell(&self, _: u16, frame: Bytes) {
-        if !self.0.deaf.load(Ordering::Relaxed) {
+        if !self.0.deaf.load(Ordering::Relaxed) && frame.len() <= self.0.frame_bytes {
             drop(self.0.live.send(frame));
         }
     }
@@ -136,10 +149,10 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
-        Self::within(BOUNDS).await
+        Self::within(BOUNDS, FRAME_BYTES).await
     }
 
-    async fn within(bounds: Bounds) -> Self {
+    async fn within(bounds: Bounds, frame_bytes: usize) -> Self {
         let air = Arc::new(Air {
             owners: Mutex::default(),
             live: broadcast::Sender::new(64),
@@ -149,6 +162,7 @@ impl Pair {
             skew: false.into(),
             held: false.into(),
             in_vain: 0.into(),
+            frame_bytes,
         });
         let memory = Memory::new(&LogConfig::default(), 1);
         let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
@@ -156,7 +170,7 @@ impl Pair {
         let world = |name: &str, cut: &watch::Sender<bool>| {
             let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
             let (patience, tracer) = (PATIENCE, Tracer::default());
-            let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
+            let among = Among { peers, instance: name.into(), patience, frame_bytes, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
             let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }

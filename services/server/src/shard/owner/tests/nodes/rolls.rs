@@ -8,7 +8,7 @@ const MANY: u64 = 2_001;
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_longer_where_a_roll_of_many_members_is_not_answered() {
-    let pair = Pair::within(Bounds { members_per_group: 3_000, ..BOUNDS }).await;
+    let pair = Pair::within(Bounds { members_per_group: 3_000, ..BOUNDS }, FRAME_BYTES).await;
     for number in 0..MANY {
         pair.two.join(&session(number, &format!("user-{number}"))).await.unwrap();
     }
@@ -66,4 +66,27 @@ async fn who_is_forgotten_for_a_list_that_came_late_is_a_member_again() {
         let delivered = tokio::time::timeout(PATIENCE, delivered(&mut there, 2)).await;
         assert_eq!(delivered.expect("it is told what is posted"), [2]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_told_that_nobody_answered_is_no_member_either() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.two.join(&ada).await.unwrap();
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    let members = || pair.one.shards.directory().get("G").map_or(0, |status| status.members());
+    let taken = async {
+        while members() != 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (refused, ()) = tokio::join!(pair.two.join(&bob), taken);
+    assert!(matches!(refused, Err(Refusal::Unanswered { .. })), "{refused:?}");
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    let gone = async {
+        while members() != 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the owner learns that it is none");
 }
