@@ -118,7 +118,7 @@ impl Cluster {
     pub async fn join(config: &Config, nats: &Nats, settings: &NatsConfig, name: &str) -> Result<Self, Error> {
         let client = nats.client();
         let instance: Arc<str> = client.new_inbox().rsplit('.').next().unwrap_or_default().into();
-        let bucket = Bucket::open(client.clone(), settings).await?;
+        let bucket = Bucket::open(client.clone(), settings, config).await?;
         let membership = Arc::new(Membership::new(config.clone(), bucket, name, &instance));
         membership.enter().await?;
         let view = membership.view();
