@@ -217,3 +217,16 @@ async fn who_introduces_itself_late_is_told_as_well() -> Result<()> {
     assert!(server.wait(GRACE).await?.success());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_server_that_still_waits_for_nats_stops_when_it_is_told_to() -> Result<()> {
+    // It takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("nats://{}", silent.local_addr()?);
+    let options = ServerOptions::new().argument("--engine").argument("nats");
+    let options = options.set("nats.urls", url).set("nats.timeout", "30s");
+    let connected = async { Ok(silent.accept().await?) };
+    let status = options.terminated_starting(connected, Duration::from_secs(10)).await?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    Ok(())
+}

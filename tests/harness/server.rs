@@ -123,6 +123,22 @@ impl ServerOptions {
         let log = std::fs::read(log_path(home.path())).context("read the server's log")?;
         Ok((status, String::from_utf8_lossy(&log).into_owned()))
     }
+
+    /// Starts the server, and asks it to stop (SIGTERM) once `moment` has come, wherever its start is then: answers how it ended.
+    ///
+    /// # Errors
+    /// If the moment does not come, or the server does not end within `limit`.
+    pub async fn terminated_starting<T>(
+        self,
+        moment: impl Future<Output = Result<T>>,
+        limit: Duration,
+    ) -> Result<ExitStatus> {
+        let home = tempfile::Builder::new().prefix("tertulia-test-").tempdir().context("make a directory")?;
+        let mut process = spawn(&self, home.path(), None)?;
+        let _what_came = within(PATIENCE, "the moment to stop the server", moment).await?;
+        process.signal(Signal::TERM)?;
+        process.wait(limit).await.inspect_err(|_| print_log(home.path()))
+    }
 }
 
 /// Where a server listens, as it says itself on its first line of output.

@@ -1,10 +1,11 @@
 //! The other nodes: who is there, which shards are whose, and how shards reach each other. All of it over NATS.
 //!
 //! `bucket` is the list of nodes in JetStream, `enter` brings this node into it, `membership` keeps its entry there and watches the
-//! others', `silence` notices when NATS answers nothing. `ownership` takes and gives shards as the list changes, at the `pace` that is
-//! good for all; `link` carries what shards say to each other, `desk` answers what is asked of this node, `events` carries what happens
-//! to those who watch.
+//! others', `anew` brings it back when it was removed, `silence` notices when NATS answers nothing. `ownership` takes and gives shards as
+//! the list changes, at the `pace` that is good for all; `link` carries what shards say to each other, `desk` answers what is asked of this
+//! node, `events` carries what happens to those who watch.
 
+mod anew;
 mod bucket;
 mod desk;
 mod enter;
@@ -117,7 +118,7 @@ impl Cluster {
     pub async fn join(config: &Config, nats: &Nats, settings: &NatsConfig, name: &str) -> Result<Self, Error> {
         let client = nats.client();
         let instance: Arc<str> = client.new_inbox().rsplit('.').next().unwrap_or_default().into();
-        let bucket = Bucket::open(client.clone(), settings).await?;
+        let bucket = Bucket::open(client.clone(), settings, config).await?;
         let membership = Arc::new(Membership::new(config.clone(), bucket, name, &instance));
         membership.enter().await?;
         let view = membership.view();
@@ -135,7 +136,8 @@ impl Cluster {
     pub fn among(&self) -> Among {
         let Inner { link, instance, config, membership, .. } = &*self.inner;
         let (peers, instance, cut_off) = (Arc::clone(link) as _, Arc::clone(instance), membership.cut_off());
-        Among { peers, instance, patience: config.patience, cut_off, tracer: Default::default() }
+        let (patience, frame_bytes) = (config.patience, link.frame_bytes());
+        Among { peers, instance, patience, frame_bytes, cut_off, tracer: Default::default() }
     }
 
     /// The first of the ids of this node's connections, which no other node gives.

@@ -52,7 +52,8 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let secure = Secure::new(&config)?;
     let listeners = Listeners::bind(&config)?;
     let node = node_name(&config, &listeners);
-    let (engine, nats) = open_log(&config, &node).await?;
+    let Some(opened) = signals.unless(Box::pin(open_log(&config, &node))).await else { return Ok(()) };
+    let (engine, nats) = opened?;
     let bounds = Bounds {
         members_per_group: config.limits.members_per_group,
         groups: config.limits.groups,
@@ -62,9 +63,14 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         post_without_join: config.chat.post_without_join,
     };
     let cluster = match &nats {
-        Some(nats) => Some(
-            Cluster::join(&config.cluster, nats, &config.nats, &node).await.context("cannot be one of the nodes")?,
-        ),
+        Some(nats) => {
+            // Others remove an entry that was put and is not renewed.
+            let joining = Cluster::join(&config.cluster, nats, &config.nats, &node);
+            match signals.unless(joining).await {
+                Some(joined) => Some(joined.context("cannot be one of the nodes")?),
+                None => return give_up_start(config.drain.grace, &mut signals, None, &*engine).await,
+            }
+        }
         None => None,
     };
     let shards = match &cluster {
@@ -77,7 +83,10 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         ),
         None => Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), node),
     };
-    shards.begin_holds().await.context("cannot tell whom moderators hold")?;
+    match signals.unless(shards.begin_holds()).await {
+        Some(begun) => begun.context("cannot tell whom moderators hold")?,
+        None => return give_up_start(config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await,
+    }
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);
     let front = Front::new(
         &config.chat,
@@ -125,18 +134,22 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         tracker,
     ));
     secure.follow(config.tls.reload_interval, &serving, &tasks);
-    if let Some(cluster) = &cluster {
-        cluster.answer_calls(relay).await;
-        cluster.start(&shards).await;
-    }
+    let starting = async {
+        if let Some(cluster) = &cluster {
+            cluster.answer_calls(relay).await;
+            cluster.start(&shards).await;
+        }
+    };
+    let is_started = signals.unless(starting).await.is_some();
     let accepting = Accepting::start(&front, listeners.chat);
     tasks.spawn(admin.serve(listeners.admin, serving.clone(), tasks.clone()));
     tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
-    readiness.clear(Reason::Starting);
-    listeners.addresses.tell();
-
-    let what = signals.next().await;
-    tracing::info!(signal = what, "stopping; a second signal stops at once");
+    if is_started {
+        readiness.clear(Reason::Starting);
+        listeners.addresses.tell();
+        let what = signals.next().await;
+        tracing::info!(signal = what, "stopping; a second signal stops at once");
+    }
     let stop = async {
         let hand_over = async {
             match &cluster {
@@ -145,10 +158,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
             }
         };
         drain(&config.drain, &readiness, &accepting, &front, &shards, hand_over).await;
-        if let Some(cluster) = &cluster {
-            cluster.end().await;
-        }
-        engine.close().await;
+        end(cluster.as_ref(), &*engine).await;
         serving.cancel();
         tasks.close();
         tasks.wait().await;
@@ -175,6 +185,30 @@ fn describe() {
     admin::metrics::describe();
     http::describe();
     tls::metrics::describe();
+}
+
+/// Leaves the other nodes, and lets go of the log.
+async fn end(cluster: Option<&Cluster>, engine: &dyn Log) {
+    if let Some(cluster) = cluster {
+        cluster.end().await;
+    }
+    engine.close().await;
+}
+
+/// Stops before there is anybody to serve.
+async fn give_up_start(
+    grace: Duration,
+    signals: &mut Signals,
+    cluster: Option<&Cluster>,
+    engine: &dyn Log,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = tokio::time::timeout(grace, end(cluster, engine)) => {
+            tracing::info!(in_time = ended.is_ok(), "stopped");
+            Ok(())
+        }
+        what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
+    }
 }
 
 /// The log, and the engine behind it if it is one that several nodes can share.
@@ -340,6 +374,17 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// A part of the start; `None` if a signal came first: then it is not waited for.
+    async fn unless<T>(&mut self, starting: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            started = starting => Some(started),
+            what = self.next() => {
+                tracing::info!(signal = what, "stopping before the start is over; a second signal stops at once");
+                None
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

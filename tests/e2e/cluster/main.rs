@@ -5,6 +5,7 @@
 mod administration;
 mod clocks;
 mod cut_off;
+mod emptied;
 mod faults;
 mod full;
 mod latency;

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use harness::cluster::Cluster;
 use harness::metrics::Metrics;
 use harness::proxy::Carriage;
-use harness::{ServerOptions, check};
+use harness::{Event, ServerOptions, check};
+use serde_json::json;
 
 use crate::machine;
 use crate::talker::{Places, Talk, observer};
@@ -99,5 +100,41 @@ async fn a_planned_leave_takes_seconds_and_fails_no_post_with_nats_far_away() ->
     ensure!(agreed < LEAVE, "the shards moved in {agreed:?}");
     // Three round trips for the shard, three for whoever asked the node that had it just before and asks again, and what gathered.
     ensure!(slowest < before + 20 * EACH_WAY, "an answer took {slowest:?}, before it was {before:?}");
+    Ok(())
+}
+
+/// Groups of which the nodes know nothing but their names, as after all were started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_groups_that_nobody_has_in_memory_is_told_with_nats_far_away() -> Result<()> {
+    const GROUPS: usize = 30;
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(2, 1, ServerOptions::new()).await?;
+    let mut client = cluster.connector(0).extended("ada").await?;
+    for number in 0..GROUPS {
+        let group = format!("listed-{number}");
+        client.join(&group).await?;
+        client.post(&group, "kept", &group).await?;
+    }
+    drop(client);
+    for place in 0..2 {
+        cluster.nodes[place].terminate()?;
+        ensure!(cluster.nodes[place].wait(Duration::from_secs(60)).await?.success());
+    }
+    for place in 0..2 {
+        cluster.nodes[place].restart().await?;
+    }
+    cluster.agreed(2).await?;
+    let mut client = cluster.connector(0).at(cluster.chat(0)).extended("bob").await?;
+    (0..2).for_each(|place| cluster.set_carriage(place, Carriage::Slow(EACH_WAY)));
+    let began = Instant::now();
+    client.send_json(&json!({"Groups": {"prefix": "listed-"}})).await?;
+    let told = |event: &Event| match event {
+        Event::Groups(it) => Some(Ok(it.groups.len())),
+        Event::Rejected(refusal) => Some(Err(refusal.code.as_str().to_owned())),
+        _ => None,
+    };
+    let listed = client.reader.until("Groups", told).await?;
+    println!("{listed:?} after {:?}", began.elapsed());
+    ensure!(listed == Ok(GROUPS), "{listed:?}");
     Ok(())
 }

@@ -7,11 +7,13 @@ use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::Error;
 use super::node::Node;
 use super::silence::Answers;
+use super::{Config, Error};
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::ack::{Ack, ApiError};
 use crate::log::nats::{bucket, last_of};
@@ -24,6 +26,8 @@ pub(super) struct Bucket {
     client: Client,
     name: String,
     timeout: Duration,
+    /// After this time what is not answered is asked again.
+    again: Duration,
     answers: Answers,
 }
 
@@ -50,11 +54,13 @@ pub(super) enum Changed {
 
 impl Bucket {
     /// Makes the bucket if it is not there.
-    pub(super) async fn open(client: Client, settings: &NatsConfig) -> Result<Self, Error> {
+    pub(super) async fn open(client: Client, settings: &NatsConfig, config: &Config) -> Result<Self, Error> {
         let name = format!("{}-nodes", settings.prefix);
         let made = bucket::ensure(&client, settings, &name, "nodes of tertulia", KEPT).await;
         made.map_err(|cause| Error::Bucket { what: "make", bucket: name.clone(), cause })?;
-        Ok(Self { client, name, timeout: settings.timeout, answers: Answers::new() })
+        // Between two renewals and the end of the lease there is time for two that get lost.
+        let again = config.lease.saturating_sub(config.renew) / 3;
+        Ok(Self { client, name, timeout: settings.timeout, again, answers: Answers::new() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -84,9 +90,14 @@ impl Bucket {
     pub(super) async fn entries(&self) -> Result<Vec<Entry>, String> {
         let stream = format!("KV_{}", self.name);
         let prefix = format!("$KV.{}.", self.name);
-        let asked = Instant::now();
-        let found = last_of(&self.client, self.timeout, &stream, &format!("{prefix}>")).await?;
-        self.answers.heard_since(asked);
+        let filter = format!("{prefix}>");
+        let ask = || async {
+            let asked = Instant::now();
+            let found = last_of(&self.client, self.timeout, &stream, &filter).await?;
+            self.answers.heard_since(asked);
+            Ok::<_, String>(found)
+        };
+        let found = until_answered(self.again, Result::is_ok, ask).await?;
         let entry = |(subject, revision, payload): (String, u64, Bytes)| {
             let key = subject.strip_prefix(&prefix)?.to_owned();
             let node = serde_json::from_slice(&payload).ok();
@@ -110,9 +121,17 @@ impl Bucket {
         self.change(key, expected, headers, Bytes::new()).await
     }
 
+    /// Whichever of the changes that are sent is stored first is the one that counts: the others find another revision than they expect. So if
+    /// the first was stored, and its answer alone was lost, the second meets a conflict. While the first is being stored the second may be
+    /// refused for that, which says nothing.
     async fn change(&self, key: &str, expected: u64, mut headers: HeaderMap, payload: Bytes) -> Changed {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
+        let counts = |changed: &Changed| !matches!(changed, Changed::Unknown(_));
+        until_answered(self.again, counts, || self.change_once(key, headers.clone(), payload.clone())).await
+    }
+
+    async fn change_once(&self, key: &str, headers: HeaderMap, payload: Bytes) -> Changed {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
         let asked = Instant::now();
         let answer = self.client.send_request(format!("$KV.{}.{key}", self.name), request).await;
@@ -127,6 +146,26 @@ impl Bucket {
                 Err(error) => Changed::Unknown(error.to_string()),
             },
             Err(error) => Changed::Unknown(error.to_string()),
+        }
+    }
+}
+
+/// Asks, and once more after each such time, until the first question is answered, or one after it in a way that `counts`. One that is lost
+/// would otherwise keep the next waiting for as long as an answer may take where NATS is far away.
+async fn until_answered<T, F: Future<Output = T>>(
+    again: Duration,
+    counts: impl Fn(&T) -> bool,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let mut first = std::pin::pin!(ask());
+    let mut more = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            answer = &mut first => return answer,
+            Some(answer) = more.next() => if counts(&answer) {
+                return answer;
+            },
+            () = tokio::time::sleep(again) => more.push(ask()),
         }
     }
 }

@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::BoxStream;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,10 @@ use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
 
 /// Messages that wait to be sent.
 const OUTGOING: usize = 8_192;
+/// After this time it is said again that messages cannot be sent.
+const SAID: Duration = Duration::from_secs(10);
+/// Bytes of a group in a list at most: the longest name, each byte of it escaped, and what is told of it.
+const LISTED: usize = 1_000;
 
 pub(super) struct Link {
     client: Client,
@@ -59,9 +64,15 @@ impl Link {
         stop: CancellationToken,
     ) -> Self {
         let (outgoing, queue) = mpsc::channel(OUTGOING);
-        tasks.spawn(send(client.clone(), queue, stop));
+        let dropped = metrics::dropped();
+        tasks.spawn(send(client.clone(), queue, dropped.clone(), stop));
         let (prefix, timeout) = (settings.prefix.clone(), settings.timeout);
-        Self { client, prefix, timeout, view, name: name.to_owned(), outgoing, dropped: metrics::dropped() }
+        Self { client, prefix, timeout, view, name: name.to_owned(), outgoing, dropped }
+    }
+
+    /// Bytes that a message may have.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.client.max_payload()
     }
 
     /// Where questions to this node come in.
@@ -114,11 +125,40 @@ async fn request(client: &Client, subject: String, payload: Bytes, timeout: Dura
     }
 }
 
-async fn send(client: Client, mut queue: mpsc::Receiver<(String, Bytes)>, stop: CancellationToken) {
+/// A page of the groups of one node.
+async fn groups_of(
+    client: &Client,
+    subject: String,
+    question: &Question,
+    timeout: Duration,
+) -> Result<Vec<Listed>, String> {
+    let payload = serde_json::to_vec(question).map_err(|error| error.to_string())?;
+    let answer = request(client, subject, payload.into(), timeout).await.map_err(|silence| silence.to_string())?;
+    match serde_json::from_slice(&answer) {
+        Ok(Answer::Groups { groups, shards }) => {
+            let listed = |listing| {
+                let listed = Listed::told(listing, 0);
+                let shard = shard_of(&listed.name, shards);
+                Listed::told(listed.tell(), shard)
+            };
+            Ok(groups.into_iter().map(listed).collect())
+        }
+        Ok(Answer::Failed { why }) => Err(why),
+        Ok(_) => Err("an answer that is none".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn send(client: Client, mut queue: mpsc::Receiver<(String, Bytes)>, dropped: Counter, stop: CancellationToken) {
+    let mut said: Option<Instant> = None;
     let sending = async {
         while let Some((subject, payload)) = queue.recv().await {
-            if let Err(error) = client.publish(subject, payload).await {
-                tracing::debug!(%error, "a frame for other nodes could not be sent");
+            let bytes = payload.len();
+            let Err(error) = client.publish(subject, payload).await else { continue };
+            dropped.increment(1);
+            if said.is_none_or(|said| said.elapsed() > SAID) {
+                said = Some(Instant::now());
+                tracing::warn!(%error, bytes, "a frame for other nodes could not be sent");
             }
         }
     };
@@ -170,35 +210,35 @@ impl Peers for Link {
         after: Option<&str>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
-        let question = Question::Groups { prefix: prefix.to_owned(), after: after.map(str::to_owned), limit };
-        let (client, timeout, of) = (self.client.clone(), self.timeout, self.prefix.clone());
-        let asked = self.others().into_iter().map(move |name| {
-            let (client, question, subject) = (client.clone(), question.clone(), format!("{of}.node.{name}"));
+        // An answer must fit into one message.
+        let page = (self.client.max_payload() / LISTED).max(1);
+        let asked = self.others().into_iter().map(|name| {
+            let (client, timeout, subject) =
+                (self.client.clone(), self.timeout, format!("{}.node.{name}", self.prefix));
+            let (prefix, mut after) = (prefix.to_owned(), after.map(str::to_owned));
             async move {
-                let unread =
-                    |why: String| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
-                let payload = serde_json::to_vec(&question).map_err(|error| unread(error.to_string()))?;
-                let answer = request(&client, subject, payload.into(), timeout).await;
-                let answer = answer.map_err(|silence| unread(silence.to_string()))?;
-                match serde_json::from_slice(&answer) {
-                    Ok(Answer::Groups { groups, shards }) => {
-                        let listed = |listing| {
-                            let listed = Listed::told(listing, 0);
-                            let shard = shard_of(&listed.name, shards);
-                            Listed::told(listed.tell(), shard)
-                        };
-                        Ok(groups.into_iter().map(listed).collect::<Vec<_>>())
+                let mut all: Vec<Listed> = Vec::new();
+                while all.len() < limit {
+                    let limit = page.min(limit - all.len());
+                    let question = Question::Groups { prefix: prefix.clone(), after, limit };
+                    let groups = groups_of(&client, subject.clone(), &question, timeout).await;
+                    let unread = |why| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
+                    let groups = groups.map_err(unread)?;
+                    let is_end = groups.len() < limit;
+                    all.extend(groups);
+                    after = all.last().map(|group| group.name.as_str().to_owned());
+                    if is_end {
+                        break;
                     }
-                    Ok(Answer::Failed { why }) => Err(unread(why)),
-                    Ok(_) => Err(unread("an answer that is none".to_owned())),
-                    Err(error) => Err(unread(error.to_string())),
                 }
+                Ok(all)
             }
         });
         let asked: Vec<_> = asked.collect();
         Box::pin(async move {
             let mut all = Vec::new();
             for groups in join_all(asked).await {
+                let groups: Result<Vec<Listed>, ReadError> = groups;
                 all.extend(groups?);
             }
             Ok(all)

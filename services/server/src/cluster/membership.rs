@@ -71,7 +71,7 @@ pub(super) struct Membership {
     hurry: Notify,
     view: watch::Sender<Arc<View>>,
     cut_off: watch::Sender<bool>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 /// This node's entry.
@@ -235,37 +235,9 @@ impl Membership {
         }
         let mut outcome = self.bucket.put(&node.name, revision, &node).await;
         if outcome == Changed::Conflict {
-            // Either an answer to us was lost, or we were removed.
-            let Ok(entries) = self.bucket.entries().await else { return };
-            let is_newer = entries.iter().any(|entry| entry.revision > revision);
-            match entries.into_iter().find(|entry| entry.key == node.name) {
-                Some(found) if found.revision <= revision => {
-                    outcome = Changed::Unknown("the list is not up to date".to_owned());
-                }
-                Some(Entry { node: Some(found), revision: newer, .. }) if found.instance == node.instance => {
-                    tracing::debug!("a renewal had come through");
-                    revision = newer;
-                    outcome = self.bucket.put(&node.name, revision, &node).await;
-                }
-                Some(Entry { node: Some(found), .. }) => {
-                    tracing::error!(
-                        name = node.name,
-                        since = found.since,
-                        "another node has taken this node's name: give each node its own with --node-id"
-                    );
-                    self.lapse();
-                    outcome = Changed::Unknown("another node has this node's name".to_owned());
-                }
-                None if !is_newer => outcome = Changed::Unknown("the list is not up to date".to_owned()),
-                removed => {
-                    tracing::warn!("the other nodes took this one for dead: it enters anew");
-                    self.metrics.lapsed.increment(1);
-                    self.lapse();
-                    node.changed = 0;
-                    // Of an entry that was removed long ago nothing is left.
-                    revision = removed.map_or(0, |entry| entry.revision);
-                    outcome = self.bucket.put(&node.name, revision, &node).await;
-                }
+            match self.renew_after_conflict(&mut node, &mut revision).await {
+                Some(after) => outcome = after,
+                None => return,
             }
         }
         let mut me = self.me();
@@ -290,7 +262,7 @@ impl Membership {
     }
 
     /// What was ours is not any more.
-    fn lapse(&self) {
+    pub(super) fn lapse(&self) {
         self.view.send_modify(|view| {
             let mut lapsed = View::clone(view);
             (lapsed.lives, lapsed.is_in) = (lapsed.lives + 1, false);
@@ -379,3 +351,6 @@ impl Membership {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub fn describe() {
     describe_counter!(EXPIRED, "Nodes that this one took for dead because they did not renew their entries");
     describe_counter!(
         DROPPED,
-        "Frames for other nodes that were dropped because NATS took no more; they are told again or found in the log"
+        "Frames for other nodes that were dropped because NATS took no more, or does not take them; they are told again or found in the log"
     );
 }
 

@@ -30,7 +30,7 @@ mod subject;
 mod trouble;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
 use tertulia_protocol::GroupName;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,9 @@ use super::metrics::Removed;
 use super::notes::Notes;
 use super::retention::Rules;
 use super::{AppendError, Batch, Emptied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+
+/// Heads that are read at a time for a list of groups.
+const HEADS: usize = 128;
 
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -159,9 +163,15 @@ impl Core {
             };
             let is_end = names.len() < wanted;
             after = names.last().map(|(name, _)| name.as_str().to_owned());
-            for (name, shard) in names {
+            // Each that is not known is a question of its own: one after the other they would take as many times as long as NATS is far.
+            let heads = stream::iter(names).map(|(name, shard)| async move {
+                let head = self.head(shard, &name).await?;
                 // One that is being deleted is in the list and nowhere else.
-                found.extend(self.head(shard, &name).await?.map(|head| (name, head)));
+                Ok::<_, ReadError>(head.map(|head| (name, head)))
+            });
+            let mut heads = std::pin::pin!(heads.buffered(HEADS));
+            while let Some(head) = heads.next().await {
+                found.extend(head?);
             }
             if is_end {
                 break;
@@ -300,7 +310,13 @@ impl Log for Nats {
     ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>> {
         let core = Arc::clone(&self.core);
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        Box::pin(async move { core.groups(&prefix, after.as_deref(), limit).await })
+        Box::pin(async move {
+            let longest = 2 * core.link.timeout;
+            let reading = core.groups(&prefix, after.as_deref(), limit);
+            let late =
+                |_| ReadError { reason: format!("NATS did not tell the heads of the groups within {longest:?}") };
+            tokio::time::timeout(longest, reading).await.map_err(late)?
+        })
     }
 
     /// Those that were asked for since the shard was taken: of the others nothing is removed but by whoever asks.

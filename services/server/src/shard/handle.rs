@@ -82,6 +82,8 @@ pub struct Among {
     pub instance: Arc<str>,
     /// How long a request to another node may go unanswered.
     pub patience: Duration,
+    /// Bytes that a message to another node may have.
+    pub frame_bytes: usize,
     /// Goes on with the traces of posts that other nodes send.
     pub tracer: Tracer,
     /// Whether this node reaches nobody: then requests are refused at once.

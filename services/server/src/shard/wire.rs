@@ -306,6 +306,12 @@ impl From<&Refusal> for Refused {
 }
 
 impl Refused {
+    /// Of what cannot be told because it is too large.
+    pub(super) fn too_large() -> Self {
+        let retry_after = Some(super::session::RETRY_SOON);
+        Self { why: "unavailable".to_owned(), group: None, retry_after, max: 0 }
+    }
+
     /// The refusal; `about` is the group that was asked for.
     pub(super) fn refusal(self, about: &GroupName) -> Refusal {
         let group = self.group.unwrap_or_else(|| about.clone());
@@ -335,6 +341,17 @@ pub(super) struct Tell {
     pub(super) batches: Vec<BatchTold>,
     #[serde(default)]
     pub(super) removed: Vec<Removed>,
+    /// Nodes that are to tell who is a member there, for their members may have been forgotten. A build that does not know this takes the
+    /// frame for a sign that it missed one, and does so too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) rolls: Vec<String>,
+}
+
+impl Tell {
+    /// Whether it only repeats the last number.
+    pub(super) fn is_beat(&self) -> bool {
+        self.batches.is_empty() && self.removed.is_empty() && self.rolls.is_empty()
+    }
 }
 
 /// Messages that are in the log.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::fence::{Patience, TakeOverError, Unread, decode};
 use super::known::{Known, Point};
-use super::link::{BATCH, Get, Published};
+use super::link::{BATCH, Get, NoAnswer, Published};
 use super::message::{Kind, Message};
 use super::trouble::Cause;
 use crate::log::{AppendError, Batch, Head, Record};
@@ -230,7 +230,7 @@ impl Core {
                 Err(TakeOverError::Taken { .. }) => {
                     let stored = self.was_stored_before_others(shard, fence, last).await;
                     self.lose(shard);
-                    return stored.map_or(Err(Failure::Lost), |position| Ok(Some(position)));
+                    return stored.map(Some);
                 }
                 Err(TakeOverError::Unavailable { reason, .. }) if self.is_closed() => {
                     return Err(Failure::NotNow(reason));
@@ -252,7 +252,7 @@ impl Core {
                 Err(Unread::Taken) => {
                     let stored = self.was_stored_before_others(shard, fence, sent).await;
                     self.lose(shard);
-                    return stored.map_or(Err(Failure::Lost), |position| Ok(Some(position)));
+                    return stored.map(Some);
                 }
                 Err(Unread::NoAnswer(error)) if self.is_closed() => return Err(Failure::NotNow(error.0)),
                 Err(Unread::NoAnswer(_)) => patience.wait().await,
@@ -260,34 +260,45 @@ impl Core {
         }
     }
 
-    /// Another writer has the shard since, and may have extended the group, or removed from it.
-    async fn was_stored_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Option<u64> {
+    /// Another writer has the shard since, and may have extended the group, or removed from it. That nothing of ours is stored is said only
+    /// by the log: a question that is not answered is asked again.
+    async fn was_stored_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<u64, Failure> {
+        let mut patience = Patience::new();
+        loop {
+            match self.find_before_others(shard, fence, sent).await {
+                Ok(Some(position)) => return Ok(position),
+                Ok(None) => return Err(Failure::Lost),
+                Err(error) if self.is_closed() => return Err(Failure::NotNow(error.0)),
+                Err(_) => patience.wait().await,
+            }
+        }
+    }
+
+    /// Where it is stored what was sent under `fence`, and under no later one; `None` if it is not.
+    async fn find_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<Option<u64>, NoAnswer> {
         let stream = self.link.names.stream_of(shard);
         let fence_subject = self.link.names.fence(shard);
         let get = Get { multi_last: vec![fence_subject.clone(), sent.subject.clone()], ..Get::default() };
-        let mut patience = Patience::new();
-        let last = loop {
-            let found = self.link.get_many(stream, &get).await.unwrap_or_default().messages;
-            let seen = found.iter().any(|message| message.subject == fence_subject && message.position > fence);
-            if seen {
-                break found.into_iter().find(|message| message.subject == sent.subject)?;
-            }
-            if self.is_closed() {
-                return None;
-            }
-            patience.wait().await;
-        };
-        let message = decode(&last).ok()?;
+        let found = self.link.get_many(stream, &get).await?.messages;
+        if !found.iter().any(|message| message.subject == fence_subject && message.position > fence) {
+            return Err(NoAnswer("the replicas are behind".to_owned()));
+        }
+        let Some(last) = found.into_iter().find(|message| message.subject == sent.subject) else { return Ok(None) };
+        let message = decode(&last)?;
         if message == sent.message {
-            return Some(last.position);
+            return Ok(Some(last.position));
         }
         if message.epoch != sent.message.epoch || message.seq < sent.message.seq {
-            return None;
+            return Ok(None);
         }
         let known = Known::of(&message, last.position);
         let (from, upto) = (sent.message.first(), sent.message.seq);
-        let found = self.fetch(shard, &sent.subject, message.epoch, from..=upto, u64::MAX, &known).await.ok()?;
-        (!found.records.is_empty() && found.records == sent.message.records).then_some(last.position)
+        // What has been removed since nobody can find any more.
+        let Some(head) = known.head.filter(|head| head.first <= upto) else { return Ok(None) };
+        let wanted = from.max(head.first)..=upto;
+        let found = self.fetch(shard, &sent.subject, message.epoch, wanted, u64::MAX, &known).await?.records;
+        let is_ours = !found.is_empty() && sent.message.records.ends_with(&found);
+        Ok(is_ours.then_some(last.position))
     }
 
     /// Keeps in mind what was stored. The messages of an append stand side by side in the stream.

@@ -6,9 +6,9 @@ mod fights;
 mod handover;
 mod notes;
 mod opening;
-mod proxy;
+pub(crate) mod proxy;
 mod retention;
-mod server;
+pub(crate) mod server;
 mod suite;
 mod writer;
 

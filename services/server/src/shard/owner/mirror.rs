@@ -27,6 +27,7 @@ use crate::shard::{Config, Session};
 mod conclude;
 mod flight;
 mod hearing;
+mod packing;
 
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;

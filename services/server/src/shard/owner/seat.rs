@@ -23,6 +23,8 @@ pub(in crate::shard) struct Seat {
     pub(super) instance: Arc<str>,
     /// How long a request to another node may go unanswered.
     pub(super) patience: Duration,
+    /// Bytes that a message to another node may have.
+    pub(super) frame_bytes: usize,
     orders: mpsc::Receiver<Order>,
     /// Frames that were sent to owners. It goes on where this node owned the shard in between: an owner knows a frame by its number.
     pub(super) frames: u64,
@@ -67,9 +69,9 @@ pub(super) enum News {
 
 impl Seat {
     pub(in crate::shard) fn new(among: &Among, node: Arc<str>, orders: mpsc::Receiver<Order>) -> Self {
-        let Among { peers, instance, patience, cut_off, .. } = among.clone();
+        let Among { peers, instance, patience, frame_bytes, cut_off, .. } = among.clone();
         let (role, fenced, is_cut_off) = (Role::Mirror(Mirror::default()), false, false);
-        Self { peers, node, instance, patience, orders, frames: 0, role, fenced, is_cut_off, cut_off }
+        Self { peers, node, instance, patience, frame_bytes, orders, frames: 0, role, fenced, is_cut_off, cut_off }
     }
 
     /// Whether this node reaches nobody: that was acted upon, and still holds.

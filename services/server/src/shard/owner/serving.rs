@@ -1,6 +1,6 @@
 //! What an owner does for other nodes: it carries out their requests, and tells them what happens in the shard.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,8 @@ const BEATS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What an owner keeps for other nodes.
 pub(super) struct Serving {
     reign: u64,
+    /// Bytes that a message to another node may have.
+    frame_bytes: usize,
     pub(super) asked: BoxStream<'static, Asked>,
     /// The last frame of each node.
     links: HashMap<String, Link>,
@@ -43,6 +45,10 @@ pub(super) struct Serving {
     /// What is to be told.
     untold: Vec<BatchTold>,
     untold_removals: Vec<Removed>,
+    /// Nodes that are to tell who is a member there.
+    untold_rolls: Vec<String>,
+    /// Nodes that the last list did not have, of those that asked something or had members.
+    absent: HashSet<String>,
     /// With the number of the frame in which it was told.
     removals: VecDeque<(u64, Removed)>,
     pub(super) beat_at: Option<Instant>,
@@ -56,14 +62,17 @@ struct Link {
 }
 
 impl Serving {
-    pub(super) fn new(reign: u64, asked: BoxStream<'static, Asked>) -> Self {
+    pub(super) fn new(reign: u64, frame_bytes: usize, asked: BoxStream<'static, Asked>) -> Self {
         Self {
             reign,
+            frame_bytes,
             asked,
             links: HashMap::new(),
             told: 0,
             untold: Vec::new(),
             untold_removals: Vec::new(),
+            untold_rolls: Vec::new(),
+            absent: HashSet::new(),
             removals: VecDeque::new(),
             // Whoever followed the owner before learns of this one.
             beat_at: Some(Instant::now()),
@@ -83,19 +92,21 @@ impl Serving {
         let (mut part, mut size) = (Vec::new(), 0);
         for batch in std::mem::take(&mut self.untold) {
             if size > 0 && size + batch.size() > FRAME_BYTES {
-                frames.push(self.number(std::mem::take(&mut part), Vec::new()));
+                self.number(std::mem::take(&mut part), Vec::new(), &mut frames);
                 size = 0;
             }
             size += batch.size();
             part.push(batch);
         }
-        loop {
+        while !(part.is_empty() && removals.is_empty()) {
             let rest = removals.split_off(removals.len().min(KEPT_REMOVALS));
-            frames.push(self.number(std::mem::take(&mut part), removals));
-            if rest.is_empty() {
-                break;
-            }
+            self.number(std::mem::take(&mut part), removals, &mut frames);
             removals = rest;
+        }
+        if !self.untold_rolls.is_empty() {
+            self.told += 1;
+            let (reign, number, rolls) = (self.reign, self.told, std::mem::take(&mut self.untold_rolls));
+            frames.push(wire::encode(&Tell { reign, number, batches: Vec::new(), removed: Vec::new(), rolls }));
         }
         (self.beat_at, self.beat) = (Some(Instant::now() + BEATS.0), BEATS.0);
         frames
@@ -116,14 +127,29 @@ impl Serving {
         }
     }
 
-    fn number(&mut self, batches: Vec<BatchTold>, removed: Vec<Removed>) -> Bytes {
-        self.told += 1;
-        self.removals.extend(removed.iter().map(|removed| (self.told, removed.clone())));
+    /// Gives what is told its number, in one frame, or in several where one would be larger than it may be.
+    fn number(&mut self, batches: Vec<BatchTold>, removed: Vec<Removed>, frames: &mut Vec<Bytes>) {
+        let (reign, number, rolls) = (self.reign, self.told + 1, Vec::new());
+        let tell = Tell { reign, number, batches, removed, rolls };
+        let frame = wire::encode(&tell);
+        let Tell { mut batches, mut removed, .. } = tell;
+        if frame.len() > self.frame_bytes && batches.len() + removed.len() > 1 {
+            let rest = match (batches.len(), removed.len()) {
+                (0, count) => (Vec::new(), removed.split_off(count / 2)),
+                (count, 0) => (batches.split_off(count / 2), Vec::new()),
+                _ => (Vec::new(), std::mem::take(&mut removed)),
+            };
+            self.number(batches, removed, frames);
+            return self.number(rest.0, rest.1, frames);
+        }
+        self.told = number;
+        self.removals.extend(removed.into_iter().map(|removed| (number, removed)));
         let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
         self.removals.drain(..excess);
-        wire::encode(&Tell { reign: self.reign, number: self.told, batches, removed })
+        frames.push(frame);
     }
 }
+
 impl Owner {
     /// Carries out what another node asks.
     pub(super) async fn on_asked(&mut self, asked: Asked) {
@@ -163,7 +189,7 @@ impl Owner {
             }
         }
         let home: Arc<str> = Arc::from(ask.node.as_str());
-        let (reign, told) = (serving.reign, serving.told);
+        let (reign, told, frame_bytes) = (serving.reign, serving.told, serving.frame_bytes);
         let roll = match ask.roll {
             Some(roll) => match self.on_roll(roll, &home).await {
                 Some(answers) => answers,
@@ -173,7 +199,7 @@ impl Owner {
             None => Vec::new(),
         };
         let reply = Replying { reign, number: ask.number, told, roll };
-        let execution = Arc::new(Execution::new(reply, ask.items.len(), answer));
+        let execution = Arc::new(Execution::new(reply, ask.items.len(), frame_bytes, answer));
         let link = Link { instance: ask.instance, number: ask.number, execution: Arc::clone(&execution) };
         if let Some(serving) = self.serving_mut() {
             serving.links.insert(ask.node, link);
@@ -317,7 +343,7 @@ impl Owner {
         let shard = self.shard;
         let Some(seat) = &mut self.seat else { return };
         let Role::Owner(serving) = &mut seat.role else { return };
-        if serving.untold.is_empty() && serving.untold_removals.is_empty() {
+        if serving.untold.is_empty() && serving.untold_removals.is_empty() && serving.untold_rolls.is_empty() {
             return;
         }
         for frame in serving.take_untold() {
@@ -336,7 +362,8 @@ impl Owner {
         serving.beat = (serving.beat * 2).min(BEATS.1);
         serving.beat_at = (is_heard || is_first).then(|| Instant::now() + serving.beat);
         let (reign, number) = (serving.reign, serving.told);
-        seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches: Vec::new(), removed: Vec::new() }));
+        let (batches, removed, rolls) = Default::default();
+        seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches, removed, rolls }));
     }
 }
 

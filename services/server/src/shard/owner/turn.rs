@@ -1,7 +1,7 @@
 //! How a shard changes hands: from mirroring another node's shard to owning it, and back. Members that are connected here stay
 //! members, and requests that wait are carried out by whoever has the shard then.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,6 @@ use super::seat::{News, Role};
 use super::serving::Serving;
 use super::{Owner, now_ms};
 use crate::log::{PageLimit, Range};
-use crate::shard::events::{Leaving, What};
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
@@ -143,9 +142,8 @@ impl Owner {
         }
         let Some(seat) = &mut self.seat else { return false };
         let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
-        let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(Serving::new(reign, asked))) else {
-            return false;
-        };
+        let serving = Serving::new(reign, seat.frame_bytes, asked);
+        let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(serving)) else { return false };
         for (name, head, tail) in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             match head {
@@ -242,29 +240,6 @@ impl Owner {
         }
         again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
         left
-    }
-
-    /// Nodes that are gone have no members.
-    fn forget_others(&mut self, nodes: &HashSet<String>) {
-        if self.serving_mut().is_none() {
-            return;
-        }
-        let shared = &self.shared;
-        for (name, group) in self.groups.iter_mut().filter(|(_, group)| group.is_remote()) {
-            let is_gone = |home: &Arc<str>| !nodes.contains(&**home);
-            let gone = group.remove_where(|session| session.home.as_ref().is_some_and(is_gone));
-            let mut members = group.member_count() + gone.len();
-            for session in gone {
-                members -= 1;
-                shared.metrics.disconnected.increment(1);
-                shared.events.tell(|| What::Left {
-                    group: name.clone(),
-                    who: (&*session).into(),
-                    members: members as u64,
-                    how: Leaving::Disconnected,
-                });
-            }
-        }
     }
 
     /// Before the task ends: requests that only another node can answer are answered, if that takes no longer than it may.

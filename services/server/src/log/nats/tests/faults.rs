@@ -118,6 +118,33 @@ async fn an_answer_that_is_lost_is_found_out_about() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_before_another_writer_came_is_found_also_if_the_question_is_lost_once() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let (log, other) = (open(&config(&proxy.url())).await, open(&config(&servers.urls())).await);
+    let group = crate::log::conformance::group("Dogs");
+    let shard = shard_of(&group);
+    log.take_over(shard).await.unwrap();
+    log.append(shard, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
+    // Its answer is lost; and another writer has the shard, and has extended the group, before it is known how that ended.
+    proxy.cut_after_next_append();
+    let appending = tokio::spawn(log.append(shard, vec![batch("Dogs", 7, 3, 4)]));
+    let begun = Instant::now();
+    while other.head(shard, &group).await.unwrap().is_none_or(|head| head.seq < 4) {
+        assert!(begun.elapsed() < PATIENCE, "the server did not take it");
+    }
+    proxy.lose_next("next_by_subj");
+    other.take_over(shard).await.unwrap();
+    other.append(shard, vec![batch("Dogs", 7, 5, 6)]).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, appending).await.unwrap().unwrap();
+    assert!(ended.is_ok(), "it is stored: {ended:?}");
+    assert_eq!((proxy.cuts(), proxy.lost()), (1, 1));
+    assert!(!log.holds(shard));
+    log.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_of_three_that_is_killed_loses_nothing() {
     let mut servers = Servers::start(3, "").await;
     let config = Config { replicas: 3, ..impatient(&servers.urls()) };

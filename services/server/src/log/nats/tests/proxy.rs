@@ -1,13 +1,13 @@
-//! A TCP proxy that lets an append through and cuts the connection before its answer.
+//! A TCP proxy that lets an append through and cuts the connection before its answer, and that loses single questions.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     state: Arc<State>,
     task: JoinHandle<()>,
@@ -17,6 +17,19 @@ pub(super) struct Proxy {
 struct State {
     armed: AtomicBool,
     cuts: AtomicUsize,
+    /// What is in a question that is to be lost.
+    losing: Mutex<Option<&'static str>>,
+    lost: AtomicUsize,
+}
+
+impl State {
+    /// Whether this is to be lost.
+    fn loses(&self, bytes: &[u8]) -> bool {
+        let mut losing = self.losing.lock().unwrap();
+        let is_lost = losing.take_if(|what| contains(bytes, what.as_bytes())).is_some();
+        self.lost.fetch_add(usize::from(is_lost), Ordering::SeqCst);
+        is_lost
+    }
 }
 
 /// What is in the headers of a takeover or an append of one message, of the end of a larger one, and of its parts: see `link`.
@@ -25,7 +38,7 @@ const COMMIT: &[u8] = b"Nats-Batch-Commit";
 const MEMBER: &[u8] = b"Nats-Batch-Id";
 
 impl Proxy {
-    pub(super) async fn start(to: u16) -> Self {
+    pub(crate) async fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State::default());
@@ -38,16 +51,26 @@ impl Proxy {
         Self { port, state, task }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn cut_after_next_append(&self) {
+    pub(crate) fn cut_after_next_append(&self) {
         self.state.armed.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn cuts(&self) -> usize {
+    pub(crate) fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Loses the next question with this text, and whatever is sent along with it; the connection stays.
+    pub(crate) fn lose_next(&self, what: &'static str) {
+        *self.state.losing.lock().unwrap() = Some(what);
+    }
+
+    /// How many were lost.
+    pub(crate) fn lost(&self) -> usize {
+        self.state.lost.load(Ordering::SeqCst)
     }
 }
 
@@ -83,7 +106,8 @@ async fn carry(client: TcpStream, to: u16, state: Arc<State>) {
                 mute.store(true, Ordering::SeqCst);
                 state.cuts.fetch_add(1, Ordering::SeqCst);
             }
-            if to_server.write_all(&bytes[..count]).await.is_err() {
+            let is_lost = state.loses(&bytes[..count]);
+            if !is_lost && to_server.write_all(&bytes[..count]).await.is_err() {
                 return;
             }
             if cut {

@@ -165,6 +165,12 @@ impl Owner {
         match pending.request {
             Request::Join { group, session, .. } => {
                 let refusal = why(group.clone());
+                // The owner may take it for a member; here it is none, which the owner learns with the next roll.
+                if matches!(refusal, Refusal::Unanswered { .. })
+                    && let Some(mirror) = self.mirror_mut()
+                {
+                    mirror.call_roll();
+                }
                 session.inbox.push(Event::JoinRefused { group, refusal });
             }
             Request::Leave { group, session, answer } => {

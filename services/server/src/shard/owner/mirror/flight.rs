@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{AGAIN, FRAME_BYTES, FRAME_ITEMS, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
+use super::packing::{halve, next_items};
+use super::{AGAIN, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
 use crate::shard::Refusal;
+use crate::shard::owner::seat::{Role, Seat};
 use crate::shard::owner::{Owner, unavailable};
-use crate::shard::request::{Admin, Posts, Request};
 use crate::shard::session::RETRY_SOON;
-use crate::shard::wire::{self, Ask, Item, Person, Reply, Roll, RollAnswer, RollOfGroup};
+use crate::shard::wire::{self, Ask, Person, Reply, Roll, RollAnswer, RollOfGroup};
 
 impl Owner {
     /// Sends the next frame, if there is none under way and something to send.
@@ -30,33 +31,39 @@ impl Owner {
             self.make_roll();
         }
         self.listen().await;
-        let Some(mirror) = self.mirror_mut() else { return };
+        let Some(Seat { role: Role::Mirror(mirror), frames, frame_bytes, .. }) = self.seat.as_deref_mut() else {
+            return;
+        };
+        // Half of what a frame may have: its answer may be larger.
+        let most = *frame_bytes / 2;
+        *frames += 1;
+        let number = *frames;
         let roll = mirror.roll.as_mut().and_then(VecDeque::pop_front);
+        let (reign, items) = (mirror.reign, Vec::new());
+        let mut ask = Ask { node: (*node).to_owned(), instance: (*instance).to_owned(), number, reign, roll, items };
+        let mut frame = if ask.roll.is_some() { wire::encode(&ask) } else { Bytes::new() };
+        while frame.len() > most
+            && let Some(rest) = ask.roll.as_mut().and_then(halve)
+        {
+            mirror.roll.get_or_insert_default().push_front(rest);
+            frame = wire::encode(&ask);
+        }
         let is_last = mirror.roll.as_ref().is_none_or(VecDeque::is_empty);
         if is_last {
             mirror.roll = None;
         }
-        let mut items = Vec::new();
-        let mut size = 0;
-        if is_last {
-            for pending in mirror.outbox.iter().take(FRAME_ITEMS) {
-                let item = item_of(&pending.request);
-                if let Item::Post { message, .. } | Item::Announce { message, .. } = &item {
-                    size += message.len();
-                }
-                items.push(item);
-                if size > FRAME_BYTES {
-                    break;
-                }
+        // Beside a large roll there is nothing else.
+        if is_last && frame.len() <= most / 2 {
+            ask.items = next_items(&mirror.outbox, most);
+            frame = wire::encode(&ask);
+            while frame.len() > most && ask.items.len() > 1 {
+                ask.items.truncate(ask.items.len() / 2);
+                frame = wire::encode(&ask);
             }
         }
         mirror.passed.clear();
-        let (count, with_roll, reign) = (items.len(), roll.is_some(), mirror.reign);
-        let Some(seat) = &mut self.seat else { return };
-        seat.frames += 1;
-        let number = seat.frames;
-        let ask = Ask { node: (*node).to_owned(), instance: (*instance).to_owned(), number, reign, roll, items };
-        self.send_frame(shard, number, wire::encode(&ask), count, with_roll);
+        let (count, with_roll) = (ask.items.len(), ask.roll.is_some());
+        self.send_frame(shard, number, frame, count, with_roll);
     }
 
     fn send_frame(&mut self, shard: u16, number: u64, frame: Bytes, count: usize, with_roll: bool) {
@@ -171,9 +178,18 @@ impl Owner {
     /// Sends the frame again, unless its requests have waited for too long.
     fn try_again(&mut self) {
         let patience = self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.patience);
-        let is_over = |pending: &Pending| pending.since.elapsed() > patience;
-        let over = self.mirror().and_then(|mirror| mirror.outbox.front()).is_some_and(is_over);
-        if over { self.give_up_flight() } else { self.send_again(self.shard) }
+        let Some(mirror) = self.mirror() else { return };
+        let over = mirror.outbox.iter().take_while(|pending| pending.since.elapsed() > patience).count();
+        match mirror.flight.as_ref().map_or(0, |flight| flight.count) {
+            _ if over == 0 => self.send_again(self.shard),
+            // A part of the roll is under way alone, with requests that wait for its end behind it. It goes on: a roll that was called anew
+            // would be sent at once, again and again for as long as nobody has the shard.
+            0 => {
+                self.leave_unanswered(over);
+                self.send_again(self.shard);
+            }
+            _ => self.give_up_flight(),
+        }
     }
 
     /// Nobody is going to answer the requests of the frame under way.
@@ -184,7 +200,13 @@ impl Owner {
             mirror.roll = None;
             mirror.call_roll();
         }
-        let given_up: Vec<Pending> = mirror.outbox.drain(..flight.count.min(mirror.outbox.len())).collect();
+        self.leave_unanswered(flight.count);
+    }
+
+    /// Tells those who made the oldest `count` requests that nobody knows what came of them.
+    fn leave_unanswered(&mut self, count: usize) {
+        let Some(mirror) = self.mirror_mut() else { return };
+        let given_up: Vec<Pending> = mirror.outbox.drain(..count.min(mirror.outbox.len())).collect();
         self.shared.metrics.unanswered.increment(given_up.len() as u64);
         for pending in given_up {
             self.refuse(pending, |group| Refusal::Unanswered { group, retry_after: RETRY_SOON });
@@ -214,51 +236,5 @@ impl Owner {
             }
             Some(_) | None => self.end_life(&name),
         }
-    }
-}
-
-fn item_of(request: &Request) -> Item {
-    match request {
-        Request::Join { group, session, from } => {
-            Item::Join { group: group.clone(), person: person(session, 0), from: *from }
-        }
-        Request::Leave { group, session, answer } => {
-            Item::Leave { group: group.clone(), id: session.id, user: session.user.clone(), asked: *answer }
-        }
-        Request::Post(Posts { session, posts, .. }) => match posts.first() {
-            Some(post) => Item::Post {
-                group: post.group.clone(),
-                person: person(session, 0),
-                message: Arc::clone(&post.message),
-                id: post.id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
-                traceparent: post.trace.as_ref().map(|trace| trace.traceparent()),
-            },
-            None => Item::Unknown,
-        },
-        Request::Members { group, after, limit, .. } => {
-            Item::Users { group: group.clone(), after: after.clone(), limit: *limit }
-        }
-        Request::Admin(admin) => match &**admin {
-            Admin::Members { group, after, limit, .. } => {
-                Item::Members { group: group.clone(), after: after.clone(), limit: *limit }
-            }
-            Admin::Look { group, .. } => Item::Look { group: group.clone() },
-            Admin::Kick { group, target, reason, hold, .. } => {
-                Item::Kick { group: group.clone(), target: target.clone(), reason: reason.clone(), hold: *hold }
-            }
-            Admin::End { group, how, reason, hold, .. } => {
-                Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
-            }
-            // Only an owner is asked.
-            Admin::Forget { .. } => Item::Unknown,
-            Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
-            Admin::Announce { group, message, id, .. } => Item::Announce {
-                group: group.clone(),
-                message: Arc::clone(message),
-                id: id.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()),
-            },
-        },
-        // A question of another node is answered at once.
-        Request::Asked(_) => Item::Unknown,
     }
 }

@@ -69,10 +69,13 @@ impl Owner {
             mirror.call_roll();
             self.hasten();
         }
+        let is_called = self.seat.as_ref().is_some_and(|seat| tell.rolls.iter().any(|name| **name == *seat.node));
         let Some(mirror) = self.mirror_mut() else { return };
         if tell.reign >= mirror.reign {
-            let is_beat = tell.batches.is_empty() && tell.removed.is_empty();
-            let next = mirror.heard.map_or(tell.number, |heard| heard + u64::from(!is_beat));
+            if is_called {
+                mirror.call_roll();
+            }
+            let next = mirror.heard.map_or(tell.number, |heard| heard + u64::from(!tell.is_beat()));
             if tell.number > next {
                 self.shared.metrics.gaps.increment(1);
                 if let Some(mirror) = self.mirror_mut() {

@@ -1,17 +1,57 @@
 //! Who is a member on another node, as that node tells the owner of a shard.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::{BEATS, Serving, session};
+use crate::shard::events::{Leaving, What};
 use crate::shard::owner::mirror::removed as removal;
 use crate::shard::owner::{Group, Owner};
 use crate::shard::session::Removal;
 use crate::shard::wire::{Removed, Roll, RollAnswer, RollOfGroup};
 
 impl Owner {
+    /// Nodes that are gone have no members.
+    ///
+    /// A list may come late: a node that it does not have may have come back since, and have told who is a member there. So whoever had
+    /// members is called to tell that once more, now, and when a list has it again, lest it did not hear; if it is gone nobody hears it.
+    pub(in crate::shard::owner) fn forget_others(&mut self, nodes: &HashSet<String>) {
+        if self.serving_mut().is_none() {
+            return;
+        }
+        let mut forgotten = HashSet::new();
+        let shared = &self.shared;
+        for (name, group) in self.groups.iter_mut().filter(|(_, group)| group.is_remote()) {
+            let is_gone = |home: &Arc<str>| !nodes.contains(&**home);
+            let gone = group.remove_where(|session| session.home.as_ref().is_some_and(is_gone));
+            let mut members = group.member_count() + gone.len();
+            for session in gone {
+                members -= 1;
+                shared.metrics.disconnected.increment(1);
+                shared.events.tell(|| What::Left {
+                    group: name.clone(),
+                    who: (&*session).into(),
+                    members: members as u64,
+                    how: Leaving::Disconnected,
+                });
+                if let Some(home) = session.home.as_deref().filter(|home| !forgotten.contains(*home)) {
+                    forgotten.insert(home.to_owned());
+                }
+            }
+        }
+        let Some(serving) = self.serving_mut() else { return };
+        let before = std::mem::take(&mut serving.absent);
+        serving.untold_rolls.extend(before.iter().filter(|name| nodes.contains(*name)).cloned());
+        // What it asked is known for one more list, so that nothing is carried out twice that it asks again.
+        serving.links.retain(|name, _| nodes.contains(name) || !before.contains(name));
+        serving.absent.extend(serving.links.keys().filter(|name| !nodes.contains(*name)).cloned());
+        serving.absent.extend(forgotten.iter().cloned());
+        serving.untold_rolls.extend(forgotten);
+    }
+
     /// Learns who is a member on another node; `None` if the log cannot be read.
     pub(super) async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Option<Vec<RollAnswer>> {
         if roll.begins {

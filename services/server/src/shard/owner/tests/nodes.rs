@@ -19,7 +19,9 @@ use crate::shard::{Delivery, Hold, wire};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod rolls;
 mod silence;
+mod sizes;
 
 /// What connects the nodes of a test: one shard.
 #[derive(Debug)]
@@ -37,7 +39,17 @@ struct Air {
     skew: AtomicBool,
     /// Nothing that is asked arrives, and nobody learns that.
     held: AtomicBool,
+    /// How often somebody asked while nobody had the shard.
+    in_vain: AtomicU64,
+    /// Bytes that a frame, or an answer, may have. What is larger does not get through.
+    frame_bytes: usize,
 }
+
+/// As NATS has it unless told otherwise.
+const FRAME_BYTES: usize = 1024 * 1024;
+
+/// So often, and far more often than a node that waits in between, somebody may ask while nobody has the shard.
+const IN_VAIN: u64 = 1_000;
 
 #[derive(Debug)]
 struct Wires(Arc<Air>);
@@ -46,6 +58,14 @@ impl Peers for Wires {
     fn ask(&self, _: u16, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Silence>> {
         let air = Arc::clone(&self.0);
         Box::pin(async move {
+            if frame.len() > air.frame_bytes {
+                return Err(Silence::NoAnswer(format!("{} bytes are too many", frame.len())));
+            }
+            if air.owners.lock().unwrap().is_empty() {
+                let asked = air.in_vain.fetch_add(1, Ordering::Relaxed);
+                // Who asks without a pause is not answered: else the clock of the test would stand still.
+                return if asked < IN_VAIN { Err(Silence::Nobody) } else { std::future::pending().await };
+            }
             let mut told: Value = serde_json::from_slice(&frame).unwrap();
             air.frames.lock().unwrap().push_back(told.clone());
             if air.skew.load(Ordering::Relaxed) {
@@ -63,8 +83,12 @@ impl Peers for Wires {
             // All who listen are asked, and the first answer is taken.
             let (answer, mut answered) = mpsc::unbounded_channel();
             let ask = |owner: &mut mpsc::UnboundedSender<Asked>| {
-                let answer = answer.clone();
-                let to: AnswerTo = Box::new(move |bytes| drop(answer.send(bytes)));
+                let (answer, most) = (answer.clone(), air.frame_bytes);
+                let to: AnswerTo = Box::new(move |bytes| {
+                    if bytes.len() <= most {
+                        drop(answer.send(bytes));
+                    }
+                });
                 owner.send(Asked { frame: frame.clone(), answer: to }).is_ok()
             };
             let nobody = {
@@ -93,7 +117,7 @@ impl Peers for Wires {
     }
 
     fn tell(&self, _: u16, frame: Bytes) {
-        if !self.0.deaf.load(Ordering::Relaxed) {
+        if !self.0.deaf.load(Ordering::Relaxed) && frame.len() <= self.0.frame_bytes {
             drop(self.0.live.send(frame));
         }
     }
@@ -125,6 +149,10 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
+        Self::within(BOUNDS, FRAME_BYTES).await
+    }
+
+    async fn within(bounds: Bounds, frame_bytes: usize) -> Self {
         let air = Arc::new(Air {
             owners: Mutex::default(),
             live: broadcast::Sender::new(64),
@@ -133,6 +161,8 @@ impl Pair {
             frames: Mutex::default(),
             skew: false.into(),
             held: false.into(),
+            in_vain: 0.into(),
+            frame_bytes,
         });
         let memory = Memory::new(&LogConfig::default(), 1);
         let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
@@ -140,9 +170,9 @@ impl Pair {
         let world = |name: &str, cut: &watch::Sender<bool>| {
             let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
             let (patience, tracer) = (PATIENCE, Tracer::default());
-            let among = Among { peers, instance: name.into(), patience, cut_off, tracer };
+            let among = Among { peers, instance: name.into(), patience, frame_bytes, cut_off, tracer };
             let config = Config { count: 1, ..Config::default() };
-            let shards = Shards::start_among(config, BOUNDS, Arc::new(log.clone()), name.to_owned(), among);
+            let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
             World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
         };
         let (one, two) = (world("one", &cut[0]), world("two", &cut[1]));
@@ -435,6 +465,7 @@ async fn members_of_a_node_that_is_gone_are_gone() {
     let (ada, bob) = (session(1, "ada"), session(2, "bob"));
     pair.one.join(&ada).await.unwrap();
     pair.two.join(&bob).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
     let only = std::iter::once("one".to_owned()).collect();
     pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
     loop {

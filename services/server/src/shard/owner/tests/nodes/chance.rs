@@ -43,7 +43,7 @@ impl Node {
         let cut = watch::Sender::new(false);
         let (peers, cut_off) = (Arc::new(view.clone()), cut.subscribe());
         let (patience, tracer, instance) = (Duration::from_secs(10), Tracer::default(), format!("i{node}").into());
-        let among = Among { peers, instance, patience, cut_off, tracer };
+        let among = Among { peers, instance, patience, frame_bytes: FRAME_BYTES, cut_off, tracer };
         let config = Config { count: 1, ..Config::default() };
         let bounds = Bounds { members_per_group: 100, ..BOUNDS };
         let shards = Shards::start_among(config, bounds, Arc::new(view.clone()), format!("n{node}"), among);

@@ -1,0 +1,124 @@
+//! Nodes and their list in a real NATS, without the shards.
+
+use std::collections::HashSet;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+use crate::log::config::Nats as NatsConfig;
+use crate::log::nats::tests::proxy::Proxy;
+use crate::log::nats::tests::server::Servers;
+
+/// How soon a node is in the list again whose entry is gone: it looks 2.5 times a second. Far above that, also on a busy machine, and far
+/// below the time for which entries are kept.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A node that keeps its entry until it is dropped.
+struct Member {
+    membership: Arc<Membership>,
+    _keeping: AbortOnDropHandle<()>,
+}
+
+impl Member {
+    async fn enter(url: &str, prefix: &str, name: &str) -> Self {
+        let settings = NatsConfig { urls: url.to_owned(), prefix: prefix.to_owned(), ..NatsConfig::default() };
+        Self::enter_with(settings, name).await
+    }
+
+    async fn enter_with(settings: NatsConfig, name: &str) -> Self {
+        let url = settings.urls.as_str();
+        let client = async_nats::connect(url).await.unwrap();
+        let config = Config::default();
+        let bucket = Bucket::open(client, &settings, &config).await.unwrap();
+        let membership = Arc::new(Membership::new(config, bucket, name, name));
+        membership.enter().await.unwrap();
+        let keeping = tokio::spawn(Arc::clone(&membership).keep(CancellationToken::new()));
+        Self { membership, _keeping: AbortOnDropHandle::new(keeping) }
+    }
+
+    /// Waits until it sees what is wanted.
+    async fn sees(&self, what: &str, wanted: impl FnMut(&Arc<View>) -> bool) -> View {
+        let mut view = self.membership.view();
+        let seen = tokio::time::timeout(SOON, view.wait_for(wanted)).await;
+        match seen {
+            Ok(seen) => View::clone(&seen.unwrap()),
+            Err(_) => panic!("{what}: {:?}, {:?}", self.membership.view().borrow(), self.membership.me().trouble),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_whose_list_is_emptied_are_in_it_again_soon() {
+    let servers = Servers::start(1, "").await;
+    for (prefix, names) in [("one", &["a"][..]), ("two", &["a", "b"])] {
+        let mut members = Vec::new();
+        for name in names {
+            members.push(Member::enter(&servers.url(0), prefix, name).await);
+        }
+        let all: HashSet<&str> = names.iter().copied().collect();
+        let has_all = |view: &Arc<View>| {
+            view.is_in && view.nodes.iter().map(|node| node.name.as_str()).collect::<HashSet<_>>() == all
+        };
+        for member in &members {
+            member.sees("all are there", has_all).await;
+        }
+        let context = async_nats::jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        context.get_stream(format!("KV_{prefix}-nodes")).await.unwrap().purge().await.unwrap();
+        let mut versions = HashSet::new();
+        for member in &members {
+            let seen = member.sees("all are there again", |view| view.lives == 1 && has_all(view)).await;
+            assert_eq!(member.membership.trouble(), None);
+            versions.insert(seen.version);
+        }
+        // That of the one that came last may be seen a look later.
+        let newest = versions.into_iter().max().unwrap();
+        for member in &members {
+            member.sees("they agree", |view| view.version == newest).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    for seconds in [2, 5] {
+        let prefix = format!("timeout-{seconds}");
+        let of = |urls: String| NatsConfig {
+            urls,
+            prefix: prefix.clone(),
+            timeout: Duration::from_secs(seconds),
+            ..NatsConfig::default()
+        };
+        let member = Member::enter_with(of(proxy.url()), "member").await;
+        let other = Member::enter_with(of(servers.url(0)), "other").await;
+        for place in [&member, &other] {
+            place.sees("both are there", |view| view.nodes.len() == 2).await;
+        }
+        let mut view = other.membership.view();
+        let expired = async { drop(view.wait_for(|view| view.nodes.len() < 2).await) };
+        let losing = async {
+            for what in ["PUB $KV.", "multi_last"] {
+                let lost = proxy.lost() + 1;
+                proxy.lose_next(what);
+                while proxy.lost() < lost {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let before = member.membership.me().revision;
+                // A renewal may be on its way already, and the one after it is not.
+                for _ in 0..2 {
+                    let before = member.membership.me().revision;
+                    while member.membership.me().revision == before {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                assert!(member.membership.me().revision > before);
+            }
+        };
+        tokio::select! {
+            () = expired => panic!("it was taken for dead, with a timeout of {seconds} s"),
+            () = losing => {}
+        }
+        assert_eq!(member.membership.view().borrow().lives, 0);
+    }
+}
