@@ -25,6 +25,8 @@ struct Client {
     partial: Vec<u8>,
     waiting: Vec<u8>,
     groups: Vec<usize>,
+    /// How often messages are still written to it, if there is an end to that.
+    writes: Option<u64>,
 }
 
 #[derive(Default)]
@@ -46,6 +48,9 @@ pub struct Bare {
     buffer: Vec<u8>,
     /// Drops every n-th message, so that a test can see that this is noticed.
     lose_every: Option<u64>,
+    /// How often it writes to a connection that comes after another one was closed, for the same purpose.
+    returners_get: Option<u64>,
+    was_left: bool,
     posts: u64,
 }
 
@@ -68,6 +73,8 @@ impl Bare {
             changed: Vec::new(),
             buffer: vec![0; READ],
             lose_every: None,
+            returners_get: None,
+            was_left: false,
             posts: 0,
         })
     }
@@ -76,6 +83,13 @@ impl Bare {
     #[must_use]
     pub fn lose_every(mut self, n: u64) -> Self {
         self.lose_every = Some(n);
+        self
+    }
+
+    /// Writes messages to connections that come after another one was closed only `times` times.
+    #[must_use]
+    pub fn returners_get(mut self, times: u64) -> Self {
+        self.returners_get = Some(times);
         self
     }
 
@@ -117,7 +131,13 @@ impl Bare {
                 self.vacant.push(index);
                 continue;
             }
-            let client = Client { socket, partial: Vec::new(), waiting: Vec::new(), groups: Vec::new() };
+            let client = Client {
+                socket,
+                partial: Vec::new(),
+                waiting: Vec::new(),
+                groups: Vec::new(),
+                writes: self.returners_get.filter(|_| self.was_left),
+            };
             if index == self.clients.len() {
                 self.clients.push(Some(client));
             } else {
@@ -210,6 +230,10 @@ impl Bare {
     fn write(&mut self, index: usize, lines: Option<&[u8]>) {
         let Some(Some(client)) = self.clients.get_mut(index) else { return };
         let lines = lines.unwrap_or_default();
+        if let Some(writes) = client.writes.as_mut().filter(|_| !lines.is_empty()) {
+            let Some(left) = writes.checked_sub(1) else { return };
+            *writes = left;
+        }
         if client.waiting.is_empty() && lines.is_empty() {
             return;
         }
@@ -238,6 +262,7 @@ impl Bare {
 
     fn close(&mut self, index: usize) {
         let Some(mut client) = self.clients.get_mut(index).and_then(Option::take) else { return };
+        self.was_left = true;
         drop(self.poll.registry().deregister(&mut client.socket));
         for group in client.groups {
             self.groups[group].members.retain(|member| *member != index);

@@ -72,6 +72,12 @@ impl Seen {
         self.next_seq = next_seq;
     }
 
+    /// Whether nothing was seen since the member began anew; never of one that saw the group from its beginning.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.next.iter().all(|next| *next == 0)
+    }
+
     /// Whether all of a poster's `sent` posts were seen; also true of a poster of whom nothing had to be seen yet.
     #[must_use]
     pub fn missing(&self, poster: usize, sent: u32) -> u32 {
@@ -128,9 +134,10 @@ mod tests {
         let mut seen = Seen::from_the_start(1);
         seen.post(0, 1);
         seen.restart(None);
-        assert_eq!(seen.missing(0, 100), 0);
+        assert_eq!((seen.missing(0, 100), seen.is_blank()), (0, true));
         assert_eq!(seen.post(0, 50), Verdict::Next);
         assert_eq!(seen.post(0, 52), Verdict::After(1));
+        assert_eq!((seen.missing(0, 100), seen.is_blank()), (48, false));
         assert_eq!(seen.story(), None);
     }
 

@@ -4,13 +4,14 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::process::{Usage, Watched};
+use crate::process::{Server, Usage, Watched};
 use crate::report::{bytes, count, micros};
 use crate::shared::Shared;
 
-/// How often the server's memory is looked at.
+/// How often the server's memory is looked at, where that costs it nothing. Its metrics are fetched once a line.
 const SAMPLE: Duration = Duration::from_millis(100);
 /// How often a line is written, and a sample kept.
 const LINE: Duration = Duration::from_secs(1);
@@ -36,7 +37,12 @@ pub(crate) struct Watch<'a> {
     watched: &'a Watched,
     quiet: bool,
     start: Instant,
-    last: (Instant, u64, u64, f64),
+    last: (Instant, u64, u64),
+    /// When the server was asked last, whether it answered or not.
+    asked: Instant,
+    /// What it answered last, and when; and how that was at the last line.
+    usage: Option<(Instant, Usage)>,
+    usage_then: Option<(Instant, Usage)>,
     /// The most memory that the server was seen to have.
     pub(crate) peak_rss: u64,
     pub(crate) samples: Vec<Sample>,
@@ -45,25 +51,55 @@ pub(crate) struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub(crate) fn new(shared: &'a Shared, watched: &'a Watched, quiet: bool) -> Self {
         let now = Instant::now();
-        let cpu = watched.server.as_ref().and_then(|server| server.usage().ok()).unwrap_or_default().cpu;
-        Self { shared, watched, quiet, start: now, last: (now, 0, 0, cpu), peak_rss: 0, samples: Vec::new() }
+        Self {
+            shared,
+            watched,
+            quiet,
+            start: now,
+            last: (now, 0, 0),
+            asked: now,
+            usage: None,
+            usage_then: None,
+            peak_rss: 0,
+            samples: Vec::new(),
+        }
     }
 
-    pub(crate) fn usage(&mut self) -> Option<Usage> {
-        let usage = self.watched.server.as_ref()?.usage().ok()?;
+    /// What the server has used, if it is watched.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub(crate) fn usage(&mut self) -> Result<Option<Usage>> {
+        let Some(server) = &self.watched.server else { return Ok(None) };
+        let usage = server.usage();
+        self.asked = Instant::now();
+        let usage = usage.context("cannot tell what the server used")?;
+        self.usage = Some((self.asked, usage));
+        self.usage_then = self.usage_then.or(self.usage);
         self.peak_rss = self.peak_rss.max(usage.rss);
-        Some(usage)
+        Ok(Some(usage))
     }
 
-    /// What the store has used.
-    pub(crate) fn store(&self) -> Option<Usage> {
-        self.watched.store.as_ref()?.usage().ok()
+    /// What the store has used, if it is watched.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub(crate) fn store(&self) -> Result<Option<Usage>> {
+        let Some(store) = &self.watched.store else { return Ok(None) };
+        Ok(Some(store.usage().context("cannot tell what the store used")?))
+    }
+
+    /// How often the server may be asked without being disturbed.
+    fn pause(&self) -> Duration {
+        match self.watched.server {
+            Some(Server::Metrics(..)) => LINE,
+            Some(Server::Pids(_)) | None => SAMPLE,
+        }
     }
 
     /// Waits until `done`, the run has failed, or the time is over; answers whether it is done. `what` is shown meanwhile.
     pub(crate) fn wait(&mut self, what: &str, time: Duration, mut done: impl FnMut(&Shared) -> bool) -> bool {
         let began = Instant::now();
-        let mut next_sample = began;
         loop {
             if done(self.shared) {
                 return true;
@@ -72,33 +108,33 @@ impl<'a> Watch<'a> {
             if passed >= time || self.shared.failure().is_some() {
                 return false;
             }
-            if Instant::now() >= next_sample {
-                next_sample += SAMPLE;
-                let usage = self.usage();
-                if self.last.0.elapsed() >= LINE {
-                    self.line(what, passed, time, usage);
-                }
+            if self.asked.elapsed() >= self.pause() {
+                // One that fails leaves what was known: the results do not depend on it.
+                drop(self.usage());
+            }
+            if self.last.0.elapsed() >= LINE {
+                self.line(what, passed, time);
             }
             std::thread::sleep((time - passed).min(Duration::from_millis(2)));
         }
     }
 
-    fn line(&mut self, what: &str, passed: Duration, time: Duration, usage: Option<Usage>) {
+    fn line(&mut self, what: &str, passed: Duration, time: Duration) {
         let lanes = || self.shared.lanes.iter();
         let posts = lanes().map(|lane| lane.posts.load(Ordering::Relaxed)).sum();
         let deliveries = lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum();
         let p99 = lanes().map(|lane| lane.p99.load(Ordering::Relaxed)).max().unwrap_or(0);
         let now = Instant::now();
-        let cpu = usage.unwrap_or_default().cpu;
-        let (then, posts_then, deliveries_then, cpu_then) =
-            std::mem::replace(&mut self.last, (now, posts, deliveries, cpu));
+        let (then, posts_then, deliveries_then) = std::mem::replace(&mut self.last, (now, posts, deliveries));
+        let usage = self.usage.map(|(_, usage)| usage);
+        let cores = self.cores();
         let seconds = (now - then).as_secs_f64();
         let sample = Sample {
             at: (now - self.start).as_secs_f64(),
             posts: (posts - posts_then) as f64 / seconds,
             deliveries: (deliveries - deliveries_then) as f64 / seconds,
             rss: usage.unwrap_or_default().rss,
-            cores: (cpu - cpu_then).max(0.0) / seconds,
+            cores,
         };
         self.samples.push(sample);
         if self.quiet {
@@ -121,9 +157,75 @@ impl<'a> Watch<'a> {
         drop(if out.is_terminal() { write!(out, "\r{text:<100}\x1b[K") } else { writeln!(out, "{text}") });
     }
 
+    /// Cores that the server used since the line before, as far as it has told.
+    fn cores(&mut self) -> f64 {
+        let then = std::mem::replace(&mut self.usage_then, self.usage);
+        match (then, self.usage) {
+            (Some((then, was)), Some((now, is))) if now > then => {
+                (is.cpu - was.cpu).max(0.0) / (now - then).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+
     pub(crate) fn end_line(&self) {
         if !self.quiet && std::io::stderr().is_terminal() {
             eprintln!();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command, Scenario};
+    use crate::plan::Plan;
+
+    /// A server that tells so much CPU, one time after the other, or fails.
+    fn server(answers: Vec<Option<f64>>) -> Watched {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().unwrap();
+                // All of it: what is left unread would break the connection.
+                let (mut request, mut byte) = (Vec::new(), [0]);
+                while !request.ends_with(b"\r\n\r\n") {
+                    socket.read_exact(&mut byte).unwrap();
+                    request.extend(byte);
+                }
+                let answer = match answer {
+                    Some(cpu) => format!(
+                        "HTTP/1.0 200 OK\r\n\r\nprocess_cpu_seconds_total {cpu}\nprocess_resident_memory_bytes 4096\n"
+                    ),
+                    None => "HTTP/1.0 503 Service Unavailable\r\n\r\n".to_owned(),
+                };
+                socket.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        Watched::from_arguments(&[], Some(&url), &[]).unwrap()
+    }
+
+    #[test]
+    fn a_failed_scrape_leaves_what_was_known_of_the_server() {
+        let Command::Idle(load) = Cli::parse_from(["loadgen", "idle", "--groups", "1", "--members", "1"]).command
+        else {
+            panic!("another command");
+        };
+        let shared = Shared::new(Plan::new(Scenario::Idle, &load).unwrap(), &load, None);
+        let watched = server(vec![Some(1000.0), None, Some(1000.0)]);
+        let mut watch = Watch::new(&shared, &watched, true);
+        for succeeds in [true, false, true] {
+            let usage = watch.usage();
+            assert_eq!(usage.is_ok(), succeeds, "{usage:?}");
+            watch.line("test", Duration::ZERO, Duration::ZERO);
+        }
+        let samples: Vec<_> = watch.samples.iter().map(|sample| (sample.cores, sample.rss)).collect();
+        assert_eq!(samples, [(0.0, 4096); 3]);
     }
 }

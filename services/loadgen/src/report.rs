@@ -59,8 +59,8 @@ pub struct Report {
 pub struct Connecting {
     /// Until all had joined.
     pub seconds: f64,
-    /// Connections a second, each with its join.
-    pub per_second: f64,
+    /// Connections a second, each with its join; none where joins are not answered: then they are opened at a pace of our own.
+    pub per_second: Option<f64>,
     /// Microseconds of our own CPU for each.
     pub own_cpu_micros: f64,
 }
@@ -90,8 +90,8 @@ pub struct Cost {
     pub cpu_micros_per_delivery: Option<f64>,
     /// Microseconds of CPU per post.
     pub cpu_micros_per_post: Option<f64>,
-    /// Microseconds of CPU per connection that came about and joined.
-    pub cpu_micros_per_connect: f64,
+    /// Microseconds of CPU per connection that came about and joined; none where joins are not answered: then our probes are in it.
+    pub cpu_micros_per_connect: Option<f64>,
     /// Resident bytes before the first connection.
     pub rss_before: u64,
     /// Resident bytes when all had joined.
@@ -164,7 +164,7 @@ impl Cost {
             cores: cpu / seconds,
             cpu_micros_per_delivery: per(cpu, deliveries),
             cpu_micros_per_post: per(cpu, posts),
-            cpu_micros_per_connect: (joined.cpu - before.cpu) * 1e6 / connections,
+            cpu_micros_per_connect: plan.protocol.tells_joins().then(|| (joined.cpu - before.cpu) * 1e6 / connections),
             rss_before: before.rss,
             rss_joined: joined.rss,
             rss_after: to.rss,
@@ -245,10 +245,10 @@ impl fmt::Display for Report {
         )?;
         row("load", format!("{pace}; messages of {} bytes; measured for {:.1} s", plan.size, self.seconds))?;
         let Connecting { seconds, per_second, own_cpu_micros } = self.connecting;
-        let rate = count(per_second);
+        let rate = per_second.map_or("at a pace of our own".to_owned(), |rate| format!("{}/s", count(rate)));
         row(
             "connect and join",
-            format!("{} in {seconds:.2} s: {rate}/s; own CPU {own_cpu_micros:.1} us each", plan.connections),
+            format!("{} in {seconds:.2} s: {rate}; own CPU {own_cpu_micros:.1} us each", plan.connections),
         )?;
         if self.posts > 0 {
             row("posts", format!("{} ({}/s)", self.posts, count(self.posts_per_second)))?;
@@ -276,7 +276,9 @@ impl fmt::Display for Report {
             let each = |micros: Option<f64>| micros.map_or("-".to_owned(), |micros| format!("{micros:.3} us"));
             let (delivery, post) = (each(cost.cpu_micros_per_delivery), each(cost.cpu_micros_per_post));
             row("server CPU", format!("{delivery} per delivery, {post} per post; {:.2} cores", cost.cores))?;
-            row("", format!("{:.1} us per connect and join", cost.cpu_micros_per_connect))?;
+            if let Some(each) = cost.cpu_micros_per_connect {
+                row("", format!("{each:.1} us per connect and join"))?;
+            }
             let [before, joined, after, peak] =
                 [cost.rss_before, cost.rss_joined, cost.rss_after, cost.rss_peak].map(|rss| bytes(rss as f64));
             row("server RSS", format!("{before} before, {joined} joined, {after} after, {peak} at most"))?;

@@ -34,17 +34,18 @@ struct Mark {
 }
 
 impl Mark {
-    fn now(shared: &Shared, watch: &mut Watch<'_>) -> Self {
+    /// Of those who are watched, all must tell: without one, results would lack what was asked for.
+    fn now(shared: &Shared, watch: &mut Watch<'_>) -> Result<Self> {
         let lanes = || shared.lanes.iter();
-        Self {
+        Ok(Self {
             at: Instant::now(),
             posts: lanes().map(|lane| lane.posts.load(Ordering::Relaxed)).sum(),
             deliveries: lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum(),
             late_deliveries: lanes().map(|lane| lane.late_deliveries.load(Ordering::Relaxed)).sum(),
-            server: watch.usage(),
-            store: watch.store(),
+            server: watch.usage()?,
+            store: watch.store()?,
             own_cpu: own_cpu(),
-        }
+        })
     }
 }
 
@@ -65,7 +66,7 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
     let mut watch = Watch::new(&shared, watched, load.quiet);
-    let before = Mark::now(&shared, &mut watch);
+    let before = Mark::now(&shared, &mut watch)?;
     for thread in 0..shared.lanes.len() {
         let worker = Worker::new(Arc::clone(&shared), thread)?;
         let name = format!("load-{thread}");
@@ -119,14 +120,14 @@ impl Course<'_, '_> {
     fn run(mut self, before: Mark) -> Result<Report> {
         let plan = &self.shared.plan;
         self.open()?;
-        let joined = Mark::now(self.shared, self.watch);
+        let joined = Mark::now(self.shared, self.watch)?;
         self.shared.enter(Phase::Load);
         self.pass("warm-up", plan.warmup)?;
-        let from = Mark::now(self.shared, self.watch);
+        let from = Mark::now(self.shared, self.watch)?;
         self.shared.measure_from.store(self.shared.now(), Ordering::Release);
         self.pass("measure", plan.duration)?;
         self.shared.measure_to.store(self.shared.now(), Ordering::Release);
-        let to = Mark::now(self.shared, self.watch);
+        let to = Mark::now(self.shared, self.watch)?;
         self.shared.enter(Phase::Drain);
         self.settle(Phase::Drain, "drain")?;
         let resumed = if plan.scenario == Scenario::Slow { Some(self.resume()?) } else { None };
@@ -170,10 +171,10 @@ impl Course<'_, '_> {
     }
 
     fn resume(&mut self) -> Result<Resumed> {
-        let held = Mark::now(self.shared, self.watch);
+        let held = Mark::now(self.shared, self.watch)?;
         self.shared.enter(Phase::Resume);
         self.settle(Phase::Resume, "resume")?;
-        let caught_up = Mark::now(self.shared, self.watch);
+        let caught_up = Mark::now(self.shared, self.watch)?;
         Ok(Resumed {
             seconds: (caught_up.at - held.at).as_secs_f64(),
             deliveries: caught_up.late_deliveries - held.late_deliveries,
@@ -201,7 +202,7 @@ impl Course<'_, '_> {
             target: self.shared.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             connecting: Connecting {
                 seconds: opening,
-                per_second: plan.connections as f64 / opening,
+                per_second: plan.protocol.tells_joins().then(|| plan.connections as f64 / opening),
                 own_cpu_micros: (joined.own_cpu - before.own_cpu) * 1e6 / plan.connections as f64,
             },
             seconds,

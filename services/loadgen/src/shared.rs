@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) measure_to: AtomicU64,
     /// What each poster of each group has sent.
     sent: Vec<AtomicU32>,
+    /// When each group was posted to last.
+    posted: Vec<AtomicU64>,
     /// Of each slot, how many must still see its post.
     pub(crate) remaining: Remaining,
     /// Of each group, how many have joined.
@@ -98,6 +100,7 @@ impl Shared {
             measure_from: AtomicU64::new(u64::MAX),
             measure_to: AtomicU64::new(u64::MAX),
             sent: (0..plan.groups as usize * usize::from(plan.posters)).map(|_| AtomicU32::new(0)).collect(),
+            posted: (0..plan.groups).map(|_| AtomicU64::new(0)).collect(),
             remaining: Remaining::new(slots.max().unwrap_or(0)),
             joined_in: (0..plan.groups).map(|_| AtomicU32::new(0)).collect(),
             opened: AtomicUsize::new(0),
@@ -141,8 +144,16 @@ impl Shared {
         self.sent_of(group, poster).map_or(0, |sent| sent.load(Ordering::Acquire))
     }
 
+    /// When a group was posted to last.
+    pub(crate) fn last_post(&self, group: u32) -> u64 {
+        self.posted.get(group as usize).map_or(0, |posted| posted.load(Ordering::Acquire))
+    }
+
     /// A poster sends one more, which gets this number.
-    pub(crate) fn count_post(&self, group: u32, poster: u16) -> u32 {
+    pub(crate) fn count_post(&self, group: u32, poster: u16, now: u64) -> u32 {
+        if let Some(posted) = self.posted.get(group as usize) {
+            posted.store(now, Ordering::Release);
+        }
         self.sent_of(group, poster).map_or(0, |sent| sent.fetch_add(1, Ordering::AcqRel) + 1)
     }
 

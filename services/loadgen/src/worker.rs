@@ -274,6 +274,10 @@ impl Worker {
         for member in &self.members {
             if member.is_awaited(true) {
                 self.tally.faults.missing_at_end += u64::from(member.missing(&self.shared));
+                if member.is_forgotten(&self.shared) {
+                    let Member { group, place, .. } = member;
+                    self.tally.faults.say(|| format!("group {group}, place {place}: it came back and got nothing"));
+                }
             }
             if let Some((count, order)) = member.story() {
                 stories.push((member.group, count, order));

@@ -17,6 +17,10 @@ fn server(lose_every: Option<u64>) -> anyhow::Result<SocketAddr> {
     if let Some(n) = lose_every {
         server = server.lose_every(n);
     }
+    serve(server)
+}
+
+fn serve(server: Bare) -> anyhow::Result<SocketAddr> {
     let address = server.address()?;
     std::thread::spawn(|| server.run());
     Ok(address)
@@ -24,11 +28,10 @@ fn server(lose_every: Option<u64>) -> anyhow::Result<SocketAddr> {
 
 fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
     let target = target.to_string();
-    let fixed =
-        ["loadgen", "--quiet", "--warmup", "50ms", "--duration", "300ms", "--patience", "2s", "--target", &target];
     let (scenario, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
-    let arguments = fixed[..1].iter().copied().chain([scenario]).chain(fixed[1..].iter().copied());
-    let cli = Cli::try_parse_from(arguments.chain(rest.split_whitespace()))?;
+    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms", "--patience", "2s", "--target", &target];
+    let duration = if rest.contains("--duration") { &[][..] } else { &["--duration", "300ms"] };
+    let cli = Cli::try_parse_from(fixed.iter().chain(duration).copied().chain(rest.split_whitespace()))?;
     let (scenario, load) = match cli.command {
         Command::Fanout(load) => (Scenario::Fanout, load),
         Command::Pairs(load) => (Scenario::Pairs, load),
@@ -83,6 +86,8 @@ fn slow_members_read_in_the_end_and_get_everything() {
 fn idle_connections_only_join() {
     let report = report(server(None).unwrap(), "idle --groups 20 --members 5").unwrap();
     assert_eq!((report.posts, report.deliveries, report.plan.connections), (0, 0, 100));
+    // It does not answer joins, so that connections come at our own pace.
+    assert_eq!(report.connecting.per_second, None);
     assert!(report.faults.none(), "{report}");
 }
 
@@ -93,19 +98,46 @@ fn a_lost_message_is_a_fault_for_every_member() {
     assert!(report.faults.first.is_some());
 }
 
+/// A server that forgets who comes back after a few messages.
+fn forgetful(times: u64) -> anyhow::Result<SocketAddr> {
+    serve(Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.returners_get(times))
+}
+
+#[test]
+fn what_comes_after_a_returners_last_delivery_is_missed() {
+    let report = report(forgetful(1).unwrap(), "churn --groups 5 --members 6 --rate 500 --churn-rate 50").unwrap();
+    assert!(report.faults.missing_at_end > 0, "{report}");
+}
+
+#[test]
+fn whoever_comes_back_and_gets_nothing_is_missed() {
+    let arguments = "churn --groups 5 --members 6 --rate 100 --churn-rate 5 --duration 3s";
+    let report = report(forgetful(0).unwrap(), arguments).unwrap();
+    assert!(report.faults.missing_at_end > 0, "{report}");
+    assert!(report.faults.first.as_ref().unwrap().contains("came back and got nothing"), "{report}");
+}
+
+#[test]
+fn where_joins_are_not_answered_nobody_knows_how_long_they_take() {
+    let report = report(server(None).unwrap(), "churn --groups 5 --members 6 --rate 500 --churn-rate 100").unwrap();
+    assert!(report.rejoins.is_none(), "{report}");
+}
+
 #[test]
 fn a_run_with_faults_exits_with_one_and_says_so() {
-    let run = |target: SocketAddr| {
+    let run = |target: SocketAddr, load: &str| {
         let target = target.to_string();
-        let fixed = ["fanout", "--members", "5", "--rate", "1000", "--warmup", "0s", "--duration", "200ms", "--quiet"];
+        let fixed = load.split(' ').chain(["--rate", "1000", "--warmup", "0s", "--duration", "200ms", "--quiet"]);
         let mut process = Process::new(env!("CARGO_BIN_EXE_tertulia-loadgen"));
         process.args(fixed).args(["--patience", "500ms", "--json", "-", "--target", &target]).output().unwrap()
     };
-    let good = run(server(None).unwrap());
+    let good = run(server(None).unwrap(), "fanout --members 5");
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     let results: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
     assert!(results["latency"]["p99_9"].is_u64() && results["plan"]["pace"]["open"].is_f64(), "{results}");
-    let bad = run(server(Some(20)).unwrap());
+    let bad = run(forgetful(1).unwrap(), "churn --groups 5 --members 6 --churn-rate 100");
+    assert_eq!(bad.status.code(), Some(1));
+    let bad = run(server(Some(20)).unwrap(), "fanout --members 5");
     assert_eq!(bad.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("the run failed"), "{bad:?}");
     let results: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();

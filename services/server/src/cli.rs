@@ -35,7 +35,8 @@ pub(crate) enum Command {
     Log(Log),
 }
 
-/// What to do with a data directory (`--data-dir`, `log.data_dir`). Each first brings it up to the end of its commit log, as a start does.
+/// What to do with a data directory (`--data-dir`, `log.data_dir`). All but the last first bring it up to the end of its commit log, as a
+/// start does.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Log {
     /// Check all of it: every checksum, and that no group has a gap; exits with 1 at the first fault
@@ -46,6 +47,10 @@ pub(crate) enum Log {
     Export(Export),
     /// Copy it into another directory, which can then serve as a data directory
     Backup(Backup),
+    /// Let the server start without a commit log that is damaged or missing. Everything that was in the commit log alone is given up, though
+    /// it was acknowledged; files of it that may be of use have to be moved away first
+    #[command(name = "forget-commit-log")]
+    Forget,
 }
 
 #[derive(Debug, Clone, Copy, Args)]

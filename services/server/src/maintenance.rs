@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use tertulia_server::config::Config;
 use tertulia_server::log::Engine;
-use tertulia_server::log::embedded::{self, DirectoryStats, Verified};
+use tertulia_server::log::embedded::{self, DirectoryStats, Forgotten, Verified};
 use tertulia_server::telemetry;
 
 use crate::cli::{Export, ExportFormat, Log, Report, ReportFormat};
@@ -38,7 +38,20 @@ pub(crate) fn run(command: &Log, config: &Config) -> anyhow::Result<()> {
             let text = format!("copied {} groups to {}\n", copied.groups, backup.to.display());
             io::stdout().write_all(text.as_bytes()).context("cannot tell what was done")
         }
+        Log::Forget => {
+            let text = about_forgotten(directory, &embedded::forget_commit_log(directory)?);
+            io::stdout().write_all(text.as_bytes()).context("cannot tell what was done")
+        }
     }
+}
+
+fn about_forgotten(directory: &Path, forgotten: &Forgotten) -> String {
+    let Forgotten { file, offset, groups, messages } = forgotten;
+    let from = match file {
+        Some(file) => format!("what stood in the commit log from byte {offset} of {file} on"),
+        None => "all that stood in the commit log".to_owned(),
+    };
+    format!("{} goes on without {from}: it has {groups} groups with {messages} messages\n", directory.display())
 }
 
 fn tell(report: &Report, found: &impl serde::Serialize, text: &str) -> anyhow::Result<()> {

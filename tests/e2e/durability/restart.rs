@@ -90,8 +90,8 @@ async fn a_torn_tail_is_cut_and_told() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_corrupt_commit_log_stops_the_start_and_names_the_file() -> Result<()> {
-    let server = killed(3).await?;
+async fn a_corrupt_commit_log_stops_the_start_and_can_be_given_up() -> Result<()> {
+    let mut server = killed(3).await?;
     let file = newest_commit_file(&server.data_dir())?;
     let mut content = fs::read(&file)?;
     // In the first of several blocks, of which the later ones say that it had been on the disk.
@@ -103,6 +103,22 @@ async fn a_corrupt_commit_log_stops_the_start_and_names_the_file() -> Result<()>
     let (code, _, verified) = run(&["log", "verify"], &server.data_dir())?;
     assert_eq!(code, Some(1));
     assert!(verified.contains("the commit log is corrupt: "), "{verified}");
+
+    // While the file is there, nothing of it is given up.
+    let (code, _, kept) = run(&["log", "forget-commit-log"], &server.data_dir())?;
+    assert_eq!(code, Some(1));
+    assert!(kept.contains(&file.display().to_string()) && kept.contains("move this file"), "{kept}");
+    fs::remove_file(&file)?;
+    let told = refused(&server.data_dir())?;
+    assert!(told.contains("is missing") && told.contains("`tertulia-server log forget-commit-log`"), "{told}");
+    let (code, given_up, complaint) = run(&["log", "forget-commit-log"], &server.data_dir())?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(given_up.contains("goes on without") && given_up.contains("it has 0 groups"), "{given_up}");
+    // Nothing had been moved into the tables.
+    server.restart().await?;
+    let mut ada = server.connector().extended("ada").await?;
+    ada.join("Dogs").await?;
+    assert_eq!(ada.post("Dogs", "1", "b1").await?.seq, 1);
     Ok(())
 }
 

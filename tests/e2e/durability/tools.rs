@@ -189,9 +189,13 @@ async fn a_running_server_is_backed_up_while_posts_go_on() -> Result<()> {
 async fn nothing_is_made_where_there_is_no_log() -> Result<()> {
     let home = tempfile::tempdir()?;
     let data = home.path().join("data");
-    for arguments in
-        [&["log", "verify"][..], &["log", "stats"], &["log", "export", "--group", "Dogs"], &["log", "backup", "b"]]
-    {
+    for arguments in [
+        &["log", "verify"][..],
+        &["log", "stats"],
+        &["log", "export", "--group", "Dogs"],
+        &["log", "backup", "b"],
+        &["log", "forget-commit-log"],
+    ] {
         let (code, _, told) = run(arguments, &data)?;
         assert_eq!(code, Some(1));
         assert!(told.contains(&format!("there is no log in {}", data.display())), "{told}");

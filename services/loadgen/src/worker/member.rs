@@ -31,6 +31,10 @@ pub(crate) enum Want {
     History(usize),
 }
 
+/// From so long after it came back, a member must be told what is posted: far longer than a server takes to see to a join that it does
+/// not answer.
+const BACK: u64 = 2_000_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) group: u32,
@@ -47,8 +51,8 @@ pub(crate) struct Member {
     pub(crate) head: Option<Head>,
     /// The history that it reads.
     catching_up: Option<CatchUp>,
-    /// Posts of each poster were sent before it came (back) into the group, and it need not see them.
-    came_late: bool,
+    /// When it asked to be let in again, where it is not told what it missed.
+    pub(crate) back_since: Option<u64>,
 }
 
 /// History that was asked for.
@@ -76,7 +80,7 @@ pub(super) fn of_thread(plan: &Plan, thread: usize) -> Vec<Member> {
         seen: Seen::from_the_start(if role == Role::Outside { 0 } else { plan.posters.into() }),
         head: None,
         catching_up: None,
-        came_late: false,
+        back_since: None,
     };
     for group in 0..plan.groups {
         if plan.outside && plan.home(group) == thread {
@@ -96,15 +100,23 @@ impl Member {
     /// Whether it must have all messages in the end.
     pub(super) fn is_awaited(&self, slow_too: bool) -> bool {
         match self.role {
-            Role::Member => true,
+            Role::Member | Role::Churner => true,
             Role::Slow => slow_too,
-            Role::Churner => !self.came_late,
             Role::Laggard | Role::Outside => false,
         }
     }
 
+    /// How many messages it must still see; at least those. Who came back to what is new must see all from the first that comes, and one
+    /// if the group was posted to long after.
     pub(super) fn missing(&self, shared: &Shared) -> u32 {
-        (0..shared.plan.posters).map(|poster| self.seen.missing(poster.into(), shared.sent(self.group, poster))).sum()
+        let of = |poster: u16| self.seen.missing(poster.into(), shared.sent(self.group, poster));
+        (0..shared.plan.posters).map(of).sum::<u32>() + u32::from(self.is_forgotten(shared))
+    }
+
+    /// Whether it came back and its group was posted to, and it has seen nothing.
+    pub(super) fn is_forgotten(&self, shared: &Shared) -> bool {
+        let since = self.back_since.filter(|_| self.seen.is_blank());
+        since.is_some_and(|since| shared.last_post(self.group) >= since + BACK)
     }
 
     pub(super) fn story(&self) -> Option<(u64, u64)> {
@@ -122,7 +134,7 @@ impl Member {
         self.away_since = Some(now);
         if !has_history {
             self.seen.restart(None);
-            self.came_late = true;
+            self.back_since = None;
         }
     }
 

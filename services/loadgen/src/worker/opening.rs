@@ -88,10 +88,12 @@ impl Worker {
         let user = format!("user-{}-{index}", self.thread);
         protocol.open(self.connections[index].out(), &user, group, after);
         self.connections[index].flush();
+        let now = shared.now();
         if member.away_since.is_none() {
             shared.opened.fetch_add(1, Ordering::AcqRel);
+        } else if !protocol.has_history() {
+            member.back_since = Some(now);
         }
-        let now = self.shared.now();
         if !protocol.tells_joins() {
             self.opening.under_way -= 1;
             self.members[index].state = State::Ready;
@@ -110,7 +112,10 @@ impl Worker {
         }
         if let Some(since) = member.away_since.take() {
             member.joined = true;
-            self.tally.rejoins.saturating_record((now - since) / 1_000);
+            // Where joins are not answered, all that is known is when it has asked for one.
+            if self.shared.plan.protocol.tells_joins() {
+                self.tally.rejoins.saturating_record((now - since) / 1_000);
+            }
             return;
         }
         if member.role != Role::Outside {

@@ -109,7 +109,7 @@ impl Worker {
         self.posting.next = (self.posting.next + 1) % self.posting.posters.len();
         let (shared, member) = (&self.shared, &self.members[index]);
         let (group, poster) = (member.group, member.poster.unwrap_or(0));
-        let number = shared.count_post(group, poster);
+        let number = shared.count_post(group, poster, now);
         if slot != NO_SLOT {
             shared.remaining.begin(slot, shared.plan.watchers());
         }

@@ -14,8 +14,10 @@ mod apply;
 mod backlog;
 mod backup;
 mod commit;
+mod complaints;
 mod disk;
 mod files;
+mod forget;
 mod frame;
 pub mod metrics;
 mod notes;
@@ -65,6 +67,7 @@ use super::notes::Notes;
 use super::{AppendError, BackupError, Batch, Copied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 pub use self::backup::CopyError;
+pub use self::forget::{Forgotten, forget_commit_log};
 pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, export, stats, verify};
 pub use self::open::{OpenError, open};
 

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
 use super::apply::{Applied, apply};
 use super::backlog::{Backlog, Block, Work};
+use super::complaints::Complaints;
 use super::files::Files;
 use super::metrics::Metrics;
 use super::record::DecodeError;
-use super::retention::{Rules, oldest_kept};
+use super::retention::{Look, Rules, oldest_kept};
 use super::table::{GROUPS, MESSAGES, Row, TableError, Tables};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
+use crate::log::config::Retention;
 use crate::log::now_ms;
 
 /// How soon a transaction that failed is tried again.
@@ -32,6 +35,7 @@ pub(crate) struct Applier {
     pub(crate) trouble: Arc<Trouble>,
     pub(crate) metrics: Metrics,
     pub(crate) sweep: Sweep,
+    pub(crate) complaints: Complaints,
 }
 
 /// A walk over all groups, in slices, for what retention removes where nothing happens.
@@ -42,12 +46,14 @@ pub(crate) struct Sweep {
     /// The last group that was looked at; `None` between two walks.
     cursor: Option<String>,
     due: Vec<GroupName>,
+    /// Whether the last look failed.
+    failing: bool,
 }
 
 impl Sweep {
     /// A first walk at once, since the rules may have changed, or removals may have been left over.
     pub(crate) fn new(interval: Duration) -> Self {
-        Self { interval, begun: Instant::now(), cursor: Some(String::new()), due: Vec::new() }
+        Self { interval, begun: Instant::now(), cursor: Some(String::new()), due: Vec::new(), failing: false }
     }
 }
 
@@ -66,9 +72,13 @@ impl Applier {
             {
                 tracing::warn!(%error, "cannot open the tables again after an error of the disk");
             }
-            if let Err(error) = self.look_around() {
-                tracing::warn!(%error, "cannot look for what retention removes");
+            let looked = self.look_around();
+            if let Err(error) = &looked
+                && !self.sweep.failing
+            {
+                tracing::warn!(%error, "cannot look for what retention removes; trying again");
             }
+            self.sweep.failing = looked.is_err();
             if blocks.is_empty() && !trims_left && self.sweep.due.is_empty() {
                 self.trouble.set(Cause::Tables, None);
                 self.report();
@@ -118,6 +128,9 @@ impl Applier {
 
     fn finish(&mut self, blocks: &[Arc<Block>], applied: &Applied) {
         self.sweep.due.clone_from(&applied.again);
+        for (group, error) in &applied.damaged {
+            self.complaints.of(group.as_str(), error);
+        }
         for (group, operations, head) in &applied.groups {
             self.tail.applied(group, *operations, *head);
         }
@@ -131,14 +144,15 @@ impl Applier {
 
     /// Looks at the next groups of the sweep.
     fn look_around(&mut self) -> Result<(), TableError> {
-        let sweep = &mut self.sweep;
+        let Self { sweep, complaints, .. } = self;
         if sweep.cursor.is_none() {
             if sweep.begun.elapsed() < sweep.interval {
                 return Ok(());
             }
             sweep.begun = Instant::now();
         }
-        let from = sweep.cursor.take().unwrap_or_default();
+        // It stays there until the look has succeeded.
+        let from = sweep.cursor.get_or_insert_default().clone();
         let now = now_ms();
         let (rules, due) = (&self.rules, &mut sweep.due);
         sweep.cursor = self.tables.read(|transaction| {
@@ -148,12 +162,18 @@ impl Applier {
             let mut seen = 0;
             for entry in groups.range::<&str>(from.as_str()..)?.take(SWEEP_GROUPS) {
                 let (name, value) = entry?;
-                let row = Row::decode(value.value())?;
-                if oldest_kept(rules.of(name.value()), &row, now, &messages)?.first > row.head.first {
-                    due.push(GroupName::new(name.value()).map_err(|error| DecodeError::new(error.to_string()))?);
-                }
-                last = Some(name.value().to_owned());
+                let name = name.value();
+                last = Some(name.to_owned());
                 seen += 1;
+                // A group that is damaged keeps no other one from being looked at.
+                match look_at(rules.of(name), name, value.value(), now, &messages) {
+                    Ok((is_due, damaged)) => {
+                        due.extend(is_due);
+                        damaged.iter().for_each(|error| complaints.of(name, error));
+                    }
+                    Err(TableError::Decode(error)) => complaints.of(name, &error),
+                    Err(error) => return Err(error),
+                }
             }
             // The last group is looked at once more, as the first of the next slice.
             Ok(last.filter(|_| seen == SWEEP_GROUPS))
@@ -166,4 +186,18 @@ impl Applier {
         self.metrics.unapplied_records.set(size.records as f64);
         self.metrics.unapplied_bytes.set(size.bytes as f64);
     }
+}
+
+/// A group if retention removes something of it, and what is damaged of it.
+fn look_at(
+    rule: &Retention,
+    name: &str,
+    row: &[u8],
+    now: u64,
+    messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+) -> Result<(Option<GroupName>, Option<DecodeError>), TableError> {
+    let row = Row::decode(row)?;
+    let Look { first, damaged, .. } = oldest_kept(rule, &row, now, messages)?;
+    let group = || GroupName::new(name).map_err(|error| DecodeError::new(error.to_string()));
+    Ok(((first > row.head.first).then(group).transpose()?, damaged))
 }

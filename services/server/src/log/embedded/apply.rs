@@ -12,7 +12,7 @@ use tertulia_protocol::GroupName;
 use super::backlog::Block;
 use super::frame::Position;
 use super::pace::Pace;
-use super::record::{Operation, encode_record};
+use super::record::{DecodeError, Operation, encode_record};
 use super::retention::{Look, Rules, oldest_kept};
 use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
@@ -33,6 +33,8 @@ pub(crate) struct Applied {
     pub(crate) retired: u64,
     /// Groups of which retention has not seen all.
     pub(crate) again: Vec<GroupName>,
+    /// Groups of which a message cannot be read, and why.
+    pub(crate) damaged: Vec<(GroupName, DecodeError)>,
     /// Whether chunks are left to be removed.
     pub(crate) trims_left: bool,
 }
@@ -122,10 +124,11 @@ fn write(
     for (group, plan) in plans.iter_mut() {
         steps.step();
         let Some(row) = &mut plan.row else { continue };
-        let Look { first, more } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
+        let Look { first, more, damaged } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
         if more {
             result.again.push((*group).clone());
         }
+        result.damaged.extend(damaged.map(|error| ((*group).clone(), error)));
         result.retired += first - row.head.first;
         row.head.first = first;
         groups.insert(group.as_str(), row.encode().as_slice())?;
@@ -140,6 +143,8 @@ fn write(
         numbers.insert(meta::APPLIED_FILE, end.file)?;
         numbers.insert(meta::APPLIED_END, end.end)?;
         numbers.insert(meta::APPLIED_BLOCK, end.block)?;
+        // The file that the position is in must be there from now on. A start that found no space for one has not said so.
+        numbers.insert(meta::IN_USE, 1)?;
     }
     Ok(result)
 }

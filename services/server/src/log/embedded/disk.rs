@@ -44,6 +44,11 @@ pub(crate) struct Space {
     pub(crate) size: u64,
 }
 
+/// Whether there is no space, or none for this user.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// One file. Its methods may be called from several threads at once.
 pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Bytes from the beginning to the end.

@@ -17,7 +17,8 @@ use super::scan::file_name;
 use super::trouble::{Cause, Trouble};
 use crate::log::metrics::Volume;
 
-const SPARE: &str = "spare-";
+/// What the names of files begin with that are ready to be used.
+pub(crate) const SPARE: &str = "spare-";
 /// How often the free space is looked at, and how soon something that failed is tried again.
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a rotation waits for a file before the append is refused.
@@ -246,14 +247,14 @@ impl Files {
     }
 
     /// Does one thing: recycles a file, or makes one.
-    fn provide(&self, demand: Demand) -> io::Result<()> {
+    pub(crate) fn provide(&self, demand: Demand) -> io::Result<()> {
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
         if let Some((name, size)) = state.retired.pop_front() {
             let fits = !enough && size == self.limits.segment;
             let spare = self.next_name(&mut state);
             drop(state);
-            let done = if fits { self.recycle(&name, spare, size) } else { self.disk.remove(&name) };
+            let done = if fits { self.recycle(&name, spare, size) } else { self.remove(&name) };
             if done.is_err() {
                 self.state().retired.push_front((name, size));
             }
@@ -278,16 +279,36 @@ impl Files {
         self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR))
     }
 
+    /// Makes a spare file of one that nobody needs. If that fails, it is tried again; a file that is gone, or that cannot be used again, is
+    /// done with, or no other one would ever be made.
     fn recycle(&self, name: &str, spare: String, size: u64) -> io::Result<()> {
-        self.disk.rename(name, &spare)?;
+        let file = match self.disk.open(name, false) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(%error, file = %self.disk.path(name).display(), "cannot use a file of the commit log again");
+                return self.remove(name);
+            }
+        };
+        match self.disk.rename(name, &spare) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
         // On the disk before the file gets another header: a header must never stand under another file's name.
         if let Err(error) = self.disk.sync_dir() {
+            // If this fails too, it is not found under its name the next time, and left for the next start to use or remove.
             drop(self.disk.rename(&spare, name));
             return Err(error);
         }
-        let file = self.disk.open(&spare, false)?;
         self.state().spares.push_back(Spare { name: spare, file, size });
         Ok(())
+    }
+
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match self.disk.remove(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     fn next_name(&self, state: &mut State) -> String {

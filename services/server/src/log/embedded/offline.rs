@@ -3,7 +3,7 @@
 //! All three bring the tables up to the commit log first, as a start does.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -15,7 +15,7 @@ use super::disk::{Directory, Disk};
 use super::notes;
 use super::open::{OpenError, Recovered, recover};
 use super::retention::Rules;
-use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TRIMS, TableError};
+use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TRIMS, TableError, Tables};
 use crate::log::Record;
 use crate::log::config::{Config, Retention};
 
@@ -28,6 +28,16 @@ pub enum OfflineError {
     /// The directory holds no log.
     #[error("there is no log in {0}: give the directory that log.data_dir names")]
     NoLog(String),
+    /// The commit log cannot be forgotten while something of it may be used.
+    #[error(
+        "{} is there, and may hold messages that the tables do not: a start or `log verify` takes them over; to give them up, \
+         move this file and later ones of the commit log away first",
+        path.display()
+    )]
+    CommitLogThere {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tables cannot be read, or contradict themselves.
     #[error("{0}; restore a backup")]
     Damaged(String),
@@ -166,21 +176,26 @@ pub fn verify(dir: &Path) -> Result<Verified, OfflineError> {
 pub fn stats(dir: &Path) -> Result<DirectoryStats, OfflineError> {
     let (disk, recovered) = open(dir)?;
     let tables = recovered.tables;
-    let mut stats = tables.read(|transaction| {
-        let groups = transaction.open_table(GROUPS)?;
-        let mut stats = DirectoryStats { groups: groups.len()?, ..DirectoryStats::default() };
-        for entry in groups.iter()? {
-            let head = Row::decode(entry?.1.value())?.head;
-            stats.messages += (head.seq + 1).saturating_sub(head.first);
-        }
-        Ok(stats)
-    })?;
-    stats.table_bytes = tables.disk_bytes();
+    let (groups, messages) = count(&tables)?;
+    let mut stats = DirectoryStats { groups, messages, table_bytes: tables.disk_bytes(), commit_log_bytes: 0 };
     for name in disk.list()?.iter().filter(|name| name.starts_with("commit-") || name.starts_with("spare-")) {
         stats.commit_log_bytes += disk.open(name, false)?.allocated()?;
     }
     tables.close()?;
     Ok(stats)
+}
+
+/// The groups that the tables hold, and the messages that are kept of them.
+pub(crate) fn count(tables: &Tables) -> Result<(u64, u64), TableError> {
+    tables.read(|transaction| {
+        let groups = transaction.open_table(GROUPS)?;
+        let mut messages = 0;
+        for entry in groups.iter()? {
+            let head = Row::decode(entry?.1.value())?.head;
+            messages += (head.seq + 1).saturating_sub(head.first);
+        }
+        Ok((groups.len()?, messages))
+    })
 }
 
 /// Copies a directory into `dest`, a new or empty one, which can then serve as a data directory. Answers what was copied.

@@ -15,7 +15,8 @@ use super::applier::{Applier, Sweep};
 use super::apply::apply;
 use super::backlog::{Backlog, Block, Triggers};
 use super::commit::Writer;
-use super::disk::{Directory, Disk};
+use super::complaints::Complaints;
+use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position};
 use super::metrics::Metrics;
@@ -73,7 +74,8 @@ pub enum OpenError {
     /// A file of the commit log is not what was written, in a part that had been on the disk.
     #[error(
         "the commit log is corrupt: {} at byte {offset}: {reason}. Messages that were acknowledged may be in what cannot be read: \
-         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and run `log verify`",
+         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and, \
+         if a file is missing then, run `tertulia-server log forget-commit-log`",
         path.display()
     )]
     Corrupt {
@@ -85,7 +87,11 @@ pub enum OpenError {
         reason: String,
     },
     /// A file that must be there is not.
-    #[error("the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup", path.display())]
+    #[error(
+        "the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup{}",
+        path.display(),
+        if path.ends_with(table::FILE) { "" } else { GIVE_UP }
+    )]
     MissingFile {
         /// The file.
         path: PathBuf,
@@ -137,6 +143,10 @@ pub enum OpenError {
         source: io::Error,
     },
 }
+
+/// What else can be done about a missing file of the commit log.
+const GIVE_UP: &str = "; or, to go on without what was in the commit log alone, move what is left of it from there on away and run \
+                       `tertulia-server log forget-commit-log`";
 
 /// Opens the log in `config.data_dir`, and makes it if there is none. Blocks while it reads what a crash left in the commit log.
 ///
@@ -192,19 +202,23 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
     let tables = open_tables(disk, config.table_cache_bytes)?;
     let log = tables.number(meta::LOG).map_err(&failed)?;
     let applied = tables.applied().map_err(&failed)?;
-    let found = scan::find(&**disk, log, applied)?;
-    if found.is_empty() && tables.number(meta::IN_USE).map_err(&failed)? > 0 {
-        return Err(OpenError::MissingFile { path: disk.path(&scan::file_name(applied.file.max(1))) });
-    }
+    let in_use = tables.number(meta::IN_USE).map_err(&failed)? > 0;
+    let found = scan::find(&**disk, log, applied, in_use)?;
 
     let mut waiting: Vec<Arc<Block>> = Vec::new();
     let (mut waiting_records, mut replayed) = (0, 0);
+    let mut complaints = Complaints::default();
+    let mut take_over = |waiting: &[Arc<Block>]| {
+        let applied = apply(&tables, rules, waiting, &[], now_ms()).map_err(&failed)?;
+        applied.damaged.iter().for_each(|(group, error)| complaints.of(group.as_str(), error));
+        Ok::<(), OpenError>(())
+    };
     let scanned = found.replay(&**disk, &mut |block| {
         let block = Block::new(block.position, block.operations, 0);
         waiting_records += block.records;
         waiting.push(Arc::new(block));
         if waiting_records >= config.apply_records {
-            apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
+            take_over(&waiting)?;
             replayed += waiting_records;
             waiting.clear();
             waiting_records = 0;
@@ -212,7 +226,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
         Ok(())
     })?;
     if !waiting.is_empty() {
-        apply(&tables, rules, &waiting, &[], now_ms()).map_err(&failed)?;
+        take_over(&waiting)?;
         replayed += waiting_records;
     }
     if let (Some(torn), Some(&newest)) = (scanned.torn, found.files.last()) {
@@ -299,14 +313,18 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     };
     // The first file is begun here: its header makes a torn tail void. A full disk is no reason not to serve reads.
     match core.files.prepare().and_then(|()| writer.rotate(0)) {
-        Ok(()) => core.files.retire(writer.last_file),
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            core.trouble.set(Cause::Commit, Some(error.to_string()));
+        Ok(()) => {
+            // The file is on the disk and nothing was acknowledged yet: from here on its absence is noticed. Not where none could be begun,
+            // or every later start would miss it. If one is begun after all, this is set with the first blocks that are applied. A crash
+            // and somebody who removes the file in the second or so before that go unnoticed; to set it when the file is begun, the tables
+            // would have to be written before anything is acknowledged, on a disk that was full a moment ago.
+            if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
+                core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;
+            }
+            core.files.retire(writer.last_file);
         }
+        Err(error) if is_full(&error) => core.trouble.set(Cause::Commit, Some(error.to_string())),
         Err(source) => return Err(io("begin a file of the commit log in")(source)),
-    }
-    if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
-        core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;
     }
     let applier = Applier {
         tables: Arc::clone(&core.tables),
@@ -317,6 +335,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         trouble: Arc::clone(&core.trouble),
         metrics,
         sweep: Sweep::new(config.sweep_interval),
+        complaints: Complaints::default(),
     };
     let (files, backlog) = (Arc::clone(&core.files), Arc::clone(&core.backlog));
     let usage = Usage::new(Arc::clone(&core.tables), Arc::clone(&core.files), config.disk_bytes);

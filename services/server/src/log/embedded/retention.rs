@@ -3,6 +3,7 @@
 use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
+use super::record::DecodeError;
 use super::table::{Chunk, Row, TableError};
 use crate::log::Head;
 use crate::log::config::Retention;
@@ -26,16 +27,41 @@ fn first_by_count(rule: &Retention, head: Head) -> u64 {
 const CHUNKS_PER_LOOK: usize = 256;
 
 /// How far a look at a group came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Look {
     /// The oldest message that is kept, as far as it is known.
     pub(crate) first: u64,
     /// Whether there is more to look at.
     pub(crate) more: bool,
+    /// Why the messages of the group cannot be read.
+    pub(crate) damaged: Option<DecodeError>,
+}
+
+impl Look {
+    fn new(first: u64, more: bool) -> Self {
+        Self { first, more, damaged: None }
+    }
 }
 
 /// The oldest message that the rule keeps. The newest message is removed by its age only.
+///
+/// Of a group with a damaged message only the bound on the number holds: what cannot be read has neither a size nor an age, and must not
+/// keep other groups from going on.
 pub(crate) fn oldest_kept(
+    rule: &Retention,
+    row: &Row,
+    now: u64,
+    messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+) -> Result<Look, TableError> {
+    match by_size_and_age(rule, row, now, messages) {
+        Err(TableError::Decode(error)) => {
+            Ok(Look { first: first_by_count(rule, row.head), more: false, damaged: Some(error) })
+        }
+        looked => looked,
+    }
+}
+
+fn by_size_and_age(
     rule: &Retention,
     row: &Row,
     now: u64,
@@ -46,7 +72,7 @@ pub(crate) fn oldest_kept(
     let by_bytes = rule.bytes > 0 && row.bytes > rule.bytes;
     let too_old = (!rule.age.is_zero()).then(|| now.saturating_sub(rule.age.as_millis() as u64));
     if first > row.head.seq || (!by_bytes && too_old.is_none()) {
-        return Ok(Look { first, more: false });
+        return Ok(Look::new(first, false));
     }
     let mut chunks = 0;
     for entry in messages.range((row.id, first)..=(row.id, u64::MAX))?.take(CHUNKS_PER_LOOK) {
@@ -54,19 +80,22 @@ pub(crate) fn oldest_kept(
         chunks += 1;
         let chunk = Chunk::decode(key.value().1, value.value())?;
         let mut before = chunk.before;
+        if before > row.bytes {
+            return Err(DecodeError::new(format!("{before} bytes before message {} are too many", chunk.first)).into());
+        }
         for record in chunk.records()? {
-            let over = by_bytes && row.bytes - before > rule.bytes && record.seq < row.head.seq;
+            let over = by_bytes && row.bytes.saturating_sub(before) > rule.bytes && record.seq < row.head.seq;
             let old = too_old.is_some_and(|limit| record.at < limit);
             if record.seq >= first {
                 if !over && !old {
-                    return Ok(Look { first, more: false });
+                    return Ok(Look::new(first, false));
                 }
                 first = record.seq + 1;
             }
             before += record.size() as u64;
         }
     }
-    Ok(Look { first, more: chunks == CHUNKS_PER_LOOK })
+    Ok(Look::new(first, chunks == CHUNKS_PER_LOOK))
 }
 
 #[cfg(test)]

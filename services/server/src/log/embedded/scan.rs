@@ -20,7 +20,8 @@ pub(crate) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:016x}{SUFFIX}")
 }
 
-fn file_number(name: &str) -> Option<u64> {
+/// The number of a file of the commit log, if the name is that of one.
+pub(crate) fn file_number(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?, 16).ok()
 }
 
@@ -70,16 +71,24 @@ pub(crate) struct Scanned {
     pub(crate) torn: Option<Torn>,
 }
 
-/// Finds the files and checks that none is missing.
-pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position) -> Result<Found, OpenError> {
+/// Finds the files and checks that none is missing. Without a commit log `in_use`, which a backup and one that an operator gave up have
+/// not, there need be none.
+pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position, in_use: bool) -> Result<Found, OpenError> {
     let names = disk.list().map_err(|source| io_error(disk, "list the files", ".", source))?;
     let mut files: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
     files.sort_unstable();
     let mut chain = Vec::new();
-    let Some(&newest) = files.last() else { return Ok(Found { files, chain, applied }) };
-    if newest < applied.file {
-        return Err(OpenError::MissingFile { path: disk.path(&file_name(applied.file)) });
-    }
+    let newest = files.last().copied();
+    let Some(newest) = newest.filter(|newest| *newest >= applied.file) else {
+        if in_use {
+            return Err(OpenError::MissingFile { path: disk.path(&file_name(applied.file.max(1))) });
+        }
+        // What is left is older than the tables. It is going to be used again, so it had better be ours.
+        if let Some(leftover) = newest {
+            open(disk, log, leftover)?;
+        }
+        return Ok(Found { files, chain, applied });
+    };
     let (mut number, mut end) = (newest, None);
     loop {
         let (file, header) = open(disk, log, number)?;
@@ -124,11 +133,6 @@ fn open(disk: &dyn Disk, log: u64, number: u64) -> Result<(Arc<dyn DiskFile>, Fi
 }
 
 impl Found {
-    /// Whether there is no file at all.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// Hands every block that the tables do not hold to `sink`, oldest first.
     pub(crate) fn replay(
         &self,

@@ -72,6 +72,12 @@ pub(crate) struct Faults {
     pub(crate) failing_writes: Option<(&'static str, u64)>,
     /// Reads of files whose name begins so fail.
     pub(crate) failing_reads: Option<&'static str>,
+    /// So many openings of files that are there fail.
+    pub(crate) failing_opens: u64,
+    /// So many syncs of the directory fail.
+    pub(crate) failing_directory_syncs: u64,
+    /// Renames to names that begin so fail.
+    pub(crate) failing_renames: Option<&'static str>,
     /// Bytes that all files may have.
     pub(crate) capacity: Option<u64>,
 }
@@ -272,6 +278,10 @@ impl Disk for SimulatedDisk {
         let mut state = self.state();
         state.check()?;
         let inode = match state.names.get(name) {
+            Some(_) if state.faults.failing_opens > 0 => {
+                state.faults.failing_opens -= 1;
+                return Err(io::Error::other("a file could not be opened"));
+            }
             Some(inode) => *inode,
             None if create => {
                 state.operate()?;
@@ -298,6 +308,9 @@ impl Disk for SimulatedDisk {
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if state.faults.failing_renames.is_some_and(|prefix| to.starts_with(prefix)) {
+            return Err(io::Error::other("a rename failed"));
+        }
         let change = NameChange::Rename(from.to_owned(), to.to_owned());
         apply_name_change(&mut state.names, &change);
         state.name_changes.push(change);
@@ -307,6 +320,9 @@ impl Disk for SimulatedDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
+        if !state.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let change = NameChange::Remove(name.to_owned());
         apply_name_change(&mut state.names, &change);
         state.name_changes.push(change);
@@ -316,6 +332,10 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
+        if state.faults.failing_directory_syncs > 0 {
+            state.faults.failing_directory_syncs -= 1;
+            return Err(io::Error::other("a sync of the directory failed"));
+        }
         state.durable_names = state.names.clone();
         state.name_changes.clear();
         Ok(())

@@ -2,9 +2,12 @@
 
 mod damage;
 mod faults;
+mod files;
+mod forget;
 mod model;
 mod notes;
 mod power;
+mod retention;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,7 +25,7 @@ fn log_of(disk: &SimulatedDisk) -> u64 {
 
 /// The blocks that are read back, and the torn tail.
 fn scanned(disk: &SimulatedDisk) -> Result<(u64, Option<Torn>), OpenError> {
-    let found = scan::find(disk, log_of(disk), Position::default())?;
+    let found = scan::find(disk, log_of(disk), Position::default(), true)?;
     let mut blocks = 0;
     let scanned = found.replay(disk, &mut |_| {
         blocks += 1;

@@ -121,6 +121,53 @@ async fn a_full_disk_refuses_posts_loses_nothing_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
+    let large = Config { segment_bytes: 1024 * 1024, ..config() };
+    // A new directory, and a backup that was restored.
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("copy");
+    let log = start_on(&SimulatedDisk::default(), &config());
+    log.append(0, vec![batch("Dogs", 7, 1, 30)]).await.unwrap();
+    log.back_up(copy.clone()).await.unwrap();
+    log.close().await;
+    let tables = std::fs::read(copy.join("messages.redb")).unwrap();
+    let restored = SimulatedDisk::default();
+    restored.open("messages.redb", true).unwrap();
+    let used = tables.len() as u64;
+    restored.set_content("messages.redb", tables);
+
+    for (disk, used, head) in [(SimulatedDisk::default(), 0, 0), (restored, used, 30)] {
+        disk.set_faults(Faults { capacity: Some(used + 512 * 1024), ..Faults::default() });
+        let log = start_on(&disk, &large);
+        assert!(log.trouble().is_some());
+        assert!(!disk.list().unwrap().iter().any(|name| name.starts_with("commit-")));
+        log.crash();
+
+        let disk = disk.copy();
+        disk.set_faults(Faults { capacity: Some(used + 512 * 1024), ..Faults::default() });
+        let log = start_on(&disk, &large);
+        disk.set_faults(Faults::default());
+        eventually(async || log.append(0, vec![batch("Dogs", 7, head + 1, head + 1)]).await).await;
+        let unapplied = disk.copy();
+        assert!(log.flush().await);
+        log.crash();
+        let disk = disk.copy();
+        // Once the tables stand in a commit log, its absence is noticed.
+        let without = disk.copy();
+        for name in without.list().unwrap().iter().filter(|name| name.starts_with("commit-")) {
+            without.remove(name).unwrap();
+        }
+        let error = start(Arc::new(without) as Arc<dyn Disk>, &large).unwrap_err();
+        assert!(matches!(error, OpenError::MissingFile { .. }), "{error}");
+        for disk in [&disk, &unapplied] {
+            let log = start_on(disk, &large);
+            assert_holds(&*log, "Dogs", 7, 1, head + 1).await;
+            log.close().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn posts_stop_before_the_reserve_is_used() {
     let disk = SimulatedDisk::default();
     let reserved = Config { reserve_bytes: 1024 * 1024, ..config() };

@@ -1,0 +1,95 @@
+//! Files of the commit log that are used again, or cannot be.
+
+use super::*;
+use crate::log::embedded::files::{Demand, Files, Limits};
+use crate::log::embedded::frame::{FileHeader, Position};
+use crate::log::embedded::scan::file_name;
+use crate::log::embedded::simulated::Faults;
+use crate::log::embedded::trouble::Trouble;
+
+const SEGMENT: u64 = 64 * 1024;
+
+/// Files with one that nobody needs any more, and a spare file wanted.
+fn with_one_retired(disk: &SimulatedDisk) -> Files {
+    disk.open(&file_name(1), true).unwrap();
+    disk.set_content(&file_name(1), vec![1; SEGMENT as usize]);
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[1]).unwrap();
+    files.retire(2);
+    files
+}
+
+/// Whether a file can be begun after some attempts to provide one; its bytes.
+fn begun(files: &Files, disk: &SimulatedDisk) -> Option<Vec<u8>> {
+    for _ in 0..4 {
+        drop(files.provide(Demand::default()));
+    }
+    disk.set_faults(Faults::default());
+    let header = FileHeader { log: 1, file: 2, previous: Position::default() };
+    files.begin(header, 0).ok()?;
+    Some(disk.content(&file_name(2)))
+}
+
+#[test]
+fn a_file_is_used_again() {
+    let disk = SimulatedDisk::default();
+    let files = with_one_retired(&disk);
+    let content = begun(&files, &disk).unwrap();
+    assert_eq!((content.len() as u64, content.last()), (SEGMENT, Some(&1)));
+    assert_eq!(disk.list().unwrap(), [file_name(2)]);
+}
+
+#[test]
+fn a_file_that_somebody_removed_is_not_waited_for() {
+    let disk = SimulatedDisk::default();
+    let files = with_one_retired(&disk);
+    disk.remove(&file_name(1)).unwrap();
+    assert!(begun(&files, &disk).is_some());
+    // Nor one that was not wanted anyway.
+    let disk = SimulatedDisk::default();
+    disk.open("spare-0", true).unwrap();
+    disk.set_content("spare-0", vec![0; SEGMENT as usize]);
+    let files = with_one_retired(&disk);
+    disk.remove(&file_name(1)).unwrap();
+    files.provide(Demand::default()).unwrap();
+    assert_eq!(files.bytes(), SEGMENT);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_makes_way_for_another() {
+    let disk = SimulatedDisk::default();
+    let files = with_one_retired(&disk);
+    disk.set_faults(Faults { failing_opens: 1, ..Faults::default() });
+    let content = begun(&files, &disk).unwrap();
+    assert_eq!(content.last(), Some(&0), "another one");
+    assert_eq!(disk.list().unwrap(), [file_name(2)]);
+}
+
+#[test]
+fn files_go_on_while_none_can_be_opened() {
+    let disk = SimulatedDisk::default();
+    let files = with_one_retired(&disk);
+    for number in 2..10 {
+        disk.set_faults(Faults { failing_opens: u64::MAX, ..Faults::default() });
+        // The one that is not needed any more goes, and another is made.
+        files.provide(Demand::default()).unwrap();
+        files.provide(Demand::default()).unwrap();
+        files.begin(FileHeader { log: 1, file: number, previous: Position::default() }, 0).unwrap();
+        files.retire(number);
+    }
+    files.provide(Demand::default()).unwrap();
+    assert_eq!(files.bytes(), SEGMENT, "the last one");
+}
+
+#[test]
+fn a_file_that_lost_its_name_on_the_way_is_not_waited_for() {
+    for rename_back_fails in [false, true] {
+        let disk = SimulatedDisk::default();
+        let files = with_one_retired(&disk);
+        let failing_renames = rename_back_fails.then_some("commit-");
+        disk.set_faults(Faults { failing_directory_syncs: 1, failing_renames, ..Faults::default() });
+        files.provide(Demand::default()).unwrap_err();
+        let content = begun(&files, &disk).unwrap();
+        assert_eq!(content.last(), Some(&u8::from(!rename_back_fails)));
+    }
+}
