@@ -23,6 +23,7 @@ pub mod metrics;
 mod notes;
 mod offline;
 mod open;
+mod pace;
 mod queue;
 mod read;
 mod record;

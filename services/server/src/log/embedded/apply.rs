@@ -11,6 +11,7 @@ use tertulia_protocol::GroupName;
 
 use super::backlog::Block;
 use super::frame::Position;
+use super::pace::Pace;
 use super::record::{DecodeError, Operation, encode_record};
 use super::retention::{Look, Rules, oldest_kept};
 use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
@@ -75,7 +76,7 @@ pub(crate) fn apply(
     let mut plans: Vec<_> = plans.into_iter().collect();
     plans.sort_unstable_by_key(|(group, _)| *group);
     let end = blocks.last().map(|block| block.position);
-    let mut applied = tables.write(|transaction| write(transaction, rules, &mut plans, end, now))?;
+    let mut applied = tables.write(|transaction| write(transaction, tables.pace(), rules, &mut plans, end, now))?;
     applied.records = blocks.iter().map(|block| block.records).sum();
     let heads = plans.into_iter().map(|(group, plan)| (group.clone(), plan.count, plan.row.map(|row| row.head)));
     applied.groups = heads.collect();
@@ -84,6 +85,7 @@ pub(crate) fn apply(
 
 fn write(
     transaction: &WriteTransaction,
+    pace: &Pace,
     rules: &Rules,
     plans: &mut [(&GroupName, Plan<'_>)],
     end: Option<Position>,
@@ -95,8 +97,10 @@ fn write(
     let mut numbers = transaction.open_table(META)?;
     let mut next_id = numbers.get(meta::NEXT_ID)?.map_or(1, |value| value.value());
 
+    let mut steps = pace.steps();
     let mut chunks = Vec::new();
     for (group, plan) in plans.iter_mut() {
+        steps.step();
         let stored = groups.get(group.as_str())?.map(|value| Row::decode(value.value())).transpose()?;
         plan.row = stored;
         plan.first_before = stored.map_or(1, |row| row.head.first);
@@ -112,11 +116,13 @@ fn write(
     chunks.sort_unstable_by_key(|(key, _)| *key);
     for (key, value) in &chunks {
         messages.insert(*key, value.as_slice())?;
+        steps.step();
     }
 
     let mut result = Applied::default();
     let mut budget = TRIM_CHUNKS;
     for (group, plan) in plans.iter_mut() {
+        steps.step();
         let Some(row) = &mut plan.row else { continue };
         let Look { first, more, damaged } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
         if more {

@@ -136,7 +136,7 @@ impl Backlog {
         state.size.bytes += block.bytes;
         state.since.get_or_insert_with(Instant::now);
         state.blocks.push_back(block);
-        if state.size.records >= self.triggers.records || state.size.bytes >= self.triggers.bytes {
+        if self.is_enough(&state) {
             self.work.notify_all();
         }
     }
@@ -149,7 +149,7 @@ impl Backlog {
             if state.aborted {
                 return Work::Stop;
             }
-            let enough = state.size.records >= self.triggers.records || state.size.bytes >= self.triggers.bytes;
+            let enough = self.is_enough(&state);
             let waited = state.since.is_some_and(|since| since.elapsed() >= self.triggers.interval);
             if !state.blocks.is_empty() && (enough || waited || state.flush || state.closed) {
                 return Work::Blocks(self.portion(&state.blocks));
@@ -208,6 +208,18 @@ impl Backlog {
         let state = self.work.wait_timeout_while(state, time, |state| !state.aborted && !state.closed);
         let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
         !state.aborted && !state.closed
+    }
+
+    /// Lets the applier rest for `time`, unless enough waits, or somebody waits for it; ends early when that comes.
+    pub(crate) fn rest(&self, time: Duration) {
+        let presses = |state: &State| self.is_enough(state) || state.flush || state.closed || state.aborted;
+        let state = self.state();
+        drop(self.work.wait_timeout_while(state, time, |state| !presses(state)));
+    }
+
+    /// Whether so much waits that the applier is to begin at once.
+    fn is_enough(&self, state: &State) -> bool {
+        state.size.records >= self.triggers.records || state.size.bytes >= self.triggers.bytes
     }
 
     /// Waits until all that waits now is in the tables. `false` if that cannot be.

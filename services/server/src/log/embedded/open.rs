@@ -275,6 +275,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         interval: config.apply_interval.max(Duration::from_millis(1)),
     };
     let backlog = Arc::new(Backlog::new(config.unapplied_bytes.max(1), triggers, end.block));
+    tables.pace().follow(Arc::clone(&backlog));
     let groups = tables.count().map_err(&tables_failed)?;
     let core = Arc::new(Core {
         disk: Arc::clone(&disk),

@@ -6,12 +6,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use tertulia_protocol::GroupName;
 
 use super::disk::{Disk, DiskFile};
 use super::frame::Position;
+use super::pace::Pace;
 use super::record::{DecodeError, Input, decode_record};
 use crate::log::{Head, Record};
 
@@ -141,6 +143,7 @@ pub(crate) struct Tables {
     cache: usize,
     database: RwLock<Option<Database>>,
     file: RwLock<Option<Arc<dyn DiskFile>>>,
+    pace: Arc<Pace>,
     /// An error of the disk was met.
     suspect: AtomicBool,
 }
@@ -153,7 +156,7 @@ impl Tables {
             // Made under another name, so that a crash on the way leaves nothing that must be understood.
             let file = disk.open(NEW_FILE, true).map_err(io)?;
             file.set_len(0).map_err(io)?;
-            let database = redb::Builder::new().create_with_backend(Backend::new(file))?;
+            let database = redb::Builder::new().create_with_backend(Backend::new(file, Arc::default()))?;
             let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(META)?;
@@ -169,8 +172,14 @@ impl Tables {
             disk.rename(NEW_FILE, FILE).map_err(io)?;
             disk.sync_dir().map_err(io)?;
         }
-        let tables =
-            Self { disk, cache, database: RwLock::new(None), file: RwLock::new(None), suspect: AtomicBool::new(false) };
+        let tables = Self {
+            disk,
+            cache,
+            database: RwLock::new(None),
+            file: RwLock::new(None),
+            pace: Arc::default(),
+            suspect: AtomicBool::new(false),
+        };
         tables.reopen()?;
         Ok(tables)
     }
@@ -181,10 +190,16 @@ impl Tables {
         *database = None;
         let file = self.disk.open(FILE, false).map_err(|error| TableError::from(redb::StorageError::Io(error)))?;
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
-        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(Backend::new(file))?;
+        let backend = Backend::new(file, Arc::clone(&self.pace));
+        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(backend)?;
         *database = Some(opened);
         self.suspect.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// When whoever writes much is to rest.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Closes the tables; whoever reads now ends first.
@@ -299,19 +314,20 @@ pub(crate) fn row(transaction: &ReadTransaction, group: &GroupName) -> Result<Op
 }
 
 /// Bytes after which redb's writes are synced on the way. A commit writes many megabytes at once, and one sync of all of them
-/// would hold up the commit log's on the same disk.
-const SYNC_BYTES: usize = 1024 * 1024;
+/// would hold up the commit log's on the same disk, as one of each part does for as long as that takes.
+const SYNC_BYTES: usize = 256 * 1024;
 
 /// redb's way to the disk.
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn DiskFile>,
     unsynced: AtomicUsize,
+    pace: Arc<Pace>,
 }
 
 impl Backend {
-    fn new(file: Arc<dyn DiskFile>) -> Self {
-        Self { file, unsynced: AtomicUsize::new(0) }
+    fn new(file: Arc<dyn DiskFile>, pace: Arc<Pace>) -> Self {
+        Self { file, unsynced: AtomicUsize::new(0), pace }
     }
 }
 
@@ -336,7 +352,12 @@ impl redb::StorageBackend for Backend {
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         self.file.write_at(data, offset)?;
         let unsynced = self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len();
-        if unsynced >= SYNC_BYTES { self.sync_data() } else { Ok(()) }
+        if unsynced >= SYNC_BYTES {
+            let begun = Instant::now();
+            self.sync_data()?;
+            self.pace.rest(begun.elapsed());
+        }
+        Ok(())
     }
 }
 
