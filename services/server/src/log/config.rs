@@ -141,7 +141,7 @@ impl Default for Config {
             append_queue: 4096,
             unapplied_bytes: 128 * MIB as usize,
             apply_records: 32 * 1024,
-            apply_interval: Duration::from_secs(1),
+            apply_interval: Duration::from_secs(4),
             cache_bytes: 64 * MIB as usize,
             cache_records: 512,
             table_cache_bytes: 256 * MIB as usize,

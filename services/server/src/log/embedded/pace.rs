@@ -66,3 +66,54 @@ impl Steps<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::embedded::backlog::{Block, Triggers};
+    use crate::log::embedded::frame::Position;
+
+    fn backlog() -> Arc<Backlog> {
+        let triggers = Triggers { records: 10, bytes: 1000, interval: Duration::from_secs(3600) };
+        Arc::new(Backlog::new(2000, triggers, 0))
+    }
+
+    fn rested(pace: &Pace) -> Duration {
+        let begun = Instant::now();
+        pace.rest(LONGEST * 1000);
+        begun.elapsed()
+    }
+
+    #[test]
+    fn it_rests_while_little_waits() {
+        let pace = Pace::default();
+        assert!(rested(&pace) < LONGEST, "a start is in nobody's way");
+        let backlog = backlog();
+        pace.follow(Arc::clone(&backlog));
+        backlog.push(Arc::new(Block::new(Position::default(), Vec::new(), 100)));
+        assert!(rested(&pace) >= LONGEST);
+    }
+
+    /// The longest rest is short, so what ends it is asked for directly.
+    #[test]
+    fn what_presses_ends_a_rest() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let full = backlog();
+        full.push(Arc::new(Block::new(Position::default(), Vec::new(), 1000)));
+        full.rest(LONG);
+        let ending = backlog();
+        std::thread::scope(|scope| {
+            let resting = scope.spawn(|| ending.rest(LONG));
+            ending.close();
+            resting.join().unwrap();
+        });
+        let copied = backlog();
+        copied.push(Arc::new(Block::new(Position { block: 1, ..Position::default() }, Vec::new(), 100)));
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| copied.flush());
+            copied.rest(LONG);
+            copied.done(1);
+            assert!(flushing.join().unwrap());
+        });
+    }
+}
