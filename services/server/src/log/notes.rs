@@ -33,7 +33,7 @@ pub type Following = (Vec<Note>, BoxStream<'static, Note>);
 /// * **Durable on return.** A note that [`Notes::keep`] has kept survives what a message survives that the same engine appended.
 /// * **One for each key.** A note takes the place of the one before it with its key. One whose time is over takes it away.
 /// * **Told to all.** Whoever follows learns of what anybody keeps, on whichever node, soon and in the order in which notes of one key
-///   were kept.
+///   were kept; of those that replace each other at once, maybe only of the last.
 pub trait Notes: fmt::Debug + Send + Sync + 'static {
     /// Keeps a note. After an error it may be kept or not.
     fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>>;
