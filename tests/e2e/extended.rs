@@ -217,14 +217,20 @@ async fn an_id_is_stored_once() -> Result<()> {
     Ok(())
 }
 
+/// Gives so many signs of life, one for each `Ping`: the server's heartbeat as a clock.
+async fn answer_pings(client: &mut RawClient, count: usize) -> Result<()> {
+    for _ in 0..count {
+        client.expect_json(&json!({"Ping": {}})).await?;
+        client.line(r#"{"Pong":{}}"#).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_silent_client_is_pinged_and_then_closed() -> Result<()> {
     let server = ServerOptions::new().set("chat.heartbeat", "200ms").start().await?;
     let mut lively = hello(&server, "lively").await?;
-    for _ in 0..5 {
-        lively.expect_json(&json!({"Ping": {}})).await?;
-        lively.line(r#"{"Pong":{}}"#).await?;
-    }
+    answer_pings(&mut lively, 5).await?;
     let mut silent = hello(&server, "silent").await?;
     silent.expect_json(&json!({"Ping": {}})).await?;
     silent.expect_json(&json!({"Rejected": {"code": "protocol"}})).await?;
@@ -237,10 +243,7 @@ async fn a_classic_client_has_no_heartbeat() -> Result<()> {
     let mut classic = server.connector().raw().await?;
     classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
     let mut clock = hello(&server, "clock").await?;
-    for _ in 0..5 {
-        clock.expect_json(&json!({"Ping": {}})).await?;
-        clock.line(r#"{"Pong":{}}"#).await?;
-    }
+    answer_pings(&mut clock, 5).await?;
     classic.line(r#"{"Post":{"group_name":"Dogs","message":"still here"}}"#).await?;
     classic.expect(r#"{"Message":{"group_name":"Dogs","message":"still here"}}"#).await
 }
@@ -269,10 +272,7 @@ async fn who_loses_its_last_group_has_time_to_join_another() -> Result<()> {
     let mut classic = server.connector().raw().await?;
     classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
     let mut clock = hello(&server, "clock").await?;
-    for _ in 0..5 {
-        clock.expect_json(&json!({"Ping": {}})).await?;
-        clock.line(r#"{"Pong":{}}"#).await?;
-    }
+    answer_pings(&mut clock, 5).await?;
     server.admin("CloseGroup", json!({"group_name": "Dogs"})).await?;
     classic.expect(r#"{"Error":"Group 'Dogs' was closed."}"#).await?;
     classic.line(r#"{"Join":{"group_name":"Cats"}}"#).await?;

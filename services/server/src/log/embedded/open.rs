@@ -316,7 +316,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         Ok(()) => {
             // The file is on the disk and nothing was acknowledged yet: from here on its absence is noticed. Not where none could be begun,
             // or every later start would miss it. If one is begun after all, this is set with the first blocks that are applied. A crash
-            // and somebody who removes the file in the second or so before that go unnoticed; to set it when the file is begun, the tables
+            // and somebody who removes the file in the seconds before that go unnoticed; to set it when the file is begun, the tables
             // would have to be written before anything is acknowledged, on a disk that was full a moment ago.
             if core.tables.number(meta::IN_USE).map_err(&tables_failed)? == 0 {
                 core.tables.set_number(meta::IN_USE, 1).map_err(&tables_failed)?;

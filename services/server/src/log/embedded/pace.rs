@@ -1,6 +1,6 @@
 //! How the applier keeps out of the way of posts.
 //!
-//! What it does is done once a second or so, takes a processor for tens of milliseconds and writes many megabytes. Done in one go, every post
+//! What it does is done every few seconds, takes a processor for tens of milliseconds and writes many megabytes. Done in one go, every post
 //! that comes meanwhile waits for the processor and the disk; done in small parts with rests, it takes longer and nobody notices. Where
 //! messages come faster than that, it does not rest: then it is the applier that posts wait for.
 
