@@ -10,6 +10,7 @@ mod drain;
 mod extended;
 mod lagging;
 mod lists;
+mod many_groups;
 mod order;
 mod resume;
 mod tls;

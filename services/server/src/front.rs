@@ -1,7 +1,8 @@
 //! Chat clients: one task per connection reads lines, routes them to shards, and writes what comes back.
 //!
 //! `listener` accepts and counts; `connection` is the task, driven by one `poll`; `dispatch` turns a line into requests; `replies`
-//! turns answers into lines; `membership` follows one group, live or from the log; `outbound` writes.
+//! turns answers into lines; `membership` follows one group, live or from the log, and `memberships` knows which of them to look at; `outbound`
+//! writes.
 
 mod bucket;
 mod connection;
@@ -9,6 +10,7 @@ mod dispatch;
 mod encode;
 mod marks;
 mod membership;
+mod memberships;
 mod outbound;
 mod replies;
 mod sending;

@@ -19,7 +19,8 @@ use tokio::io::AsyncWrite;
 
 use super::bucket::{Bucket, Pace};
 use super::listener::Shared;
-use super::membership::{Membership, Surroundings};
+use super::membership::Surroundings;
+use super::memberships::Memberships;
 use super::outbound::Outbound;
 use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
@@ -51,10 +52,7 @@ pub(super) struct Task {
     pub(super) voice: Option<(Arc<Session>, Dialect)>,
     input: LineBuffer,
     pub(super) out: Outbound,
-    /// Ordered by the group's name.
-    pub(super) memberships: Vec<Membership>,
-    /// The place of the membership that is served first.
-    first_served: u32,
+    pub(super) memberships: Memberships,
     /// The groups of `Join`s and `Leave`s that are not answered yet, in their order.
     pub(super) changing: Vec<Change>,
     /// Requests that owners have not answered: posts, joins, leaves.
@@ -85,7 +83,8 @@ pub(super) struct Task {
     timer: Timer,
     /// Since when the oldest post that is measured has been under way.
     pub(super) measured_post: Option<Instant>,
-    pub(super) posts: u32,
+    /// Counts posts towards the next that is measured.
+    pub(super) posts: u8,
 }
 
 /// A membership that is to begin or to end.
@@ -132,8 +131,7 @@ impl Task {
             voice: None,
             input: LineBuffer::new(),
             out: Outbound::default(),
-            memberships: Vec::new(),
-            first_served: 0,
+            memberships: Memberships::default(),
             changing: Vec::new(),
             in_flight: 0,
             posting: 0,
@@ -250,16 +248,15 @@ impl Task {
     // ---- orders and answers
 
     fn poll_orders(&mut self, cx: &mut Context<'_>) {
-        let me = Arc::clone(&self.me);
-        while let Poll::Ready(events) = me.inbox.poll_take(cx) {
+        while let Poll::Ready(events) = self.me.inbox.poll_take(cx) {
             for event in events {
                 self.on_event(event);
             }
-            match me.inbox.take_stored() {
+            match self.me.inbox.take_stored() {
                 0 => {}
                 posts => self.on_answered(posts),
             }
-            for order in me.take_orders() {
+            for order in self.me.take_orders() {
                 match order {
                     Order::GoAway(reason, after) => self.tell_going_away(&reason, after),
                     Order::LastCall if self.phase == Phase::Open => {
@@ -332,16 +329,7 @@ impl Task {
             max_outbound: self.shared.limits.outbound_bytes,
             delivered: 0,
         };
-        let mut starved = false;
-        let count = self.memberships.len();
-        let first = self.first_served as usize % count.max(1);
-        for place in (first..count).chain(0..first) {
-            if self.memberships[place].poll(cx, &mut around).is_ready() && !starved {
-                starved = true;
-                // Next time the ones after it come first, so that a busy group leaves room for the rest.
-                self.first_served = u32::try_from(place + 1).unwrap_or_default();
-            }
-        }
+        let starved = self.memberships.poll(cx, &mut around);
         if around.delivered > 0 {
             self.me.deliveries.fetch_add(around.delivered, Ordering::Relaxed);
         }
@@ -408,6 +396,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 592 && future <= 128, "the task has {task} bytes, its future {future}");
+        assert!(task <= 600 && future <= 128, "the task has {task} bytes, its future {future}");
     }
 }

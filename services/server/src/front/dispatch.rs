@@ -144,8 +144,8 @@ impl Task {
 
     /// A name that keeps to the rules; one that the connection knows need not be checked again.
     fn group(&mut self, name: &str, request: &'static str) -> Option<GroupName> {
-        if let Ok(place) = self.find(name) {
-            return Some(self.memberships[place].group().clone());
+        if let Some(membership) = self.memberships.find(name) {
+            return Some(membership.group().clone());
         }
         match self.shared.rules.group(name) {
             Ok(group) => Some(group),
@@ -154,11 +154,6 @@ impl Task {
                 None
             }
         }
-    }
-
-    /// Where the membership of a group is, or belongs.
-    pub(super) fn find(&self, group: &str) -> Result<usize, usize> {
-        self.memberships.binary_search_by(|membership| membership.group().as_str().cmp(group))
     }
 
     fn on_join(&mut self, name: &str, from: JoinFrom) {
@@ -247,9 +242,9 @@ impl Task {
             let text = format!("a message has at most {max} bytes, this one has {}", message.len());
             return Err(Refused::new(Code::MessageTooLong, text));
         }
-        let group = match self.find(name) {
-            Ok(place) => self.memberships[place].group().clone(),
-            Err(_) => self.shared.rules.group(name).map_err(|e| Refused::new(Code::BadGroupName, e.to_string()))?,
+        let group = match self.memberships.find(name) {
+            Some(membership) => membership.group().clone(),
+            None => self.shared.rules.group(name).map_err(|e| Refused::new(Code::BadGroupName, e.to_string()))?,
         };
         let id = id.map(PostId::new).transpose().map_err(|e| Refused::new(Code::BadPostId, e.to_string()))?;
         let now = self.read_at();

@@ -65,7 +65,7 @@ pub(super) struct Membership {
     /// Counts this member as lagging while its socket takes nothing and messages wait for it.
     held_up: Option<Lag>,
     /// Counts towards the next measurement.
-    drains: u32,
+    drains: u8,
 }
 
 enum State {

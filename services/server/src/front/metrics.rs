@@ -64,8 +64,9 @@ pub const GROUPS_MAX: &str = "tertulia_groups_per_connection_max";
 /// Of the address with the most.
 pub const PER_ADDRESS_MAX: &str = "tertulia_connections_per_address_max";
 
-/// One of so many deliveries and acknowledgements is measured: a histogram costs more than the delivery.
-pub(super) const SAMPLE: u32 = 32;
+/// One of so many deliveries and acknowledgements is measured: a histogram costs more than the delivery. They are counted in a byte,
+/// which begins again in time.
+pub(super) const SAMPLE: u8 = 32;
 
 /// Gives every metric of this part its text.
 pub fn describe() {

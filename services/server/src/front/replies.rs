@@ -231,33 +231,20 @@ impl Task {
                 recovered,
             }));
         }
-        match self.find(group.as_str()) {
-            // Joined again, and to go on where it is.
-            Ok(_) if joined.from == JoinFrom::Now => {}
-            Ok(place) => self.memberships[place] = Membership::new(joined, next, &self.shared.metrics),
-            Err(place) => {
-                if self.memberships.is_empty() {
-                    // Most connections are in one group, and left to itself the first would take room for four.
-                    self.memberships.reserve_exact(1);
-                }
-                self.memberships.insert(place, Membership::new(joined, next, &self.shared.metrics));
-            }
+        // Who joined again from now on goes on where it is.
+        if joined.from != JoinFrom::Now || self.memberships.find(group.as_str()).is_none() {
+            self.memberships.put(Membership::new(joined, next, &self.shared.metrics));
         }
         self.memberships_changed();
     }
 
-    fn memberships_changed(&mut self) {
-        if self.memberships.is_empty() {
-            self.memberships = Vec::new();
-        }
+    fn memberships_changed(&self) {
         self.me.groups.store(u32::try_from(self.memberships.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     fn drop_membership(&mut self, group: &GroupName) {
-        if let Ok(place) = self.find(group.as_str()) {
-            self.memberships.remove(place);
-            self.memberships_changed();
-        }
+        self.memberships.remove(group.as_str());
+        self.memberships_changed();
     }
 
     fn on_left(&mut self, group: &GroupName, was_member: bool) {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tertulia_protocol::Dialect;
 
 use super::{Phase, Task};
-use crate::front::membership::Membership;
 use crate::front::registry::CloseReason;
 use crate::front::timers::{Doing, Due};
 
@@ -66,9 +65,8 @@ impl Task {
                     return None;
                 }
                 self.me.answered();
-                self.memberships.iter_mut().for_each(Membership::end_here);
-                let served = || self.memberships.iter().all(Membership::is_served);
-                (!self.is_writing() && served()).then_some(reason)
+                self.memberships.end_here();
+                (!self.is_writing() && self.memberships.are_served()).then_some(reason)
             }
         }
     }

@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// Takes the orders that came.
-    pub(in crate::front) fn take_orders(&self) -> impl Iterator<Item = Order> {
+    pub(in crate::front) fn take_orders(&self) -> impl Iterator<Item = Order> + use<> {
         let orders = match self.orders.load(Ordering::Acquire) {
             0 => 0,
             _ => self.orders.swap(0, Ordering::AcqRel),
