@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::driver::Protocol;
+use crate::driver::{Protocol, QUIET};
 
 /// Puts load on a chat server, checks every message that comes back, and tells what it cost.
 ///
@@ -146,6 +146,9 @@ pub struct Load {
     /// Members of each group; each is a connection
     #[arg(long, value_name = "N", help_heading = "Load", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub members: Option<u32>,
+    /// Each member is in so many more groups, in which nobody posts; a hundred members share theirs
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Load", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub quiet_groups: u32,
     /// Posters of each group
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Load", value_parser = clap::value_parser!(u16).range(1..))]
     pub posters: u16,
@@ -245,6 +248,9 @@ fn size(text: &str) -> Result<usize, String> {
 
 fn prefix(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if format!("{text}-").contains(QUIET) {
+        return Err(format!("must not contain '{QUIET}', which tells the groups in which nobody posts"));
+    }
     if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
         return Ok(text.to_owned());
     }

@@ -34,6 +34,8 @@ pub enum Event {
     Ready,
     /// The connection is a member of its group; how many messages that has, and which life of it this is, if one is told.
     Joined(Option<Head>),
+    /// It is a member of one more group, in which nobody posts.
+    JoinedQuiet,
     /// It is no longer a member.
     Left,
     /// A post was acknowledged.
@@ -61,6 +63,30 @@ pub trait Sink {
     fn message(&mut self, text: &[u8], seq: Option<u64>);
     /// Anything else.
     fn event(&mut self, event: Event);
+}
+
+/// The groups of one connection.
+#[derive(Debug, Clone, Default)]
+pub struct Groups<'a> {
+    /// The one in which is posted, if the connection is to be a member.
+    pub group: Option<&'a str>,
+    /// Others, whose names contain [`QUIET`].
+    pub quiet: Vec<String>,
+}
+
+impl Groups<'_> {
+    /// All of them. The one that counts comes last: where they are joined in their order, the connection is in all of them then. In tertulia's
+    /// classic dialect, which does not tell, the others may take a moment longer.
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.quiet.iter().map(String::as_str).chain(self.group)
+    }
+}
+
+/// In the name of a group in which nobody posts.
+pub const QUIET: &str = "-quiet-";
+
+fn is_quiet(name: &[u8]) -> bool {
+    memchr::memmem::find(name, QUIET.as_bytes()).is_some()
 }
 
 /// From where a member wants a group's messages.
@@ -94,23 +120,24 @@ impl Protocol {
         matches!(self, Self::Extended | Self::Redis)
     }
 
-    /// What a connection sends first: who it is and, if it is to be a member, its join.
-    pub fn open(self, out: &mut Vec<u8>, user: &str, group: Option<&str>, after: Option<After>) {
+    /// Whether it tells that of each group; if not, [`Event::Joined`] is of all of them.
+    #[must_use]
+    pub fn tells_each_join(self) -> bool {
+        matches!(self, Self::Extended | Self::Redis)
+    }
+
+    /// What a connection sends first: who it is and, if it is to be a member, its joins.
+    pub fn open(self, out: &mut Vec<u8>, user: &str, groups: &Groups<'_>, after: Option<After>) {
         match self {
-            Self::Classic => {
-                if let Some(group) = group {
-                    tertulia::join(out, group, None);
-                }
-            }
+            Self::Classic => groups.all().for_each(|group| tertulia::join(out, group, None)),
             Self::Extended => {
                 tertulia::hello(out, user);
-                if let Some(group) = group {
-                    tertulia::join(out, group, after);
-                }
+                groups.quiet.iter().for_each(|group| tertulia::join(out, group, None));
+                groups.group.iter().for_each(|group| tertulia::join(out, group, after));
             }
-            Self::Redis => redis::open(out, group),
-            Self::Nats => nats::open(out, user, group),
-            Self::Mqtt => mqtt::open(out, user, group),
+            Self::Redis => redis::open(out, groups),
+            Self::Nats => nats::open(out, user, groups),
+            Self::Mqtt => mqtt::open(out, user, groups),
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Plan {
     pub protocol: Protocol,
     pub groups: u32,
     pub members: u32,
+    /// Groups in which each member is besides, and nobody posts.
+    pub quiet_groups: u32,
     pub posters: u16,
     /// Posters have connections of their own.
     pub outside: bool,
@@ -130,6 +132,7 @@ impl Plan {
             protocol,
             groups,
             members,
+            quiet_groups: load.quiet_groups,
             posters: load.posters,
             outside,
             special,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use mio::Waker;
 use tertulia_tls_client::Security;
 
+use crate::driver::{Groups, QUIET};
 use crate::pace::Remaining;
 use crate::payload::Format;
 use crate::plan::Plan;
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) format: Format,
     /// The groups' names.
     pub(crate) names: Vec<String>,
+    /// The first part of the names of those in which nobody posts.
+    quiet: String,
     start: Instant,
     phase: AtomicU8,
     /// Posts that are due in this time are measured; nanoseconds.
@@ -94,6 +97,7 @@ impl Shared {
             opening: load.opening.max(1),
             receive_buffer: load.receive_buffer,
             format: Format::new(plan.size),
+            quiet: format!("{}{}", load.prefix, QUIET),
             names: (0..plan.groups).map(|group| format!("{}-{group:06}", load.prefix)).collect(),
             start: Instant::now(),
             phase: AtomicU8::new(Phase::Open as u8),
@@ -133,6 +137,16 @@ impl Shared {
     /// The server of the member at `place` of a group.
     pub(crate) fn target(&self, group: u32, place: u32) -> SocketAddr {
         self.targets[self.plan.turn(group, place) % self.targets.len()]
+    }
+
+    /// What the member at `place` of a group joins.
+    pub(crate) fn groups_of(&self, group: u32, place: u32) -> Groups<'_> {
+        /// Members that share their quiet groups.
+        const TOGETHER: u64 = 100;
+        let Plan { members, quiet_groups, .. } = self.plan;
+        let first = (u64::from(group) * u64::from(members) + u64::from(place)) / TOGETHER * u64::from(quiet_groups);
+        let quiet = (first..first + u64::from(quiet_groups)).map(|number| format!("{}{number:06}", self.quiet));
+        Groups { group: Some(&self.names[group as usize]), quiet: quiet.collect() }
     }
 
     fn sent_of(&self, group: u32, poster: u16) -> Option<&AtomicU32> {

@@ -179,7 +179,7 @@ impl Worker {
 
     fn on_readable(&mut self, index: usize) -> Result<()> {
         let member = &mut self.members[index];
-        let sleeps = member.role == Role::Slow && member.joined && self.phase < Phase::Resume;
+        let sleeps = member.role == Role::Slow && member.joined && member.joining == 0 && self.phase < Phase::Resume;
         // An event may be left of a connection that was closed since.
         if sleeps || matches!(member.state, State::Closed | State::Connecting) {
             return Ok(());

@@ -1,6 +1,6 @@
 //! MQTT 3.1.1 at QoS 0.
 
-use super::{Event, Nonsense, Sink, excerpt};
+use super::{Event, Groups, Nonsense, Sink, excerpt};
 
 fn put_length(out: &mut Vec<u8>, mut length: usize) {
     loop {
@@ -18,19 +18,22 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A clean session without keep-alive, and the subscription.
-pub(super) fn open(out: &mut Vec<u8>, user: &str, group: Option<&str>) {
+/// A clean session without keep-alive, and the subscriptions.
+pub(super) fn open(out: &mut Vec<u8>, user: &str, groups: &Groups<'_>) {
     out.push(0x10);
     put_length(out, 10 + 2 + user.len());
     put_string(out, "MQTT");
     out.extend_from_slice(&[4, 2, 0, 0]);
     put_string(out, user);
-    if let Some(group) = group {
+    let filters = || groups.all().map(|group| 2 + group.len() + 1);
+    if filters().next().is_some() {
         out.push(0x82);
-        put_length(out, 2 + 2 + group.len() + 1);
+        put_length(out, 2 + filters().sum::<usize>());
         out.extend_from_slice(&[0, 1]);
-        put_string(out, group);
-        out.push(0);
+        for group in groups.all() {
+            put_string(out, group);
+            out.push(0);
+        }
     }
 }
 
@@ -50,7 +53,7 @@ pub(super) fn scan(bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Nonsense
                 sink.message(body.get(2 + name..).ok_or_else(|| excerpt(body))?, None);
             }
             2 if body.get(1) == Some(&0) => sink.event(Event::Ready),
-            9 if body.get(2).is_some_and(|code| *code < 0x80) => sink.event(Event::Joined(None)),
+            9 if body.len() > 2 && body[2..].iter().all(|code| *code < 0x80) => sink.event(Event::Joined(None)),
             13 => {}
             _ => sink.event(Event::Refused(format!("packet {kind:#04x} {body:02x?}"))),
         }

@@ -1,16 +1,18 @@
 //! NATS core: `SUB`, `PUB` and `MSG`.
 
-use super::{Event, Nonsense, Sink, excerpt, number, put_number};
+use super::{Event, Groups, Nonsense, Sink, excerpt, number, put_number};
 
-/// Who it is, its subscription, and a ping whose answer tells that both are done.
-pub(super) fn open(out: &mut Vec<u8>, user: &str, group: Option<&str>) {
+/// Who it is, its subscriptions, and a ping whose answer tells that all of that is done.
+pub(super) fn open(out: &mut Vec<u8>, user: &str, groups: &Groups<'_>) {
     out.extend_from_slice(br#"CONNECT {"verbose":false,"pedantic":false,"echo":true,"protocol":1,"lang":"loadgen","version":"1","name":""#);
     out.extend_from_slice(user.as_bytes());
     out.extend_from_slice(b"\"}\r\n");
-    if let Some(group) = group {
+    for (number, group) in (1..).zip(groups.all()) {
         out.extend_from_slice(b"SUB ");
         out.extend_from_slice(group.as_bytes());
-        out.extend_from_slice(b" 1\r\n");
+        out.push(b' ');
+        put_number(out, number);
+        out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"PING\r\n");
 }
@@ -44,7 +46,7 @@ pub(super) fn scan(bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Nonsense
         }
         match line {
             b"PING" => sink.event(Event::Ping),
-            // The only ping of ours follows the subscription.
+            // The only ping of ours follows the subscriptions.
             b"PONG" => {
                 sink.event(Event::Ready);
                 sink.event(Event::Joined(None));

@@ -1,6 +1,6 @@
 //! Redis: `SUBSCRIBE` and `PUBLISH`, over RESP 3, in which one connection may do both.
 
-use super::{Event, Nonsense, Sink, excerpt, number, put_number};
+use super::{Event, Groups, Nonsense, Sink, excerpt, is_quiet, number, put_number};
 
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";
 
@@ -12,9 +12,9 @@ fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-pub(super) fn open(out: &mut Vec<u8>, group: Option<&str>) {
+pub(super) fn open(out: &mut Vec<u8>, groups: &Groups<'_>) {
     out.extend_from_slice(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n");
-    if let Some(group) = group {
+    for group in groups.all() {
         out.extend_from_slice(b"*2\r\n$9\r\nSUBSCRIBE\r\n");
         bulk(out, group.as_bytes());
     }
@@ -44,6 +44,7 @@ pub(super) fn scan(bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Nonsense
         let Some(length) = whole(rest)? else { break };
         match rest.first() {
             Some(b'%') => sink.event(Event::Ready),
+            Some(b'>') if is_quiet(&rest[..length]) => sink.event(Event::JoinedQuiet),
             Some(b'>') => sink.event(Event::Joined(None)),
             Some(b':') => sink.event(Event::Acked),
             _ => sink.event(Event::Refused(excerpt(&rest[..length]))),

@@ -4,7 +4,7 @@ use tertulia_protocol::classic::FromServer as ClassicFromServer;
 use tertulia_protocol::codec::{decode_classic_server, decode_server};
 use tertulia_protocol::extended::FromServer;
 
-use super::{After, Event, Head, Nonsense, Sink, excerpt, put_number};
+use super::{After, Event, Head, Nonsense, Sink, excerpt, is_quiet, put_number};
 
 const MESSAGE: &[u8] = br#"{"Message":{"group_name":""#;
 const TEXT: &[u8] = br#"","message":""#;
@@ -82,6 +82,7 @@ fn other(line: &[u8], sink: &mut impl Sink) -> Result<(), Nonsense> {
     let frame = decode_server(line).map_err(|fault| format!("{fault}: {}", excerpt(line)))?;
     let event = match frame {
         Some(FromServer::Welcome(_)) => Event::Ready,
+        Some(FromServer::Joined(joined)) if is_quiet(joined.group_name.as_bytes()) => Event::JoinedQuiet,
         Some(FromServer::Joined(joined)) => Event::Joined(Some(Head { seq: joined.head, epoch: joined.epoch })),
         Some(FromServer::Posted(_)) => Event::Acked,
         Some(FromServer::Left(_)) => Event::Left,

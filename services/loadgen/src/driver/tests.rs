@@ -114,6 +114,26 @@ fn what_mqtt_publishes_has_the_shape_that_it_scans() {
     assert_eq!(told.messages[0].0, [b'x'; 300]);
 }
 
+/// Every protocol asks for all groups, the one that counts last, and what the server says of the others is told apart.
+#[test]
+fn quiet_groups() {
+    let groups = Groups { group: Some("g-7"), quiet: vec!["g-quiet-1".to_owned(), "g-quiet-2".to_owned()] };
+    for protocol in [Protocol::Classic, Protocol::Extended, Protocol::Redis, Protocol::Nats, Protocol::Mqtt] {
+        let mut out = Vec::new();
+        protocol.open(&mut out, "user", &groups, None);
+        let text = String::from_utf8_lossy(&out);
+        let places = ["g-quiet-1", "g-quiet-2", "g-7"].map(|name| text.find(name));
+        assert!(places.is_sorted() && places[0].is_some(), "{protocol:?}: {text}");
+    }
+    let joined = br#"{"Joined":{"group_name":"g-quiet-1","epoch":5,"head":7,"members":3,"recovered":true}}"#;
+    let stream = [&joined[..], b"\n"].concat();
+    assert_eq!(told(Protocol::Extended, &stream, 1).events, [Event::JoinedQuiet]);
+    let stream = b">3\r\n$9\r\nsubscribe\r\n$9\r\ng-quiet-1\r\n:1\r\n";
+    assert_eq!(told(Protocol::Redis, stream, 1).events, [Event::JoinedQuiet]);
+    // Answered together.
+    assert_eq!(told(Protocol::Mqtt, b"\x90\x05\x00\x01\x00\x00\x00", 1).events, [Event::Joined(None)]);
+}
+
 #[test]
 fn numbers() {
     let mut out = Vec::new();

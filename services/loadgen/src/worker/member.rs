@@ -44,6 +44,8 @@ pub(crate) struct Member {
     pub(crate) poster: Option<u16>,
     pub(crate) state: State,
     pub(crate) joined: bool,
+    /// Groups in which nobody posts, of which it is not told yet that it is in them.
+    pub(crate) joining: usize,
     /// Since when it has been coming back.
     pub(crate) away_since: Option<u64>,
     seen: Seen,
@@ -76,6 +78,7 @@ pub(super) fn of_thread(plan: &Plan, thread: usize) -> Vec<Member> {
         poster,
         state: State::Closed,
         joined: false,
+        joining: 0,
         away_since: None,
         seen: Seen::from_the_start(if role == Role::Outside { 0 } else { plan.posters.into() }),
         head: None,
@@ -256,9 +259,15 @@ impl Sink for Ears<'_> {
             Event::Joined(head) => {
                 if self.member.role != Role::Outside {
                     self.member.on_joined(head);
-                    if !std::mem::replace(&mut self.member.joined, true) {
+                    if !std::mem::replace(&mut self.member.joined, true) && self.member.joining == 0 {
                         self.wants.push(Want::Ready(self.index));
                     }
+                }
+            }
+            Event::JoinedQuiet => {
+                self.member.joining = self.member.joining.saturating_sub(1);
+                if self.member.joining == 0 && self.member.joined {
+                    self.wants.push(Want::Ready(self.index));
                 }
             }
             Event::Left => self.wants.push(Want::Left(self.index)),

@@ -9,7 +9,7 @@ use mio::Token;
 use super::Worker;
 use super::member::State;
 use crate::connection::Route;
-use crate::driver::After;
+use crate::driver::{After, Groups};
 use crate::payload::{NO_SLOT, Stamp};
 use crate::plan::Role;
 
@@ -83,10 +83,14 @@ impl Worker {
         let (shared, member) = (&self.shared, &mut self.members[index]);
         let protocol = shared.plan.protocol;
         member.state = State::Opening;
-        let group = (member.role != Role::Outside).then(|| shared.names[member.group as usize].as_str());
+        let groups = match member.role {
+            Role::Outside => Groups::default(),
+            _ => shared.groups_of(member.group, member.place),
+        };
         let after = member.resumes_after();
         let user = format!("user-{}-{index}", self.thread);
-        protocol.open(self.connections[index].out(), &user, group, after);
+        member.joining = if protocol.tells_each_join() { groups.quiet.len() } else { 0 };
+        protocol.open(self.connections[index].out(), &user, &groups, after);
         self.connections[index].flush();
         let now = shared.now();
         if member.away_since.is_none() {
@@ -97,7 +101,7 @@ impl Worker {
         if !protocol.tells_joins() {
             self.opening.under_way -= 1;
             self.members[index].state = State::Ready;
-            if group.is_none() || self.members[index].away_since.is_some() {
+            if groups.group.is_none() || self.members[index].away_since.is_some() {
                 self.on_ready(index, now);
             }
         }
