@@ -67,6 +67,8 @@ async fn what_is_posted_in_each_comes_and_nothing_of_those_it_left() -> Result<(
             read_of_each(&mut bob, &BTreeSet::from([group.clone()]), "once more").await?;
         }
     }
+    // Her own copy of what she posted last was on its way when that was acknowledged.
+    ada.ping().await?;
     let mut reader = connector.extended("reader").await?;
     let mut logs = Vec::new();
     for number in 0..GROUPS {

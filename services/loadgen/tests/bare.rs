@@ -53,7 +53,7 @@ fn a_server_that_does_its_work_has_no_faults() {
         "fanout --members 50 --posters 3 --prefix posters",
         "fanout --members 50 --threads 3 --prefix threads",
         "pairs --groups 40 --window 8 --threads 2 --prefix pairs",
-        "groups --groups 10 --members 4 --quiet-groups 30 --prefix quiet",
+        "pairs --groups 10 --members 4 --quiet-groups 30 --prefix quiet",
         "ingest --window 64 --prefix ingest",
         "ingest --posters 2 --members 3 --threads 2 --prefix two",
         "fanout --members 20 --rate 500 --prefix rate",
