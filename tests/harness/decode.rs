@@ -133,6 +133,7 @@ fn read_extended(line: &[u8]) -> Result<Event> {
             group: it.group_name.map(Into::into),
             id: it.id.map(Into::into),
             retry_after_ms: it.retry_after_ms,
+            outcome_unknown: it.outcome_unknown,
         })),
         FromServer::Error(text) => Event::Error(text.into()),
     })

@@ -251,6 +251,8 @@ pub struct Rejected {
     pub id: Option<Arc<str>>,
     /// When to try again.
     pub retry_after_ms: Option<u64>,
+    /// Whether it may be carried out all the same.
+    pub outcome_unknown: bool,
 }
 
 /// All that one connection said and saw.

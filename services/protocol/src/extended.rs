@@ -178,7 +178,7 @@ pub enum FromServer<'a> {
     /// The server is about to stop: connect again, elsewhere if there is an elsewhere.
     #[serde(borrow)]
     GoingAway(GoingAway<'a>),
-    /// A request was refused; nothing came of it.
+    /// A request was refused; nothing came of it, unless [`Rejected::outcome_unknown`].
     #[serde(borrow)]
     Rejected(Rejected<'a>),
     /// A refusal from before the server knew the dialect, such as too many connections.
@@ -439,4 +439,12 @@ pub struct Rejected<'a> {
     /// Try again after so many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// It is not known whether the request was carried out: a post may be stored. The same one again, with its id, is harmless.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub outcome_unknown: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

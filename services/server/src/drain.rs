@@ -42,6 +42,18 @@ impl Default for Config {
     }
 }
 
+/// The most that is kept of the grace for the end.
+pub const RESERVE: Duration = Duration::from_secs(3);
+
+impl Config {
+    /// How long after the signal connections are cut off: what is left of the grace is kept for the owners and the log to end cleanly,
+    /// whatever connections do.
+    #[must_use]
+    pub fn cut_off(&self) -> Duration {
+        self.grace.saturating_sub((self.grace / 5).min(RESERVE))
+    }
+}
+
 /// What everybody is told.
 const WHY: &str = "the server is stopping";
 
@@ -80,9 +92,7 @@ pub async fn drain(
     shards: &Shards,
     hand_over: impl Future<Output = bool>,
 ) {
-    // Kept for the owners and the log to end cleanly, whatever connections do.
-    let reserve = (config.grace / 5).min(Duration::from_secs(3));
-    let cut_off = tokio::time::Instant::now() + config.grace.saturating_sub(reserve);
+    let cut_off = tokio::time::Instant::now() + config.cut_off();
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY.into()));
     // Both at once: whoever stops this node may leave it less time than it was promised, and nobody has to wait for shards that are

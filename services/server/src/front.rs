@@ -22,5 +22,5 @@ pub mod metrics;
 pub mod registry;
 
 pub use config::{Config, Limits};
-pub use listener::{Front, bind};
+pub use listener::{Front, REFUSED_AT_ONCE, bind};
 pub use registry::{CloseReason, Registry};

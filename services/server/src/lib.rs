@@ -14,6 +14,7 @@ pub mod front;
 pub mod http;
 pub mod linger;
 pub mod log;
+pub mod origin;
 pub mod readiness;
 pub mod server;
 pub mod shard;

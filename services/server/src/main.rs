@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tertulia_server::config::{self, Config, Errors, docs, print};
 use tertulia_server::http::probe;
@@ -20,6 +21,9 @@ use cli::{Cli, Command, Format, Health, PrintConfig};
 const USAGE: u8 = 2;
 /// Any other failure.
 const FAILURE: u8 = 1;
+
+/// How long the end of the process waits for threads that are blocked.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse_or_exit();
@@ -57,6 +61,8 @@ fn run(config: Config) -> ExitCode {
         Err(error) => return fail(&format_args!("cannot start the runtime: {error}")),
     };
     let result = runtime.block_on(server::run(config, telemetry));
+    // A look-up of a host name, such as of a NATS server, may still be blocked: nobody waits for it.
+    runtime.shutdown_timeout(LAST_THREADS);
     // What was logged stands before what is said last.
     drop(written);
     // `{:#}` puts an error and its causes on one line.
@@ -76,7 +82,9 @@ fn ask(health: &Health, config: &Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match target.and_then(|target| runtime.block_on(target.ask(health.timeout))) {
+    let answered = target.and_then(|target| runtime.block_on(target.ask(health.timeout)));
+    runtime.shutdown_background();
+    match answered {
         Ok(answer) => write(&answer),
         Err(error) => fail(&error),
     }

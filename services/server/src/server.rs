@@ -134,6 +134,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         tracker,
     ));
     secure.follow(config.tls.reload_interval, &serving, &tasks);
+    admin.follow_token(config.tls.reload_interval, &serving, &tasks);
     let starting = async {
         if let Some(cluster) = &cluster {
             cluster.answer_calls(relay).await;
@@ -167,7 +168,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     tokio::select! {
         () = stop => {}
         () = tokio::time::sleep(config.drain.grace) => {
-            tracing::warn!(open = front.registry().open(), "grace time is over: what is left is cut off");
+            anyhow::bail!("grace time is over: what was left is cut off ({} connections)", front.registry().open());
         }
         what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
     }
@@ -248,7 +249,8 @@ fn shard_config(config: &Config) -> shard::Config {
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
 fn within_descriptors(config: &Config) -> front::Limits {
     let mut limits = config.limits.clone();
-    let others = OTHER_DESCRIPTORS + (config.admin.connections + config.http.connections) as u64;
+    let not_chat = config.admin.connections + config.http.connections + front::REFUSED_AT_ONCE;
+    let others = OTHER_DESCRIPTORS + not_chat as u64;
     let wanted = limits.connections as u64 + others;
     let allowed = match rlimit::increase_nofile_limit(wanted) {
         Ok(allowed) => allowed,

@@ -65,12 +65,13 @@ async fn guest(mut client: Client, elsewhere: Connector, user: String, group: St
     let refusal = answer(&mut client, "cut").await?.context("it was stored by a node that reaches nobody")?;
     let told = cut.elapsed();
     ensure!(refusal.code == Code::Unavailable && refusal.retry_after_ms.is_some(), "{refusal:?}");
+    ensure!(refusal.outcome_unknown == refusal.message.starts_with("It is not known"), "{refusal:?}");
     // From now on it is told at once.
     client.writer.post(&group, "too late", Some("late")).await?;
     let again = Instant::now();
     let refusal = answer(&mut client, "late").await?.context("it was stored by a node that reaches nobody")?;
     ensure!(again.elapsed() < Duration::from_secs(1), "told after {:?}: {refusal:?}", again.elapsed());
-    ensure!(refusal.message.contains("cannot be stored now"), "{refusal:?}");
+    ensure!(refusal.message.contains("cannot be stored now") && !refusal.outcome_unknown, "{refusal:?}");
     let mut other = elsewhere.extended(&user).await?;
     let (seq, epoch) = client.resume_point(&group).context("it was in the group")?;
     loop {

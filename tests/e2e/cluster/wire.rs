@@ -127,6 +127,17 @@ async fn moderators_reach_everybody_from_any_node(cluster: &Cluster) -> Result<(
         for client in &mut members {
             client.reader.until_text(&group, "be kind").await?;
         }
+        for node in &cluster.nodes {
+            // Each knows how far those are that are connected elsewhere, and what they speak.
+            let listed = node.admin("ListMembers", json!({"group_name": group})).await?;
+            let members = listed["members"].as_array().cloned().unwrap_or_default();
+            let served = |member: &Value| {
+                let state = (&member["state"], &member["dialect"], &member["deliveredSeq"]);
+                state == (&json!("MEMBER_STATE_LIVE"), &json!("DIALECT_EXTENDED"), &json!("1"))
+                    && member["lag"].is_null()
+            };
+            ensure!(members.len() == 3 && members.iter().all(served), "{listed}");
+        }
         let kick = json!({"group_name": group, "user": "bob", "reason": "enough", "hold_seconds": 60});
         ensure!(cluster.nodes[other].admin("KickMember", kick).await?["kicked"] == 1);
         let left = members[1].reader.until("Left", |event| match event {

@@ -147,7 +147,7 @@ impl Posts {
                     take_one(&mut waiting_ids, (group, id));
                     let key = (Arc::clone(user), Arc::clone(group), Arc::clone(id));
                     let sent_once = self.by_id.get(&key).is_some_and(|texts| texts.len() == 1);
-                    if let Some(seq) = self.kept.get(&key).filter(|_| sent_once) {
+                    if let Some(seq) = self.kept.get(&key).filter(|_| sent_once && !it.outcome_unknown) {
                         let (who, group) = (Arc::clone(who), Arc::clone(group));
                         verdict.violations.push(Violation::RefusedButKept { who, group, seq: *seq });
                     }

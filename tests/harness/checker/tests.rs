@@ -47,6 +47,7 @@ fn refused(request: &str, code: Code, id: Option<&str>) -> Event {
         group: Some(GROUP.into()),
         id: id.map(Into::into),
         retry_after_ms: None,
+        outcome_unknown: false,
     }))
 }
 
@@ -321,6 +322,9 @@ fn a_refused_post_that_is_kept_all_the_same() {
     let at = it.ada.events.iter().position(|event| *event == posted(Some("a3"), 4)).unwrap();
     it.ada.events[at] = refused("Post", Code::Unavailable, Some("a3"));
     assert!(matches!(it.broken(KEPT)[..], [Violation::RefusedButKept { seq: 4, .. }]));
+    let Event::Rejected(refusal) = &it.ada.events[at] else { unreachable!() };
+    it.ada.events[at] = Event::Rejected(Arc::new(Rejected { outcome_unknown: true, ..(**refusal).clone() }));
+    it.verdict().assert_clean();
 }
 
 #[test]

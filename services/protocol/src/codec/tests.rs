@@ -142,14 +142,21 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
         (text(), number()).prop_map(|(reason, reconnect_after_ms)| {
             FromServer::GoingAway(GoingAway { reason, reconnect_after_ms })
         }),
-        (proptest::sample::select(Code::ALL), text(), proptest::option::of(text()), proptest::option::of(number()))
-            .prop_map(|(code, message, id, retry_after_ms)| FromServer::Rejected(Rejected {
+        (
+            proptest::sample::select(Code::ALL),
+            text(),
+            proptest::option::of(text()),
+            proptest::option::of(number()),
+            any::<bool>()
+        )
+            .prop_map(|(code, message, id, retry_after_ms, outcome_unknown)| FromServer::Rejected(Rejected {
                 code,
                 message,
                 request: Some("Post".into()),
                 group_name: id.clone(),
                 id,
-                retry_after_ms
+                retry_after_ms,
+                outcome_unknown
             })),
         text().prop_map(FromServer::Error),
     ]

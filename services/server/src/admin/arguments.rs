@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tertulia_proto::admin::v1::{disconnect_request, kick_member_request};
-use tertulia_protocol::{GroupName, UserName};
+use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::status::Error;
 use crate::shard::{ConnectionId, Target};
@@ -97,6 +97,14 @@ pub(super) fn message(text: &str, max: usize) -> Result<Arc<str>, Error> {
         }
         _ => Ok(text.into()),
     }
+}
+
+/// What makes a repeated announcement harmless; nothing if it is empty.
+pub(super) fn post_id(text: &str) -> Result<Option<PostId>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    PostId::new(text).map(Some).map_err(|error| Error::argument(error.to_string()))
 }
 
 /// A text of the caller's that goes into a status is cut: whoever reads it knows what was sent.

@@ -32,15 +32,19 @@ impl Service {
         let place = Arc::clone(&self.backing_up).try_acquire_owned().map_err(|_| Error::BackupUnderWay)?;
         let directory = parent.join(name);
         let task = tokio::spawn({
-            let (shards, to) = (self.shards.clone(), directory.clone());
+            let (shards, to, metrics) = (self.shards.clone(), directory.clone(), Arc::clone(&self.metrics));
             async move {
                 let result = shards.back_up(to.clone()).await;
                 drop(place);
                 match &result {
                     Ok(Copied { groups, bytes }) => {
+                        metrics.backups_made.increment(1);
                         tracing::info!(%peer, directory = %to.display(), groups, bytes, "backup made");
                     }
-                    Err(error) => tracing::warn!(%peer, directory = %to.display(), %error, "backup failed"),
+                    Err(error) => {
+                        metrics.backups_failed.increment(1);
+                        tracing::warn!(%peer, directory = %to.display(), %error, "backup failed");
+                    }
                 }
                 result
             }

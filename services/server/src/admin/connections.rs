@@ -21,6 +21,9 @@ impl Service {
         &self,
         request: ListConnectionsRequest,
     ) -> Result<ListConnectionsResponse, Error> {
+        if let Some(group) = arguments::group_or_all(&request.group_name)? {
+            self.find(&group).await?;
+        }
         let mut page = self.connections_here(&request).await?;
         let elsewhere: Vec<ListConnectionsResponse> = self.elsewhere(LIST_CONNECTIONS, &request).await?;
         if elsewhere.is_empty() {
@@ -83,7 +86,7 @@ impl Service {
         let mut ids = HashSet::new();
         let mut after = None;
         loop {
-            let members = self.members(group, after, AT_ONCE).await?;
+            let members = self.connected_members(group, after, AT_ONCE).await?;
             ids.extend(members.iter().map(|member| member.session.id));
             match members.last() {
                 Some(last) if members.len() == AT_ONCE => after = Some((last.session.user.clone(), last.session.id)),

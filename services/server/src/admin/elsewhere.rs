@@ -4,14 +4,31 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use tertulia_proto::admin::v1::{DisconnectRequest, ListConnectionsRequest};
+use tertulia_proto::admin::v1::{DisconnectRequest, ListConnectionsRequest, ListMembersRequest};
 
 use super::service::Service;
 use super::status::Error;
 use crate::cluster::Relay;
 
 pub(super) const LIST_CONNECTIONS: &str = "ListConnections";
+pub(super) const LIST_MEMBERS: &str = "ListMembers";
 pub(super) const DISCONNECT: &str = "Disconnect";
+/// How many members of some groups are behind.
+pub(super) const LAGGING: &str = "Lagging";
+
+/// Names of groups.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Names {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) names: Vec<String>,
+}
+
+/// A number for each of the names, in their order.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Counts {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(super) counts: Vec<u64>,
+}
 
 impl Service {
     /// What the other nodes answer; nothing if there are none.
@@ -32,6 +49,13 @@ impl Service {
         decoded.collect()
     }
 
+    /// What those of the other nodes answer that do.
+    pub(super) async fn heard<A: Message + Default>(&self, call: &str, request: &impl Message) -> Vec<A> {
+        let Some(cluster) = &self.cluster else { return Vec::new() };
+        let answers = cluster.relay(call, request.encode_to_vec()).await;
+        answers.into_iter().filter_map(|(_, answer)| A::decode(answer?).ok()).collect()
+    }
+
     /// Answers what other nodes ask of this one.
     #[must_use]
     pub fn relay(&self) -> Relay {
@@ -48,6 +72,11 @@ impl Service {
                 let page = self.connections_here(&ListConnectionsRequest::decode(request).ok()?).await;
                 Some(page.ok()?.encode_to_vec())
             }
+            LIST_MEMBERS => {
+                let page = self.members_here(&ListMembersRequest::decode(request).ok()?).await;
+                Some(page.ok()?.encode_to_vec())
+            }
+            LAGGING => Some(self.lagging_here(&Names::decode(request).ok()?).encode_to_vec()),
             DISCONNECT => {
                 let ended = self.end_connections_here(&DisconnectRequest::decode(request).ok()?);
                 Some(ended.ok()?.encode_to_vec())

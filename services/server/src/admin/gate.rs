@@ -14,8 +14,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::metrics::{Method, Metrics};
+use super::places::Place;
 use super::status::Error;
-use super::token::Token;
+use super::token::Tokens;
 use crate::telemetry::trace::{Call, TraceId, Tracer};
 
 /// Health is no secret, and those who ask for it, such as a kubelet, have no token.
@@ -61,7 +62,7 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub(super) struct Gate {
     pub(super) routes: Routes,
-    pub(super) token: Option<Token>,
+    pub(super) tokens: Option<Arc<Tokens>>,
     /// How long a request may take until it is answered; a stream, until it begins.
     pub(super) patience: Duration,
     pub(super) metrics: Arc<Metrics>,
@@ -70,13 +71,13 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Answers a request.
-    pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
+    pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller, place: &Place) -> Response<Body> {
         let began = Instant::now();
         let peer = caller.address;
         let method = Method::of(request.uri().path());
         let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let call = self.tracer.call(traceparent, method.is_of_api());
-        let response = if self.lets_in(&request) {
+        let response = if self.lets_in(&request, place) {
             let trace = call.as_ref().map(Call::trace_id);
             request.extensions_mut().insert(Peer { caller: Some(caller), trace });
             let mut routes = self.routes.clone();
@@ -98,11 +99,16 @@ impl Gate {
         response
     }
 
-    fn lets_in(&self, request: &Request<Incoming>) -> bool {
-        let Some(token) = &self.token else { return true };
+    fn lets_in(&self, request: &Request<Incoming>, place: &Place) -> bool {
         let presented = || request.headers().get(AUTHORIZATION);
-        request.uri().path().starts_with(OPEN)
-            || presented().is_some_and(|value| token.is_presented_by(value.as_bytes()))
+        let is_trusted = self
+            .tokens
+            .as_ref()
+            .is_none_or(|tokens| presented().is_some_and(|value| tokens.are_presented_by(value.as_bytes())));
+        if is_trusted {
+            place.prove();
+        }
+        is_trusted || request.uri().path().starts_with(OPEN)
     }
 }
 

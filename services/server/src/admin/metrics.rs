@@ -20,6 +20,8 @@ pub const REFUSED: &str = "tertulia_admin_connections_refused_total";
 pub const WATCHERS: &str = "tertulia_admin_watchers";
 /// Events that watchers did not get.
 pub const MISSED: &str = "tertulia_admin_missed_events_total";
+/// Backups by how they ended.
+pub const BACKUPS: &str = "tertulia_backups_total";
 
 /// Gives every metric of this part its text.
 pub fn describe() {
@@ -38,6 +40,10 @@ pub fn describe() {
     describe_counter!(
         MISSED,
         "Events that callers who watch were told they missed, by reason: slow (they did not read in time), lost (of another node, on the way here)"
+    );
+    describe_counter!(
+        BACKUPS,
+        "Backups that calls of CreateBackup asked for, by result: made, failed (CreateBackup itself counts as OK once it has begun)"
     );
 }
 
@@ -115,6 +121,8 @@ pub(super) struct Metrics {
     watchers: Gauge,
     pub(super) missed_by_slow: Counter,
     pub(super) missed_on_the_way: Counter,
+    pub(super) backups_made: Counter,
+    pub(super) backups_failed: Counter,
 }
 
 impl Metrics {
@@ -127,10 +135,14 @@ impl Metrics {
             watchers: gauge!(WATCHERS),
             missed_by_slow: counter!(MISSED, "reason" => "slow"),
             missed_on_the_way: counter!(MISSED, "reason" => "lost"),
+            backups_made: counter!(BACKUPS, "result" => "made"),
+            backups_failed: counter!(BACKUPS, "result" => "failed"),
         };
         metrics.connections.set(0.0);
         metrics.watchers.set(0.0);
         metrics.refused.absolute(0);
+        metrics.backups_made.absolute(0);
+        metrics.backups_failed.absolute(0);
         for method in 0..METHODS.len() {
             metrics.requests(Method(method), Code::Ok).absolute(0);
         }

@@ -10,7 +10,7 @@ use tertulia_proto::admin::v1::{
     DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
     PurgeHistoryResponse,
 };
-use tertulia_protocol::GroupName;
+use tertulia_protocol::{GroupName, PostId};
 
 use super::arguments;
 use super::elsewhere::DISCONNECT;
@@ -51,8 +51,8 @@ impl Service {
         })
     }
 
-    /// Before anything is kept about a group it must be there.
-    async fn find(&self, group: &GroupName) -> Result<(), Error> {
+    /// Fails if there is no such group.
+    pub(super) async fn find(&self, group: &GroupName) -> Result<(), Error> {
         match self.shards.group(group).await? {
             Some(_) => Ok(()),
             None => Err(Error::NoSuchGroup(group.clone())),
@@ -146,7 +146,7 @@ impl Service {
         let deleting = async {
             let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await?;
             if is_closed {
-                self.shards.holds().keep(Hold::new(Some(group.clone()), None, Duration::ZERO)).await?;
+                self.open_name(group.clone());
             }
             Ok(ended)
         };
@@ -154,6 +154,20 @@ impl Service {
             format!("{} members and {} messages removed", ended.members, ended.messages)
         })?;
         Ok(DeleteGroupResponse { removed_members: count(ended.members), removed_messages: ended.messages })
+    }
+
+    /// Ends what keeps a group closed that is no more. It goes on when the caller has left, and as long as it cannot be kept: the group is
+    /// deleted already, and whoever founds it anew should not find it closed.
+    fn open_name(&self, group: GroupName) {
+        const AGAIN: Duration = Duration::from_secs(1);
+        let (shards, stop) = (self.shards.clone(), self.stop.clone());
+        let opening = async move {
+            while let Err(error) = shards.holds().keep(Hold::new(Some(group.clone()), None, Duration::ZERO)).await {
+                tracing::warn!(%group, %error, "the name of a deleted group stays closed for now");
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::spawn(async move { stop.run_until_cancelled_owned(opening).await });
     }
 
     async fn end(
@@ -190,25 +204,31 @@ impl Service {
     ) -> Result<AnnounceResponse, Error> {
         let group = arguments::group_or_all(&request.group_name)?;
         let message = arguments::message(&request.message, self.max_message)?;
+        let id = arguments::post_id(&request.id)?;
         let mut account = Account::new("Announce", peer, group.as_ref(), None, None);
         let announced = match group {
-            Some(group) => self.announce_to(group, message).await,
-            None => self.announce_to_all(message).await,
+            Some(group) => self.announce_to(group, message, id).await,
+            None => self.announce_to_all(message, id).await,
         };
         account.close(announced, |told| format!("{} groups told, {} could not be", told.groups, told.failed_groups))
     }
 
-    async fn announce_to(&self, group: GroupName, message: Arc<str>) -> Result<AnnounceResponse, Error> {
+    async fn announce_to(
+        &self,
+        group: GroupName,
+        message: Arc<str>,
+        id: Option<PostId>,
+    ) -> Result<AnnounceResponse, Error> {
         let shard = self.shards.shard_of(&group);
-        let ask = |reply| Admin::Announce { group: Some(group.clone()), message, id: None, reply };
+        let ask = |reply| Admin::Announce { group: Some(group.clone()), message, id, reply };
         let answer = self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?;
         let outcome = answer?.and_then(|mut outcomes| outcomes.pop()).ok_or(Error::NoSuchGroup(group))?;
         let stored = outcome.await.map_err(|_| Error::Stopped)??;
         Ok(AnnounceResponse { groups: 1, failed_groups: 0, seq: Some(stored.seq) })
     }
 
-    async fn announce_to_all(&self, message: Arc<str>) -> Result<AnnounceResponse, Error> {
-        let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), id: None, reply };
+    async fn announce_to_all(&self, message: Arc<str>, id: Option<PostId>) -> Result<AnnounceResponse, Error> {
+        let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), id: id.clone(), reply };
         let answers = self.shards.ask_all(ask).await.ok_or(Error::Stopped)?;
         let mut told = AnnounceResponse::default();
         for answer in answers {
@@ -266,6 +286,7 @@ impl Drop for Account {
         let Self { call, peer, group, target, reason, result } = self;
         let reason = reason.as_deref().unwrap_or_default();
         let trace_id = peer.trace_id().map(tracing::field::display);
-        tracing::info!(call, %peer, group, target, reason, result, trace_id, "moderated");
+        // Not `target`: in a line of JSON that is the part of the server that logs.
+        tracing::info!(call, %peer, group, whom = target, reason, result, trace_id, "moderated");
     }
 }

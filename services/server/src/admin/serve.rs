@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tertulia_proto::admin::v1::admin_service_server::AdminServiceServer;
 use tokio::io::{AsyncReadExt, AsyncWrite, join, split};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +22,8 @@ use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
 use super::gate::{Caller, Gate};
-use super::token::{self, Token};
+use super::places::{Place, Places};
+use super::token::{self, Tokens};
 use super::{Config, Service, health, reflection};
 use crate::readiness::Readiness;
 use crate::telemetry::trace::Tracer;
@@ -79,7 +79,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Server {
     gate: Arc<Gate>,
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
     patience: Patience,
     readiness: Readiness,
     health: tonic_health::server::HealthReporter,
@@ -110,22 +110,30 @@ impl Server {
         tracer: Tracer,
         patience: Patience,
     ) -> Result<Self, Error> {
-        let token = config.token_file.as_deref().map(Token::read).transpose()?;
+        let tokens = config.token_file.clone().map(Tokens::read).transpose()?.map(Arc::new);
         let metrics = Arc::clone(&service.metrics);
         let max_request = service.max_message + REQUEST_BYTES;
         let (health, health_service) = health_reporter();
         let mut routes = Routes::builder();
         routes.add_service(AdminServiceServer::new(service).max_decoding_message_size(max_request));
-        routes.add_service(health_service);
+        // Whoever asks for health needs no token: it should not be able to make the server hold more than that.
+        routes.add_service(health_service.max_decoding_message_size(REQUEST_BYTES));
         reflection::add_to(&mut routes)?;
-        let gate = Gate { routes: routes.routes().prepare(), token, patience: patience.request, metrics, tracer };
-        let connections = Arc::new(Semaphore::new(config.connections));
-        Ok(Self { gate: Arc::new(gate), connections, patience, readiness, health, tls: None })
+        let gate = Gate { routes: routes.routes().prepare(), tokens, patience: patience.request, metrics, tracer };
+        let places = Places::new(config.connections);
+        Ok(Self { gate: Arc::new(gate), places, patience, readiness, health, tls: None })
+    }
+
+    /// Looks at the file of the token every `every`, until `stop`: a new one takes the place of the one before.
+    pub fn follow_token(&self, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
+        if let Some(tokens) = &self.gate.tokens {
+            tasks.spawn(Arc::clone(tokens).follow(every, stop.clone()));
+        }
     }
 
     /// Serves until `stop`. Connections are tasks of `tracker` and end soon after it.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken, tracker: TaskTracker) {
-        let Self { gate, connections, patience, readiness, health, tls } = self;
+        let Self { gate, places, patience, readiness, health, tls } = self;
         tracker.spawn(health::follow(health, readiness.subscribe(), stop.clone()));
         let mut backoff = BACKOFF.0;
         loop {
@@ -138,7 +146,7 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = BACKOFF.0;
-                    let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+                    let Some(place) = places.take() else {
                         gate.metrics.refused.increment(1);
                         tracing::debug!(%peer, "admin connection refused: too many");
                         continue;
@@ -147,10 +155,17 @@ impl Server {
                     let opening = Box::pin(tls::open(tls.as_ref(), stream));
                     let (gate, stop, tasks) = (Arc::clone(&gate), stop.clone(), tracker.clone());
                     tracker.spawn(async move {
-                        if let Some(stream) = secure(opening, peer, &stop).await {
-                            converse(stream, peer, gate, patience, stop, tasks).await;
+                        let place = Arc::new(place);
+                        let given_up = place.given_up().clone();
+                        let served = given_up.run_until_cancelled(async {
+                            if let Some(stream) = secure(opening, peer, &stop).await {
+                                converse(stream, peer, gate, patience, (stop, tasks), place).await;
+                            }
+                        });
+                        if served.await.is_none() {
+                            tracing::debug!(%peer, "admin connection closed: no call was let in from it, and others came");
                         }
-                        drop((place, open));
+                        drop(open);
                     });
                 }
                 // Such as too many open files: others may close some.
@@ -188,8 +203,8 @@ async fn converse(
     peer: SocketAddr,
     gate: Arc<Gate>,
     patience: Patience,
-    stop: CancellationToken,
-    tracker: TaskTracker,
+    (stop, tracker): (CancellationToken, TaskTracker),
+    place: Arc<Place>,
 ) {
     let began = stop.run_until_cancelled(timeout(patience.preface, begins_with_preface(&mut stream))).await;
     if !matches!(began, Some(Ok(true))) {
@@ -198,8 +213,8 @@ async fn converse(
     }
     let caller = Caller { address: peer, subject: stream.subject().map(Arc::from) };
     let answer = service_fn(move |request| {
-        let (gate, caller) = (Arc::clone(&gate), caller.clone());
-        async move { Ok::<_, Infallible>(gate.answer(request, caller).await) }
+        let (gate, caller, place) = (Arc::clone(&gate), caller.clone(), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(gate.answer(request, caller, &place).await) }
     });
     let connection = http2::Builder::new(OnTracker(tracker))
         .timer(TokioTimer::new())

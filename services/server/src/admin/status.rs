@@ -84,12 +84,14 @@ impl Error {
                 | Refusal::ServerFull { .. }
                 | Refusal::TooManyNewGroups { .. },
             ) => Code::FailedPrecondition,
-            Self::Refused(Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::Draining)
+            Self::Refused(Refusal::Unavailable { .. } | Refusal::Draining)
             | Self::Unreadable(_)
             | Self::NotHeld(HoldError::NotKept(_))
-            | Self::Stopped
+            | Self::Stopped => Code::Unavailable,
+            // What was asked for may be done: clients that repeat by themselves what is UNAVAILABLE must not repeat this.
+            Self::Refused(Refusal::Unanswered { .. } | Refusal::NodeSilent)
             | Self::NodeSilent { .. }
-            | Self::TimedOut(_) => Code::Unavailable,
+            | Self::TimedOut(_) => Code::DeadlineExceeded,
             Self::NoBackupDirectory | Self::Backup(BackupError::Unsupported) => Code::FailedPrecondition,
             Self::Backup(BackupError::Taken(_)) => Code::AlreadyExists,
             Self::Backup(BackupError::Unavailable(_)) => Code::Unavailable,
@@ -125,7 +127,11 @@ mod tests {
         let group = GroupName::new("Dogs").unwrap();
         let retry_after = Duration::from_secs(1);
         let not_kept = HoldError::NotKept(crate::shard::NoteError { reason: "disk sda1".into() });
-        let cases: [(Error, Code, &str); 8] = [
+        let unanswered = Refusal::Unanswered { group: group.clone(), retry_after };
+        let cases: [(Error, Code, &str); 11] = [
+            (unanswered.into(), Code::DeadlineExceeded, "It is not known"),
+            (Refusal::NodeSilent.into(), Code::DeadlineExceeded, "it may be done there or not"),
+            (Error::TimedOut(10), Code::DeadlineExceeded, "not answered within 10 s"),
             (not_kept.into(), Code::Unavailable, "the hold cannot be kept now, and so nothing was done"),
             (HoldError::Full { max: 3 }.into(), Code::ResourceExhausted, "3 holds are in force"),
             (GroupName::new("").unwrap_err().into(), Code::InvalidArgument, "a group name must not be empty"),

@@ -5,6 +5,11 @@ use std::fs;
 use std::hint::black_box;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 /// What callers must present. It shows in no log.
 #[derive(Clone)]
@@ -71,6 +76,57 @@ impl Token {
     }
 }
 
+/// The token that is in a file now.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    file: PathBuf,
+    current: RwLock<Token>,
+}
+
+impl Tokens {
+    /// # Errors
+    /// As [`Token::read`].
+    pub(super) fn read(file: PathBuf) -> Result<Self, Error> {
+        let current = RwLock::new(Token::read(&file)?);
+        Ok(Self { file, current })
+    }
+
+    /// As [`Token::is_presented_by`].
+    pub(super) fn are_presented_by(&self, authorization: &[u8]) -> bool {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).is_presented_by(authorization)
+    }
+
+    /// Reads the file every `every`, until `stop`. While it holds no token that can be used, the one before stays.
+    ///
+    /// It is read again, not watched, for the same reasons as certificates are (see [`crate::tls`]).
+    pub(super) async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut complaint = None;
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let file = self.file.clone();
+            let Ok(found) = tokio::task::spawn_blocking(move || Token::read(&file)).await else { return };
+            match found {
+                Ok(token) => {
+                    complaint = None;
+                    let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                    if *current.0 != *token.0 {
+                        *current = token;
+                        tracing::info!(file = %self.file.display(), "callers of the admin API must present a new token");
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if complaint.as_ref() != Some(&text) {
+                        tracing::error!(error = text, "the new token cannot be used: the old one stays");
+                    }
+                    complaint = Some(text);
+                }
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
@@ -101,6 +157,40 @@ mod tests {
             assert!(!token.is_presented_by(bad.as_bytes()), "{bad:?}");
         }
         assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[tokio::test]
+    async fn a_new_token_in_the_file_takes_the_place_of_the_old_one() {
+        const SOON: Duration = Duration::from_millis(1);
+        const NEVER: Duration = Duration::from_secs(30);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        fs::write(&file, "one").unwrap();
+        let tokens = Arc::new(Tokens::read(file.clone()).unwrap());
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(Arc::clone(&tokens).follow(SOON, stop.clone()));
+        let until = async |token: &'static [u8]| {
+            let looking = async {
+                while !tokens.are_presented_by(token) {
+                    tokio::time::sleep(SOON).await;
+                }
+            };
+            tokio::time::timeout(NEVER, looking).await.expect("it is never taken up");
+        };
+        until(b"Bearer one").await;
+        // As a mounted Secret changes; what cannot be used is passed over.
+        for content in ["", "two"] {
+            let new = directory.path().join("new");
+            fs::write(&new, content).unwrap();
+            fs::rename(&new, &file).unwrap();
+        }
+        until(b"Bearer two").await;
+        assert!(!tokens.are_presented_by(b"Bearer one"));
+        fs::remove_file(&file).unwrap();
+        tokio::time::sleep(5 * SOON).await;
+        assert!(tokens.are_presented_by(b"Bearer two"), "without a file the last one stays");
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[test]

@@ -101,9 +101,11 @@ impl Checks<'_> {
     fn times(&mut self) {
         let drain = &self.config.drain;
         let before_cut: Duration = drain.delay + drain.linger;
-        let text = humantime::format_duration(before_cut).to_string();
-        self.rule(drain.grace > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
-            format!("must be longer than {text}, since it counts from the signal and includes them: {with}")
+        // As `cut_off` has it.
+        let shortest = before_cut + (before_cut / 4).min(crate::drain::RESERVE);
+        let text = humantime::format_duration(shortest).to_string();
+        self.rule(drain.cut_off() > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
+            format!("must be longer than {text}, since it counts from the signal and includes them and some time for the end: {with}")
         });
     }
 

@@ -158,7 +158,7 @@ impl Kind {
             Self::LogLevels => "levels".to_owned(),
             Self::Ratio => "0 to 1, or empty".to_owned(),
             Self::Retentions => "prefix: bounds".to_owned(),
-            Self::Url => "http://HOST:PORT or empty".to_owned(),
+            Self::Url => "http://HOST:PORT, https://HOST:PORT or empty".to_owned(),
         }
     }
 

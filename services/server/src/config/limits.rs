@@ -23,7 +23,7 @@ pub(super) static LIMITS: &[Entry] = &[
         "an `Error` line before the dialect is known, and the connection is closed",
         "tertulia_connections_open",
     ),
-    Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address; 0: no limit.")
+    Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address, or from one network of 64 bits of IPv6; 0: no limit.")
         .bound(
             "an `Error` line before the dialect is known, and the connection is closed",
             "tertulia_connections_per_address_max",
@@ -47,7 +47,7 @@ pub(super) static LIMITS: &[Entry] = &[
     Entry::new(
         "limits.new_groups_per_address",
         int(0, 100_000_000),
-        "Groups that may be made in an hour from one address, of those that one node owns; 0: no limit. Set it where each client has an address of its own, for names cost nothing.",
+        "Groups that may be made in an hour from one address, or from one network of 64 bits of IPv6, of those that one node owns; 0: no limit. Set it where each client has an address of its own, for names cost nothing.",
     )
     .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new(

@@ -340,7 +340,7 @@ static TLS: &[Entry] = &[
     Entry::new(
         "tls.reload_interval",
         time(millis(10), DAY),
-        "How often the files are looked at: what has changed is used for the connections that come then.",
+        "How often the files of certificates, and that of the admin API's token, are looked at: what has changed is used for the connections and calls that come then.",
     ),
 ];
 

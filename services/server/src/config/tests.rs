@@ -376,7 +376,7 @@ fn options_that_do_not_go_together_are_told() {
         ),
         (
             &[("drain.linger", "15s"), ("drain.delay", "5s")],
-            "drain.grace = 20s (default): must be longer than 20s, since it counts from the signal and includes them: drain.delay = 5s \
+            "drain.grace = 20s (default): must be longer than 23s, since it counts from the signal and includes them and some time for the end: drain.delay = 5s \
              (from flag --set), drain.linger = 15s (from flag --set)",
         ),
         // A rule about an option whose own value is bad is not told besides.

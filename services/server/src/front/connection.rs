@@ -83,6 +83,8 @@ pub(super) struct Task {
     timer: Timer,
     /// Since when the oldest post that is measured has been under way.
     pub(super) measured_post: Option<Instant>,
+    /// How many posts are to be answered before that one.
+    pub(super) measured_behind: u16,
     /// Counts posts towards the next that is measured.
     pub(super) posts: u8,
 }
@@ -150,6 +152,7 @@ impl Task {
             clocks: Clocks::new(now),
             timer,
             measured_post: None,
+            measured_behind: 0,
             posts: 0,
         }
     }

@@ -205,6 +205,7 @@ impl Task {
         let mut post = match self.check_post(name, message, id) {
             Ok(post) => post,
             Err(refused) => {
+                self.shared.metrics.refused_posts.increment(1);
                 if let Some(trace) = trace {
                     trace.refused_at_once(refused.code.as_str());
                 }
@@ -227,12 +228,13 @@ impl Task {
         let gathered = self.gathered.get_or_insert_with(|| Gathered { shard, bytes: 0, posts: Vec::new() });
         gathered.bytes = gathered.bytes.saturating_add(weight);
         gathered.posts.push(post);
+        if self.posts.is_multiple_of(SAMPLE) && self.measured_post.is_none() {
+            self.measured_post = Some(self.read_at());
+            self.measured_behind = u16::try_from(self.posting).unwrap_or(u16::MAX);
+        }
         self.in_flight += 1;
         self.posting += 1;
         self.me.posts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if self.posts.is_multiple_of(SAMPLE) && self.measured_post.is_none() {
-            self.measured_post = Some(self.read_at());
-        }
         self.posts = self.posts.wrapping_add(1);
     }
 

@@ -25,6 +25,9 @@ use crate::shard::Shards;
 use crate::telemetry::trace::Tracer;
 use crate::tls::{self, Acceptor, Refused, Stream};
 
+/// Connections beyond `limits.connections` that are told so at the same time; others are closed in silence.
+pub const REFUSED_AT_ONCE: usize = 256;
+
 /// What the tasks of all connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -150,8 +153,7 @@ impl Front {
 
     /// Tells a connection that there is no room for it; only so many at once, the others are closed in silence.
     fn refuse(&self, mut socket: TcpStream, why: NotAdmitted) {
-        const AT_ONCE: usize = 256;
-        if self.refusing.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
+        if self.refusing.fetch_add(1, Ordering::AcqRel) >= REFUSED_AT_ONCE {
             self.refusing.fetch_sub(1, Ordering::AcqRel);
             self.shared.metrics.overload.increment(1);
             return;

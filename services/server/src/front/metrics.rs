@@ -7,6 +7,7 @@ use tertulia_protocol::{Code, Dialect};
 
 use super::Limits;
 use super::registry::{CloseReason, NotAdmitted};
+use crate::shard;
 
 /// Open connections.
 pub const CONNECTIONS_OPEN: &str = "tertulia_connections_open";
@@ -99,12 +100,12 @@ pub fn describe() {
     describe_histogram!(
         DELIVERY_SECONDS,
         Unit::Seconds,
-        "Time from reading a post to handing it to a live member's socket (one of 32 is measured)"
+        "Time from reading a post, or from hearing of it where another node read it, to handing it to a live member's socket (one of 32 is measured)"
     );
     describe_histogram!(
         POST_SECONDS,
         Unit::Seconds,
-        "Time from reading a post to having its acknowledgement (one of 32 is measured)"
+        "Time from reading a post to having its acknowledgement (one of 32 is measured; where a connection has posts to several shards under way, nearly so)"
     );
     describe_counter!(CATCHUPS, "Times a member was served from the log, by reason: lag, resume");
     describe_counter!(CATCHUP_MESSAGES, "Messages served from the log to members that were being caught up");
@@ -165,6 +166,7 @@ pub(super) struct Metrics {
     pub(super) lag: Histogram,
     pub(super) delivery_seconds: Histogram,
     pub(super) post_seconds: Histogram,
+    pub(super) refused_posts: Counter,
     pub(super) lag_catchups: Counter,
     pub(super) resume_catchups: Counter,
     pub(super) catchup_messages: Counter,
@@ -225,6 +227,8 @@ impl Metrics {
             lag: histogram!(LAG),
             delivery_seconds: histogram!(DELIVERY_SECONDS),
             post_seconds: histogram!(POST_SECONDS),
+            // Of the same metric as those that owners refuse.
+            refused_posts: counter!(shard::metrics::POSTS, "result" => "refused"),
             lag_catchups: counter!(CATCHUPS, "reason" => "lag"),
             resume_catchups: counter!(CATCHUPS, "reason" => "resume"),
             catchup_messages: counter!(CATCHUP_MESSAGES),

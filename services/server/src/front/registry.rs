@@ -13,6 +13,7 @@ pub use tertulia_protocol::Dialect;
 use tokio::sync::mpsc;
 
 use super::Limits;
+use crate::origin;
 use crate::shard::{ConnectionId, Target};
 
 mod entry;
@@ -80,7 +81,7 @@ impl Registry {
         }
         if self.max_per_address > 0 {
             let mut addresses = lock(&self.addresses);
-            let count = addresses.entry(peer.ip().to_canonical()).or_default();
+            let count = addresses.entry(origin::of(peer.ip())).or_default();
             if *count >= self.max_per_address {
                 self.open.fetch_sub(1, Ordering::AcqRel);
                 return Err(NotAdmitted::Address(self.max_per_address));

@@ -44,11 +44,13 @@ pub(super) struct Refused {
     pub(super) group: Option<String>,
     pub(super) id: Option<String>,
     pub(super) retry_after: Option<Duration>,
+    /// Something may have come of it all the same.
+    pub(super) in_doubt: bool,
 }
 
 impl Refused {
     pub(super) fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), request: None, group: None, id: None, retry_after: None }
+        Self { code, text: text.into(), request: None, group: None, id: None, retry_after: None, in_doubt: false }
     }
 
     pub(super) fn request(self, request: &'static str) -> Self {
@@ -70,10 +72,11 @@ impl From<&Refusal> for Refused {
             Refusal::GroupFull { .. } => Code::GroupFull,
             Refusal::ServerFull { .. } => Code::ServerFull,
             Refusal::TooManyNewGroups { .. } => Code::RateLimited,
-            Refusal::Unavailable { .. } | Refusal::Unanswered { .. } => Code::Unavailable,
+            Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::NodeSilent => Code::Unavailable,
             Refusal::Draining => Code::Draining,
         };
-        Self { retry_after: refusal.retry_after(), ..Self::new(code, refusal.to_string()) }
+        let (retry_after, in_doubt) = (refusal.retry_after(), refusal.is_in_doubt());
+        Self { retry_after, in_doubt, ..Self::new(code, refusal.to_string()) }
     }
 }
 
@@ -93,7 +96,7 @@ impl Task {
     }
 
     fn reject(&mut self, refused: Refused) {
-        let Refused { code, text, request, group, id, retry_after } = refused;
+        let Refused { code, text, request, group, id, retry_after, in_doubt } = refused;
         self.out.push(&extended::FromServer::Rejected(extended::Rejected {
             code,
             message: text.into(),
@@ -101,6 +104,7 @@ impl Task {
             group_name: group.map(Into::into),
             id: id.map(Into::into),
             retry_after_ms: retry_after.map(millis),
+            outcome_unknown: in_doubt,
         }));
     }
 
@@ -180,8 +184,15 @@ impl Task {
     pub(super) fn on_answered(&mut self, posts: usize) {
         self.in_flight = self.in_flight.saturating_sub(posts);
         self.posting = self.posting.saturating_sub(u32::try_from(posts).unwrap_or(u32::MAX));
-        if let Some(since) = self.measured_post.take() {
-            self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
+        if let Some(since) = self.measured_post {
+            // Answers come in the order of the posts, as far as those have one shard.
+            match u16::try_from(posts).ok().and_then(|posts| self.measured_behind.checked_sub(posts)) {
+                Some(behind) => self.measured_behind = behind,
+                None => {
+                    self.measured_post = None;
+                    self.shared.metrics.post_seconds.record(since.elapsed().as_secs_f64());
+                }
+            }
         }
     }
 

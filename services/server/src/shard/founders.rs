@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::{Bounds, Refusal};
+use crate::origin;
 
 /// For how long it is counted.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -39,7 +40,8 @@ impl Founders {
         }
         let (of_user, of_address) = (bounds.new_groups_per_user, bounds.new_groups_per_address);
         let user = self.users.get(&session.user).copied().unwrap_or(0);
-        let address = self.addresses.get(&session.address).copied().unwrap_or(0);
+        let origin = origin::of(session.address);
+        let address = self.addresses.get(&origin).copied().unwrap_or(0);
         let is_over = |made: usize, max: usize| max > 0 && made >= max;
         if is_over(user, of_user) || is_over(address, of_address) {
             let max = if is_over(user, of_user) { of_user } else { of_address };
@@ -53,7 +55,7 @@ impl Founders {
             *self.users.entry(session.user.clone()).or_default() += 1;
         }
         if of_address > 0 && (address > 0 || self.addresses.len() < COUNTED) {
-            *self.addresses.entry(session.address).or_default() += 1;
+            *self.addresses.entry(origin).or_default() += 1;
         }
         Ok(())
     }

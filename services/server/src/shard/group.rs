@@ -39,6 +39,8 @@ pub(super) struct Group {
     fanout: broadcast::Sender<Arc<Delivery>>,
     /// `None` until a post with an id needs it.
     pub(super) dedup: Option<Dedup>,
+    /// Whether each of its posts was placed here, by this object: those before the first with an id had none.
+    is_whole: bool,
     /// When somebody last joined, left or posted.
     pub(super) last_used: tokio::time::Instant,
 }
@@ -58,6 +60,7 @@ impl Group {
             remote: 0,
             fanout: broadcast::Sender::new(fanout.max(1)),
             dedup: None,
+            is_whole: head == 0,
             last_used: tokio::time::Instant::now(),
         }
     }
@@ -105,6 +108,10 @@ impl Group {
         }
         let first = self.staged.is_empty();
         self.received.get_or_insert(received);
+        if first {
+            // Most batches are of one post, and logs keep batches: a vector that grows by itself begins with room for four.
+            self.staged.reserve_exact(1);
+        }
         self.staged.push(Record { seq: stored.seq, at: stored.at, sender, id, message });
         (first, stored)
     }
@@ -145,6 +152,7 @@ impl Group {
     /// The owner on another node has delivered up to here.
     pub(super) fn followed(&mut self, head: u64, newest_at: u64, posts: u64) {
         (self.head, self.tail) = (head, head);
+        self.is_whole = false;
         self.newest_at = self.newest_at.max(newest_at);
         self.status.committed(head, posts);
     }
@@ -168,8 +176,19 @@ impl Group {
     pub(super) fn move_to(&mut self, epoch: u64, head: u64, newest_at: u64) {
         self.roll_back();
         (self.epoch, self.head, self.tail, self.newest_at) = (epoch, head, head, newest_at);
-        self.dedup = None;
+        self.forget_ids();
         self.status.moved_to(epoch, head);
+    }
+
+    /// Others may post from now on: what they use is to be found in the log.
+    pub(super) fn forget_ids(&mut self) {
+        self.dedup = None;
+        self.is_whole = false;
+    }
+
+    /// Whether posts with ids can be only those that [`Group::dedup`] knows, or, while there is none, that there are none.
+    pub(super) fn knows_all_ids(&self) -> bool {
+        self.is_whole
     }
 
     pub(super) fn member_count(&self) -> usize {

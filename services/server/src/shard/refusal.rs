@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tertulia_protocol::GroupName;
 
-/// Why a request was refused; the text is for the client's user. Nothing came of the request.
+/// Why a request was refused; the text is for the client's user. Nothing came of the request, unless [`Refusal::is_in_doubt`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nobody has joined a group of that name.
@@ -71,6 +71,9 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Of a request about groups of many shards: the node that has some of them refused it, or did not answer.
+    #[error("A node that has some of the groups did not answer or could not do it: it may be done there or not")]
+    NodeSilent,
     /// The owner has stopped.
     #[error("The server is stopping")]
     Draining,
@@ -88,9 +91,15 @@ impl Refusal {
             Self::GroupFull { .. } => "group_full",
             Self::ServerFull { .. } => "server_full",
             Self::TooManyNewGroups { .. } => "rate_limited",
-            Self::Unavailable { .. } | Self::Unanswered { .. } => "unavailable",
+            Self::Unavailable { .. } | Self::Unanswered { .. } | Self::NodeSilent => "unavailable",
             Self::Draining => "draining",
         }
+    }
+
+    /// Whether something may have come of the request all the same.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::Unanswered { .. } | Self::NodeSilent)
     }
 
     /// When the same request may succeed, if time alone can help.

@@ -125,6 +125,17 @@ pub enum Admin {
         /// `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<Vec<Member>>, Refusal>>,
     },
+    /// As [`Admin::Members`], of those that are connected to this node alone, whichever node has the shard.
+    Here {
+        /// The group.
+        group: GroupName,
+        /// From the first after this one.
+        after: Option<(UserName, ConnectionId)>,
+        /// At most so many.
+        limit: usize,
+        /// None of a group that is not in memory.
+        reply: oneshot::Sender<Vec<Member>>,
+    },
     /// One group, be it in memory or only in the log.
     Look {
         /// The group.

@@ -277,6 +277,9 @@ pub struct Listing {
     pub(super) closed_for: Option<Duration>,
 }
 
+/// Why, where something may have come of the request all the same. An older build takes it for any other reason to try again.
+const IN_DOUBT: &str = "in_doubt";
+
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refused {
@@ -299,9 +302,10 @@ impl From<&Refusal> for Refused {
             Refusal::GroupFull { group, max }
             | Refusal::ServerFull { group, max }
             | Refusal::TooManyNewGroups { group, max, .. } => (Some(group), *max),
-            Refusal::Draining => (None, 0),
+            Refusal::NodeSilent | Refusal::Draining => (None, 0),
         };
-        Self { why: refusal.reason().to_owned(), group: group.cloned(), retry_after: refusal.retry_after(), max }
+        let why = if refusal.is_in_doubt() { IN_DOUBT } else { refusal.reason() };
+        Self { why: why.to_owned(), group: group.cloned(), retry_after: refusal.retry_after(), max }
     }
 }
 
@@ -323,6 +327,7 @@ impl Refused {
             "closed" => Refusal::Closed { group, retry_after },
             "group_full" => Refusal::GroupFull { group, max: self.max },
             "server_full" => Refusal::ServerFull { group, max: self.max },
+            IN_DOUBT => Refusal::Unanswered { group, retry_after },
             "rate_limited" => Refusal::TooManyNewGroups { group, max: self.max, retry_after },
             _ => Refusal::Unavailable { group, retry_after },
         }

@@ -232,7 +232,7 @@ async fn a_closed_group_keeps_its_messages_and_opens_again() {
     let group = admin.get_group(get()).await.unwrap().into_inner().group.unwrap();
     assert!(group.closed_until.is_some());
     assert_eq!((group.head, group.members), (1, 0));
-    let announce = AnnounceRequest { group_name: "Dogs".into(), message: "x".into() };
+    let announce = AnnounceRequest { group_name: "Dogs".into(), message: "x".into(), id: String::new() };
     assert_eq!(failure(admin.announce(announce).await).0, FailedPrecondition);
 
     assert_eq!(admin.close_group(close(0)).await.unwrap().into_inner().removed_members, 0, "opens it");
@@ -313,7 +313,11 @@ async fn an_announcement_reaches_both_dialects_and_all_groups() {
     classic.send(&json!({"Post": {"group_name": "Dogs", "message": "here"}})).await;
     classic.expect("Message").await;
     ada.expect("Message").await;
-    let announce = |group: &str, message: &str| AnnounceRequest { group_name: group.into(), message: message.into() };
+    let announce = |group: &str, message: &str| AnnounceRequest {
+        group_name: group.into(),
+        message: message.into(),
+        id: String::new(),
+    };
     let response = admin.announce(announce("Dogs", "Back at nine.")).await.unwrap().into_inner();
     assert_eq!((response.groups, response.failed_groups, response.seq), (1, 0, Some(2)));
     let message = ada.expect("Message").await;
@@ -336,6 +340,22 @@ async fn an_announcement_reaches_both_dialects_and_all_groups() {
     }
     groups.sort();
     assert_eq!(groups, ["Cats", "Dogs"]);
+
+    // What a moderator repeats who does not know what came of it.
+    for repeat in ["Dogs", "Dogs", "", ""] {
+        let request = AnnounceRequest { id: "a1".into(), ..announce(repeat, "Once.") };
+        let response = admin.announce(request).await.unwrap().into_inner();
+        assert_eq!(response.seq, (!repeat.is_empty()).then_some(4));
+    }
+    assert_eq!(ada.expect("Message").await["message"], "Once.");
+    assert_eq!(ada.expect("Message").await["message"], "Once.", "in the other group");
+    let head = |group: &str| GetGroupRequest { group_name: group.into() };
+    for (group, newest) in [("Dogs", 4), ("Cats", 2)] {
+        let found = admin.get_group(head(group)).await.unwrap().into_inner().group.unwrap();
+        assert_eq!(found.head, newest, "{group}");
+    }
+    let long = AnnounceRequest { id: "x".repeat(100), ..announce("Dogs", "x") };
+    assert_eq!(failure(admin.announce(long).await).0, InvalidArgument);
 
     assert_eq!(failure(admin.announce(announce("Fish", "x")).await).0, NotFound);
     assert_eq!(failure(admin.announce(announce("Dogs", "")).await).0, InvalidArgument);

@@ -111,10 +111,11 @@ async fn garbage_is_closed_and_nobody_else_notices() {
 async fn one_connection_too_many_is_closed_and_a_place_comes_back() {
     let world = World::with(Wishes { connections: Some(2), ..Wishes::default() }).await;
     let mut one = world.admin().await;
-    let idle = TcpStream::connect(world.admin).await.unwrap();
     one.list_groups(ListGroupsRequest::default()).await.unwrap();
+    let mut two = world.admin().await;
+    two.list_groups(ListGroupsRequest::default()).await.unwrap();
     assert_eq!(answer_to(&world, b"").await, b"");
-    drop(idle);
+    drop(two);
     loop {
         if let Ok(mut other) = AdminServiceClient::connect(format!("http://{}", world.admin)).await
             && other.list_groups(ListGroupsRequest::default()).await.is_ok()
@@ -123,6 +124,35 @@ async fn one_connection_too_many_is_closed_and_a_place_comes_back() {
         }
         tokio::task::yield_now().await;
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_not_call_cannot_keep_moderators_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "s3cret").unwrap();
+    let wishes = Wishes { token_file: Some(token_file), connections: Some(4), ..Wishes::default() };
+    let world = World::with(wishes).await;
+    let authorized = || {
+        let mut request = Request::new(ListGroupsRequest::default());
+        request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer s3cret"));
+        request
+    };
+    let mut early = world.admin().await;
+    early.list_groups(authorized()).await.unwrap();
+    // Some say nothing, some ask for health, as anybody may, and answer pings for ever.
+    let mut silent = Vec::new();
+    let mut asking = Vec::new();
+    for _ in 0..4 {
+        silent.push(TcpStream::connect(world.admin).await.unwrap());
+        let mut health = HealthClient::new(world.channel().await);
+        drop(health.check(HealthCheckRequest::default()).await);
+        asking.push(health);
+    }
+    let mut late = world.admin().await;
+    late.list_groups(authorized()).await.unwrap();
+    early.list_groups(authorized()).await.unwrap();
     world.stop().await;
 }
 

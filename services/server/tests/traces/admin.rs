@@ -1,7 +1,7 @@
 //! The trace of a call of the admin API, and its line in the log.
 
 use tertulia_proto::admin::v1::admin_service_client::AdminServiceClient;
-use tertulia_proto::admin::v1::{CloseGroupRequest, GetGroupRequest};
+use tertulia_proto::admin::v1::{CloseGroupRequest, GetGroupRequest, KickMemberRequest, kick_member_request};
 use tonic::Request;
 
 use crate::collector::{Collector, NEVER};
@@ -30,6 +30,13 @@ async fn a_call_is_traced_and_its_line_in_the_log_names_the_trace() {
     let close = CloseGroupRequest { group_name: "Dogs".to_owned(), ..CloseGroupRequest::default() };
     admin.close_group(called(close, "01")).await.unwrap();
 
+    let kick = KickMemberRequest {
+        group_name: "Dogs".to_owned(),
+        target: Some(kick_member_request::Target::User("bob".to_owned())),
+        ..KickMemberRequest::default()
+    };
+    admin.kick_member(Request::new(kick)).await.unwrap();
+
     let spans = collector.trace(TRACE, 2).await;
     for (method, code) in [("GetGroup", "5"), ("CloseGroup", "0")] {
         let call = &spans[method];
@@ -43,6 +50,9 @@ async fn a_call_is_traced_and_its_line_in_the_log_names_the_trace() {
     let (status, logged) = server.stop(NEVER).await;
     assert!(status.success());
     let moderated: Vec<_> = logged.iter().filter(|line| line["message"] == "moderated").collect();
-    assert_eq!(moderated.len(), 1);
+    assert_eq!(moderated.len(), 2);
+    // Whoever reads an object with a key that is there twice takes the last one.
+    assert_eq!(moderated[1]["whom"], "user bob");
+    assert_eq!(moderated[1]["target"], "tertulia_server::admin::moderation");
     assert_eq!((&moderated[0]["call"], &moderated[0]["trace_id"]), (&"CloseGroup".into(), &TRACE.into()));
 }

@@ -10,7 +10,7 @@ use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
 use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
-use crate::shard::request::{Admin, Announced, Ended};
+use crate::shard::request::{Admin, Announced, Ended, Member};
 use crate::shard::session::{ConnectionId, Event, Removal, Session};
 use crate::shard::{Hold, Refusal};
 
@@ -22,6 +22,7 @@ impl Owner {
                 let page = |group: &mut Group| group.members_after(after).take(limit).cloned().collect();
                 drop(reply.send(self.load(&group).await.map(|group| group.map(page))));
             }
+            Admin::Here { group, after, limit, reply } => drop(reply.send(self.members_here(&group, after, limit))),
             Admin::Kick { group, target, reason, hold, reply } => {
                 drop(reply.send(self.kick(group, &target, reason, hold).await));
             }
@@ -35,6 +36,17 @@ impl Owner {
             Admin::Look { group, reply } => drop(reply.send(self.look(&group).await)),
             Admin::Forget { group, reply } => drop(reply.send(self.forget(&group).await)),
         }
+    }
+
+    pub(super) fn members_here(
+        &self,
+        group: &GroupName,
+        after: Option<(UserName, ConnectionId)>,
+        limit: usize,
+    ) -> Vec<Member> {
+        let Some(group) = self.groups.get(group) else { return Vec::new() };
+        let is_here = |member: &&Member| member.session.home.is_none();
+        group.members_after(after).filter(is_here).take(limit).cloned().collect()
     }
 
     pub(super) async fn kick(

@@ -153,9 +153,24 @@ impl Mirror {
 }
 
 impl Owner {
+    fn tell_here(&self, request: Request) {
+        if let Request::Admin(admin) = request
+            && let Admin::Here { group, after, limit, reply } = *admin
+        {
+            // Who asked may have given up.
+            drop(reply.send(self.members_here(&group, after, limit)));
+        }
+    }
+
     /// Takes a request for the owner.
     pub(super) fn forward(&mut self, request: Request) {
         let since = Instant::now();
+        // Nobody knows better who is connected here.
+        if let Request::Admin(admin) = &request
+            && let Admin::Here { .. } = **admin
+        {
+            return self.tell_here(request);
+        }
         let Some(mirror) = self.mirror_mut() else { return };
         match request {
             Request::Asked(asked) => (asked.answer)(wire::encode(&Reply::NotOwner)),

@@ -223,12 +223,14 @@ impl Owner {
         let outcome = match item {
             Item::Join { group, person, from } => {
                 let session = Arc::new(session(person, home));
-                self.join(&group, &session, from).await.map(|joined| Outcome::Joined {
+                let joined = self.join(&group, &session, from).await.map(|joined| Outcome::Joined {
                     epoch: joined.epoch,
                     head: joined.head,
                     first: joined.first,
                     members: joined.members,
-                })
+                });
+                self.shared.metrics.join_refused.increment(u64::from(joined.is_err()));
+                joined
             }
             Item::Leave { group, id, user, asked } => {
                 let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

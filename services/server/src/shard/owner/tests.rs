@@ -222,6 +222,37 @@ async fn an_id_is_stored_once_also_when_the_group_was_out_of_memory() {
     assert_eq!(world.post(&ada, &["b", "c", "a"]).await, [Ok(2), Ok(6), Ok(1)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_id_of_a_group_that_began_here_does_not_wait_for_the_log_to_be_read() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["", ""]).await, [Ok(1), Ok(2)]);
+    world.mood(READ_SLOWLY);
+    let began = tokio::time::Instant::now();
+    assert_eq!(world.post(&ada, &["a", "b", "a"]).await, [Ok(3), Ok(4), Ok(3)]);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn who_is_connected_here_is_told_without_the_log() {
+    let world = World::new(Config::default(), BOUNDS);
+    let (ada, far) = (session(1, "ada"), session(2, "bob"));
+    let far = Arc::new(Session { home: Some("elsewhere".into()), ..Arc::into_inner(far).unwrap() });
+    world.join(&ada).await.unwrap();
+    let (group, from) = (world.group.clone(), JoinFrom::Now);
+    assert!(world.shards.send(0, Request::Join { group, session: far, from }).await);
+    world.mood(UNREADABLE);
+    let here = |group: &str| {
+        let group = GroupName::new(group).unwrap();
+        world.shards.ask(0, move |reply| Admin::Here { group, after: None, limit: 10, reply })
+    };
+    let members = here("G").await.unwrap();
+    let users: Vec<&str> = members.iter().map(|member| member.session.user.as_str()).collect();
+    assert_eq!(users, ["ada"]);
+    assert!(here("other").await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn nothing_is_delivered_or_acknowledged_before_the_log_has_it_and_posts_gather_meanwhile() {
     let world = World::new(Config::default(), BOUNDS);

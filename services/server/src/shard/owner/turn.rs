@@ -193,7 +193,7 @@ impl Owner {
                 true => {}
                 false => directory.remove(name, group.is_stored()),
             }
-            group.dedup = None;
+            group.forget_ids();
             keep
         });
         if !self.groups.is_empty() {

@@ -81,7 +81,6 @@ impl Owner {
         // Who asked may have given up.
         match (admin, outcome) {
             (Admin::Members { reply, .. }, Outcome::Members { page }) => {
-                let member = |told| self.member(told);
                 drop(reply.send(Ok(page.map(|page| page.into_iter().map(member).collect()))));
             }
             (Admin::Look { reply, .. }, Outcome::Look { group }) => {
@@ -108,25 +107,6 @@ impl Owner {
             }
             (admin, _) => refuse_admin(admin, |group| unavailable(&group)),
         }
-    }
-
-    /// A member as this node tells it: of one that is connected here more is known.
-    fn member(&self, told: MemberTold) -> Member {
-        let MemberTold { person, delivered, catching_up } = told;
-        let here = self.groups.values().flat_map(super::super::Group::members);
-        if let Some(member) = here.into_iter().find(|member| member.session.id == person.id) {
-            return member.clone();
-        }
-        let session = Session {
-            id: person.id,
-            user: person.user,
-            address: person.address,
-            inbox: Arc::default(),
-            home: Some(Arc::from("")),
-            wants_places: true,
-        };
-        let progress = Arc::new(Progress::told(delivered, catching_up));
-        Member { session: Arc::new(session), joined_at: person.joined_at, progress }
     }
 
     /// Makes a connection a member here too.
@@ -206,11 +186,28 @@ impl Owner {
     }
 }
 
+/// A member as its owner tells it. How far it is, only the node knows that it is connected to.
+fn member(told: MemberTold) -> Member {
+    let MemberTold { person, delivered, catching_up } = told;
+    let session = Session {
+        id: person.id,
+        user: person.user,
+        address: person.address,
+        inbox: Arc::default(),
+        home: Some(Arc::from("")),
+        wants_places: true,
+    };
+    let progress = Arc::new(Progress::told(delivered, catching_up));
+    Member { session: Arc::new(session), joined_at: person.joined_at, progress }
+}
+
 fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
-    let of = |group: Option<GroupName>| group.map_or(Refusal::Draining, why);
+    let of = |group: Option<GroupName>| group.map_or(Refusal::NodeSilent, why);
     match admin {
         Admin::Members { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
         Admin::Look { group, reply } => drop(reply.send(Err(of(Some(group))))),
+        // It is never sent.
+        Admin::Here { reply, .. } => drop(reply.send(Vec::new())),
         Admin::Kick { group, reply, .. } => drop(reply.send(Err(of(group)))),
         Admin::End { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
         Admin::Purge { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),

@@ -219,6 +219,12 @@ impl Owner {
         self.give_up_flight();
         let Some(mirror) = self.mirror_mut() else { return };
         for pending in std::mem::take(&mut mirror.outbox) {
+            // No owner has counted it.
+            match &pending.request {
+                crate::shard::request::Request::Post(_) => self.shared.metrics.refused.increment(1),
+                crate::shard::request::Request::Join { .. } => self.shared.metrics.join_refused.increment(1),
+                _ => {}
+            }
             self.refuse(pending, |group| unavailable(&group));
         }
     }

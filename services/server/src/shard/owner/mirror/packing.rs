@@ -96,8 +96,8 @@ fn item_of(request: &Request, most: usize) -> Item {
             Admin::End { group, how, reason, hold, .. } => {
                 Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
             }
-            // Only an owner is asked.
-            Admin::Forget { .. } => Item::Unknown,
+            // Only an owner is asked, or only this node.
+            Admin::Forget { .. } | Admin::Here { .. } => Item::Unknown,
             Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
             Admin::Announce { group, message, id, .. } => Item::Announce {
                 group: group.clone(),
