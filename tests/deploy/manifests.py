@@ -109,6 +109,8 @@ def check_selectors(manifests):
         services = [item for item in manifests.of("Service") if wanted.items() <= item["metadata"]["labels"].items()]
         assert len(services) == 1, f"ServiceMonitor selects {len(services)} services"
         assert monitor["spec"]["endpoints"][0]["port"] in [port["name"] for port in services[0]["spec"]["ports"]]
+        # The rules find the job by its name.
+        assert "tertulia" in services[0]["metadata"]["labels"][monitor["spec"]["jobLabel"]]
 
 
 def check_ports_and_config(manifests):
@@ -135,6 +137,7 @@ def check_ports_and_config(manifests):
     for policy in manifests.of("NetworkPolicy"):
         opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
         assert opened == set(ports), f"{opened} {set(ports)}"
+        check_traces(policy, config["telemetry"]["traces"])
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path = "/readyz" if probe == "readinessProbe" else "/livez"
         scheme = {"scheme": "HTTPS"} if config["http"]["tls"]["cert_file"] else {}
@@ -145,6 +148,14 @@ def check_ports_and_config(manifests):
     if "prometheus.io/port" in annotations:
         assert annotations["prometheus.io/port"] == str(ports["http"])
     assert spec["terminationGracePeriodSeconds"] > seconds(config["drain"]["grace"])
+
+
+def check_traces(policy, traces):
+    """Who sends traces out of the pod gets to the collector."""
+    place, _, port = (traces["endpoint"] or "http://localhost:4317").rstrip("/").partition("//")[2].rpartition(":")
+    if traces["enabled"] and place not in ("localhost", "127.0.0.1", "[::1]"):
+        opened = [each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]]
+        assert {int(port), 53} <= set(opened), f"{opened} {port}"
 
 
 def check_tls(manifests, config, spec, container):
@@ -211,6 +222,18 @@ def check_volumes(manifests):
         assert mounts["data"] == log["data_dir"]
     else:
         assert "data" not in mounts
+    for volume in spec["volumes"]:
+        if volume["name"] == "data" and "sizeLimit" in volume.get("emptyDir", {}):
+            # The server refuses posts before Kubernetes evicts the pod with all that it has.
+            share = effective(manifests, container)["log"]["disk_bytes"] / quantity(volume["emptyDir"]["sizeLimit"])
+            assert 0.5 < share < 0.9, share
+
+
+def quantity(text):
+    """A size as Kubernetes writes it, in bytes."""
+    units = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    number = text.rstrip("kKMGTi")
+    return float(number) * units.get(text[len(number):], 1)
 
 
 # As many as the chart allows.

@@ -11,7 +11,7 @@ from support import ROOT, need, need_python_libraries, run, server_binary
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, check_restricted, seconds  # noqa: E402
+from manifests import Manifests, check, check_restricted, check_traces, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -150,6 +150,38 @@ class Chart(unittest.TestCase):
         # The file is checked before there are pods, and nothing of a cluster is in what is none.
         self.assertNotIn("NODE_ID", yaml.safe_dump(cluster.one("Job")))
         self.assertNotIn("NODE_ID", render().text)
+
+    def test_an_empty_dir_is_never_outgrown(self):
+        def bound(*more):
+            return render(None, "--set", "persistence.enabled=false", *more).config()["log"].get("disk_bytes")
+
+        sizes = {"10Gi": 8 * 2**30, "1.5Gi": 1288490188, "500M": 400_000_000, "20Ti": 16 * 2**40, "1000000000": 800_000_000}
+        for size, wanted in sizes.items():
+            self.assertEqual(bound("--set-string", f"persistence.size={size}"), wanted, size)
+        # What was said stays as it was said, and a volume of its own has its own end.
+        for said in (0, 7):
+            self.assertEqual(bound("--set", f"config.log.disk_bytes={said}"), said)
+        self.assertIsNone(bound("--set", "config.log.engine=memory"))
+        self.assertNotIn("disk_bytes", render().text)
+
+    def test_traces_get_to_their_collector_and_no_further(self):
+        def egress(*more):
+            return render(None, *more).one("NetworkPolicy", "release-tertulia")["spec"]["egress"]
+
+        collector, dns = egress("--values", "tests/deploy/values/traces.yaml")
+        self.assertEqual((collector["ports"][0]["port"], len(collector["to"])), (4317, 1))
+        self.assertEqual({(port["port"], port["protocol"]) for port in dns["ports"]}, {(53, "UDP"), (53, "TCP")})
+        outside = "config.telemetry.traces.endpoint=https://collector.example:4320/"
+        (collector, _) = egress("--set", f"config.telemetry.traces.enabled=true,{outside}")
+        self.assertEqual(collector, {"ports": [{"port": 4320, "protocol": "TCP"}]})
+        # Not enabled, or within the pod.
+        self.assertEqual(egress("--set", outside), [])
+        for inside in ("http://localhost:4317", "http://127.0.0.1:4317", "http://[::1]:4317/", ""):
+            self.assertEqual(egress("--set", f"config.telemetry.traces.enabled=true,config.telemetry.traces.endpoint={inside}"), [], inside)
+        # Beside NATS, the DNS is opened once.
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        opened = [port["port"] for rule in egress("--set", f"{nats},config.telemetry.traces.enabled=true,{outside}") for port in rule["ports"]]
+        self.assertEqual(opened, [4222, 4320, 53, 53])
 
     def test_every_key_of_the_values_is_in_the_schema(self):
         schema = json.loads((CHART / "values.schema.json").read_text())
@@ -290,9 +322,29 @@ class Kustomize(unittest.TestCase):
             self.assertEqual(overlay.config()["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
             self.assertEqual(overlay.config()["nats"]["replicas"], stateful["replicas"])
             self.assertEqual(overlay.one("StatefulSet")["spec"]["replicas"], nodes)
-            # The servers let these pods in.
-            callers = [each["podSelector"]["matchLabels"] for rule in manifests.one("NetworkPolicy")["spec"]["ingress"] for each in rule["from"]]
-            self.assertTrue(any(caller.items() <= overlay.server()[0]["labels"].items() for caller in callers), callers)
+            self.assert_lets_in(manifests, overlay)
+        # The pods of the chart too, whatever they are called.
+        for name in ("tertulia", "chat"):
+            self.assert_lets_in(manifests, render(ROOT / "tests/deploy/values/cluster.yaml", "--set", f"nameOverride={name}"))
+
+    def assert_lets_in(self, nats, server):
+        """Servers of NATS let in the pods of the server, by the port for clients, and nobody else by it."""
+        (callers,) = [rule["from"] for rule in nats.one("NetworkPolicy")["spec"]["ingress"] if rule["ports"][0]["port"] == "client"]
+        callers = [each["podSelector"]["matchLabels"] for each in callers]
+        for kind, metadata, _ in server.pods():
+            lets_in = any(caller.items() <= metadata["labels"].items() for caller in callers)
+            self.assertEqual(lets_in, kind == "StatefulSet", f"{kind} {callers}")
+        self.assertFalse(any(caller.items() <= metadata["labels"].items() for _, metadata, _ in nats.pods() for caller in callers))
+
+    def test_the_way_to_a_collector_of_traces_is_what_the_page_says(self):
+        (added,) = [block for block in (ROOT / "docs/traces.md").read_text().split("```yaml\n") if block.startswith("patches:")]
+        with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+            kustomization = {"resources": ["../../deploy/kubernetes/overlays/single"], **yaml.safe_load(added.partition("```")[0])}
+            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+            manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
+        manifests.validate()
+        check(manifests)
+        check_traces(manifests.one("NetworkPolicy"), {"enabled": True, "endpoint": "http://collector:4317"})
 
     def test_the_components_of_tls(self):
         for names in (["tls-chat"], ["tls-http"], ["admin-token", "tls-admin"], ["admin-token", "tls-chat", "tls-admin", "tls-http"]):

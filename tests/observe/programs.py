@@ -98,11 +98,11 @@ class Server(Program):
 class Prometheus(Program):
     """A Prometheus with the project's own configuration and rules, in a hurry: everything each second, no alert waits."""
 
-    def __init__(self, folder, servers, volumes):
+    def __init__(self, folder, servers, stand_ins):
         super().__init__("prometheus", folder)
         self.folder = Path(folder) / "prometheus"
         self.servers = servers
-        self.volumes = volumes
+        self.stand_ins = stand_ins
         self.url = None
 
     def configure(self, targets):
@@ -110,10 +110,10 @@ class Prometheus(Program):
         text = replace(text, '["server:8090"]', json.dumps(targets))
         text = replace(text, "interval: 15s", "interval: 1s")
         text += f"""
-  - job_name: filling
+  - job_name: stand-ins
     honor_labels: true
     static_configs:
-      - targets: ["{self.volumes}"]
+      - targets: ["{self.stand_ins}"]
 """
         rules = self.folder / "rules"
         rules.mkdir(parents=True, exist_ok=True)
@@ -158,21 +158,28 @@ class Prometheus(Program):
         return [alert for alert in (await self.ask("alerts"))["alerts"] if alert["state"] == "firing"]
 
 
-class Volumes:
-    """Stands in for a server whose disk fills: what it tells of that disk."""
+# Tells of a disk and of nothing else.
+FILLING = "filling"
+# Tell what nodes on NATS tell, and nothing else.
+NODES = ("node-1", "node-2")
+
+
+class StandIns:
+    """Stand in for servers that are not run here: what one tells whose disk fills and whose backups fail, and two that are nodes on NATS."""
 
     def __init__(self):
         self.available = 0.9
+        # Of log.disk_bytes.
+        self.used = 0.5
+        self.failed_backups = 0
+        # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know.
+        self.owned, self.map, self.unresolved = 512, 7, 0
+        self.scrapes = 0
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                labels = '{namespace="local",pod="filling",instance="filling:8090",job="tertulia"}'
-                # It fills a little all the time.
-                outer.available -= 1e-6
-                body = (f"tertulia_log_volume_size_bytes{labels} 1e10\n"
-                        f"tertulia_log_reserve_bytes{labels} 268435456\n"
-                        f"tertulia_log_volume_available_bytes{labels} {outer.available * 1e10}\n").encode()
+                body = outer.page().encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
@@ -186,9 +193,41 @@ class Volumes:
         self.address = "127.0.0.1:%d" % self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def page(self):
+        # It fills a little all the time, and a shard moves now and then.
+        self.scrapes += 1
+        self.available -= 1e-6
+        self.used += 1e-5
+        lines = [
+            sample("tertulia_log_volume_size_bytes", FILLING, 1e10),
+            sample("tertulia_log_reserve_bytes", FILLING, 268435456),
+            sample("tertulia_log_volume_available_bytes", FILLING, self.available * 1e10),
+            sample("tertulia_log_bytes", FILLING, self.used * 1e10),
+            sample("tertulia_log_limit_bytes", FILLING, 1e10),
+            sample("tertulia_backups_total", FILLING, self.failed_backups, result="failed"),
+        ]
+        for node, owned, version, unresolved in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved)):
+            lines += [
+                sample("tertulia_cluster_nodes", node, 2),
+                sample("tertulia_shards_owned", node, owned),
+                sample("tertulia_shard_map_version", node, version),
+                sample("tertulia_log_nats_unresolved_appends", node, unresolved),
+                sample("tertulia_log_nats_appends_total", node, self.scrapes, result="stored"),
+                sample("tertulia_cluster_takeovers_total", node, self.scrapes, how="handed"),
+                sample("tertulia_cluster_takeover_seconds_bucket", node, self.scrapes, how="handed", le="0.1"),
+                sample("tertulia_cluster_takeover_seconds_bucket", node, self.scrapes, how="handed", le="+Inf"),
+            ]
+        return "".join(lines)
+
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+def sample(name, pod, value, **labels):
+    """A line of the text format."""
+    labels = {"namespace": "local", "pod": pod, "instance": f"{pod}:8090", "job": "tertulia", **labels}
+    return name + "{" + ",".join(f'{key}="{text}"' for key, text in labels.items()) + f"}} {value}\n"
 
 
 def replace(text, old, new):

@@ -17,6 +17,7 @@ SECTIONS = ("## What it means", "## What people notice", "## What to look at", "
 def faults():
     yield from commands()
     yield from dashboards.faults(dashboards.load())
+    yield from names()
     yield from rule_cases()
     yield from runbooks()
 
@@ -34,6 +35,19 @@ def commands():
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             yield f"{' '.join(command)}:\n{done.stdout.strip()}\n{done.stderr.strip()}"
+
+
+def names():
+    """Rules and dashboards ask for metrics that there are: that the server's code names, or the page of metrics, which has those of every process."""
+    sources = [ROOT / "docs" / "metrics.md", *(ROOT / "services" / "server" / "src").rglob("*.rs")]
+    known = set(re.findall(r"[`\"]((?:tertulia|process)_\w+)[`\"]", "".join(path.read_text() for path in sources)))
+    # Recorded series are named after what they are made of.
+    rules = re.sub(r"\w+:\w+:\w+", "", "".join(path.read_text() for path in sorted((DEPLOY / "rules").glob("*.yml"))))
+    asked = {"the rules": rules, **{str(query): query.expr for query in dashboards.queries(dashboards.load())}}
+    for where, text in asked.items():
+        for name in sorted(dashboards.metrics_of(text)):
+            if name not in known:
+                yield f"{where}: there is no metric {name}"
 
 
 def alerts():

@@ -38,8 +38,8 @@ APPENDS = Row("Appends", [
 ])
 
 SIZE = Row("Size and retention", [
-    graph("Log size", "Bytes that the log of each server holds, in memory or on disk.",
-          [query(total("tertulia_log_bytes", "pod"), "{{pod}}")], "bytes"),
+    graph("Log size", "Bytes that the log of each server holds, in memory or on disk, and the least that one may take (log.memory_bytes, log.disk_bytes).",
+          [query(total("tertulia_log_bytes", "pod"), "{{pod}}"), query(f"min (tertulia_log_limit_bytes{{{CHOSEN}}} > 0)", "limit")], "bytes"),
     graph("Removed messages", "Messages per second removed from the log. retention: by the group's bounds; memory: because all groups together reached "
           "log.memory_bytes; moderator: purged or deleted.", [
               query(rate("tertulia_log_removed_messages_total", "reason"), "{{reason}}")], "cps"),

@@ -68,7 +68,8 @@ ERRORS = Row("Errors", [
               query(rate("tertulia_connections_refused_total", "reason"), "{{reason}}"),
               query(rate("tertulia_accept_errors_total"), "not accepted"),
           ], "cps"),
-    graph("Not ready", "Servers that tell load balancers to send nobody, by reason: starting, log (it cannot be written), draining.",
+    graph("Not ready", "Servers that tell load balancers to send nobody, by reason: starting, log (it cannot be written), "
+          "cluster (it cannot keep its place among the nodes), draining.",
           [query(total("tertulia_not_ready", "reason"), "{{reason}}")]),
     graph("Ended connections", "Connections per second that ended, by reason. client: it closed. write_stall: it took nothing for too long.",
           [query(rate("tertulia_connections_closed_total", "reason") + " > 0 or "

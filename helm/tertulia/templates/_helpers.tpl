@@ -96,6 +96,14 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* Four fifths of the size of an emptyDir, in bytes. */}}
+{{- define "tertulia.emptyDirBytes" -}}
+{{- $size := .Values.persistence.size }}
+{{- $unit := regexFind "[A-Za-z]+$" $size }}
+{{- $units := dict "m" 0.001 "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
+{{- mulf (regexFind "^[0-9.]+" $size | float64) (get $units $unit) 0.8 | int64 }}
+{{- end }}
+
 {{/* Not empty if pods are nodes that serve the same groups, with messages in NATS. */}}
 {{- define "tertulia.isCluster" -}}
 {{- if eq (include "tertulia.engine" .) "nats" }}yes{{ end }}
@@ -108,6 +116,15 @@ annotations:
 {{- $ports = append $ports (regexFind ":[0-9]+/?$" (trim .) | trimAll ":/" | default "4222") }}
 {{- end }}
 {{- $ports | uniq | join "," }}
+{{- end }}
+
+{{/* The port of the collector of traces; empty if there is none outside the pod. */}}
+{{- define "tertulia.tracesPort" -}}
+{{- $traces := dig "telemetry" "traces" dict .Values.config }}
+{{- $endpoint := get $traces "endpoint" | default "" }}
+{{- if and (eq (get $traces "enabled" | toString) "true") (not (regexMatch "^https?://(localhost|127\\.[0-9.]+|\\[::1\\]):" $endpoint)) }}
+{{- regexFind ":[0-9]+/?$" $endpoint | trimAll ":/" }}
+{{- end }}
 {{- end }}
 
 {{/* Whole seconds, rounded up, of a time of the configuration as the server writes it (1m 30s): (list . SECTION KEY DEFAULT). */}}
@@ -184,6 +201,10 @@ annotations:
 {{- fail "admin.existingSecret and config.admin.token_file exclude each other" }}
 {{- end }}
 {{- $_ := set $config "admin" (merge (dict "token_file" "/etc/tertulia-admin/token") ($config.admin | default dict)) }}
+{{- end }}
+{{- if and (eq (include "tertulia.storage" .) "emptyDir") (not (hasKey ($config.log | default dict) "disk_bytes")) }}
+{{- /* What the server sees of an emptyDir is the disk of the node. It must refuse posts by itself before Kubernetes evicts the pod, and all messages with it. */}}
+{{- $_ := set $config "log" (merge (dict "disk_bytes" (include "tertulia.emptyDirBytes" . | int64)) ($config.log | default dict)) }}
 {{- end }}
 {{- if include "tertulia.isCluster" . }}
 {{- $_ := set $config "drain" (merge (dict) ($config.drain | default dict) (dict "delay" (include "tertulia.drainDelay" .))) }}
