@@ -209,6 +209,7 @@ class StandIns:
         for node, owned, version, unresolved in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved)):
             lines += [
                 sample("tertulia_cluster_nodes", node, 2),
+                sample("tertulia_shards", node, 1024),
                 sample("tertulia_shards_owned", node, owned),
                 sample("tertulia_shard_map_version", node, version),
                 sample("tertulia_log_nats_unresolved_appends", node, unresolved),

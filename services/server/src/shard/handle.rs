@@ -138,7 +138,7 @@ impl Shards {
         const ORDERS: usize = 16;
         let count = config.count.max(1);
         let queue = config.queue.max(1);
-        super::metrics::limits(queue, &bounds);
+        super::metrics::limits(count, queue, &bounds);
         let tracer = among.as_ref().map(|among| among.tracer.clone()).unwrap_or_default();
         let rest = config.group_idle;
         let shared = Arc::new(Shared::new(config, bounds, log, tracer, among.is_some()));

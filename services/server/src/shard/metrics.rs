@@ -30,6 +30,8 @@ pub const MEMBERS_MAX: &str = "tertulia_members_per_group_max";
 pub const DEDUP_IDS: &str = "tertulia_dedup_ids";
 /// Shards owned by this node.
 pub const SHARDS_OWNED: &str = "tertulia_shards_owned";
+/// How many there are.
+pub const SHARDS: &str = "tertulia_shards";
 /// Requests that were sent to the node that owns their shard.
 pub const FORWARDED: &str = "tertulia_forwarded_total";
 /// Frames that other nodes were told.
@@ -81,6 +83,7 @@ pub fn describe() {
     );
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the start of an append until the log had taken it");
     describe_gauge!(SHARDS_OWNED, "Shards that this node owns");
+    describe_gauge!(SHARDS, "Shards of the server, on all its nodes together");
     describe_counter!(
         FORWARDED,
         "Requests sent to the node that owns their shard, by result: sent, again (frames that were not answered and are sent once more), unanswered (given up: it is not known what came of them)"
@@ -164,7 +167,8 @@ pub(super) struct Metrics {
 }
 
 /// Tells how much room there is.
-pub(super) fn limits(queue: usize, bounds: &Bounds) {
+pub(super) fn limits(shards: u16, queue: usize, bounds: &Bounds) {
+    gauge!(SHARDS).set(f64::from(shards));
     gauge!(QUEUE_LIMIT).set(queue as f64);
     gauge!(GROUPS_LIMIT).set(bounds.groups as f64);
     gauge!(HOLDS_LIMIT).set(bounds.holds as f64);
