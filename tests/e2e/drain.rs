@@ -1,9 +1,10 @@
 //! Stopping: nothing that was acknowledged is lost, everybody is told, and it ends in time.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use harness::deadline::{PATIENCE, poll_until};
 use harness::metrics::get;
 use harness::recording::End;
@@ -225,8 +226,23 @@ async fn a_server_that_still_waits_for_nats_stops_when_it_is_told_to() -> Result
     let url = format!("nats://{}", silent.local_addr()?);
     let options = ServerOptions::new().argument("--engine").argument("nats");
     let options = options.set("nats.urls", url).set("nats.timeout", "30s");
-    let connected = async { Ok(silent.accept().await?) };
-    let status = options.terminated_starting(connected, Duration::from_secs(10)).await?;
+    let http = free_address().await?;
+    let options = options.argument("--http").argument(http.to_string());
+    let looked = async {
+        let connected = silent.accept().await?;
+        // Who looks meanwhile is told that it is alive, and why it is not ready.
+        ensure!(get(http, "/livez").await?.status == 200);
+        let ready = get(http, "/readyz").await?;
+        ensure!(ready.status == 503 && ready.body.contains("starting"), "{ready:?}");
+        ensure!(get(http, "/metrics").await?.body.contains("tertulia_"));
+        Ok(connected)
+    };
+    let status = options.terminated_starting(looked, Duration::from_secs(10)).await?;
     assert_eq!(status.code(), Some(0), "{status}");
     Ok(())
+}
+
+/// An address at which nobody listens now.
+async fn free_address() -> Result<SocketAddr> {
+    Ok(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }

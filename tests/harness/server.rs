@@ -371,7 +371,8 @@ fn spawn(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) -> Resu
     let host = options.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let any_port = SocketAddr::new(host, 0);
     command.args(["--chat", &chat.unwrap_or(any_port).to_string()]);
-    for port in ["--admin", "--http"] {
+    // Unless the test says where.
+    for port in ["--admin", "--http"].into_iter().filter(|port| !options.arguments.iter().any(|given| given == port)) {
         command.args([port, &any_port.to_string()]);
     }
     command.arg("--data-dir").arg(data_dir(options, home)).args(&options.arguments);

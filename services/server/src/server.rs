@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -52,6 +52,24 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let secure = Secure::new(&config)?;
     let listeners = Listeners::bind(&config)?;
     let node = node_name(&config, &listeners);
+    let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
+    telemetry.spawn_upkeep(&tasks, serving.clone());
+    // Before there is anything else: who looks whether the server is alive, and why it is not ready, is answered while the log is opened.
+    let observed: Arc<OnceLock<(Front, Shards)>> = Arc::default();
+    let render = {
+        let (observed, secure, tracer) = (Arc::clone(&observed), secure.acceptors(), tracer.clone());
+        move || {
+            if let Some((front, shards)) = observed.get() {
+                front.observe();
+                shards.observe();
+            }
+            secure.iter().for_each(tls::Acceptor::observe);
+            tracer.observe();
+            telemetry.render()
+        }
+    };
+    let (stop, tracker, secured) = (serving.clone(), tasks.clone(), secure.of(tls::Port::Http));
+    tasks.spawn(http::serve(listeners.http, config.http.clone(), render, readiness.clone(), secured, stop, tracker));
     let Some(opened) = signals.unless(Box::pin(open_log(&config, &node))).await else { return Ok(()) };
     let (engine, nats) = opened?;
     let bounds = Bounds {
@@ -97,7 +115,8 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         first,
     );
 
-    let serving = CancellationToken::new();
+    // Nobody else sets it.
+    drop(observed.set((front.clone(), shards.clone())));
     let service = admin::Service::new(
         &config.admin,
         shards.clone(),
@@ -111,28 +130,6 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin))
             .context("cannot serve the admin API")?;
 
-    let tasks = TaskTracker::new();
-    telemetry.spawn_upkeep(&tasks, serving.clone());
-    let render = {
-        let (front, shards, secure) = (front.clone(), shards.clone(), secure.acceptors());
-        move || {
-            front.observe();
-            shards.observe();
-            secure.iter().for_each(tls::Acceptor::observe);
-            tracer.observe();
-            telemetry.render()
-        }
-    };
-    let (stop, tracker) = (serving.clone(), tasks.clone());
-    tasks.spawn(http::serve(
-        listeners.http,
-        config.http,
-        render,
-        readiness.clone(),
-        secure.of(tls::Port::Http),
-        stop,
-        tracker,
-    ));
     secure.follow(config.tls.reload_interval, &serving, &tasks);
     admin.follow_token(config.tls.reload_interval, &serving, &tasks);
     let starting = async {
@@ -216,7 +213,12 @@ async fn give_up_start(
 async fn open_log(config: &Config, node: &str) -> anyhow::Result<(Arc<dyn Log>, Option<Nats>)> {
     Ok(match config.log.engine {
         Engine::Memory => (Arc::new(Memory::new(&config.log, config.shard.count)), None),
-        Engine::Embedded => (embedded::open(&config.log).context("cannot open the log")?, None),
+        Engine::Embedded => {
+            let config = config.log.clone();
+            // It may have to replay what was not applied yet.
+            let opened = tokio::task::spawn_blocking(move || embedded::open(&config)).await;
+            (opened.context("the log was not opened")?.context("cannot open the log")?, None)
+        }
         Engine::Nats => {
             let opened = Nats::open(&config.nats, &Rules::new(&config.log), config.shard.count, node).await;
             let log = opened.context("cannot open the log")?;
