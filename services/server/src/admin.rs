@@ -1,6 +1,6 @@
 //! The admin API: moderators and operators ask and act through gRPC.
 //!
-//! `serve` accepts connections, for which there is room in `places`, and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
+//! `serve` accepts connections, for which there may be room ([`crate::places`]), and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
 //! API, whose calls are in `groups`, `connections`, `moderation`, `placement`, `backup` and `watch`; `elsewhere` asks the other nodes; `status` says in
 //! gRPC's words what
 //! went wrong.
@@ -15,7 +15,6 @@ mod health;
 mod moderation;
 mod pages;
 mod placement;
-mod places;
 mod reflection;
 mod status;
 mod watch;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{admin, cluster, drain, front, http, log, shard, telemetry, tls};
 
-mod checks;
+pub(crate) mod checks;
 pub mod docs;
 mod error;
 mod kind;

@@ -4,7 +4,6 @@
 //! reads is closed, whatever it does, and nobody waits for it.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,13 +11,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::linger::linger;
+use crate::places::Places;
 use crate::readiness::Readiness;
 use crate::tls::{self, Acceptor, Refused, Stream};
 
@@ -83,7 +82,8 @@ async fn accept<R>(
 ) where
     R: Fn() -> String + Clone + Send + Sync + 'static,
 {
-    let free = Arc::new(Semaphore::new(config.connections));
+    // Nobody proves anything by a question that everybody may ask: the oldest connection gives way.
+    let places = Places::new(config.connections);
     let mut backoff = BACKOFF.0;
     loop {
         // Both are cancel-safe.
@@ -95,7 +95,7 @@ async fn accept<R>(
         match accepted {
             Ok((stream, peer)) => {
                 backoff = BACKOFF.0;
-                let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
+                let Some(place) = places.take() else {
                     metrics::refused();
                     debug!(%peer, "http connection refused: too many");
                     continue;
@@ -104,10 +104,15 @@ async fn accept<R>(
                 let (pages, stop) = (pages.clone(), shutdown.clone());
                 tracker.spawn(async move {
                     let _open = metrics::Open::new();
-                    if let Some(stream) = secure(opening, &stop).await {
-                        converse(stream, pages, patience, stop).await;
+                    let served = place.given_up().run_until_cancelled(async {
+                        if let Some(stream) = secure(opening, &stop).await {
+                            converse(stream, pages, patience, stop).await;
+                        }
+                    });
+                    if served.await.is_none() {
+                        metrics::refused();
+                        debug!(%peer, "http connection closed: others came");
                     }
-                    drop(permit);
                 });
             }
             // Such as too many open files: others may close some.

@@ -15,6 +15,7 @@ pub mod http;
 pub mod linger;
 pub mod log;
 pub mod origin;
+pub mod places;
 pub mod readiness;
 pub mod server;
 pub mod shard;

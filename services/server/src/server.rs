@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::{self, Cluster};
 use crate::config::Config;
+use crate::config::checks::longest_line;
 use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
@@ -222,6 +223,13 @@ async fn open_log(config: &Config, node: &str) -> anyhow::Result<(Arc<dyn Log>, 
         Engine::Nats => {
             let opened = Nats::open(&config.nats, &Rules::new(&config.log), config.shard.count, node).await;
             let log = opened.context("cannot open the log")?;
+            let (needed, most) = (longest_line(&config.limits), log.client().max_payload());
+            anyhow::ensure!(
+                needed <= most,
+                "limits.message_bytes = {} is too much for this NATS: a message may take {needed} bytes on its way, with every \
+                 character escaped, and max_payload of NATS is {most}; lower the one or raise the other",
+                config.limits.message_bytes
+            );
             (Arc::new(log.clone()), Some(log))
         }
     })

@@ -14,9 +14,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::metrics::{Method, Metrics};
-use super::places::Place;
 use super::status::Error;
 use super::token::Tokens;
+use crate::places::Place;
 use crate::telemetry::trace::{Call, TraceId, Tracer};
 
 /// Health is no secret, and those who ask for it, such as a kubelet, have no token.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
@@ -142,11 +142,11 @@ impl Service {
         let group = arguments::group(&request.group_name)?;
         let reason = arguments::reason(&request.reason)?;
         let mut account = Account::new("DeleteGroup", peer, Some(&group), None, reason.as_ref());
-        let is_closed = self.shards.holds().closed_for(group.as_str()).is_some();
+        let closed_until = self.closed_until(&group);
         let deleting = async {
             let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await?;
-            if is_closed {
-                self.open_name(group.clone());
+            if let Some(until) = closed_until {
+                self.open_name(group.clone(), until);
             }
             Ok(ended)
         };
@@ -156,17 +156,27 @@ impl Service {
         Ok(DeleteGroupResponse { removed_members: count(ended.members), removed_messages: ended.messages })
     }
 
-    /// Ends what keeps a group closed that is no more. It goes on when the caller has left, and as long as it cannot be kept: the group is
-    /// deleted already, and whoever founds it anew should not find it closed.
-    fn open_name(&self, group: GroupName) {
+    fn closed_until(&self, group: &GroupName) -> Option<Instant> {
+        Some(Instant::now() + self.shards.holds().closed_for(group.as_str())?)
+    }
+
+    /// Ends what keeps a group closed, until `until`, that is no more. It goes on when the caller has left, and as long as it cannot be
+    /// kept: the group is deleted already, and whoever founds it anew should not find it closed, unless a moderator has closed it anew.
+    fn open_name(&self, group: GroupName, until: Instant) {
         const AGAIN: Duration = Duration::from_secs(1);
-        let (shards, stop) = (self.shards.clone(), self.stop.clone());
+        let service = self.clone();
         let opening = async move {
-            while let Err(error) = shards.holds().keep(Hold::new(Some(group.clone()), None, Duration::ZERO)).await {
-                tracing::warn!(%group, %error, "the name of a deleted group stays closed for now");
+            let is_another = |now: Instant| now.max(until) - now.min(until) > AGAIN;
+            while !service.closed_until(&group).is_some_and(is_another) {
+                let open = Hold::new(Some(group.clone()), None, Duration::ZERO);
+                match service.shards.holds().keep(open).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%group, %error, "the name of a deleted group stays closed for now"),
+                }
                 tokio::time::sleep(AGAIN).await;
             }
         };
+        let stop = self.stop.clone();
         tokio::spawn(async move { stop.run_until_cancelled_owned(opening).await });
     }
 

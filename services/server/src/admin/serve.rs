@@ -22,9 +22,9 @@ use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
 use super::gate::{Caller, Gate};
-use super::places::{Place, Places};
 use super::token::{self, Tokens};
 use super::{Config, Service, health, reflection};
+use crate::places::{Place, Places};
 use crate::readiness::Readiness;
 use crate::telemetry::trace::Tracer;
 use crate::tls::{self, Acceptor, Refused, Stream};
@@ -211,6 +211,7 @@ async fn converse(
         tracing::debug!(%peer, "admin connection closed: it does not speak HTTP/2");
         return;
     }
+    let mut changes = gate.tokens.as_ref().map(|tokens| tokens.changes());
     let caller = Caller { address: peer, subject: stream.subject().map(Arc::from) };
     let answer = service_fn(move |request| {
         let (gate, caller, place) = (Arc::clone(&gate), caller.clone(), Arc::clone(&place));
@@ -227,10 +228,20 @@ async fn converse(
         .initial_connection_window_size(CONNECTION_BYTES)
         .serve_connection(TokioIo::new(with_preface(stream)), answer);
     let mut connection = std::pin::pin!(connection);
+    let over = async {
+        match &mut changes {
+            Some(changes) => tokio::select! {
+                () = stop.cancelled() => {}
+                _ = changes.changed() => {}
+            },
+            None => stop.cancelled().await,
+        }
+    };
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => Some(result),
-        () = stop.cancelled() => {
+        // Also at a new token: what goes on for long, such as a watch, was begun with the old one.
+        () = over => {
             connection.as_mut().graceful_shutdown();
             timeout(patience.shutdown, connection.as_mut()).await.ok()
         }

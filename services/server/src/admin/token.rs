@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +82,8 @@ impl Token {
 pub(super) struct Tokens {
     file: PathBuf,
     current: RwLock<Token>,
+    /// Tells of each new one.
+    changes: watch::Sender<()>,
 }
 
 impl Tokens {
@@ -88,12 +91,28 @@ impl Tokens {
     /// As [`Token::read`].
     pub(super) fn read(file: PathBuf) -> Result<Self, Error> {
         let current = RwLock::new(Token::read(&file)?);
-        Ok(Self { file, current })
+        Ok(Self { file, current, changes: watch::Sender::new(()) })
+    }
+
+    /// Tells when another token has taken the place of that of now: whoever was let in then may not be any more.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// As [`Token::is_presented_by`].
     pub(super) fn are_presented_by(&self, authorization: &[u8]) -> bool {
         self.current.read().unwrap_or_else(PoisonError::into_inner).is_presented_by(authorization)
+    }
+
+    /// Answers whether it is another one.
+    fn replace(&self, token: Token) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *current.0 != *token.0;
+        if is_new {
+            *current = token;
+            self.changes.send_replace(());
+        }
+        is_new
     }
 
     /// Reads the file every `every`, until `stop`. While it holds no token that can be used, the one before stays.
@@ -109,9 +128,7 @@ impl Tokens {
             match found {
                 Ok(token) => {
                     complaint = None;
-                    let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                    if *current.0 != *token.0 {
-                        *current = token;
+                    if self.replace(token) {
                         tracing::info!(file = %self.file.display(), "callers of the admin API must present a new token");
                     }
                 }

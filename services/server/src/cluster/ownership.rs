@@ -109,7 +109,7 @@ impl Ownership {
                 () = stop.cancelled() => return,
                 Ok(()) = self.view.changed() => self.on_view().await,
                 shard = lost.recv() => match shard {
-                    Ok(shard) => self.taking.shards.order(shard, Order::Lost).await,
+                    Ok(shard) => self.taking.shards.order_lost(shard),
                     // The next look at all shards finds those that were missed.
                     Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {}
                 },
@@ -134,7 +134,7 @@ impl Ownership {
             for shard in 0..self.map.shards() {
                 self.taking.nats.let_go(shard);
                 if shards.is_owned(shard) {
-                    shards.order(shard, Order::Lost).await;
+                    shards.order_lost(shard);
                 }
             }
             self.map = without(&view, shards.node()).map(self.map.shards());
@@ -186,7 +186,7 @@ impl Ownership {
             let mine = is_in && self.map.owner(shard) == Some(me.as_str());
             let (held, owned) = (self.taking.nats.holds(shard), self.taking.shards.is_owned(shard));
             if owned && !held && !self.busy.contains(&shard) {
-                self.taking.shards.order(shard, Order::Lost).await;
+                self.taking.shards.order_lost(shard);
             }
             missing |= mine && !(held && owned);
             let is_settled = if mine { held && owned } else { !held && !owned };

@@ -12,6 +12,11 @@ const ESCAPED: usize = 6;
 /// What a line of a post holds besides its message and the group's name: braces, keys and a post id.
 const ENVELOPE: usize = 1_024;
 
+/// The longest line that a post may take, or a message on its way to a node or to NATS: with every character escaped.
+pub(crate) fn longest_line(limits: &crate::front::Limits) -> usize {
+    ESCAPED * (limits.message_bytes + limits.group_name_bytes) + ENVELOPE
+}
+
 /// Collects the rules that are broken.
 pub(super) struct Checks<'a> {
     pub(super) config: &'a Config,
@@ -37,7 +42,7 @@ impl Checks<'_> {
         let limits = &self.config.limits;
         let shard = &self.config.shard;
         let log = &self.config.log;
-        let needed = ESCAPED * (limits.message_bytes + limits.group_name_bytes) + ENVELOPE;
+        let needed = longest_line(limits);
         self.rule(limits.line_bytes >= needed, "limits.line_bytes", &["limits.message_bytes"], |with| {
             format!("must be at least {needed}, to hold the longest message with every character escaped: {with}")
         });

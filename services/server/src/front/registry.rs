@@ -207,11 +207,11 @@ impl Drop for Admitted {
         lock(&registry.connections).remove(&self.connection.id);
         if registry.max_per_address > 0 {
             let mut addresses = lock(&registry.addresses);
-            let address = self.connection.peer.ip().to_canonical();
-            if let Some(count) = addresses.get_mut(&address) {
+            let origin = origin::of(self.connection.peer.ip());
+            if let Some(count) = addresses.get_mut(&origin) {
                 *count -= 1;
                 if *count == 0 {
-                    addresses.remove(&address);
+                    addresses.remove(&origin);
                 }
             }
         }
@@ -230,6 +230,19 @@ mod tests {
 
     fn peer(last: u8) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, last], 1000))
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_places_as_an_address_of_ipv4_has_and_they_come_back() {
+        let limits = Limits { connections: 10, connections_per_address: 2, ..Limits::default() };
+        let registry = Arc::new(Registry::new(&limits, 1));
+        let admit = |address: &str| registry.admit(SocketAddr::new(address.parse().unwrap(), 1000));
+        for _ in 0..3 {
+            let _both = (admit("2001:db8::1").unwrap(), admit("2001:db8::2:0:0:1").unwrap());
+            assert!(matches!(admit("2001:db8::3"), Err(NotAdmitted::Address(2))));
+            assert!(admit("2001:db8:0:1::1").is_ok());
+        }
+        assert!(lock(&registry.addresses).is_empty());
     }
 
     #[test]

@@ -15,7 +15,10 @@ const NOT_READY: &str = "tertulia_not_ready";
 /// Says what each metric means; once the recorder is installed.
 pub fn describe() {
     describe_gauge!(CONNECTIONS, "Connections to the HTTP port that are open");
-    describe_counter!(REFUSED, "Connections to the HTTP port closed at once because http.connections were open");
+    describe_counter!(
+        REFUSED,
+        "Connections to the HTTP port closed before they were answered because http.connections were open and others came"
+    );
     describe_counter!(REQUESTS, "Requests answered on the HTTP port, by page and status");
     describe_gauge!(READY, "1 while the node should be sent clients, else 0");
     describe_gauge!(NOT_READY, "1 for each reason for which the node should not be sent clients, else 0");

@@ -38,6 +38,7 @@ macro_rules! conformance {
             a_page_stops_at_its_limits
             groups_are_listed_by_name_and_prefix
             a_purge_removes_the_oldest_and_keeps_the_head
+            a_purge_keeps_what_is_behind_it_wherever_it_cuts
             a_deleted_group_is_gone_and_may_come_back
             unknown_groups_are_unknown
             appends_of_many_shards_do_not_disturb_each_other
@@ -231,6 +232,26 @@ pub(crate) async fn a_purge_removes_the_oldest_and_keeps_the_head(engine: &impl 
     append(&*log, &[batch("Dogs", 7, 11, 12)]).await;
     assert_eq!(head(&*log, "Dogs").await, Some((7, 11, 12)));
     assert_eq!(seqs(&*log, "Dogs", Range::Before(u64::MAX), 99).await, [11, 12]);
+    log.close().await;
+}
+
+pub(crate) async fn a_purge_keeps_what_is_behind_it_wherever_it_cuts(engine: &impl Engine) {
+    const LAST: u64 = 14;
+    let log = engine.open().await;
+    for through in 1..LAST {
+        // Some came alone, some together.
+        let name = format!("cut-{through}");
+        for (first, last) in [(1, 1), (2, 4), (5, 7), (8, 8), (9, 9), (10, LAST)] {
+            append(&*log, &[batch(&name, 7, first, last)]).await;
+        }
+        assert_eq!(log.purge(0, &group(&name), through).await, Ok(through));
+        let kept: Vec<u64> = (through + 1..=LAST).collect();
+        assert_eq!(seqs(&*log, &name, Range::After(0), 99).await, kept, "through {through}");
+        if through + 2 < LAST {
+            assert_eq!(log.purge(0, &group(&name), through + 2).await, Ok(2));
+            assert_eq!(seqs(&*log, &name, Range::After(0), 99).await, kept[2..], "through {through}, then two more");
+        }
+    }
     log.close().await;
 }
 

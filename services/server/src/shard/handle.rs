@@ -90,6 +90,9 @@ pub struct Among {
     pub cut_off: watch::Receiver<bool>,
 }
 
+/// Orders that may wait for the task of one shard.
+const ORDERS: usize = 64;
+
 /// A cheap handle to all shards.
 #[derive(Debug, Clone)]
 pub struct Shards {
@@ -135,7 +138,6 @@ impl Shards {
     }
 
     fn start_tasks(config: Config, bounds: Bounds, log: Arc<dyn Log>, node: String, among: Option<Among>) -> Self {
-        const ORDERS: usize = 16;
         let count = config.count.max(1);
         let queue = config.queue.max(1);
         super::metrics::limits(count, queue, &bounds);
@@ -206,6 +208,16 @@ impl Shards {
         if let Some(orders) = self.inner.orders.get(usize::from(shard)) {
             // A task that has stopped owns nothing.
             drop(orders.send(order).await);
+        }
+    }
+
+    /// Tells the task of a shard that it is lost, unless much waits for it already: then it is told again later. So one that waits for an
+    /// append without end does not keep all the other shards waiting.
+    pub fn order_lost(&self, shard: u16) {
+        if let Some(orders) = self.inner.orders.get(usize::from(shard)).filter(|orders| orders.capacity() > ORDERS / 2)
+        {
+            // A task that has stopped owns nothing.
+            drop(orders.try_send(Order::Lost));
         }
     }
 

@@ -223,6 +223,7 @@ impl Owner {
         let Posts { session, posts, received } = posts;
         let now = now_ms();
         for post in posts {
+            self.keep_small().await;
             let outcome = match self.ready_for_post(&post.group, &session, post.id.is_some()).await {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),

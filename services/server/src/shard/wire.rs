@@ -310,10 +310,10 @@ impl From<&Refusal> for Refused {
 }
 
 impl Refused {
-    /// Of what cannot be told because it is too large.
+    /// Of what cannot be told because it is too large: it was carried out, perhaps.
     pub(super) fn too_large() -> Self {
         let retry_after = Some(super::session::RETRY_SOON);
-        Self { why: "unavailable".to_owned(), group: None, retry_after, max: 0 }
+        Self { why: IN_DOUBT.to_owned(), group: None, retry_after, max: 0 }
     }
 
     /// The refusal; `about` is the group that was asked for.

@@ -1,10 +1,11 @@
 //! The port itself: who is let in, health, and what becomes of garbage.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use serde_json::json;
-use tertulia_proto::admin::v1::ListGroupsRequest;
 use tertulia_proto::admin::v1::admin_service_client::AdminServiceClient;
+use tertulia_proto::admin::v1::{ListGroupsRequest, WatchEventsRequest};
 use tertulia_server::readiness::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -153,6 +154,32 @@ async fn who_may_not_call_cannot_keep_moderators_out() {
     let mut late = world.admin().await;
     late.list_groups(authorized()).await.unwrap();
     early.list_groups(authorized()).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_begun_with_the_old_token_ends_with_it() {
+    const OFTEN: Duration = Duration::from_millis(5);
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "old").unwrap();
+    let wishes = Wishes { token_file: Some(token_file.clone()), follow: Some(OFTEN), ..Wishes::default() };
+    let world = World::with(wishes).await;
+    let watch = |token: &'static str| {
+        let mut request = Request::new(WatchEventsRequest::default());
+        request.metadata_mut().insert("authorization", MetadataValue::from_static(token));
+        request
+    };
+    let mut admin = world.admin().await;
+    let mut watching = admin.watch_events(watch("Bearer old")).await.unwrap().into_inner();
+    let new = directory.path().join("new");
+    std::fs::write(&new, "new").unwrap();
+    std::fs::rename(&new, &token_file).unwrap();
+    let ended = async { while let Ok(Some(_)) = watching.message().await {} };
+    timeout(NEVER, ended).await.expect("it goes on with a token that is not valid any more");
+    let mut admin = world.admin().await;
+    assert_eq!(failure(admin.watch_events(watch("Bearer old")).await).0, Unauthenticated);
+    assert!(admin.watch_events(watch("Bearer new")).await.is_ok());
     world.stop().await;
 }
 

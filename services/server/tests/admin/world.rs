@@ -35,6 +35,8 @@ pub(crate) struct Wishes {
     pub(crate) watchers: Option<usize>,
     pub(crate) connections: Option<usize>,
     pub(crate) token_file: Option<PathBuf>,
+    /// How often the file of the token is looked at; never without.
+    pub(crate) follow: Option<Duration>,
 }
 
 pub(crate) struct World {
@@ -54,7 +56,7 @@ impl World {
     }
 
     pub(crate) async fn with(wishes: Wishes) -> Self {
-        let Wishes { limits, fanout, retained, watchers, connections, token_file } = wishes;
+        let Wishes { limits, fanout, retained, watchers, connections, token_file, follow } = wishes;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let shard = shard::Config { count: 16, ..shard::Config::default() };
         let shard = shard::Config { fanout: fanout.unwrap_or(shard.fanout), ..shard };
@@ -76,6 +78,9 @@ impl World {
         let service =
             admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, serving.clone());
         let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default(), None).unwrap();
+        if let Some(every) = follow {
+            server.follow_token(every, &serving, &tasks);
+        }
         let (chat_listener, admin_listener) = (front::bind(any).unwrap(), front::bind(any).unwrap());
         let (chat, admin) = (chat_listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());
         let accepting = Accepting::start(&front, chat_listener);

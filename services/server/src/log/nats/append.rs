@@ -179,6 +179,12 @@ impl Core {
         let encode = |outgoing: &Outgoing| (outgoing.subject.clone(), Bytes::from(outgoing.message.encode()));
         let messages: Vec<(String, Bytes)> = outgoing.iter().map(encode).collect();
         self.metrics.append_messages.record(messages.len() as f64);
+        let most = self.link.client.max_payload();
+        if let Some((subject, message)) = messages.iter().find(|(_, message)| message.len() > most) {
+            // It would be refused, which is no sign that the stream is in trouble.
+            let reason = format!("a message for '{subject}' has {} bytes, and NATS takes {most}", message.len());
+            return Err(Failure::NotNow(reason));
+        }
         let deadline = Instant::now() + self.link.timeout;
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
@@ -296,6 +302,10 @@ impl Core {
         // What has been removed since nobody can find any more.
         let Some(head) = known.head.filter(|head| head.first <= upto) else { return Ok(None) };
         let wanted = from.max(head.first)..=upto;
+        if wanted.is_empty() {
+            // It had no records: whoever asked to remove something may ask again.
+            return Ok(None);
+        }
         let found = self.fetch(shard, &sent.subject, message.epoch, wanted, u64::MAX, &known).await?.records;
         let is_ours = !found.is_empty() && sent.message.records.ends_with(&found);
         Ok(is_ours.then_some(last.position))

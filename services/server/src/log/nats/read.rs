@@ -133,6 +133,9 @@ impl Core {
         let stream = self.link.names.stream_of(shard);
         let (from, upto) = wanted.into_inner();
         let mut fetched = Fetched::default();
+        if from > upto {
+            return Ok(fetched);
+        }
         let start = self.locate(stream, subject, epoch, from, known, &mut fetched.places).await?;
         let (mut position, mut lag) = (start.position, from.saturating_sub(start.seq));
         let mut size = 0;

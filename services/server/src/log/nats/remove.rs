@@ -11,6 +11,7 @@ use super::Core;
 use super::append::{Outgoing, unavailable};
 use super::known::Known;
 use super::message::{Kind, Message};
+use super::read::Fetched;
 use crate::log::{AppendError, Head};
 
 /// Records beyond the floor that may wait for their removal.
@@ -39,7 +40,9 @@ impl Core {
             true => position,
             false => {
                 let fetched = self.fetch(shard, &subject, head.epoch, floor..=floor, u64::MAX, &known).await;
-                fetched.ok().and_then(|fetched| fetched.places.last().map(|place| place.position)).unwrap_or(0)
+                // What was read may go on behind the message that holds the floor, and that one must stay.
+                let holds = |fetched: Fetched| fetched.places.into_iter().rfind(|place| place.seq <= floor);
+                fetched.ok().and_then(holds).map_or(0, |place| place.position)
             }
         };
         self.remove_before(shard, group, &subject, before).await;

@@ -230,6 +230,7 @@ impl Owner {
         };
         let mut announced = Vec::new();
         for name in names {
+            self.keep_small().await;
             let outcome = match self.shared.holds.closed_for(name.as_str()) {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {

@@ -205,6 +205,14 @@ impl Owner {
         }
     }
 
+    /// Begins the next append before more groups are in it than there may be posts: engines take so many at once and no more, and one
+    /// request may have posts to thousands of groups. If that takes too long, the next post is refused by itself.
+    pub(super) async fn keep_small(&mut self) {
+        if self.staged.groups.len() >= self.shared.config.append_posts {
+            self.settle_in_time().await;
+        }
+    }
+
     /// Finishes every append, for requests that need to see their end; answers whether that took no longer than anybody is kept waiting.
     pub(super) async fn settle_in_time(&mut self) -> bool {
         loop {

@@ -73,6 +73,8 @@ pub(super) struct Mirror {
 pub(super) struct Pending {
     pub(super) request: Request,
     since: Instant,
+    /// Whether an owner may have carried it out that did not answer: then no later refusal tells that nothing came of it.
+    in_doubt: bool,
 }
 
 /// What was read for a group with a late message.
@@ -85,6 +87,8 @@ struct Flight {
     /// How many of the oldest requests are in it.
     count: usize,
     with_roll: bool,
+    /// Whether it may have reached an owner that did not answer.
+    in_doubt: bool,
     /// The wait before it is sent again.
     again: Duration,
     since: Instant,
@@ -180,7 +184,7 @@ impl Owner {
                 for mut post in posts {
                     post.id.get_or_insert_with(own_id);
                     let request = Request::Post(Posts { session: Arc::clone(&session), posts: vec![post], received });
-                    mirror.outbox.push_back(Pending { request, since });
+                    mirror.outbox.push_back(Pending { request, since, in_doubt: false });
                 }
             }
             mut request => {
@@ -189,7 +193,7 @@ impl Owner {
                 {
                     id.get_or_insert_with(own_id);
                 }
-                mirror.outbox.push_back(Pending { request, since });
+                mirror.outbox.push_back(Pending { request, since, in_doubt: false });
             }
         }
     }

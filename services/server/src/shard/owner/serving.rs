@@ -321,6 +321,7 @@ impl Owner {
         if self.is_overdue() {
             return Err(super::unavailable(group));
         }
+        self.keep_small().await;
         let id = PostId::from_stored(id).ok();
         self.ready_for_post(group, session, id.is_some()).await?;
         let received = std::time::Instant::now();

@@ -145,6 +145,35 @@ async fn what_was_stored_before_another_writer_came_is_found_also_if_the_questio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_without_an_answer_ends_also_when_another_writer_came() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let (log, other) = (open(&config(&proxy.url())).await, open(&config(&servers.urls())).await);
+    let group = crate::log::conformance::group("Dogs");
+    let shard = shard_of(&group);
+    log.take_over(shard).await.unwrap();
+    log.append(shard, vec![batch("Dogs", 7, 1, 4)]).await.unwrap();
+    proxy.cut_after_next_append();
+    let removing = tokio::spawn(log.purge(shard, &group, 2));
+    let begun = Instant::now();
+    while other.head(shard, &group).await.unwrap().is_none_or(|head| head.first < 3) {
+        assert!(begun.elapsed() < PATIENCE, "the server did not take it");
+    }
+    proxy.lose_next("Nats-Expected-Last-Subject-Sequence");
+    other.take_over(shard).await.unwrap();
+    other.append(shard, vec![batch("Dogs", 7, 5, 6)]).await.unwrap();
+    let ended =
+        tokio::time::timeout(PATIENCE, removing).await.expect("it never ends, and nobody can have the shard").unwrap();
+    println!("{ended:?}");
+    // Whoever has it next can take it here too.
+    tokio::time::timeout(PATIENCE, log.take_over(shard)).await.unwrap().unwrap();
+    log.append(shard, vec![batch("Dogs", 7, 7, 7)]).await.unwrap();
+    assert_eq!(content(&log, "Dogs").await.iter().map(|record| record.seq).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+    log.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_of_three_that_is_killed_loses_nothing() {
     let mut servers = Servers::start(3, "").await;
     let config = Config { replicas: 3, ..impatient(&servers.urls()) };

@@ -10,7 +10,7 @@ use crate::shard::Listed;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, now_ms, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
-use crate::shard::session::{Event, Joined, Stored};
+use crate::shard::session::{Event, Joined, RETRY_SOON, Stored};
 use crate::shard::wire::{MemberTold, Outcome};
 use crate::shard::{GroupStatus, Refusal, Session};
 
@@ -23,7 +23,7 @@ impl Owner {
             let Some(pending) = self.mirror_mut().and_then(|mirror| mirror.outbox.pop_front()) else { break };
             let outcome = outcomes.next().unwrap_or(Outcome::Unknown);
             match pending.request {
-                Request::Post(posts) => self.posted(posts, outcome, &mut answers),
+                Request::Post(posts) => self.posted(posts, pending.in_doubt, outcome, &mut answers),
                 request => {
                     // What was posted before is answered before.
                     drop(send_answers(std::mem::take(&mut answers)));
@@ -34,7 +34,7 @@ impl Owner {
         drop(send_answers(answers));
     }
 
-    fn posted(&mut self, posts: Posts, outcome: Outcome, answers: &mut Vec<Answer>) {
+    fn posted(&mut self, posts: Posts, in_doubt: bool, outcome: Outcome, answers: &mut Vec<Answer>) {
         let Posts { session, posts, .. } = posts;
         for post in posts {
             let outcome = match &outcome {
@@ -42,6 +42,7 @@ impl Owner {
                     self.expect(&post.group, *seq, LATE);
                     Ok(Stored { epoch: *epoch, seq: *seq, at: *at })
                 }
+                _ if in_doubt => Err(unanswered(post.group.clone())),
                 Outcome::Refused { refused } => Err(refused.clone().refusal(&post.group)),
                 _ => Err(unavailable(&post.group)),
             };
@@ -142,6 +143,7 @@ impl Owner {
 
     /// Tells who made a request that nothing came of it, or that nobody knows.
     pub(super) fn refuse(&mut self, pending: Pending, why: impl FnOnce(GroupName) -> Refusal) {
+        let why = |group| if pending.in_doubt { unanswered(group) } else { why(group) };
         match pending.request {
             Request::Join { group, session, .. } => {
                 let refusal = why(group.clone());
@@ -184,6 +186,10 @@ impl Owner {
             Request::Asked(_) => {}
         }
     }
+}
+
+fn unanswered(group: GroupName) -> Refusal {
+    Refusal::Unanswered { group, retry_after: RETRY_SOON }
 }
 
 /// A member as its owner tells it. How far it is, only the node knows that it is connected to.

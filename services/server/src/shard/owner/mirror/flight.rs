@@ -12,6 +12,7 @@ use super::{AGAIN, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
 use crate::shard::Refusal;
 use crate::shard::owner::seat::{Role, Seat};
 use crate::shard::owner::{Owner, unavailable};
+use crate::shard::peers::Silence;
 use crate::shard::session::RETRY_SOON;
 use crate::shard::wire::{self, Ask, Person, Reply, Roll, RollAnswer, RollOfGroup};
 
@@ -70,7 +71,7 @@ impl Owner {
         let Some(seat) = &self.seat else { return };
         let asking = seat.peers.ask(shard, frame.clone());
         let (again, since, is_told) = (AGAIN.0, Instant::now(), false);
-        let flight = Flight { number, frame, count, with_roll, again, since, is_told, asking };
+        let flight = Flight { number, frame, count, with_roll, in_doubt: false, again, since, is_told, asking };
         self.shared.metrics.forwarded.increment(count as u64);
         if let Some(mirror) = self.mirror_mut() {
             mirror.flight = Some(flight);
@@ -96,6 +97,8 @@ impl Owner {
     pub(in crate::shard::owner) fn hasten(&mut self) {
         let Some(flight) = self.mirror_mut().and_then(|mirror| mirror.flight.as_mut()) else { return };
         flight.again = AGAIN.0;
+        // Nobody waits for the answer any more.
+        flight.in_doubt = true;
         self.send_again(self.shard);
     }
 
@@ -133,6 +136,9 @@ impl Owner {
         let reply = match replied {
             Ok(bytes) => wire::decode::<Reply>(&bytes).unwrap_or_else(|error| Reply::Unfit { why: error.to_string() }),
             Err(error) => {
+                if let Some(flight) = mirror.flight.as_mut().filter(|_| !matches!(error, Silence::Nobody)) {
+                    flight.in_doubt = true;
+                }
                 let (reign, waiting) = (mirror.reign, mirror.outbox.len());
                 let flight = mirror.flight.as_mut().filter(|flight| !flight.is_told && flight.since.elapsed() > SILENT);
                 if let Some(flight) = flight {
@@ -158,7 +164,10 @@ impl Owner {
             // Who says that has lost the shard and does not know it yet.
             Reply::Reign { reign } if reign < mirror.reign => self.try_again(),
             Reply::Reign { reign } => {
-                mirror.flight = None;
+                // They go into another frame, of which the owner does not know that it has seen them.
+                if let Some(flight) = mirror.flight.take().filter(|flight| flight.in_doubt) {
+                    mirror.outbox.iter_mut().take(flight.count).for_each(|pending| pending.in_doubt = true);
+                }
                 mirror.follow(reign);
                 if !self.groups.is_empty()
                     && let Some(mirror) = self.mirror_mut()
@@ -213,8 +222,8 @@ impl Owner {
         }
     }
 
-    /// Nobody can be asked: of the requests of the frame under way it is not known what becomes of them, of the others it is that
-    /// nothing does.
+    /// Nobody can be asked: of the requests of the frame under way it is not known what becomes of them, of those others that no owner
+    /// has had it is that nothing does.
     pub(in crate::shard::owner) fn give_up_outbox(&mut self) {
         self.give_up_flight();
         let Some(mirror) = self.mirror_mut() else { return };

@@ -1,5 +1,5 @@
-//! Room for connections. Who has not shown that it may call gives way to who comes: otherwise anybody who reaches the port could keep
-//! those out who moderate, by connections that say nothing.
+//! Room for connections to ports that few use. Who has not shown that it may call gives way to who comes: otherwise anybody who reaches
+//! the port could keep others out, by connections that say nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 /// As many connections as may be.
 #[derive(Debug)]
-pub(super) struct Places {
+pub struct Places {
     max: usize,
     state: Mutex<State>,
 }
@@ -24,7 +24,7 @@ struct State {
 
 /// Room for one connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     number: u64,
     proven: AtomicBool,
     given_up: CancellationToken,
@@ -32,12 +32,15 @@ pub(super) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    /// Room for `max` connections.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, state: Mutex::default() })
     }
 
     /// A place, if need be that of the oldest connection from which no call was let in; `None` if there is none.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
+    #[must_use]
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut state = self.lock();
         if state.taken < self.max {
             state.taken += 1;
@@ -59,14 +62,15 @@ impl Places {
 
 impl Place {
     /// A call was let in: the place is kept to the end.
-    pub(super) fn prove(&self) {
+    pub fn prove(&self) {
         if !self.proven.swap(true, Ordering::Relaxed) {
             self.places.lock().unproven.remove(&self.number);
         }
     }
 
     /// Cancelled when another one has taken it.
-    pub(super) fn given_up(&self) -> &CancellationToken {
+    #[must_use]
+    pub fn given_up(&self) -> &CancellationToken {
         &self.given_up
     }
 }
