@@ -31,6 +31,8 @@ pub(in crate::shard) struct Seat {
     pub(super) role: Role,
     /// Another node has the shard: to be acted upon once what is being done is done.
     pub(super) fenced: bool,
+    /// The shard is to be given up once the append in flight has ended, however that takes.
+    pub(super) is_lost: bool,
     /// Whether this node reaches nobody, as far as it was acted upon.
     pub(super) is_cut_off: bool,
     cut_off: watch::Receiver<bool>,
@@ -70,8 +72,22 @@ pub(super) enum News {
 impl Seat {
     pub(in crate::shard) fn new(among: &Among, node: Arc<str>, orders: mpsc::Receiver<Order>) -> Self {
         let Among { peers, instance, patience, frame_bytes, cut_off, .. } = among.clone();
-        let (role, fenced, is_cut_off) = (Role::Mirror(Mirror::default()), false, false);
-        Self { peers, node, instance, patience, frame_bytes, orders, frames: 0, role, fenced, is_cut_off, cut_off }
+        let role = Role::Mirror(Mirror::default());
+        let (frames, fenced, is_lost, is_cut_off) = (0, false, false, false);
+        Self {
+            peers,
+            node,
+            instance,
+            patience,
+            frame_bytes,
+            orders,
+            frames,
+            role,
+            fenced,
+            is_lost,
+            is_cut_off,
+            cut_off,
+        }
     }
 
     /// Whether this node reaches nobody: that was acted upon, and still holds.

@@ -60,7 +60,8 @@ impl Owner {
 
     /// What is to be done for other nodes between requests; answers whether requests may go on that could not before.
     pub(super) async fn take_turn(&mut self) -> bool {
-        if self.is_fenced() {
+        let is_over = self.in_flight.is_none() && self.seat.as_deref().is_some_and(|seat| seat.is_lost);
+        if self.is_fenced() || is_over {
             self.step_down();
             return true;
         }
@@ -104,7 +105,12 @@ impl Owner {
                 self.step_down();
                 drop(done.send(self.shared.holds.recent(self.shard, self.shared.config.count.max(1))));
             }
-            Order::Lost => self.cease().await,
+            // Requests are answered meanwhile: an append that NATS leaves unanswered may take for ever.
+            Order::Lost => {
+                if let Some(seat) = &mut self.seat {
+                    seat.is_lost = true;
+                }
+            }
             Order::Follow => {
                 let has_members = !self.groups.is_empty();
                 if let Some(mirror) = self.mirror_mut().filter(|_| has_members) {
@@ -180,7 +186,7 @@ impl Owner {
     /// Ceases to own the shard, if it did. Nothing is under way.
     pub(super) fn step_down(&mut self) {
         let Some(seat) = &mut self.seat else { return };
-        seat.fenced = false;
+        (seat.fenced, seat.is_lost) = (false, false);
         let Role::Owner(serving) = &seat.role else { return };
         let mut mirror = Mirror::after(serving.reign());
         self.shared.set_owned(self.shard, false);

@@ -281,9 +281,19 @@ async fn nobody_waits_for_long_for_an_append_that_is_not_answered() {
         assert!(matches!(world.post(session, &["c"]).await[..], [Err(Refusal::Unavailable { .. })]));
     }
     assert_eq!(begun.elapsed(), PATIENCE, "at once");
+    // Nor does anybody when the shard is lost to it meanwhile.
+    pair.one.shards.order(0, Order::Lost).await;
+    for (world, session) in [(&pair.one, &ada), (&pair.two, &bob)] {
+        assert!(matches!(world.post(session, &["c"]).await[..], [Err(Refusal::Unavailable { .. })]));
+    }
+    assert_eq!(begun.elapsed(), PATIENCE, "at once");
     // It ends after all, and who asks again learns what became of it.
     pair.one.mood(WELL);
     pair.one.log.0.gate.add_permits(1);
+    while pair.one.shards.is_owned(0) {
+        tokio::task::yield_now().await;
+    }
+    pair.own(&pair.one, 8, Vec::new()).await;
     stored(&pair.one, 2).await;
     assert_eq!(pair.one.post(&ada, &["b", "c"]).await, [Ok(2), Ok(3)]);
     assert_eq!(pair.two.post(&bob, &["d"]).await, [Ok(4)]);
