@@ -134,7 +134,7 @@ impl World {
     fn posts(&self, count: usize) -> Request {
         let post = || NewPost { group: self.group.clone(), message: PLAIN.into(), id: None, trace: None, weight: None };
         let posts = std::iter::repeat_with(post).take(count).collect();
-        Request::Post(Posts { session: Arc::clone(&self.session), posts, received: Instant::now() })
+        Request::Post(Posts { session: Arc::clone(&self.session), posts, received: Instant::now(), in_doubt: false })
     }
 }
 

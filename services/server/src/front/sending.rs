@@ -17,7 +17,7 @@ impl Task {
             if let Some(last) = posts.last_mut() {
                 last.weight = Some(Weight::new(&session.inbox, &self.shared.weight, bytes as usize));
             }
-            self.send(shard, Request::Post(Posts { session, posts, received }));
+            self.send(shard, Request::Post(Posts { session, posts, received, in_doubt: false }));
         }
     }
 

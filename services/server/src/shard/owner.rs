@@ -220,7 +220,7 @@ impl Owner {
     }
 
     async fn on_posts(&mut self, posts: Posts) {
-        let Posts { session, posts, received } = posts;
+        let Posts { session, posts, received, in_doubt } = posts;
         let now = now_ms();
         for post in posts {
             self.keep_small().await;
@@ -228,6 +228,7 @@ impl Owner {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
             };
+            let outcome = outcome.map_err(|refusal| if in_doubt { unanswered(post.group.clone()) } else { refusal });
             let mut trace = post.trace;
             if let Err(refusal) = &outcome {
                 self.shared.metrics.refused.increment(1);
@@ -343,6 +344,11 @@ impl Owner {
         });
         self.groups.shrink_to(self.groups.len() * 2);
     }
+}
+
+/// Nobody knows what became of a request.
+fn unanswered(group: GroupName) -> Refusal {
+    Refusal::Unanswered { group, retry_after: RETRY_SOON }
 }
 
 fn unavailable(group: &GroupName) -> Refusal {

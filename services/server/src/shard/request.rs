@@ -78,6 +78,8 @@ pub struct Posts {
     pub posts: Vec<NewPost>,
     /// When they were read from the socket.
     pub received: Instant,
+    /// Whether they were sent to an owner that did not answer: then no refusal tells that they are not stored.
+    pub in_doubt: bool,
 }
 
 /// A post that has passed the checks of the front.

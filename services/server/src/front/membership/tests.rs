@@ -126,7 +126,7 @@ impl World {
         };
         let posts = (first..=self.posted).map(post).collect();
         let received = std::time::Instant::now();
-        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received });
+        let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received, in_doubt: false });
         assert!(self.shards.send(0, request).await);
         let mut answers = 0;
         while answers < count {

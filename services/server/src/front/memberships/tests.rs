@@ -141,7 +141,12 @@ impl World {
         self.heads[group] += 1;
         let message = self.heads[group].to_string().into();
         let post = NewPost { group: self.names[group].clone(), message, id: None, trace: None, weight: None };
-        let posts = Posts { session: Arc::clone(&self.poster), posts: vec![post], received: std::time::Instant::now() };
+        let posts = Posts {
+            session: Arc::clone(&self.poster),
+            posts: vec![post],
+            received: std::time::Instant::now(),
+            in_doubt: false,
+        };
         self.ask(group, |_| Request::Post(posts)).await;
         let Event::Posted(acks) = self.event(&self.poster).await else { panic!("not posted") };
         assert_eq!(acks[0].outcome.as_ref().unwrap().seq, self.heads[group]);

@@ -10,7 +10,7 @@ use tertulia_protocol::PostId;
 
 use super::append::{Answer, Asker, send_answers};
 use super::seat::{Role, Seat};
-use super::{Owner, unavailable};
+use super::{Owner, unanswered, unavailable};
 use crate::shard::Refusal;
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, RETRY_SOON};
@@ -83,10 +83,10 @@ impl Owner {
             return None;
         }
         match request {
-            Request::Post(Posts { session, posts, .. }) => {
+            Request::Post(Posts { session, posts, in_doubt, .. }) => {
                 self.shared.metrics.refused.increment(posts.len() as u64);
                 let answer = |post: NewPost| {
-                    let refusal = unavailable(&post.group);
+                    let refusal = if in_doubt { unanswered(post.group.clone()) } else { unavailable(&post.group) };
                     if let Some(trace) = post.trace {
                         trace.refused(self.shard, &post.group, refusal.reason());
                     }

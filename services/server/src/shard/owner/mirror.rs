@@ -180,11 +180,11 @@ impl Owner {
             Request::Asked(asked) => (asked.answer)(wire::encode(&Reply::NotOwner)),
             // Whoever has the shard now sees to it.
             Request::Admin(admin) if matches!(*admin, Admin::Forget { .. }) => {}
-            Request::Post(Posts { session, posts, received }) => {
+            Request::Post(Posts { session, posts, received, in_doubt }) => {
                 for mut post in posts {
                     post.id.get_or_insert_with(own_id);
-                    let request = Request::Post(Posts { session: Arc::clone(&session), posts: vec![post], received });
-                    mirror.outbox.push_back(Pending { request, since, in_doubt: false });
+                    let posts = Posts { session: Arc::clone(&session), posts: vec![post], received, in_doubt };
+                    mirror.outbox.push_back(Pending { request: Request::Post(posts), since, in_doubt });
                 }
             }
             mut request => {
@@ -200,6 +200,17 @@ impl Owner {
 }
 
 impl Mirror {
+    /// What is not answered, for this node to carry out by itself.
+    pub(super) fn into_requests(mut self) -> impl DoubleEndedIterator<Item = Request> {
+        if let Some(flight) = self.flight.take().filter(|flight| flight.in_doubt) {
+            self.outbox.iter_mut().take(flight.count).for_each(|pending| pending.in_doubt = true);
+        }
+        self.outbox.into_iter().map(|pending| match pending.request {
+            Request::Post(posts) => Request::Post(Posts { in_doubt: pending.in_doubt, ..posts }),
+            request => request,
+        })
+    }
+
     /// Another reign.
     fn follow(&mut self, reign: u64) {
         (self.reign, self.heard, self.missed, self.roll) = (reign, None, None, None);

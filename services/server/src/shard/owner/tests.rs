@@ -148,7 +148,7 @@ impl World {
             weight: None,
         };
         let posts = ids.iter().map(post).collect();
-        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now() };
+        let posts = Posts { session: Arc::clone(session), posts, received: Instant::now(), in_doubt: false };
         assert!(self.shards.send(0, Request::Post(posts)).await);
     }
 

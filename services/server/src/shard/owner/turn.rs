@@ -166,8 +166,8 @@ impl Owner {
             }
         }
         self.shared.set_owned(self.shard, true);
-        for pending in mirror.outbox.into_iter().rev() {
-            self.waiting.push_front(pending.request);
+        for request in mirror.into_requests().rev() {
+            self.waiting.push_front(request);
         }
         true
     }
@@ -238,7 +238,7 @@ impl Owner {
                     let posts =
                         vec![NewPost { group: answer.group, message, id, trace: answer.trace, weight: answer.weight }];
                     let received = Instant::now();
-                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received }));
+                    again.push(Request::Post(Posts { session: Arc::clone(session), posts, received, in_doubt: false }));
                 }
                 (Asker::Node(execution, _), Some(_)) => execution.give_up(),
                 _ => left.push(answer),

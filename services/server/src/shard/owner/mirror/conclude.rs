@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use super::{LATE, Pending};
 use crate::shard::Listed;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
-use crate::shard::owner::{Owner, now_ms, unavailable};
+use crate::shard::owner::{Owner, now_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
-use crate::shard::session::{Event, Joined, RETRY_SOON, Stored};
+use crate::shard::session::{Event, Joined, Stored};
 use crate::shard::wire::{MemberTold, Outcome};
 use crate::shard::{GroupStatus, Refusal, Session};
 
@@ -186,10 +186,6 @@ impl Owner {
             Request::Asked(_) => {}
         }
     }
-}
-
-fn unanswered(group: GroupName) -> Refusal {
-    Refusal::Unanswered { group, retry_after: RETRY_SOON }
 }
 
 /// A member as its owner tells it. How far it is, only the node knows that it is connected to.

@@ -18,7 +18,8 @@ async fn spans(world: &World, session: &Arc<Session>, ids: &[&str]) -> Vec<Vec<S
         weight: None,
     };
     let posts = ids.iter().enumerate().map(post).collect();
-    let request = Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now() });
+    let request =
+        Request::Post(Posts { session: Arc::clone(session), posts, received: Instant::now(), in_doubt: false });
     assert!(world.shards.send(0, request).await);
     answers(session, ids.len()).await;
     let all: Vec<SpanData> = std::iter::from_fn(|| spans.try_recv().ok()).collect();

@@ -104,7 +104,7 @@ async fn talk(node: Arc<Node>, session: Arc<Session>, mut quiet: watch::Receiver
         let id = Some(PostId::new(&number.to_string()).unwrap());
         let message = format!("{} says {number}", session.user).into();
         let posts = vec![NewPost { group: group.clone(), message, id, trace: None, weight: None }];
-        let posts = Posts { session: Arc::clone(&session), posts, received: Instant::now() };
+        let posts = Posts { session: Arc::clone(&session), posts, received: Instant::now(), in_doubt: false };
         assert!(node.shards.send(0, Request::Post(posts)).await);
     };
     loop {

@@ -91,30 +91,33 @@ async fn what_another_node_has_taken_meanwhile_is_not_sent_there_for_who_was_tol
 
 #[tokio::test]
 async fn a_refusal_after_an_answer_that_was_lost_does_not_say_that_nothing_is_stored() {
-    let pair = Pair::new().await;
-    let bob = session(2, "bob");
-    pair.two.join(&bob).await.unwrap();
-    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
-    pair.two.send_posts(&bob, &["a"]).await;
-    stored(&pair.one, 1).await;
-    // The shard is given away and taken again, with a group that was closed meanwhile.
-    let (done, released) = tokio::sync::oneshot::channel();
-    pair.one.shards.order(0, Order::Release { done }).await;
-    released.await.unwrap();
-    let closed = Hold::new(Some(pair.two.group.clone()), None, Duration::from_secs(60));
-    pair.own(&pair.one, 8, vec![closed]).await;
-    pair.air.lose_answers.store(0, Ordering::Relaxed);
-    let answered = async || loop {
-        // That it is no member any more it is told too.
-        for event in poll_fn(|cx| bob.inbox.poll_take(cx)).await {
-            if let Event::Posted(mut acks) = event {
-                return acks.remove(0).outcome.map(|stored| stored.seq);
+    // The next owner is another node, or that of the poster.
+    for is_far in [true, false] {
+        let pair = Pair::new().await;
+        let bob = session(2, "bob");
+        pair.two.join(&bob).await.unwrap();
+        pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+        pair.two.send_posts(&bob, &["a"]).await;
+        stored(&pair.one, 1).await;
+        // The shard is given away and taken, with a group that was closed meanwhile.
+        let (done, released) = tokio::sync::oneshot::channel();
+        pair.one.shards.order(0, Order::Release { done }).await;
+        released.await.unwrap();
+        let closed = Hold::new(Some(pair.two.group.clone()), None, Duration::from_secs(60));
+        pair.own(if is_far { &pair.one } else { &pair.two }, 8, vec![closed]).await;
+        pair.air.lose_answers.store(0, Ordering::Relaxed);
+        let answered = async || loop {
+            // That it is no member any more it may be told too.
+            for event in poll_fn(|cx| bob.inbox.poll_take(cx)).await {
+                if let Event::Posted(mut acks) = event {
+                    return acks.remove(0).outcome.map(|stored| stored.seq);
+                }
             }
-        }
-    };
-    let told = answered().await;
-    assert!(is_unknown(&told), "{told:?}");
-    pair.two.send_posts(&bob, &["b"]).await;
-    let told = answered().await;
-    assert!(matches!(told, Err(Refusal::Closed { .. })), "{told:?}");
+        };
+        let told = answered().await;
+        assert!(is_unknown(&told), "{told:?}");
+        pair.two.send_posts(&bob, &["b"]).await;
+        let told = answered().await;
+        assert!(matches!(told, Err(Refusal::Closed { .. })), "{told:?}");
+    }
 }
