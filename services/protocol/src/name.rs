@@ -203,7 +203,7 @@ impl NameRules {
 fn check_group(text: &str) -> Result<(), NameError> {
     let what = "group name";
     check_length(what, text, MAX_GROUP_NAME_BYTES)?;
-    first_bad(what, text, "control characters are not allowed", is_control)?;
+    first_bad(what, text, NOT_CONTROL, is_control)?;
     let rule = "white space is not allowed at either end";
     let ends = [text.chars().next().map(|c| (0, c)), text.char_indices().next_back()];
     match ends.into_iter().flatten().find(|(_, c)| c.is_whitespace()) {
@@ -219,12 +219,13 @@ fn check_user(text: &str) -> Result<(), NameError> {
         let rule = "a first '@' is kept for the server";
         return Err(NameError::Character { what, character: '@', at: 0, rule });
     }
-    first_bad(what, text, "control characters and white space are not allowed", |c| is_control(c) || c.is_whitespace())
+    let rule = "control and invisible characters and white space are not allowed";
+    first_bad(what, text, rule, |c| is_control(c) || c.is_whitespace())
 }
 
 fn check_post_id(text: &str) -> Result<(), NameError> {
     check_length("post id", text, MAX_POST_ID_BYTES)?;
-    first_bad("post id", text, "control characters are not allowed", is_control)
+    first_bad("post id", text, NOT_CONTROL, is_control)
 }
 
 fn check_length(what: &'static str, text: &str, max: usize) -> Result<(), NameError> {
@@ -242,10 +243,20 @@ fn first_bad(what: &'static str, text: &str, rule: &'static str, bad: impl Fn(ch
     }
 }
 
-/// Control characters, and the invisible ones that make two names look alike or a terminal line break.
+const NOT_CONTROL: &str = "control and invisible characters are not allowed";
+
+/// Control characters, and the invisible ones that make two names look alike or a terminal turn or break a line: those of Unicode's
+/// category Cf that have no shape of their own, the separators of lines, and the fillers.
 fn is_control(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -257,7 +268,18 @@ mod tests {
         for good in ["Dogs", "#ubuntu", "两只狗", "two words", "a", &"x".repeat(255)] {
             assert!(GroupName::new(good).is_ok(), "{good:?}");
         }
-        for bad in ["", " Dogs", "Dogs ", "Do\ngs", "Do\0gs", "a\u{202e}b", &"x".repeat(256)] {
+        for bad in [
+            "",
+            " Dogs",
+            "Dogs ",
+            "Do\ngs",
+            "Do\0gs",
+            "a\u{202e}b",
+            "D\u{ad}ogs",
+            "D\u{2060}ogs",
+            "Dogs\u{e0041}",
+            &"x".repeat(256),
+        ] {
             assert!(GroupName::new(bad).is_err(), "{bad:?}");
         }
     }
@@ -267,7 +289,7 @@ mod tests {
         let error = GroupName::new("Do\tgs").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a group name must not contain '\\t' (at byte 2): control characters are not allowed"
+            "a group name must not contain '\\t' (at byte 2): control and invisible characters are not allowed"
         );
     }
 

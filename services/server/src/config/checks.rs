@@ -115,6 +115,10 @@ impl Checks<'_> {
     }
 
     fn nodes(&mut self) {
+        let replicas = self.config.nats.replicas;
+        self.rule(replicas % 2 == 1, "nats.replicas", &[], |_| {
+            "must be 1, 3 or 5: of an even number half is no majority, so one more server is of no use".to_owned()
+        });
         let cluster = &self.config.cluster;
         let is_word = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         let is_name = cluster.node_id.len() <= 64 && is_word(&cluster.node_id);

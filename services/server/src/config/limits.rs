@@ -35,7 +35,7 @@ pub(super) static LIMITS: &[Entry] = &[
     Entry::new(
         "limits.groups",
         int(1, 100_000_000),
-        "Groups in total, over all nodes. A group without members and messages is none.",
+        "Groups in total, over all nodes. A group without members and messages is none, once it was not used for `shard.group_idle`.",
     )
     .bound("`server_full`", "tertulia_groups_counted"),
     Entry::new(

@@ -275,7 +275,7 @@ static LOG: &[Entry] = &[
         "Messages kept of each group, the newest; 0: no bound.",
     )
     .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
-    Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound.")
+    Entry::new("log.retention.bytes", bytes(0, 1024 * TIB), "Bytes of messages kept of each group; 0: no bound. With `embedded` they are removed when messages move into the tables (`log.apply_interval`).")
         .bound("the oldest messages of the group go first", "tertulia_log_removed_messages_total"),
     Entry::new(
         "log.retention.age",

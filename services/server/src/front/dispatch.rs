@@ -133,13 +133,13 @@ impl Task {
         let max = self.shared.limits.malformed_lines;
         if self.malformed >= max {
             self.refuse(Refused::new(Code::Protocol, format!("the connection is closed after {max} malformed lines")));
-            self.close(CloseReason::Malformed);
+            self.finish(CloseReason::Malformed);
         }
     }
 
     pub(super) fn on_line_too_long(&mut self, error: &LineTooLong) {
         self.refuse(Refused::new(Code::LineTooLong, format!("{error}; the connection is closed")));
-        self.close(CloseReason::LineTooLong);
+        self.finish(CloseReason::LineTooLong);
     }
 
     /// A name that keeps to the rules; one that the connection knows need not be checked again.
@@ -150,7 +150,7 @@ impl Task {
         match self.shared.rules.group(name) {
             Ok(group) => Some(group),
             Err(error) => {
-                self.refuse(Refused::new(Code::BadGroupName, error.to_string()).request(request));
+                self.refuse(Refused::new(Code::BadGroupName, error.to_string()).about(request, &told(name)));
                 None
             }
         }
@@ -209,10 +209,8 @@ impl Task {
                 if let Some(trace) = trace {
                     trace.refused_at_once(refused.code.as_str());
                 }
-                let id = id.map(|id| id.chars().take(tertulia_protocol::name::MAX_POST_ID_BYTES).collect());
-                let known_group = refused.code != Code::BadGroupName;
-                let refused = Refused { id, ..refused };
-                self.refuse(if known_group { refused.about("Post", name) } else { refused.request("Post") });
+                let refused = Refused { id: id.map(told), ..refused };
+                self.refuse(refused.about("Post", &told(name)));
                 return;
             }
         };
@@ -339,4 +337,10 @@ fn join_from(join: &extended::Join<'_>) -> Result<JoinFrom, &'static str> {
         (None, Some(count)) => Ok(JoinFrom::Last(count)),
         (None, None) => Ok(JoinFrom::Now),
     }
+}
+
+/// What was refused, so that whoever sent it finds it. What is cut is too long to be taken for another one.
+fn told(text: &str) -> String {
+    const MOST: usize = 512;
+    text.chars().take(MOST).collect()
 }

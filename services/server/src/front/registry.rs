@@ -144,10 +144,11 @@ impl Registry {
     /// Ends the connections that are meant, and answers which they were.
     pub fn disconnect(&self, target: &Target, reason: Option<&Arc<str>>) -> Vec<ConnectionId> {
         let meant = self.list(None, usize::MAX, |connection| connection.matches(target));
-        for connection in &meant {
-            connection.disconnect(reason.cloned());
-        }
-        meant.iter().map(|connection| connection.id).collect()
+        meant
+            .iter()
+            .filter(|connection| connection.disconnect(reason.cloned()))
+            .map(|connection| connection.id)
+            .collect()
     }
 
     /// Tells extended clients to connect again elsewhere and at once, one after the other within that time. Until it is told, each is
@@ -162,12 +163,12 @@ impl Registry {
         }
     }
 
-    /// Tells every extended client to connect again elsewhere, spread over `within`.
+    /// Tells every extended client to connect again, spread over `within`; none at once, for there may be nobody else yet.
     pub fn go_away(&self, reason: &Arc<str>, within: Duration) {
         let all = self.list(None, usize::MAX, |_| true);
         let count = u32::try_from(all.len().max(1)).unwrap_or(u32::MAX);
         for (place, connection) in (0u32..).zip(&all) {
-            connection.go_away(Arc::clone(reason), within.mul_f64(f64::from(place) / f64::from(count)));
+            connection.go_away(Arc::clone(reason), within.mul_f64(f64::from(place + 1) / f64::from(count)));
         }
     }
 

@@ -420,6 +420,7 @@ impl Shards {
         metrics.lagging.set(totals.lagging as f64);
         metrics.members_max.set(totals.most_members as f64);
         metrics.dedup_ids.set(totals.ids as f64);
+        self.holds().prune();
         metrics.holds.set(self.holds().len() as f64);
         let waiting = |owner: &mpsc::Sender<Request>| owner.max_capacity() - owner.capacity();
         metrics.queue.set(self.inner.owners.iter().map(waiting).sum::<usize>() as f64);

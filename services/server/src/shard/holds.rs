@@ -228,6 +228,13 @@ impl Holds {
         self.count.load(Ordering::Acquire)
     }
 
+    /// Forgets those that are over.
+    pub fn prune(&self) {
+        if !self.is_empty() {
+            self.change(|state| state.prune(Instant::now()));
+        }
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

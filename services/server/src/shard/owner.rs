@@ -121,7 +121,13 @@ impl Owner {
         if let Some(mirror) = self.mirror() {
             return mirror.has_room(config);
         }
-        self.staged.posts < config.append_posts && self.staged.bytes < config.append_bytes
+        !self.is_full()
+    }
+
+    /// Whether as much waits for the next append as may go into one.
+    fn is_full(&self) -> bool {
+        let config = &self.shared.config;
+        self.staged.posts >= config.append_posts || self.staged.bytes >= config.append_bytes
     }
 
     async fn on_request(&mut self, request: Request) {
@@ -222,8 +228,8 @@ impl Owner {
     async fn on_posts(&mut self, posts: Posts) {
         let Posts { session, posts, received, in_doubt } = posts;
         let now = now_ms();
-        for post in posts {
-            self.keep_small().await;
+        let mut posts = posts.into_iter();
+        while let Some(post) = posts.next() {
             let outcome = match self.ready_for_post(&post.group, &session, post.id.is_some()).await {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
@@ -240,6 +246,11 @@ impl Owner {
             let to = Asker::Session(Arc::clone(&session));
             let id = post.id.filter(PostId::is_of_client);
             self.staged.answers.push(Answer { to, group: post.group, id, outcome, trace, weight: post.weight });
+            if self.is_full() && posts.len() > 0 {
+                // The others go into the next append, before what came after them.
+                let rest = Posts { session, posts: posts.collect(), received, in_doubt };
+                return self.waiting.push_front(Request::Post(rest));
+            }
         }
     }
 
@@ -293,13 +304,15 @@ impl Owner {
     }
 
     fn create(&mut self, name: &GroupName, session: &Session) -> Result<(), Refusal> {
-        let bounds = &self.shared.bounds;
-        let max = bounds.groups;
-        if self.shared.groups() >= max as u64 {
+        let epoch = self.next_epoch();
+        let shared = Arc::clone(&self.shared);
+        // No other shard makes one in between.
+        let mut founders = shared.founders.lock().unwrap_or_else(PoisonError::into_inner);
+        let max = shared.bounds.groups;
+        if shared.groups() >= max as u64 {
             return Err(Refusal::ServerFull { group: name.clone(), max });
         }
-        self.shared.founders.lock().unwrap_or_else(PoisonError::into_inner).found(name, session, bounds)?;
-        let epoch = self.next_epoch();
+        founders.found(name, session, &shared.bounds)?;
         self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
         self.shared.events.tell(|| What::Created { group: name.clone(), shard: self.shard, epoch });
         Ok(())

@@ -37,6 +37,14 @@ impl Task {
         self.clocks.heard = tokio::time::Instant::now();
     }
 
+    /// Takes no more lines, answers those that were taken, then ends; the first reason counts.
+    pub(in crate::front) fn finish(&mut self, reason: CloseReason) {
+        if self.may_listen() {
+            self.phase = Phase::Finishing(reason);
+            self.me.set_closing();
+        }
+    }
+
     /// Writes what waits, then ends; the first reason counts.
     pub(in crate::front) fn close(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_)) {

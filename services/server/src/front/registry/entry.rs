@@ -218,11 +218,14 @@ impl Connection {
         self.wrote.store(since, Ordering::Relaxed);
     }
 
-    /// Ends the connection after telling the client why.
-    pub fn disconnect(&self, reason: Option<Arc<str>>) {
-        self.set_closing();
-        drop(self.disconnect.set(reason));
-        self.order(DISCONNECT);
+    /// Ends the connection after telling the client why; answers whether that is the first time.
+    pub fn disconnect(&self, reason: Option<Arc<str>>) -> bool {
+        let is_first = self.disconnect.set(reason).is_ok();
+        if is_first {
+            self.set_closing();
+            self.order(DISCONNECT);
+        }
+        is_first
     }
 
     /// What the moderator who ends it has said.

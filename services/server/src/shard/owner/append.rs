@@ -205,10 +205,10 @@ impl Owner {
         }
     }
 
-    /// Begins the next append before more groups are in it than there may be posts: engines take so many at once and no more, and one
-    /// request may have posts to thousands of groups. If that takes too long, the next post is refused by itself.
+    /// Begins the next append if it has as many posts as may be, for what comes as one request and may be posts to thousands of groups. If
+    /// that takes too long, the next post is refused by itself.
     pub(super) async fn keep_small(&mut self) {
-        if self.staged.groups.len() >= self.shared.config.append_posts {
+        if self.is_full() {
             self.settle_in_time().await;
         }
     }
