@@ -14,6 +14,7 @@ use args::{Args, Color};
 use clap::Parser;
 use input::editor::{self, Restore};
 use jiff::tz::TimeZone;
+use screen::escape::Backslash;
 use screen::{Screen, Style};
 use session::{Options, Outcome};
 use signals::Signals;
@@ -38,7 +39,10 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Signal(number)) => ExitCode::from(128_u8.saturating_add(number)),
         Err(error) => {
-            eprintln!("tertulia: {}", told(&error));
+            let mut text = String::new();
+            // It may be of whoever answers at that port.
+            screen::escape::escape(&told(&error), Backslash::Keep, &mut text);
+            eprintln!("tertulia: {text}");
             ExitCode::FAILURE
         }
     }

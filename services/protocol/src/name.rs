@@ -196,14 +196,30 @@ impl NameRules {
             let rule = "this server allows only graphic ASCII characters";
             first_bad(what, text, rule, |c| !c.is_ascii_graphic())?;
         }
-        GroupName::new(text)
+        let name = GroupName::new(text)?;
+        visible(what, text)?;
+        Ok(name)
     }
+
+    /// The name that a client gives its user: the hard rules, and no invisible characters.
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn user(text: &str) -> Result<UserName, NameError> {
+        let name = UserName::new(text)?;
+        visible("user name", text)?;
+        Ok(name)
+    }
+}
+
+fn visible(what: &'static str, text: &str) -> Result<(), NameError> {
+    first_bad(what, text, "invisible characters are not allowed", is_invisible)
 }
 
 fn check_group(text: &str) -> Result<(), NameError> {
     let what = "group name";
     check_length(what, text, MAX_GROUP_NAME_BYTES)?;
-    first_bad(what, text, NOT_CONTROL, is_control)?;
+    first_bad(what, text, "control characters are not allowed", is_control)?;
     let rule = "white space is not allowed at either end";
     let ends = [text.chars().next().map(|c| (0, c)), text.char_indices().next_back()];
     match ends.into_iter().flatten().find(|(_, c)| c.is_whitespace()) {
@@ -219,13 +235,12 @@ fn check_user(text: &str) -> Result<(), NameError> {
         let rule = "a first '@' is kept for the server";
         return Err(NameError::Character { what, character: '@', at: 0, rule });
     }
-    let rule = "control and invisible characters and white space are not allowed";
-    first_bad(what, text, rule, |c| is_control(c) || c.is_whitespace())
+    first_bad(what, text, "control characters and white space are not allowed", |c| is_control(c) || c.is_whitespace())
 }
 
 fn check_post_id(text: &str) -> Result<(), NameError> {
     check_length("post id", text, MAX_POST_ID_BYTES)?;
-    first_bad("post id", text, NOT_CONTROL, is_control)
+    first_bad("post id", text, "control characters are not allowed", is_control)
 }
 
 fn check_length(what: &'static str, text: &str, max: usize) -> Result<(), NameError> {
@@ -243,20 +258,20 @@ fn first_bad(what: &'static str, text: &str, rule: &'static str, bad: impl Fn(ch
     }
 }
 
-const NOT_CONTROL: &str = "control and invisible characters are not allowed";
-
-/// Control characters, and the invisible ones that make two names look alike or a terminal turn or break a line: those of Unicode's
-/// category Cf that have no shape of their own, the separators of lines, and the fillers.
+/// Control characters, and the invisible ones that turn or break a line of a terminal: no name was ever allowed to have them, and what is
+/// stored has none.
 fn is_control(c: char) -> bool {
-    if c.is_ascii() {
-        return c.is_ascii_control();
-    }
     c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
-            | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}')
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Those by which two names look alike: the others of Unicode's category Cf that have no shape of their own, and the fillers. Names that are
+/// stored may have them.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
+        | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{3164}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -268,20 +283,19 @@ mod tests {
         for good in ["Dogs", "#ubuntu", "两只狗", "two words", "a", &"x".repeat(255)] {
             assert!(GroupName::new(good).is_ok(), "{good:?}");
         }
-        for bad in [
-            "",
-            " Dogs",
-            "Dogs ",
-            "Do\ngs",
-            "Do\0gs",
-            "a\u{202e}b",
-            "D\u{ad}ogs",
-            "D\u{2060}ogs",
-            "Dogs\u{e0041}",
-            &"x".repeat(256),
-        ] {
+        for bad in ["", " Dogs", "Dogs ", "Do\ngs", "Do\0gs", "a\u{202e}b", &"x".repeat(256)] {
             assert!(GroupName::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_clients_offer_has_no_invisible_characters_but_what_is_stored_may() {
+        let rules = NameRules { max_bytes: 255, ascii_only: false };
+        for bad in ["D\u{ad}ogs", "D\u{2060}ogs", "Dogs\u{e0041}", "\u{3164}"] {
+            assert!(rules.group(bad).is_err() && NameRules::user(bad).is_err(), "{bad:?}");
+            assert!(GroupName::new(bad).is_ok() && UserName::from_stored(bad).is_ok(), "{bad:?}");
+        }
+        assert!(rules.group("د\u{600}").is_ok() && NameRules::user("ada").is_ok());
     }
 
     #[test]
@@ -289,7 +303,7 @@ mod tests {
         let error = GroupName::new("Do\tgs").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a group name must not contain '\\t' (at byte 2): control and invisible characters are not allowed"
+            "a group name must not contain '\\t' (at byte 2): control characters are not allowed"
         );
     }
 

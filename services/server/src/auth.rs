@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 
 use tertulia_protocol::extended::Hello;
-use tertulia_protocol::{NameError, UserName};
+use tertulia_protocol::{NameError, NameRules, UserName};
 
 /// Whom the server takes a client for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Error {
 /// If the client is not to be let in.
 pub fn decide(hello: Option<&Hello<'_>>) -> Result<Principal, Error> {
     match hello.and_then(|hello| hello.user.as_deref()) {
-        Some(user) => Ok(Principal { user: UserName::new(user)? }),
+        Some(user) => Ok(Principal { user: NameRules::user(user)? }),
         None => Ok(Principal { user: guest()? }),
     }
 }

@@ -72,6 +72,12 @@ impl Batch {
         self.records.first().map_or(0, |record| record.seq)
     }
 
+    /// What its records count for, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.records.iter().map(Record::size).sum()
+    }
+
     /// The same messages in parts of at most so many bytes of messages, or one message.
     ///
     /// Who holds a part holds no other message: where many parts are kept for those who are behind, each is small.

@@ -58,6 +58,8 @@ pub(crate) struct Membership {
     position: Option<Position>,
     asking: Asking,
     leaving: bool,
+    /// Joins that were sent before the last `Leave` and are not answered: what answers them is of no use.
+    passed: u32,
     /// What is known to be there: until it was seen, the member is behind.
     known: u64,
 }
@@ -65,7 +67,7 @@ pub(crate) struct Membership {
 impl Membership {
     /// A group that is to be joined.
     pub(crate) fn new(from: From) -> Self {
-        Self { position: None, asking: Asking::Wanted(from, None), leaving: false, known: 0 }
+        Self { position: None, asking: Asking::Wanted(from, None), leaving: false, passed: 0, known: 0 }
     }
 
     /// Whether a `Join` is on its way, or will be.
@@ -104,6 +106,13 @@ impl Membership {
             Asking::Wanted(_, not_before) => not_before,
             _ => None,
         }
+    }
+
+    /// A join was answered, in whatever way. Whether it is one from before a `Leave`.
+    pub(crate) fn is_of_before(&mut self) -> bool {
+        let is_before = self.passed > 0;
+        self.passed -= u32::from(is_before);
+        is_before
     }
 
     /// The join was refused for now: it is asked for again at that time.
@@ -165,6 +174,7 @@ impl Membership {
     /// `Leave` was sent.
     pub(crate) fn leave(&mut self) {
         self.leaving = true;
+        self.passed += u32::from(matches!(self.asking, Asking::Sent(_)));
         self.asking = Asking::No;
     }
 
@@ -179,6 +189,7 @@ impl Membership {
     /// The connection broke: the group is to be joined again after what was seen. Returns whether there is something
     /// left to join.
     pub(crate) fn disconnected(&mut self) -> bool {
+        self.passed = 0;
         if self.leaving && !self.left() {
             return false;
         }
@@ -305,6 +316,21 @@ mod tests {
         dogs.next_join("Dogs", Instant::now()).unwrap();
         assert!(dogs.left());
         assert!(!dogs.joined(&joined(5, 9, true)));
+        assert_eq!(dogs.arrived(10), Arrival::Next);
+    }
+
+    #[test]
+    fn gone_and_back_before_anything_was_answered() {
+        let mut dogs = Membership::new(From::Now);
+        let now = Instant::now();
+        dogs.next_join("Dogs", now).unwrap();
+        dogs.leave();
+        dogs.ask(From::Now);
+        dogs.next_join("Dogs", now).unwrap();
+        assert!(dogs.is_of_before(), "the first join is answered, and left by now");
+        assert!(dogs.left(), "the second one is still to be answered");
+        assert!(!dogs.is_of_before());
+        dogs.joined(&joined(5, 9, true));
         assert_eq!(dogs.arrived(10), Arrival::Next);
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Pending {
     pub(crate) group: String,
     /// The text.
     pub(crate) text: String,
+    /// Whether it was sent once, and it is not known what became of that.
+    pub(crate) in_doubt: bool,
     sent: bool,
     tries: u32,
 }
@@ -65,7 +67,7 @@ impl Outbox {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
         self.bytes += text.len();
-        self.posts.push_back(Pending { id, group, text, sent: false, tries: 0 });
+        self.posts.push_back(Pending { id, group, text, in_doubt: false, sent: false, tries: 0 });
     }
 
     /// The next post to send, taken as sent; `window` posts are in flight at most.
@@ -109,10 +111,18 @@ impl Outbox {
         None
     }
 
+    /// It is not known what became of the post with that id.
+    pub(crate) fn doubt(&mut self, id: &str) {
+        if let Some(post) = self.posts.iter_mut().find(|post| post.id == id) {
+            post.in_doubt = true;
+        }
+    }
+
     /// The connection broke: what was sent is sent again. Returns the posts that were tried too often.
     pub(crate) fn disconnected(&mut self) -> Vec<Pending> {
         self.hold = None;
         for post in &mut self.posts {
+            post.in_doubt |= post.sent;
             post.sent = false;
         }
         self.drain_if(|post| post.tries >= MOST_TRIES)

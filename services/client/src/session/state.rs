@@ -304,6 +304,9 @@ impl State {
     fn joined(&mut self, joined: &Joined<'_>) {
         let group = &*joined.group_name;
         let Some(membership) = self.groups.get_mut(group) else { return };
+        if membership.is_of_before() {
+            return;
+        }
         if membership.joined(joined) {
             self.note(format!("{group} began anew: what was seen before is not part of it"));
         }

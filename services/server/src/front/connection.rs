@@ -266,8 +266,8 @@ impl Task {
                         self.phase = Phase::LastCall;
                         self.me.set_closing();
                     }
-                    Order::Finish if self.may_listen() => self.phase = Phase::Finishing(CloseReason::Drain),
-                    Order::LastCall | Order::Finish => {}
+                    Order::Finish => self.finish(CloseReason::Drain),
+                    Order::LastCall => {}
                     Order::Disconnect => self.on_disconnect(),
                 }
             }

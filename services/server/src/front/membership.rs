@@ -26,6 +26,8 @@ use crate::shard::{
 
 /// How much is read from the log at once for one member.
 const PAGE: PageLimit = PageLimit { records: 256, bytes: 64 * 1024 };
+/// What may be kept of a group, in bytes of its messages, for a member whose connection has no room: more is read from the log again.
+const HELD_UP: usize = 4 * 1024;
 /// How long a member waits when the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// How long it waits when what it read ends before what it knows to be there, or is of another life of the group.
@@ -178,17 +180,21 @@ impl Membership {
                 State::Closed => return Poll::Pending,
             }
         }
-        self.look_ahead(cx, around.metrics);
+        self.look_ahead(cx, around);
         Poll::Ready(())
     }
 
     /// Without room for it, still learns whether there is something more, so that a member whose socket takes nothing is seen to lag.
-    fn look_ahead(&mut self, cx: &mut Context<'_>, metrics: &Metrics) {
+    fn look_ahead(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_>) {
         if let State::Live(receiving) = &mut self.state
-            && let Poll::Ready(received) = receiving.poll(cx)
+            && let Poll::Ready((received, subscription)) = receiving.poll(cx)
         {
-            self.sample_lag(metrics);
-            self.state = State::HeldUp(Box::new(received));
+            self.sample_lag(around.metrics);
+            match received {
+                // Nothing else would bound what all groups of a connection keep so.
+                Ok(delivery) if delivery.batch.size() > HELD_UP => self.fall_behind(subscription, around),
+                received => self.state = State::HeldUp(Box::new((received, subscription))),
+            }
         }
         if self.lag.is_none() && self.held_up.is_none() && self.status.head() >= self.next {
             self.held_up = Some(self.status.lag());
@@ -243,7 +249,7 @@ impl Membership {
         }
     }
 
-    /// Writes what is new in a delivery; answers whether it follows on what was written.
+    /// Writes what is new in a delivery; answers whether it follows on what was written, and all of it is.
     fn take(&mut self, delivery: &Delivery, around: &mut Surroundings<'_>) -> bool {
         let batch = &delivery.batch;
         let (first, last) = (batch.first(), batch.last());
@@ -254,21 +260,23 @@ impl Membership {
             return false;
         }
         let dialect = around.dialect;
-        let count = last + 1 - self.next;
+        let mut written = last;
         if first == self.next {
             around.out.share(delivery.lines(dialect, |batch| encode::batch(dialect, batch)));
             if let Some(trace) = &delivery.trace {
                 around.out.mark(around.session.id, Arc::clone(trace));
             }
         } else {
-            self.write(batch.records.iter().skip_while(|record| record.seq < self.next), around);
+            let new = batch.records.iter().skip_while(|record| record.seq < self.next);
+            // There may not be room for all: the log has the others.
+            written = self.write(new, around).unwrap_or(self.next - 1);
         }
-        self.next = last + 1;
-        around.count(count);
+        around.count(written + 1 - self.next);
+        self.next = written + 1;
         if self.is_measured() {
             around.metrics.delivery_seconds.record(delivery.received.elapsed().as_secs_f64());
         }
-        true
+        written == last
     }
 
     /// Writes records while there is room for another page. As lines they may be several times as long as they are in the log, which is how
@@ -362,11 +370,19 @@ impl Membership {
         self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
     }
 
-    fn go_live(&mut self, subscription: Subscription) {
+    fn go_live(&mut self, mut subscription: Subscription) {
         self.held_up = None;
         self.lag = None;
         self.progress.set_catching_up(false);
-        self.listen(subscription);
+        self.state = loop {
+            match subscription.try_recv() {
+                Ok(delivery) => break State::HeldUp(Box::new((Ok(delivery), subscription))),
+                // It was read from the log meanwhile; if not all of it, what comes next shows that.
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Closed) => break State::Closed,
+                Err(TryRecvError::Empty) => break State::Live(ReusableBoxFuture::new(receive(subscription))),
+            }
+        };
     }
 
     fn tell_lost(&self, first: u64, last: u64, around: &mut Surroundings<'_>) {

@@ -73,6 +73,7 @@ pub(super) enum Due {
     Dead,
     Stall,
     Dismissal,
+    Unserved,
     Paced,
 }
 
@@ -88,6 +89,8 @@ pub(super) struct Doing {
     pub(super) writing: bool,
     /// A moderator ends it.
     pub(super) dismissed: bool,
+    /// It takes no more lines, and is answered and served to its end.
+    pub(super) finishing: bool,
     /// Until when its lines wait because there were too many.
     pub(super) paced: Option<Instant>,
 }
@@ -121,8 +124,9 @@ impl Clocks {
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
         let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
+        let unserved = doing.finishing.then(|| (self.heard.max(self.wrote) + patience.stall, Due::Unserved));
         let paced = doing.paced.map(|until| (until, Due::Paced));
-        [hello, line, idle, alive, stall, dismissal, paced].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [hello, line, idle, alive, stall, dismissal, unserved, paced].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -144,6 +148,7 @@ mod tests {
         idle: false,
         writing: false,
         dismissed: false,
+        finishing: false,
         paced: None,
     };
 
@@ -172,6 +177,12 @@ mod tests {
         clocks.partial = None;
         assert_eq!(due(&clocks, Doing { writing: true, extended: false, ..DOING }), Some((20, Due::Stall)));
         assert_eq!(due(&clocks, Doing { writing: true, dismissed: true, ..DOING }), Some((2, Due::Dismissal)));
+        let finishing = Doing { reading: false, finishing: true, ..DOING };
+        assert_eq!(
+            due(&clocks, finishing),
+            Some((20, Due::Unserved)),
+            "it does not wait for ever for what does not come"
+        );
         let paced = Some(now + Duration::from_secs(1));
         assert_eq!(due(&clocks, Doing { reading: false, paced, ..DOING }), Some((1, Due::Paced)));
     }

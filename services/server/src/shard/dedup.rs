@@ -17,6 +17,8 @@ pub(super) struct Dedup {
     /// Oldest first, with when each was taken in by this machine's clock. The times of what is stored are of the clocks of whoever
     /// stored it, and on another node that may be another.
     order: VecDeque<(u64, Key)>,
+    /// The newest post for which an older one had to go.
+    evicted_by: u64,
 }
 
 type Key = (UserName, PostId);
@@ -24,7 +26,7 @@ type Key = (UserName, PostId);
 impl Dedup {
     pub(super) fn new(max: usize, max_age: Duration) -> Self {
         let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
-        Self { max, max_age_ms, places: HashMap::default(), order: VecDeque::new() }
+        Self { max, max_age_ms, places: HashMap::default(), order: VecDeque::new(), evicted_by: 0 }
     }
 
     /// Ids that are remembered.
@@ -45,11 +47,13 @@ impl Dedup {
         self.places.insert((sender, id), stored);
         while self.order.len() > self.max {
             self.forget_oldest();
+            self.evicted_by = stored.seq;
         }
     }
 
-    /// Forgets all that was entered with a `seq` above `head`: its append failed.
-    pub(super) fn roll_back(&mut self, head: u64) {
+    /// Forgets all that was entered with a `seq` above `head`: its append failed. Answers whether ids that belong into the window are missing
+    /// now, because they had to go for what is forgotten.
+    pub(super) fn roll_back(&mut self, head: u64) -> bool {
         while let Some((_, key)) = self.order.back() {
             if self.places.get(key).is_some_and(|stored| stored.seq <= head) {
                 break;
@@ -58,6 +62,7 @@ impl Dedup {
                 self.places.remove(&key);
             }
         }
+        self.evicted_by > head
     }
 
     fn expire(&mut self, now: u64) {
@@ -96,6 +101,17 @@ mod tests {
         assert_eq!((get("a", 1000), get("b", 1000), get("c", 1100)), (None, Some(2), Some(3)));
         assert_eq!(get("c", 1101), None);
         assert!(dedup.places.is_empty() && dedup.order.is_empty());
+    }
+
+    #[test]
+    fn who_had_to_go_for_what_failed_is_missed() {
+        let mut dedup = Dedup::new(2, Duration::from_millis(100));
+        for (seq, id) in ["a", "b", "c", "d"].iter().enumerate() {
+            let (user, id) = key(id);
+            dedup.insert(user, id, stored(seq as u64 + 1, 1000), 1000);
+        }
+        assert!(!dedup.roll_back(4), "nothing failed");
+        assert!(dedup.roll_back(2), "a and b are in the log, and not here");
     }
 
     #[test]

@@ -162,8 +162,9 @@ impl Group {
         self.staged = Vec::new();
         self.received = None;
         self.tail = self.head;
-        if let Some(dedup) = &mut self.dedup {
-            dedup.roll_back(self.head);
+        let head = self.head;
+        if self.dedup.as_mut().is_some_and(|dedup| dedup.roll_back(head)) {
+            self.forget_ids();
         }
     }
 

@@ -187,6 +187,8 @@ impl Owner {
         if group.member_count() >= max && !group.is_member(session) {
             return Err(Refusal::GroupFull { group: name.clone(), max });
         }
+        // The log may have an append already that is not the group's yet, and have let go of what was before it.
+        let first = first.min(group.head() + 1);
         let (new, subscription, progress) = group.join(session, now_ms());
         if new {
             self.shared.metrics.joined.increment(1);
@@ -230,7 +232,7 @@ impl Owner {
         let now = now_ms();
         let mut posts = posts.into_iter();
         while let Some(post) = posts.next() {
-            let outcome = match self.ready_for_post(&post.group, &session, post.id.is_some()).await {
+            let outcome = match self.may_post(&post.group, &session, post.id.as_ref()).await {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
             };
@@ -252,6 +254,17 @@ impl Owner {
                 return self.waiting.push_front(Request::Post(rest));
             }
         }
+    }
+
+    /// As [`Owner::ready_for_post`], but for what is known to be stored already: then it is answered, whatever a moderator has done since.
+    async fn may_post(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>) -> Result<(), Refusal> {
+        let is_repeat = id.is_some_and(|id| {
+            self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now_ms()).is_some())
+        });
+        if is_repeat {
+            return Ok(());
+        }
+        self.ready_for_post(name, session, id.is_some()).await
     }
 
     /// Brings a group into memory with all that a post needs, and asks whether the session may post.

@@ -56,15 +56,27 @@ impl State {
         let text = &rejected.message;
 
         if let Some(id) = rejected.id.as_deref() {
+            if rejected.outcome_unknown {
+                self.outbox.doubt(id);
+            }
             let gone = if passing { self.outbox.retry(id, later) } else { self.outbox.take(id) };
-            if let Some(post) = gone {
-                self.fail(format!("not posted to {}: {text}", post.group));
+            match gone {
+                // An earlier attempt may have come through: this refusal is of the last one.
+                Some(post) if post.in_doubt => {
+                    self.give_up(&post);
+                    self.note(text.clone().into_owned());
+                }
+                Some(post) => self.fail(format!("not posted to {}: {text}", post.group)),
+                None => {}
             }
             return;
         }
         match (rejected.request.as_deref(), group) {
             (Some("Join"), Some(group)) => {
                 let Some(membership) = self.groups.get_mut(group) else { return };
+                if membership.is_of_before() {
+                    return;
+                }
                 if passing {
                     return membership.join_later(later);
                 }

@@ -42,6 +42,7 @@ impl Task {
         if self.may_listen() {
             self.phase = Phase::Finishing(reason);
             self.me.set_closing();
+            self.clocks.heard = tokio::time::Instant::now();
         }
     }
 
@@ -93,6 +94,7 @@ impl Task {
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: self.is_writing(),
             dismissed: self.is_dismissed(),
+            finishing: matches!(self.phase, Phase::Finishing(_)),
             paced: self.paced,
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
@@ -110,6 +112,12 @@ impl Task {
                 self.close(CloseReason::WriteStall);
             }
             Due::Paced => self.paced = None,
+            // What it waits for does not come, as where a group cannot be read.
+            Due::Unserved => {
+                if let Phase::Finishing(reason) = self.phase {
+                    self.close(reason);
+                }
+            }
             Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
             Due::Dismissal => self.dismiss(),
             Due::Hello => {

@@ -142,10 +142,7 @@ impl Task {
             Err(too_long) => self.on_line_too_long(&too_long),
         }
         self.clocks.partial = None;
-        if !matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Finishing(CloseReason::Client);
-            self.me.set_closing();
-        }
+        self.finish(CloseReason::Client);
     }
 
     /// When the lines that are being carried out were read.

@@ -317,3 +317,34 @@ async fn a_member_whose_connection_ends_is_served_up_to_what_there_was_and_no_fu
         assert!(world.poll(usize::MAX) && world.last_seen() == last, "nothing more is taken up");
     }
 }
+
+/// Another node may deliver anew what a member has in part.
+#[tokio::test]
+async fn what_there_is_no_room_for_of_a_delivery_that_was_seen_in_part_is_still_to_come() {
+    let mut world = World::new(Dialect::Extended, 0);
+    world.join(JoinFrom::Now).await;
+    let member = world.member.as_mut().unwrap();
+    member.next = 2;
+    let record = |seq| Record {
+        seq,
+        at: 1,
+        sender: world.poster.user.clone(),
+        id: None,
+        // As a line it is twice as long.
+        message: "\"".repeat(40 * 1024).into(),
+    };
+    let batch =
+        Batch { group: world.group.clone(), epoch: member.status.epoch(), records: (1..=4).map(record).collect() };
+    let delivery = Delivery::new(Arc::new(batch), std::time::Instant::now(), None);
+    let mut around = Surroundings {
+        dialect: Dialect::Extended,
+        session: &world.reader,
+        shards: &world.shards,
+        metrics: &world.metrics,
+        out: &mut world.out,
+        max_outbound: 64 * 1024,
+        delivered: 0,
+    };
+    assert!(!member.take(&delivery, &mut around), "the log is needed for the rest");
+    assert_eq!((member.next, around.delivered), (3, 1));
+}

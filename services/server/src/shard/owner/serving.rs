@@ -323,7 +323,7 @@ impl Owner {
         }
         self.keep_small().await;
         let id = PostId::from_stored(id).ok();
-        self.ready_for_post(group, session, id.is_some()).await?;
+        self.may_post(group, session, id.as_ref()).await?;
         let received = std::time::Instant::now();
         self.place(group, &session.user, id.as_ref(), message, now_ms(), received)
     }

@@ -222,6 +222,29 @@ async fn an_id_is_stored_once_also_when_the_group_was_out_of_memory() {
     assert_eq!(world.post(&ada, &["b", "c", "a"]).await, [Ok(2), Ok(6), Ok(1)]);
 }
 
+#[tokio::test]
+async fn a_repeat_of_what_is_stored_is_answered_whatever_a_moderator_has_done_since() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
+    world.shards.holds().apply(crate::shard::Hold::new(Some(world.group.clone()), None, Duration::from_secs(60)));
+    let told = world.post(&ada, &["a", "b"]).await;
+    assert!(matches!(told[..], [Ok(1), Err(Refusal::Closed { .. })]), "{told:?}");
+}
+
+#[tokio::test]
+async fn ids_that_had_to_go_for_posts_that_failed_are_known_again() {
+    let world = World::new(Config { dedup_window: 2, ..Config::default() }, BOUNDS);
+    let ada = session(1, "ada");
+    world.join(&ada).await.unwrap();
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    world.mood(FAILING);
+    assert!(world.post(&ada, &["c", "d"]).await.iter().all(Result::is_err));
+    world.mood(WELL);
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_id_of_a_group_that_began_here_does_not_wait_for_the_log_to_be_read() {
     let world = World::new(Config::default(), BOUNDS);
