@@ -1,6 +1,6 @@
 //! `tertulia-server log …`: what operators do with the data directory of a server that does not run.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -94,7 +94,9 @@ fn export(options: &Export, directory: &Path) -> anyhow::Result<()> {
             let cannot = || format!("cannot write the export to {}", path.display());
             let file = File::create_new(path).with_context(cannot)?;
             let mut out = BufWriter::new(file);
-            let count = embedded::export(directory, &options.group, &mut out)?;
+            let exported = embedded::export(directory, &options.group, &mut out);
+            // It is ours, and what is in it is not whole: the next attempt should not fail for it.
+            let count = exported.inspect_err(|_| drop(fs::remove_file(path)))?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(cannot)?;
             file.sync_all().with_context(cannot)?;
             writeln!(io::stdout(), "wrote {count} messages to {}", path.display())

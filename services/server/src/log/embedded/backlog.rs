@@ -188,7 +188,9 @@ impl Backlog {
             state.size.bytes -= block.bytes;
             state.applied = block.position.block;
         }
-        state.since = (!state.blocks.is_empty()).then(Instant::now);
+        if count > 0 {
+            state.since = (!state.blocks.is_empty()).then(Instant::now);
+        }
         if state.blocks.is_empty() {
             state.flush = false;
         }

@@ -114,12 +114,42 @@ fn discard(partial: &Path) {
     }
 }
 
+/// Gives a whole copy its name. If that may not last, it has not got it.
 fn publish(partial: &Path, to: &Path) -> io::Result<()> {
     fs::rename(partial, to)?;
-    match to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => fs::File::open(".")?.sync_all(),
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = fs::File::open(parent).and_then(|parent| parent.sync_all());
+    synced.inspect_err(|_| drop(fs::rename(to, partial)))
+}
+
+/// As [`copy`], so that whatever ends it in between, what is there does not serve as a copy. The directory may be an empty one that cannot be
+/// replaced, such as a mounted volume: the copy is made in one within it, whose files are then moved, the tables last.
+pub(super) fn copy_whole(tables: &Tables, kept: &[Note], dest: &Path) -> Result<Copied, CopyError> {
+    let partial = dest.join(PARTIAL);
+    let is_other = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path() != partial);
+    if dest.read_dir().is_ok_and(|mut entries| entries.any(is_other)) {
+        return Err(CopyError::NotEmpty(dest.to_owned()));
     }
+    discard(&partial);
+    let made = copy(tables, kept, &partial, &|| false).and_then(|copied| {
+        unpack(&partial, dest).map_err(|error| CopyError::Tables(error.to_string()))?;
+        Ok(copied)
+    });
+    discard(&partial);
+    made
+}
+
+fn unpack(partial: &Path, dest: &Path) -> io::Result<()> {
+    let sync = || fs::File::open(dest)?.sync_all();
+    for entry in partial.read_dir()? {
+        let entry = entry?;
+        if entry.file_name() != table::FILE {
+            fs::rename(entry.path(), dest.join(entry.file_name()))?;
+        }
+    }
+    sync()?;
+    fs::rename(partial.join(table::FILE), dest.join(table::FILE))?;
+    sync()
 }
 
 /// Copies one moment of the tables, and notes, into a new or empty directory, unless it `stops` in between.

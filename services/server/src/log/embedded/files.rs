@@ -91,6 +91,14 @@ pub(crate) struct Files {
 }
 
 impl Files {
+    /// Removes what an earlier log left: a block in a spare file may have the number of one of a log that begins anew.
+    pub(crate) fn forget_spares(disk: &dyn Disk) -> io::Result<()> {
+        for name in disk.list()?.into_iter().filter(|name| name.starts_with(SPARE)) {
+            disk.remove(&name)?;
+        }
+        disk.sync_dir()
+    }
+
     /// Takes over what is in the directory: whole spare files are used, the others removed, and the files of the
     /// earlier commit log are recycled once [`Files::retire`] says so.
     pub(crate) fn new(disk: Arc<dyn Disk>, limits: Limits, trouble: Arc<Trouble>, found: &[u64]) -> io::Result<Self> {
@@ -216,13 +224,14 @@ impl Files {
     /// The thread: keeps spare files ready and watches the space. `demand` tells what the rest of the engine takes and will take.
     pub(crate) fn run(&self, demand: &dyn Fn() -> Demand) {
         let mut watched: Option<Instant> = None;
+        let mut is_done = false;
         loop {
             let mut state = self.state();
             if state.closed {
                 return;
             }
             let idle = state.retired.is_empty() && state.spares.len() >= self.limits.spares.max(1);
-            if idle || state.error.is_some() {
+            if idle || is_done || state.error.is_some() {
                 state = self.wanted.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.closed {
@@ -240,14 +249,15 @@ impl Files {
             {
                 tracing::warn!(%error, "cannot make a file of the commit log; trying again");
             }
+            is_done = matches!(result, Ok(false));
             state.error = result.err().map(|error| error.to_string());
             drop(state);
             self.ready.notify_all();
         }
     }
 
-    /// Does one thing: recycles a file, or makes one.
-    pub(crate) fn provide(&self, demand: Demand) -> io::Result<()> {
+    /// Does one thing: recycles a file, or makes one. Answers whether there was something that could be done.
+    pub(crate) fn provide(&self, demand: Demand) -> io::Result<bool> {
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
         if let Some((name, size)) = state.retired.pop_front() {
@@ -258,21 +268,21 @@ impl Files {
             if done.is_err() {
                 self.state().retired.push_front((name, size));
             }
-            return done;
+            return done.map(|()| true);
         }
         if enough {
-            return Ok(());
+            return Ok(false);
         }
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
         if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
             let has_spare = !self.state().spares.is_empty();
-            return if has_spare { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) };
+            return if has_spare { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         let spare = self.make(name, self.limits.segment)?;
         self.state().spares.push_back(spare);
-        Ok(())
+        Ok(true)
     }
 
     fn kept_free(&self, demand: Demand) -> u64 {

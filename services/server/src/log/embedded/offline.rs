@@ -204,7 +204,7 @@ pub(crate) fn count(tables: &Tables) -> Result<(u64, u64), TableError> {
 /// As [`verify`], as far as things are read; and of the copy.
 pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> {
     let (disk, recovered) = open(dir)?;
-    backup::copy(&recovered.tables, &notes::load(&*disk)?, dest, &|| false)?;
+    backup::copy_whole(&recovered.tables, &notes::load(&*disk)?, dest)?;
     recovered.tables.close()?;
     // The first look at the copy is not left to the day on which it is needed.
     stats(dest)

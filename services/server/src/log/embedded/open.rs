@@ -162,6 +162,8 @@ pub fn open(config: &Config) -> Result<Arc<Embedded>, OpenError> {
 pub(crate) struct Recovered {
     pub(crate) tables: Tables,
     pub(crate) log: u64,
+    /// Whether there was a commit log before; not where it was made anew, restored, or given up.
+    pub(crate) in_use: bool,
     /// The end of the last valid block.
     pub(crate) end: Position,
     /// The numbers of all files of the commit log.
@@ -241,7 +243,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
     if replayed > 0 {
         tracing::info!(messages = replayed, took = ?begun.elapsed(), "took messages from the commit log into the tables");
     }
-    Ok(Recovered { tables, log, end: scanned.end, files: found.files, replayed })
+    Ok(Recovered { tables, log, in_use, end: scanned.end, files: found.files, replayed })
 }
 
 /// Opens the log on a disk.
@@ -249,7 +251,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     let rules = Arc::new(Rules::new(config));
     let metrics = Metrics::new();
     let notes = Arc::new(NoteFile::open(Arc::clone(&disk))?);
-    let Recovered { tables, log, end, files: found, replayed } = recover(&disk, config, &rules)?;
+    let Recovered { tables, log, in_use, end, files: found, replayed } = recover(&disk, config, &rules)?;
     metrics.replayed_records.set(replayed as f64);
     let tables_failed = tables_error(&*disk);
     let io = |action| {
@@ -266,6 +268,9 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
     crate::log::metrics::set_limit(config.disk_bytes);
     crate::log::metrics::set_reserve(config.reserve_bytes);
     let trouble = Arc::new(Trouble::default());
+    if !in_use {
+        Files::forget_spares(&*disk).map_err(io("remove spare files of"))?;
+    }
     let files = Files::new(Arc::clone(&disk), limits, Arc::clone(&trouble), &found);
     let files = Arc::new(files.map_err(io("take over the files of the commit log in"))?);
     let tail = Arc::new(Tail::new(Arc::clone(&rules), config.cache_bytes, config.cache_records));

@@ -177,7 +177,10 @@ pub(crate) fn groups(
             if after.is_some_and(|after| name <= after) || hidden(name) {
                 continue;
             }
-            found.push((name.to_owned(), Row::decode(value.value())?.head));
+            // A group that is damaged keeps no other one from being told; who looks at it by itself hears of that.
+            if let Ok(row) = Row::decode(value.value()) {
+                found.push((name.to_owned(), row.head));
+            }
         }
         Ok(found)
     })

@@ -322,12 +322,23 @@ const SYNC_BYTES: usize = 256 * 1024;
 struct Backend {
     file: Arc<dyn DiskFile>,
     unsynced: AtomicUsize,
+    /// A sync has failed: what was written before it may be lost, and a later sync that succeeds does not tell.
+    has_failed: AtomicBool,
     pace: Arc<Pace>,
 }
 
 impl Backend {
     fn new(file: Arc<dyn DiskFile>, pace: Arc<Pace>) -> Self {
-        Self { file, unsynced: AtomicUsize::new(0), pace }
+        Self { file, unsynced: AtomicUsize::new(0), has_failed: AtomicBool::new(false), pace }
+    }
+
+    /// redb takes some failed writes for no harm, since it still has what was to be written. It has not what an earlier write was told to have
+    /// taken, and what the sync was for: so nothing succeeds any more until the tables are opened anew.
+    fn check(&self) -> std::io::Result<()> {
+        match self.has_failed.load(Ordering::Acquire) {
+            true => Err(std::io::Error::other("an earlier sync of the tables failed")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -345,11 +356,13 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
+        self.check()?;
         self.unsynced.store(0, Ordering::Relaxed);
-        self.file.sync()
+        self.file.sync().inspect_err(|_| self.has_failed.store(true, Ordering::Release))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.check()?;
         self.file.write_at(data, offset)?;
         let unsynced = self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len();
         if unsynced >= SYNC_BYTES {
@@ -370,6 +383,24 @@ mod tests {
         let row = Row { id: 1, head: Head { epoch: 2, seq: 3, first: 4, at: 5 }, bytes: 6 };
         assert_eq!(Row::decode(&row.encode()), Ok(row));
         assert!(Row::decode(&row.encode()[1..]).is_err());
+    }
+
+    #[test]
+    fn after_a_sync_that_failed_none_succeeds() {
+        use redb::StorageBackend;
+
+        use crate::log::embedded::simulated::{Faults, SimulatedDisk};
+
+        let disk = SimulatedDisk::default();
+        let backend = Backend::new(disk.open("messages", true).unwrap(), Arc::default());
+        backend.write(0, &[1; SYNC_BYTES - 1]).unwrap();
+        disk.set_faults(Faults { failing_syncs: Some(("messages", 1)), ..Faults::default() });
+        assert!(
+            backend.write(SYNC_BYTES as u64, &[1; 2]).is_err(),
+            "redb may write this again, but not what came before"
+        );
+        disk.set_faults(Faults::default());
+        assert!(backend.sync_data().is_err() && backend.write(0, &[1; 1]).is_err());
     }
 
     #[test]

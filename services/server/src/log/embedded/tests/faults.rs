@@ -5,7 +5,7 @@ use std::process::Command;
 use super::*;
 use crate::log::AppendError;
 use crate::log::embedded::simulated::Faults;
-use crate::log::embedded::{OpenError, export, stats, verify};
+use crate::log::embedded::{OpenError, back_up, export, stats, verify};
 
 async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let begun = std::time::Instant::now();
@@ -289,5 +289,14 @@ async fn operators_can_look_copy_and_back_up() {
         "{first}"
     );
     assert!(export(&config.data_dir, &group("Foxes"), &mut Vec::new()).is_err());
+
+    // An earlier attempt ended in between: what it left is no data directory, and does not hinder the next one.
+    let another = dir.path().join("another");
+    std::fs::create_dir_all(another.join(".partial")).unwrap();
+    std::fs::write(another.join(".partial/messages.redb"), "half").unwrap();
+    assert!(stats(&another).is_err());
+    assert_eq!(back_up(&config.data_dir, &another).unwrap().messages, 23);
+    assert!(!another.join(".partial").exists());
+    assert!(back_up(&config.data_dir, &another).is_err(), "never over another one");
     assert!(verify(dir.path()).is_err(), "there is no log in it");
 }

@@ -40,6 +40,54 @@ fn a_file_is_used_again() {
 }
 
 #[test]
+fn nobody_keeps_a_processor_busy_while_there_is_no_space_for_another_spare() {
+    let disk = SimulatedDisk::default();
+    let limits = Limits { segment: SEGMENT, spares: 2, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[]).unwrap();
+    files.prepare().unwrap();
+    disk.set_faults(Faults { capacity: Some(SEGMENT + 1), ..Faults::default() });
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let demand = || {
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Demand::default()
+        };
+        let running = scope.spawn({
+            let files = &files;
+            move || files.run(&demand)
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        files.close();
+        running.join().unwrap();
+    });
+    let asked = asked.into_inner();
+    assert!((1..50).contains(&asked), "{asked} times in 0.3 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_begins_anew_does_not_take_what_another_one_left_for_its_own() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    for seq in 1..=5 {
+        log.append(0, vec![batch("Old", 7, seq, seq)]).await.unwrap();
+    }
+    log.crash();
+    let old = disk.content(&file_name(1));
+
+    // Its file is a spare one now, and everything else was removed.
+    let disk = SimulatedDisk::default();
+    disk.open("spare-7", true).unwrap();
+    disk.set_content("spare-7", old);
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("New", 8, 1, 1)]).await.unwrap();
+    log.crash();
+    let log = start_on(&disk.copy(), &config());
+    assert_eq!(log.groups("", None, 9).await.unwrap().len(), 1);
+    assert_holds(&*log, "New", 8, 1, 1).await;
+    log.close().await;
+}
+
+#[test]
 fn a_file_that_somebody_removed_is_not_waited_for() {
     let disk = SimulatedDisk::default();
     let files = with_one_retired(&disk);

@@ -38,6 +38,9 @@ async fn a_damaged_group_keeps_no_other_one_from_going_on() {
     assert!(log.flush().await, "{:?}", log.trouble());
     let first = |log: &Embedded, name| log.core.tables.row(&group(name)).unwrap().unwrap().head.first;
     assert_eq!(first(&log, "A"), 1, "what has no size is kept");
+    let listed = log.groups("", None, 99).await.unwrap();
+    let listed: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(listed, ["A", "B", "C"], "nor from being told");
     assert!(first(&log, "B") > 30);
     let begun = std::time::Instant::now();
     while first(&log, "C") <= 30 {
