@@ -43,7 +43,7 @@ impl Default for Config {
 }
 
 /// The most that is kept of the grace for the end.
-pub const RESERVE: Duration = Duration::from_secs(3);
+const RESERVE: Duration = Duration::from_secs(3);
 
 impl Config {
     /// How long after the signal connections are cut off: what is left of the grace is kept for the owners and the log to end cleanly,
@@ -51,6 +51,13 @@ impl Config {
     #[must_use]
     pub fn cut_off(&self) -> Duration {
         self.grace.saturating_sub((self.grace / 5).min(RESERVE))
+    }
+
+    /// `grace` must be longer than this, or connections are cut off before `delay` and `linger` are over.
+    #[must_use]
+    pub fn least_grace(&self) -> Duration {
+        let before = self.delay + self.linger;
+        before + (before / 4).min(RESERVE)
     }
 }
 
@@ -123,4 +130,21 @@ pub async fn drain(
         tracing::warn!(open = front.registry().open(), "connections that do not take what waits for them are cut off");
     }
     shards.stop().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_grace_is_just_too_little() {
+        for before in [0, 1, 4, 11, 12, 13, 60] {
+            let delay = Duration::from_secs(before);
+            let config = Config { delay, linger: Duration::ZERO, ..Config::default() };
+            let least = config.least_grace();
+            assert!(Config { grace: least, ..config.clone() }.cut_off() <= delay, "{before}");
+            let more = least + Duration::from_millis(1);
+            assert!(Config { grace: more, ..config }.cut_off() > delay, "{before}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Rules between options, checked once each has an allowed value.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::error::Error;
 use super::kind::bytes_to_text;
@@ -105,11 +104,9 @@ impl Checks<'_> {
 
     fn times(&mut self) {
         let drain = &self.config.drain;
-        let before_cut: Duration = drain.delay + drain.linger;
-        // As `cut_off` has it.
-        let shortest = before_cut + (before_cut / 4).min(crate::drain::RESERVE);
-        let text = humantime::format_duration(shortest).to_string();
-        self.rule(drain.cut_off() > before_cut, "drain.grace", &["drain.delay", "drain.linger"], |with| {
+        let least = drain.least_grace();
+        let text = humantime::format_duration(least).to_string();
+        self.rule(drain.grace > least, "drain.grace", &["drain.delay", "drain.linger"], |with| {
             format!("must be longer than {text}, since it counts from the signal and includes them and some time for the end: {with}")
         });
     }
