@@ -186,11 +186,13 @@ impl Membership {
 
     /// Without room for it, still learns whether there is something more, so that a member whose socket takes nothing is seen to lag.
     fn look_ahead(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_>) {
-        if let State::Live(receiving) = &mut self.state
+        while let State::Live(receiving) = &mut self.state
             && let Poll::Ready((received, subscription)) = receiving.poll(cx)
         {
             self.sample_lag(around.metrics);
             match received {
+                // It is written already, from the log: what comes next is what it is to be woken for.
+                Ok(delivery) if delivery.batch.last() < self.next => self.listen(subscription),
                 // Nothing else would bound what all groups of a connection keep so.
                 Ok(delivery) if delivery.batch.size() > HELD_UP => self.fall_behind(subscription, around),
                 received => self.state = State::HeldUp(Box::new((received, subscription))),
@@ -376,6 +378,7 @@ impl Membership {
         self.progress.set_catching_up(false);
         self.state = loop {
             match subscription.try_recv() {
+                Ok(delivery) if delivery.batch.last() < self.next => {}
                 Ok(delivery) => break State::HeldUp(Box::new((Ok(delivery), subscription))),
                 // It was read from the log meanwhile; if not all of it, what comes next shows that.
                 Err(TryRecvError::Lagged(_)) => {}

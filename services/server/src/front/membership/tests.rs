@@ -114,6 +114,14 @@ impl World {
         }
     }
 
+    /// The group is there, with two messages, before the reader comes.
+    async fn post_to_begin(&mut self) {
+        let (group, session) = (self.group.clone(), Arc::clone(&self.poster));
+        assert!(self.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+        assert_eq!(Self::events(&self.poster).await.len(), 1);
+        self.post(2).await;
+    }
+
     async fn post(&mut self, count: usize) {
         let first = self.posted + 1;
         self.posted += count as u64;
@@ -347,4 +355,47 @@ async fn what_there_is_no_room_for_of_a_delivery_that_was_seen_in_part_is_still_
     };
     assert!(!member.take(&delivery, &mut around), "the log is needed for the rest");
     assert_eq!((member.next, around.delivered), (3, 1));
+}
+
+/// Notes that it was called.
+#[derive(Default)]
+struct Bell(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// What is in the broadcast may have been read from the log already: it is not what a member without room waits for.
+#[tokio::test]
+async fn who_was_caught_up_and_has_no_room_is_woken_and_counted_for_what_comes_then() {
+    let mut world = World::new(Dialect::Extended, 0);
+    world.post_to_begin().await;
+    world.join(JoinFrom::After { seq: 0, epoch: None }).await;
+    world.post(2).await;
+    let bell = Arc::new(Bell::default());
+    let poll = |world: &mut World, room: usize| {
+        let mut around = Surroundings {
+            delivered: 0,
+            dialect: world.dialect,
+            session: &world.reader,
+            shards: &world.shards,
+            metrics: &world.metrics,
+            out: &mut world.out,
+            max_outbound: room,
+        };
+        let waker = Waker::from(Arc::clone(&bell));
+        let member = world.member.as_mut().unwrap();
+        member.poll(&mut Context::from_waker(&waker), &mut around)
+    };
+    // It has all that there is, which fills it up.
+    assert!(poll(&mut world, 1).is_ready());
+    let member = world.member.as_ref().unwrap();
+    assert_eq!((member.next - 1, member.status.lagging()), (world.posted, 0));
+    bell.0.store(false, std::sync::atomic::Ordering::Relaxed);
+    world.post(1).await;
+    assert!(bell.0.load(std::sync::atomic::Ordering::Relaxed), "nobody looks at it any more");
+    assert!(poll(&mut world, 1).is_ready());
+    assert_eq!(world.member.as_ref().unwrap().status.lagging(), 1);
 }
