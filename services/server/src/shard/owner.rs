@@ -232,7 +232,11 @@ impl Owner {
         let now = now_ms();
         let mut posts = posts.into_iter();
         while let Some(post) = posts.next() {
-            let outcome = match self.may_post(&post.group, &session, post.id.as_ref()).await {
+            let may_post = match self.is_repeat(&post.group, &session, post.id.as_ref()) {
+                true => Ok(()),
+                false => self.ready_for_post(&post.group, &session, post.id.is_some()).await,
+            };
+            let outcome = match may_post {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
             };
@@ -256,15 +260,10 @@ impl Owner {
         }
     }
 
-    /// As [`Owner::ready_for_post`], but for what is known to be stored already: then it is answered, whatever a moderator has done since.
-    async fn may_post(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>) -> Result<(), Refusal> {
-        let is_repeat = id.is_some_and(|id| {
-            self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now_ms()).is_some())
-        });
-        if is_repeat {
-            return Ok(());
-        }
-        self.ready_for_post(name, session, id.is_some()).await
+    /// Whether a post is known to be stored already: then it is answered as such, whatever a moderator has done since.
+    fn is_repeat(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>) -> bool {
+        let Some(id) = id else { return false };
+        self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now_ms()).is_some())
     }
 
     /// Brings a group into memory with all that a post needs, and asks whether the session may post.

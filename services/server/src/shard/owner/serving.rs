@@ -323,7 +323,9 @@ impl Owner {
         }
         self.keep_small().await;
         let id = PostId::from_stored(id).ok();
-        self.may_post(group, session, id.as_ref()).await?;
+        if !self.is_repeat(group, session, id.as_ref()) {
+            self.ready_for_post(group, session, id.is_some()).await?;
+        }
         let received = std::time::Instant::now();
         self.place(group, &session.user, id.as_ref(), message, now_ms(), received)
     }
