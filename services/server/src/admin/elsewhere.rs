@@ -40,20 +40,20 @@ impl Service {
         call: &str,
         request: &impl Message,
     ) -> Result<Vec<A>, Error> {
-        let Some(cluster) = &self.cluster else { return Ok(Vec::new()) };
-        let answers = cluster.relay(call, request.encode_to_vec()).await;
-        let decoded = answers.into_iter().map(|(node, answer)| {
-            let answer = answer.and_then(|answer| A::decode(answer).ok());
-            answer.ok_or(Error::NodeSilent { node })
-        });
-        decoded.collect()
+        let answers = self.relayed(call, request).await;
+        answers.into_iter().map(|(node, answer)| answer.ok_or(Error::NodeSilent { node })).collect()
     }
 
     /// What those of the other nodes answer that do.
     pub(super) async fn heard<A: Message + Default>(&self, call: &str, request: &impl Message) -> Vec<A> {
+        self.relayed(call, request).await.into_iter().filter_map(|(_, answer)| answer).collect()
+    }
+
+    /// What each of the other nodes answers; `None` for one that does not.
+    async fn relayed<A: Message + Default>(&self, call: &str, request: &impl Message) -> Vec<(String, Option<A>)> {
         let Some(cluster) = &self.cluster else { return Vec::new() };
         let answers = cluster.relay(call, request.encode_to_vec()).await;
-        answers.into_iter().filter_map(|(_, answer)| A::decode(answer?).ok()).collect()
+        answers.into_iter().map(|(node, answer)| (node, answer.and_then(|answer| A::decode(answer).ok()))).collect()
     }
 
     /// Answers what other nodes ask of this one.

@@ -148,7 +148,16 @@ impl World {
 
     /// Polls the member as its connection would; answers whether it has nothing more to do.
     fn poll(&mut self, room: usize) -> bool {
-        let Some(member) = &mut self.member else { return true };
+        self.poll_with(Waker::noop(), room)
+    }
+
+    fn poll_with(&mut self, waker: &Waker, room: usize) -> bool {
+        self.around(room, |member, around| member.poll(&mut Context::from_waker(waker), around).is_pending())
+            .unwrap_or(true)
+    }
+
+    /// What the member does with its connection around it; nothing without a member.
+    fn around<T>(&mut self, room: usize, act: impl FnOnce(&mut Membership, &mut Surroundings<'_>) -> T) -> Option<T> {
         let mut around = Surroundings {
             delivered: 0,
             dialect: self.dialect,
@@ -158,7 +167,7 @@ impl World {
             out: &mut self.out,
             max_outbound: room,
         };
-        member.poll(&mut Context::from_waker(Waker::noop()), &mut around).is_pending()
+        self.member.as_mut().map(|member| act(member, &mut around))
     }
 
     fn poll_once(&mut self, room: usize) {
@@ -344,17 +353,11 @@ async fn what_there_is_no_room_for_of_a_delivery_that_was_seen_in_part_is_still_
     let batch =
         Batch { group: world.group.clone(), epoch: member.status.epoch(), records: (1..=4).map(record).collect() };
     let delivery = Delivery::new(Arc::new(batch), std::time::Instant::now(), None);
-    let mut around = Surroundings {
-        dialect: Dialect::Extended,
-        session: &world.reader,
-        shards: &world.shards,
-        metrics: &world.metrics,
-        out: &mut world.out,
-        max_outbound: 64 * 1024,
-        delivered: 0,
-    };
-    assert!(!member.take(&delivery, &mut around), "the log is needed for the rest");
-    assert_eq!((member.next, around.delivered), (3, 1));
+    let told = world.around(64 * 1024, |member, around| {
+        assert!(!member.take(&delivery, around), "the log is needed for the rest");
+        (member.next, around.delivered)
+    });
+    assert_eq!(told, Some((3, 1)));
 }
 
 /// Notes that it was called.
@@ -375,27 +378,14 @@ async fn who_was_caught_up_and_has_no_room_is_woken_and_counted_for_what_comes_t
     world.join(JoinFrom::After { seq: 0, epoch: None }).await;
     world.post(2).await;
     let bell = Arc::new(Bell::default());
-    let poll = |world: &mut World, room: usize| {
-        let mut around = Surroundings {
-            delivered: 0,
-            dialect: world.dialect,
-            session: &world.reader,
-            shards: &world.shards,
-            metrics: &world.metrics,
-            out: &mut world.out,
-            max_outbound: room,
-        };
-        let waker = Waker::from(Arc::clone(&bell));
-        let member = world.member.as_mut().unwrap();
-        member.poll(&mut Context::from_waker(&waker), &mut around)
-    };
+    let waker = Waker::from(Arc::clone(&bell));
     // It has all that there is, which fills it up.
-    assert!(poll(&mut world, 1).is_ready());
+    assert!(!world.poll_with(&waker, 1));
     let member = world.member.as_ref().unwrap();
     assert_eq!((member.next - 1, member.status.lagging()), (world.posted, 0));
     bell.0.store(false, std::sync::atomic::Ordering::Relaxed);
     world.post(1).await;
     assert!(bell.0.load(std::sync::atomic::Ordering::Relaxed), "nobody looks at it any more");
-    assert!(poll(&mut world, 1).is_ready());
+    assert!(!world.poll_with(&waker, 1));
     assert_eq!(world.member.as_ref().unwrap().status.lagging(), 1);
 }

@@ -11,9 +11,8 @@ use tertulia_protocol::PostId;
 use super::append::{Answer, Asker, send_answers};
 use super::seat::{Role, Seat};
 use super::{Owner, unanswered, unavailable};
-use crate::shard::Refusal;
 use crate::shard::request::{NewPost, Posts, Request};
-use crate::shard::session::{Event, RETRY_SOON};
+use crate::shard::session::Event;
 
 impl Owner {
     /// Whether this node reaches nobody. That it does again holds as soon as it is known, although it is acted upon in its turn: a
@@ -63,7 +62,7 @@ impl Owner {
         for answer in &mut given_up {
             let head = self.head(&answer.group);
             if answer.outcome.as_ref().is_ok_and(|stored| stored.seq > head) {
-                let refusal = Refusal::Unanswered { group: answer.group.clone(), retry_after: RETRY_SOON };
+                let refusal = unanswered(answer.group.clone());
                 if let Some(trace) = answer.trace.take() {
                     trace.refused(self.shard, &answer.group, refusal.reason());
                 }

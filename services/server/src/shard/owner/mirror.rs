@@ -200,11 +200,16 @@ impl Owner {
 }
 
 impl Mirror {
-    /// What is not answered, for this node to carry out by itself.
-    pub(super) fn into_requests(mut self) -> impl DoubleEndedIterator<Item = Request> {
+    /// The frame under way is not waited for any more. Its requests go elsewhere, where nobody knows that an owner may have seen them.
+    fn let_go_of_flight(&mut self) {
         if let Some(flight) = self.flight.take().filter(|flight| flight.in_doubt) {
             self.outbox.iter_mut().take(flight.count).for_each(|pending| pending.in_doubt = true);
         }
+    }
+
+    /// What is not answered, for this node to carry out by itself.
+    pub(super) fn into_requests(mut self) -> impl DoubleEndedIterator<Item = Request> {
+        self.let_go_of_flight();
         self.outbox.into_iter().map(|pending| match pending.request {
             Request::Post(posts) => Request::Post(Posts { in_doubt: pending.in_doubt, ..posts }),
             request => request,

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::proxy::Proxy;
 use super::writer::{Writer, content, judge, shard_of};
 use super::{Config, ELECTIONS, PATIENCE, Servers, config, open, open_and_take, well};
 use crate::log::conformance::batch;
-use crate::log::{AppendError, Log};
+use crate::log::{AppendError, Head, Log};
 
 fn impatient(urls: &str) -> Config {
     Config { timeout: Duration::from_millis(500), ..config(urls) }
@@ -117,22 +118,44 @@ async fn an_answer_that_is_lost_is_found_out_about() {
     judge(&content(&reader, "Dogs").await, &[&writer]);
 }
 
+/// Two writers of one shard; what goes between the first, which has it, and the server can be lost.
+struct TwoWriters {
+    _servers: Servers,
+    proxy: Proxy,
+    log: super::Nats,
+    other: super::Nats,
+    group: GroupName,
+    shard: u16,
+}
+
+impl TwoWriters {
+    async fn new() -> Self {
+        let servers = Servers::start(1, "").await;
+        let proxy = Proxy::start(servers.port(0)).await;
+        let (log, other) = (open(&config(&proxy.url())).await, open(&config(&servers.urls())).await);
+        let group = crate::log::conformance::group("Dogs");
+        let shard = shard_of(&group);
+        log.take_over(shard).await.unwrap();
+        Self { _servers: servers, proxy, log, other, group, shard }
+    }
+}
+
+/// Waits until the server has taken what makes the head of a group so.
+async fn until(log: &super::Nats, shard: u16, group: &GroupName, is_taken: impl Fn(Head) -> bool) {
+    let begun = Instant::now();
+    while !log.head(shard, group).await.unwrap().is_some_and(&is_taken) {
+        assert!(begun.elapsed() < PATIENCE, "the server did not take it");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_stored_before_another_writer_came_is_found_also_if_the_question_is_lost_once() {
-    let servers = Servers::start(1, "").await;
-    let proxy = Proxy::start(servers.port(0)).await;
-    let (log, other) = (open(&config(&proxy.url())).await, open(&config(&servers.urls())).await);
-    let group = crate::log::conformance::group("Dogs");
-    let shard = shard_of(&group);
-    log.take_over(shard).await.unwrap();
+    let TwoWriters { _servers, proxy, log, other, group, shard } = TwoWriters::new().await;
     log.append(shard, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
     // Its answer is lost; and another writer has the shard, and has extended the group, before it is known how that ended.
     proxy.cut_after_next_append();
     let appending = tokio::spawn(log.append(shard, vec![batch("Dogs", 7, 3, 4)]));
-    let begun = Instant::now();
-    while other.head(shard, &group).await.unwrap().is_none_or(|head| head.seq < 4) {
-        assert!(begun.elapsed() < PATIENCE, "the server did not take it");
-    }
+    until(&other, shard, &group, |head| head.seq >= 4).await;
     proxy.lose_next("next_by_subj");
     other.take_over(shard).await.unwrap();
     other.append(shard, vec![batch("Dogs", 7, 5, 6)]).await.unwrap();
@@ -146,19 +169,11 @@ async fn what_was_stored_before_another_writer_came_is_found_also_if_the_questio
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_without_an_answer_ends_also_when_another_writer_came() {
-    let servers = Servers::start(1, "").await;
-    let proxy = Proxy::start(servers.port(0)).await;
-    let (log, other) = (open(&config(&proxy.url())).await, open(&config(&servers.urls())).await);
-    let group = crate::log::conformance::group("Dogs");
-    let shard = shard_of(&group);
-    log.take_over(shard).await.unwrap();
+    let TwoWriters { _servers, proxy, log, other, group, shard } = TwoWriters::new().await;
     log.append(shard, vec![batch("Dogs", 7, 1, 4)]).await.unwrap();
     proxy.cut_after_next_append();
     let removing = tokio::spawn(log.purge(shard, &group, 2));
-    let begun = Instant::now();
-    while other.head(shard, &group).await.unwrap().is_none_or(|head| head.first < 3) {
-        assert!(begun.elapsed() < PATIENCE, "the server did not take it");
-    }
+    until(&other, shard, &group, |head| head.first >= 3).await;
     proxy.lose_next("Nats-Expected-Last-Subject-Sequence");
     other.take_over(shard).await.unwrap();
     other.append(shard, vec![batch("Dogs", 7, 5, 6)]).await.unwrap();

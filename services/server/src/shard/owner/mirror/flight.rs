@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use super::packing::{halve, next_items};
 use super::{AGAIN, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
-use crate::shard::Refusal;
 use crate::shard::owner::seat::{Role, Seat};
-use crate::shard::owner::{Owner, unavailable};
+use crate::shard::owner::{Owner, unanswered, unavailable};
 use crate::shard::peers::Silence;
-use crate::shard::session::RETRY_SOON;
+use crate::shard::request::Request;
 use crate::shard::wire::{self, Ask, Person, Reply, Roll, RollAnswer, RollOfGroup};
 
 impl Owner {
@@ -164,10 +163,7 @@ impl Owner {
             // Who says that has lost the shard and does not know it yet.
             Reply::Reign { reign } if reign < mirror.reign => self.try_again(),
             Reply::Reign { reign } => {
-                // They go into another frame, of which the owner does not know that it has seen them.
-                if let Some(flight) = mirror.flight.take().filter(|flight| flight.in_doubt) {
-                    mirror.outbox.iter_mut().take(flight.count).for_each(|pending| pending.in_doubt = true);
-                }
+                mirror.let_go_of_flight();
                 mirror.follow(reign);
                 if !self.groups.is_empty()
                     && let Some(mirror) = self.mirror_mut()
@@ -218,7 +214,7 @@ impl Owner {
         let given_up: Vec<Pending> = mirror.outbox.drain(..count.min(mirror.outbox.len())).collect();
         self.shared.metrics.unanswered.increment(given_up.len() as u64);
         for pending in given_up {
-            self.refuse(pending, |group| Refusal::Unanswered { group, retry_after: RETRY_SOON });
+            self.refuse(pending, unanswered);
         }
     }
 
@@ -230,8 +226,8 @@ impl Owner {
         for pending in std::mem::take(&mut mirror.outbox) {
             // No owner has counted it.
             match &pending.request {
-                crate::shard::request::Request::Post(_) => self.shared.metrics.refused.increment(1),
-                crate::shard::request::Request::Join { .. } => self.shared.metrics.join_refused.increment(1),
+                Request::Post(_) => self.shared.metrics.refused.increment(1),
+                Request::Join { .. } => self.shared.metrics.join_refused.increment(1),
                 _ => {}
             }
             self.refuse(pending, |group| unavailable(&group));
