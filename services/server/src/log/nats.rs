@@ -15,6 +15,7 @@ pub(crate) mod bucket;
 pub mod config;
 mod connect;
 mod fence;
+mod forming;
 mod handover;
 mod health;
 mod known;

@@ -5,11 +5,8 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::{self, kv, stream};
 
-use super::streams::{appeared, ask};
+use super::forming::{MAKING, ask, make};
 use super::{Config, Storage};
-
-/// How long a server may take to make a bucket.
-const MAKING: Duration = Duration::from_secs(10);
 
 /// Makes a bucket in which each key has one value, and values may have a time to live; leaves one that is there as it is. What was
 /// removed leaves a marker for the time of `markers`.
@@ -44,12 +41,10 @@ pub(crate) async fn ensure(
         limit_markers: Some(markers),
         ..kv::Config::default()
     };
-    tokio::select! {
-        made = context.create_key_value(wanted) => match made {
-            Ok(_) => Ok(()),
-            // Another node may have been quicker.
-            Err(error) => ask(client, &stream).await.map(drop).map_err(|_| error.to_string()),
-        },
-        _ = appeared(client, &stream) => Ok(()),
+    let making = || async { context.create_key_value(wanted.clone()).await.map(drop) };
+    match make(client, &stream, making, drop).await {
+        Ok(()) => Ok(()),
+        // Another node may have been quicker.
+        Err(error) => ask(client, &stream).await.map(drop).map_err(|_| error.to_string()),
     }
 }

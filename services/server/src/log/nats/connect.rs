@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::AccountErrorKind;
 use async_nats::{Client, ConnectOptions, ServerAddr};
 
 use super::Config;
+use super::forming::{self, Unanswered};
 use super::trouble::{Cause, Trouble};
 
-/// How often JetStream is asked again, whose cluster may just be choosing a leader.
-const ASKING: usize = 5;
 /// How often the connection is tried again: where all is started at once, names and servers take a moment.
 const TRYING: usize = 5;
 /// Before each of these.
@@ -148,20 +146,10 @@ async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
     if !client.is_server_compatible(2, 12, 0) {
         return Err(ConnectError::TooOld { urls, version: client.server_info().version });
     }
-    let context = async_nats::jetstream::new(client.clone());
-    let mut asked = context.query_account().await;
-    for _ in 0..ASKING {
-        let Err(error) = &asked else { break };
-        if error.kind() != AccountErrorKind::TimedOut {
-            break;
-        }
-        tracing::warn!("JetStream does not answer: asking again");
-        asked = context.query_account().await;
-    }
-    match asked {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == AccountErrorKind::TimedOut => Err(ConnectError::Silent { urls }),
-        Err(error) => Err(ConnectError::NoJetStream { urls, cause: chain(&error) }),
+    match forming::account(client).await {
+        Ok(()) => Ok(()),
+        Err(Unanswered::ForNow) => Err(ConnectError::Silent { urls }),
+        Err(Unanswered::ForGood(error)) => Err(ConnectError::NoJetStream { urls, cause: chain(&error) }),
     }
 }
 

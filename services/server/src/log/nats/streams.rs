@@ -3,23 +3,18 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Placement, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::connect::chain;
+use super::forming::{MAKING, ask, make};
 use super::link::Link;
 use super::{Config, Storage};
 use crate::log::retention::Rules;
 
 /// Messages of a subject beyond those that retention keeps: marks, and what is removed a little later.
 const SPARE: u64 = 64;
-/// How long a server may take to make a stream.
-const MAKING: Duration = Duration::from_secs(10);
-/// How long a stream may take to answer at first, before it is asked again with twice the patience, up to [`MAKING`].
-const ASKING: Duration = Duration::from_millis(250);
-/// How often is looked whether another node has made what this one is waiting for.
-const LOOKING: Duration = Duration::from_millis(100);
 /// The layout of subjects and messages that this server writes.
 const LAYOUT: &str = "1";
 
@@ -107,32 +102,6 @@ fn wanted(link: &Link, config: &Config, rules: &Rules, shards: u16, stream: u16)
     }
 }
 
-/// Asks for a stream. One whose servers are choosing a leader, as when it has just been made, answers nothing.
-pub(super) async fn ask(client: &Client, name: &str) -> Result<jetstream::stream::Stream, GetStreamError> {
-    let mut patience = ASKING;
-    loop {
-        let context = jetstream::ContextBuilder::new().timeout(patience).build(client.clone());
-        match context.get_stream(name).await {
-            Err(error) if !matches!(error.kind(), GetStreamErrorKind::JetStream(_)) && patience < MAKING => {
-                tracing::debug!(stream = name, error = chain(&error), "a stream does not answer: asking again");
-                patience = (2 * patience).min(MAKING);
-            }
-            answered => return answered,
-        }
-    }
-}
-
-/// Waits until a stream is there that another node makes. Where several make it at the same moment, NATS may answer one of them and
-/// leave the others to wait in vain.
-pub(super) async fn appeared(client: &Client, name: &str) -> jetstream::stream::Stream {
-    loop {
-        tokio::time::sleep(LOOKING).await;
-        if let Ok(stream) = ask(client, name).await {
-            return stream;
-        }
-    }
-}
-
 async fn ensure_one(
     client: &Client,
     context: &jetstream::Context,
@@ -145,12 +114,9 @@ async fn ensure_one(
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                let made = tokio::select! {
-                    made = context.create_stream(wanted.clone()) => made,
-                    found = appeared(client, &name) => Ok(found),
-                };
-                match made {
-                    Ok(made) => made.cached_info().config.clone(),
+                let making = || context.create_stream(wanted.clone());
+                match make(client, &name, making, |found| found).await {
+                    Ok(stream) => stream.cached_info().config.clone(),
                     Err(error) => {
                         let advice = match error.kind() {
                             CreateStreamErrorKind::TimedOut => "Has the NATS cluster a leader and enough servers?",

@@ -43,6 +43,34 @@ async fn a_stream_that_differs_is_named_with_what_differs_and_what_to_do() {
     assert!(text.contains("cannot make stream 'three-log-0'") && text.contains("nats.replicas"), "{text}");
 }
 
+/// As where all is started at once, and the servers of NATS come one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_still_forming_is_waited_for() {
+    let mut servers = Servers::start_first_of(3).await;
+    let alone = async_nats::connect(servers.url(0)).await.unwrap();
+    let jetstream = async_nats::jetstream::new(alone);
+    let refused = async || jetstream.query_account().await.unwrap_err().to_string();
+    let not_yet = "temporarily unavailable";
+    while !refused().await.contains(not_yet) {}
+
+    let config = Config { replicas: 3, prefix: "early".to_owned(), ..config(&servers.urls()) };
+    let opening = tokio::spawn(async move { Nats::open(&config, &EVERYTHING.into(), SHARDS, "a").await });
+    // So long that it has been refused as well: it takes a few milliseconds to come that far.
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let text = refused().await;
+        assert!(text.contains(not_yet), "{text}");
+    }
+    assert!(!opening.is_finished(), "it gave up: {:?}", opening.await.unwrap().err());
+
+    servers.revive(1);
+    servers.revive(2);
+    let log = opening.await.unwrap().unwrap();
+    log.take_over(0).await.unwrap();
+    log.append(0, vec![batch("Dogs", 1, 1, 3)]).await.unwrap();
+    log.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deployments_with_prefixes_of_their_own_share_one_nats() {
     let servers = Servers::start(1, "").await;

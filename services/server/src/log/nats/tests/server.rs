@@ -39,6 +39,23 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Servers {
     /// Starts `count` servers that keep what they acknowledge; `more` is added to their configuration.
     pub(crate) async fn start(count: usize, more: &str) -> Self {
+        let mut all = Self::configured(count, more);
+        for index in 0..count {
+            all.revive(index);
+        }
+        all.ready().await;
+        all
+    }
+
+    /// Starts the first of a cluster of `count` servers, which waits for the others; [`Servers::revive`] starts them.
+    pub(crate) async fn start_first_of(count: usize) -> Self {
+        let mut all = Self::configured(count, "");
+        all.revive(0);
+        all.listening().await;
+        all
+    }
+
+    fn configured(count: usize, more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (ports, routes) = (free_ports(count), free_ports(count));
         let all: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
@@ -59,12 +76,7 @@ impl Servers {
             std::fs::write(&config, text).unwrap();
             servers.push(Server { child: None, config, port });
         }
-        let mut all = Self { servers, _directory: directory };
-        for index in 0..count {
-            all.revive(index);
-        }
-        all.ready().await;
-        all
+        Self { servers, _directory: directory }
     }
 
     /// The URLs of all.
@@ -118,10 +130,10 @@ impl Servers {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until JetStream answers, on every server.
-    async fn ready(&self) {
+    /// Waits until every server that runs can be connected to.
+    async fn listening(&self) {
         let begun = Instant::now();
-        for server in &self.servers {
+        for server in self.servers.iter().filter(|server| server.child.is_some()) {
             loop {
                 let connected = TcpListener::bind(("127.0.0.1", server.port)).is_err();
                 if connected {
@@ -131,6 +143,12 @@ impl Servers {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+
+    /// Waits until JetStream answers, on every server.
+    async fn ready(&self) {
+        let begun = Instant::now();
+        self.listening().await;
         if self.servers.len() == 1 {
             return;
         }
