@@ -4,8 +4,10 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,7 +48,7 @@ class Running:
                 self.read_address()
             else:
                 self.wait_for_port()
-        except Exception:
+        except BaseException:
             self.__exit__()
             raise
         return self
@@ -105,13 +107,16 @@ def bare(folder):
     return Running([LOADGEN, "bare"], folder)
 
 
-def load(server, arguments, limit, file=None):
+def load(server, arguments, limit, file=None, faulty=False):
     """What tertulia-loadgen measured of the server; `file` keeps it."""
-    return load_on([server.address], [server.process.pid], [], arguments, limit, file)
+    return load_on([server.address], [server.process.pid], [], arguments, limit, file, faulty)
 
 
-def load_on(addresses, pids, store_pids, arguments, limit, file=None):
-    """What tertulia-loadgen measured of servers that are one: where its clients go, and the processes of all servers and of what they store in."""
+def load_on(addresses, pids, store_pids, arguments, limit, file=None, faulty=False):
+    """What tertulia-loadgen measured of servers that are one: where its clients go, and the processes of all servers and of what they store in.
+
+    Fails if the load could not be put on to its end and, unless `faulty`, if it showed a fault.
+    """
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         file = file or Path(folder) / "result.json"
         command = [LOADGEN, *map(str, arguments), "--quiet", "--json", str(file)]
@@ -125,10 +130,16 @@ def load_on(addresses, pids, store_pids, arguments, limit, file=None):
             raise Failed(f"not over after {limit} s") from None
         if not file.is_file():
             raise Failed((done.stderr.strip() or "no result").splitlines()[-1])
-        return json.loads(file.read_text())
+        result = json.loads(file.read_text())
+        if result["failed"]:
+            raise Failed(result["failed"])
+        if done.returncode and not faulty:
+            raise Failed(f"faults: {result['faults']}")
+        return result
 
 
-def all_descriptors():
-    """Lets this process and those it starts have as many descriptors as the machine allows."""
+def prepare():
+    """Lets this process and those it starts have as many descriptors as the machine allows, and ends what was started when it is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -31,7 +31,8 @@ pub enum Command {
     Pairs(Load),
     /// Connections that join and then only sit there: 10,000 of them
     Idle(Load),
-    /// Some members never read while the others go on; then they read again and must get everything: 10 of 100
+    /// Some members never read while the others go on; then they read again and must get everything: 10 of 100. The server must keep all
+    /// that they miss (tertulia: log.retention.messages=0)
     Slow(Load),
     /// Many posts, few readers: 1 poster who is not a member, 1 reader
     Ingest(Load),
@@ -161,9 +162,9 @@ pub struct Load {
     /// How often a second one of those leaves or loses its connection, and comes back
     #[arg(long, value_name = "R", help_heading = "Load")]
     pub churn_rate: Option<f64>,
-    /// How many messages back history is read
-    #[arg(long, default_value_t = 1_000, value_name = "N", help_heading = "Load")]
-    pub depth: u64,
+    /// How many messages back history is read, as far as they are of this run: 1,000
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub depth: Option<u64>,
     /// First part of the groups' names, so that runs do not meet
     #[arg(long, default_value = "load", value_name = "NAME", help_heading = "Load", value_parser = prefix)]
     pub prefix: String,

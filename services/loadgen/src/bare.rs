@@ -50,6 +50,8 @@ pub struct Bare {
     lose_every: Option<u64>,
     /// How often it writes to a connection that comes after another one was closed, for the same purpose.
     returners_get: Option<u64>,
+    /// After how many posts it ends, for the same purpose.
+    ends_after: Option<u64>,
     was_left: bool,
     posts: u64,
 }
@@ -74,6 +76,7 @@ impl Bare {
             buffer: vec![0; READ],
             lose_every: None,
             returners_get: None,
+            ends_after: None,
             was_left: false,
             posts: 0,
         })
@@ -93,6 +96,13 @@ impl Bare {
         self
     }
 
+    /// Ends, with all connections, after `n` posts.
+    #[must_use]
+    pub fn end_after(mut self, n: u64) -> Self {
+        self.ends_after = Some(n);
+        self
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -101,7 +111,7 @@ impl Bare {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Serves for ever.
+    /// Serves for ever, unless it is to end.
     ///
     /// # Errors
     /// As the system's.
@@ -115,10 +125,13 @@ impl Bare {
             for event in &events {
                 match event.token() {
                     LISTENER => self.accept(),
-                    Token(index) => self.on_ready(index, event.is_readable()),
+                    Token(index) => self.on_ready(index, event.is_readable(), event.is_read_closed()),
                 }
             }
             self.deliver();
+            if self.ends_after.is_some_and(|n| self.posts >= n) {
+                return Ok(());
+            }
         }
     }
 
@@ -146,7 +159,7 @@ impl Bare {
         }
     }
 
-    fn on_ready(&mut self, index: usize, readable: bool) {
+    fn on_ready(&mut self, index: usize, readable: bool, ending: bool) {
         self.write(index, None);
         let mut buffer = std::mem::take(&mut self.buffer);
         while readable && let Some(Some(client)) = self.clients.get_mut(index) {
@@ -164,7 +177,7 @@ impl Bare {
                             self.close(index);
                         }
                     }
-                    if end < READ {
+                    if end < READ && !ending {
                         break;
                     }
                 }

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     written: usize,
     /// Whether writing has something to wait for.
     blocked: bool,
+    /// The peer has ended it: there will be no further event, so all is to be read that is there.
+    ending: bool,
     /// Why it ended, if not just so.
     trouble: Option<Error>,
 }
@@ -175,7 +177,7 @@ impl Connection {
             Ok(count) => {
                 self.partial.clear();
                 // Within TLS, what was decrypted says nothing of what is left.
-                let full = is_secure || held + count == buffer.len();
+                let full = is_secure || self.ending || held + count == buffer.len();
                 Got::Bytes { end: held + count, full }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Got::Nothing,
@@ -198,6 +200,16 @@ impl Connection {
         } else {
             self.partial.extend_from_slice(rest);
         }
+    }
+
+    /// There is an end behind what is still to be read.
+    pub(crate) fn read_to_the_end(&mut self) {
+        self.ending = true;
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn unsent(&self) -> usize {
+        self.out.len() - self.written
     }
 
     /// Where to append what is to be written.
@@ -230,6 +242,10 @@ impl Connection {
             if self.out.capacity() > KEPT {
                 self.out = Vec::new();
             }
+        } else if self.written > KEPT && self.written > self.out.len() / 2 {
+            // What is written goes also while the socket never takes all.
+            self.out.drain(..self.written);
+            self.written = 0;
         }
     }
 }

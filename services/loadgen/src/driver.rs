@@ -42,8 +42,13 @@ pub enum Event {
     Acked,
     /// It must answer with [`Protocol::pong`].
     Ping,
-    /// The server says that so many messages are lost to this member.
-    Dropped(u64),
+    /// The server says that so many messages are lost to this member, and which is the last of them, if it says that.
+    Dropped {
+        /// So many.
+        count: u64,
+        /// The `seq` of the last.
+        last: Option<u64>,
+    },
     /// The server refused something, or says that it goes away.
     Refused(String),
 }

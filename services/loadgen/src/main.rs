@@ -1,10 +1,11 @@
 //! The load generator of tertulia.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tertulia_loadgen::args::{Cli, Command, Load, Scenario};
 use tertulia_loadgen::bare::Bare;
@@ -37,10 +38,45 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    let file = match load.json.as_deref().filter(|file| *file != Path::new("-")).map(Results::new).transpose() {
+        Ok(file) => file,
+        Err(error) => return end(Err(error)),
+    };
     end(run(plan, &load, &watched).and_then(|report| {
-        tell(&report, &load)?;
-        Ok(report.faults.none())
+        tell(&report, &load, file)?;
+        match &report.failed {
+            Some(failed) => bail!(failed.clone()),
+            None => Ok(report.faults.none()),
+        }
     }))
+}
+
+/// The file of the results: it is known before the run whether it can be written, and never has those of an earlier run.
+struct Results {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Results {
+    fn new(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("write {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: Some(file) })
+    }
+
+    fn write(mut self, json: &str) -> Result<()> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        writeln!(file, "{json}").with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
+impl Drop for Results {
+    /// Where there are none, there is no file. What is not a file, such as a pipe, stays.
+    fn drop(&mut self) {
+        let is_ours = |file: File| file.metadata().is_ok_and(|data| data.is_file());
+        if self.file.take().is_some_and(is_ours) {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
 }
 
 /// The exit code, and why if it is not 0.
@@ -58,16 +94,16 @@ fn end(result: Result<bool>) -> ExitCode {
     }
 }
 
-fn tell(report: &Report, load: &Load) -> Result<()> {
+fn tell(report: &Report, load: &Load, file: Option<Results>) -> Result<()> {
     let json = serde_json::to_string_pretty(report).context("write the results as JSON")?;
     let mut out = io::stdout().lock();
-    match &load.json {
-        Some(file) if file == Path::new("-") => writeln!(out, "{json}")?,
-        Some(file) => {
-            std::fs::write(file, json + "\n").with_context(|| format!("write {}", file.display()))?;
-            write!(out, "{report}")?;
-        }
+    match file {
+        None if load.json.is_some() => writeln!(out, "{json}")?,
         None => write!(out, "{report}")?,
+        Some(file) => {
+            write!(out, "{report}")?;
+            file.write(&json)?;
+        }
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Schedule {
     #[must_use]
     pub fn next(&self) -> u64 {
         // Not a running sum: rounding would add up.
-        self.start + (self.index as f64 * 1e9 / self.rate) as u64
+        self.start.saturating_add((self.index as f64 * 1e9 / self.rate) as u64)
     }
 
     /// The time at which a post was due that has not been sent, if there is one.

@@ -5,8 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-use crate::args::{Done, Load, Mode, Scenario};
+use crate::args::{Dialect, Done, Load, Mode, Scenario, Target};
 use crate::driver::Protocol;
+
+/// The lowest rate, a second.
+const SLOWEST: f64 = 0.001;
 
 /// What a connection does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,39 @@ fn usual(scenario: Scenario) -> Usual {
     }
 }
 
+/// A setting that is passed over in silence would be taken for one that was measured.
+fn refuse_what_has_no_effect(scenario: Scenario, load: &Load) -> Result<()> {
+    use Scenario::{Catchup, Churn, Idle, Slow, Soak};
+    let of_others = [
+        ("--share", load.share.is_some(), &[Slow, Churn, Catchup, Soak][..]),
+        ("--depth", load.depth.is_some(), &[Catchup]),
+        ("--churn-rate", load.churn_rate.is_some(), &[Churn, Soak]),
+        ("--receive-buffer", load.receive_buffer.is_some(), &[Slow]),
+    ];
+    for (option, given, scenarios) in of_others {
+        ensure!(
+            !given || scenarios.contains(&scenario),
+            "{option} has no effect in this scenario, only in {scenarios:?}"
+        );
+    }
+    for (option, given) in [("--rate", load.rate.is_some()), ("--window", load.window.is_some())] {
+        ensure!(!given || scenario != Idle, "{option} has no effect in `idle`: nobody posts");
+    }
+    ensure!(
+        load.rate.is_none() || load.window.is_none(),
+        "--rate is of an open loop and --window of a closed one: give one of them"
+    );
+    if load.protocol != Target::Tertulia {
+        ensure!(load.dialect == Dialect::Classic, "--dialect is tertulia's, and --protocol names another server");
+        ensure!(!load.tls, "--tls is for tertulia alone, and --protocol names another server");
+    }
+    ensure!(
+        load.sources == 0 || load.targets.iter().all(|target| target.is_ipv4()),
+        "--sources are addresses of IPv4, and a --target is not"
+    );
+    Ok(())
+}
+
 impl Plan {
     /// What the command line asks for.
     ///
@@ -99,8 +135,11 @@ impl Plan {
         let share = load.share.unwrap_or(share);
         ensure!((0.0..=1.0).contains(&share), "--share must be between 0 and 1");
         let has_special = matches!(scenario, Scenario::Slow | Scenario::Churn | Scenario::Catchup | Scenario::Soak);
-        let special = if has_special { (f64::from(members) * share).round() as u32 } else { 0 };
-        let outside = load.outside_posters || scenario == Scenario::Ingest;
+        let special = match has_special && share > 0.0 {
+            true => ((f64::from(members) * share).round() as u32).max(1),
+            false => 0,
+        };
+        let outside = scenario == Scenario::Ingest || load.outside_posters && scenario != Scenario::Idle;
         let inside = if outside { 1 } else { u32::from(load.posters) };
         ensure!(
             special + inside <= members,
@@ -117,15 +156,23 @@ impl Plan {
             (Some(Mode::Closed), _) | (None, None) => Pace::Closed(load.window.unwrap_or(window)),
             (_, Some(rate)) => Pace::Open(rate),
         };
-        if let Pace::Open(rate) = pace {
-            ensure!(rate.is_finite() && rate > 0.0, "--rate must be above 0");
+        match pace {
+            Pace::Open(rate) => ensure!((SLOWEST..=10e6).contains(&rate), "--rate must be {SLOWEST} to 10000000"),
+            Pace::Closed(window) => {
+                let posting = groups.min(load.threads.into());
+                ensure!(window >= posting, "a window of {window} is too small for {posting} --threads that post");
+            }
+            Pace::None => {}
         }
         let churn = match scenario {
             Scenario::Churn => load.churn_rate.unwrap_or(200.0),
             Scenario::Soak => load.churn_rate.unwrap_or(5.0),
             _ => 0.0,
         };
-        ensure!(churn.is_finite() && churn >= 0.0, "--churn-rate must not be below 0");
+        ensure!(churn == 0.0 || (SLOWEST..=100e3).contains(&churn), "--churn-rate must be 0, or {SLOWEST} to 100000");
+        let duration = load.duration.unwrap_or(Duration::from_secs(seconds));
+        ensure!(!duration.is_zero(), "--duration must be above 0: nothing would be measured");
+        refuse_what_has_no_effect(scenario, load)?;
         let extra = if outside && pace != Pace::None { u32::from(load.posters) } else { 0 };
         Ok(Self {
             scenario,
@@ -139,10 +186,10 @@ impl Plan {
             pace,
             done: load.done,
             size: load.size,
-            depth: load.depth,
+            depth: load.depth.unwrap_or(1_000),
             churn,
             warmup: if scenario == Scenario::Idle { Duration::ZERO } else { load.warmup },
-            duration: load.duration.unwrap_or(Duration::from_secs(seconds)),
+            duration,
             patience: load.patience,
             threads: load.threads,
             connections: groups as usize * (members + extra) as usize,
@@ -158,6 +205,13 @@ impl Plan {
             Scenario::Catchup => Role::Laggard,
             _ => Role::Churner,
         }
+    }
+
+    /// Whether a thread has a member with the scenario's special role.
+    #[must_use]
+    pub fn has_special(&self, thread: usize) -> bool {
+        let places = || self.members - self.special..self.members;
+        (0..self.groups).any(|group| places().any(|place| self.thread_of(group, place) == thread))
     }
 
     /// Which poster of its group the member at `place` is.

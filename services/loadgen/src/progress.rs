@@ -1,7 +1,8 @@
 //! The line that tells how a run goes on, and what is sampled meanwhile.
 
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -43,8 +44,14 @@ pub(crate) struct Watch<'a> {
     /// What it answered last, and when; and how that was at the last line.
     usage: Option<(Instant, Usage)>,
     usage_then: Option<(Instant, Usage)>,
+    /// What the store told last.
+    store: Option<Usage>,
     /// The most memory that the server was seen to have.
     pub(crate) peak_rss: u64,
+    /// The most memory that the store was seen to have.
+    pub(crate) peak_store_rss: u64,
+    /// Somebody wants an end.
+    interrupted: Arc<AtomicBool>,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -60,7 +67,10 @@ impl<'a> Watch<'a> {
             asked: now,
             usage: None,
             usage_then: None,
+            store: None,
             peak_rss: 0,
+            peak_store_rss: 0,
+            interrupted: Arc::default(),
             samples: Vec::new(),
         }
     }
@@ -84,9 +94,40 @@ impl<'a> Watch<'a> {
     ///
     /// # Errors
     /// If it does not tell.
-    pub(crate) fn store(&self) -> Result<Option<Usage>> {
+    pub(crate) fn store(&mut self) -> Result<Option<Usage>> {
         let Some(store) = &self.watched.store else { return Ok(None) };
-        Ok(Some(store.usage().context("cannot tell what the store used")?))
+        let usage = store.usage().context("cannot tell what the store used")?;
+        self.store = Some(usage);
+        self.peak_store_rss = self.peak_store_rss.max(usage.rss);
+        Ok(Some(usage))
+    }
+
+    /// What the server told last.
+    pub(crate) fn last_usage(&self) -> Option<Usage> {
+        self.usage.map(|(_, usage)| usage)
+    }
+
+    /// What the store told last.
+    pub(crate) fn last_store(&self) -> Option<Usage> {
+        self.store
+    }
+
+    /// From now on a first Ctrl-C ends what is waited for, and a second one the program.
+    ///
+    /// # Errors
+    /// As the system's.
+    pub(crate) fn heed_interrupts(&mut self) -> Result<()> {
+        use signal_hook::consts::SIGINT;
+        use signal_hook::flag::{register, register_conditional_default};
+        let heed = || {
+            register_conditional_default(SIGINT, Arc::clone(&self.interrupted))?;
+            register(SIGINT, Arc::clone(&self.interrupted))
+        };
+        heed().map(drop).context("listen for Ctrl-C")
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     /// How often the server may be asked without being disturbed.
@@ -97,20 +138,23 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits until `done`, the run has failed, or the time is over; answers whether it is done. `what` is shown meanwhile.
+    /// Waits until `done`, the run has failed, or the time is over; answers whether it is done. `what` is shown meanwhile. A Ctrl-C ends the
+    /// time of what is waited for then; what comes after it is waited for all the same.
     pub(crate) fn wait(&mut self, what: &str, time: Duration, mut done: impl FnMut(&Shared) -> bool) -> bool {
         let began = Instant::now();
+        let was_interrupted = self.is_interrupted();
         loop {
             if done(self.shared) {
                 return true;
             }
             let passed = began.elapsed();
-            if passed >= time || self.shared.failure().is_some() {
+            if passed >= time || self.shared.failure().is_some() || self.is_interrupted() != was_interrupted {
                 return false;
             }
             if self.asked.elapsed() >= self.pause() {
                 // One that fails leaves what was known: the results do not depend on it.
                 drop(self.usage());
+                drop(self.store());
             }
             if self.last.0.elapsed() >= LINE {
                 self.line(what, passed, time);

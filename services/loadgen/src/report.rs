@@ -48,6 +48,8 @@ pub struct Report {
     pub store: Option<Cost>,
     /// What it cost us.
     pub own: Own,
+    /// Why the run ended before its time, if it did: the results are then of what was seen until then.
+    pub failed: Option<String>,
     /// What should not have happened.
     pub faults: Faults,
     /// Once a second, from the first connection on.
@@ -122,10 +124,10 @@ pub struct Resumed {
     pub seconds: f64,
     /// Messages that they got in that time.
     pub deliveries: u64,
-    /// Resident bytes of the server before.
-    pub server_rss_before: u64,
-    /// Resident bytes of the server after.
-    pub server_rss_after: u64,
+    /// Resident bytes of the server before, if they could be measured.
+    pub server_rss_before: Option<u64>,
+    /// Resident bytes of the server after, if they could be measured.
+    pub server_rss_after: Option<u64>,
 }
 
 impl Quantiles {
@@ -266,30 +268,30 @@ impl fmt::Display for Report {
         }
         if let Some(resumed) = &self.resumed {
             let Resumed { seconds, deliveries, server_rss_before, server_rss_after } = *resumed;
-            let (before, after) = (bytes(server_rss_before as f64), bytes(server_rss_after as f64));
-            row(
-                "slow ones caught up",
-                format!("{deliveries} messages in {seconds:.2} s; server RSS {before} -> {after}"),
-            )?;
+            let server = server_rss_before.zip(server_rss_after).map_or_else(String::new, |(before, after)| {
+                format!("; server RSS {} -> {}", bytes(before as f64), bytes(after as f64))
+            });
+            row("slow ones caught up", format!("{deliveries} messages in {seconds:.2} s{server}"))?;
         }
-        if let Some(cost) = &self.server {
+        for (whose, cost) in [("server", &self.server), ("store", &self.store)] {
+            let Some(cost) = cost else { continue };
             let each = |micros: Option<f64>| micros.map_or("-".to_owned(), |micros| format!("{micros:.3} us"));
             let (delivery, post) = (each(cost.cpu_micros_per_delivery), each(cost.cpu_micros_per_post));
-            row("server CPU", format!("{delivery} per delivery, {post} per post; {:.2} cores", cost.cores))?;
+            row(&format!("{whose} CPU"), format!("{delivery} per delivery, {post} per post; {:.2} cores", cost.cores))?;
             if let Some(each) = cost.cpu_micros_per_connect {
                 row("", format!("{each:.1} us per connect and join"))?;
             }
             let [before, joined, after, peak] =
                 [cost.rss_before, cost.rss_joined, cost.rss_after, cost.rss_peak].map(|rss| bytes(rss as f64));
-            row("server RSS", format!("{before} before, {joined} joined, {after} after, {peak} at most"))?;
+            row(&format!("{whose} RSS"), format!("{before} before, {joined} joined, {after} after, {peak} at most"))?;
             row("", format!("{} per joined connection", bytes(cost.rss_per_connection)))?;
-        }
-        if let Some(Cost { cpu_micros_per_delivery: Some(each), cores, .. }) = &self.store {
-            row("store CPU", format!("{each:.3} us per delivery; {cores:.2} cores"))?;
         }
         let own = &self.own;
         let each = own.cpu_micros_per_delivery.map_or("-".to_owned(), |micros| format!("{micros:.3} us"));
         row("own CPU", format!("{each} per delivery; {:.2} cores", own.cores))?;
+        if let Some(failed) = &self.failed {
+            row("FAILED", format!("{failed}; the figures are of what was seen until then"))?;
+        }
         let faults = &self.faults;
         if faults.none() {
             return row("faults", "none: every message came once, in order, unchanged".to_owned());
@@ -303,6 +305,8 @@ impl fmt::Display for Report {
             ("changed or foreign", faults.foreign),
             ("in another order", faults.other_order),
             ("told lost", faults.told_lost),
+            ("bytes not sent", faults.unsent),
+            ("history not read", faults.unread),
             ("unacknowledged", faults.unacknowledged),
             ("refused", faults.refused),
             ("closed by the server", faults.closed),

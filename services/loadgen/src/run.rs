@@ -20,6 +20,8 @@ use crate::worker::{Outcome, Worker, has_one_order};
 
 /// Descriptors for what is not a connection of the load.
 const OTHER_DESCRIPTORS: u64 = 64;
+/// And for each thread: its events, its timer, its waker.
+const THREADS_DESCRIPTORS: u64 = 3;
 
 /// Where everything stood at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -36,26 +38,32 @@ struct Mark {
 impl Mark {
     /// Of those who are watched, all must tell: without one, results would lack what was asked for.
     fn now(shared: &Shared, watch: &mut Watch<'_>) -> Result<Self> {
+        let (server, store) = (watch.usage()?, watch.store()?);
+        Ok(Self { server, store, ..Self::last(shared, watch) })
+    }
+
+    /// With what those who are watched told last.
+    fn last(shared: &Shared, watch: &Watch<'_>) -> Self {
         let lanes = || shared.lanes.iter();
-        Ok(Self {
+        Self {
             at: Instant::now(),
             posts: lanes().map(|lane| lane.posts.load(Ordering::Relaxed)).sum(),
             deliveries: lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum(),
             late_deliveries: lanes().map(|lane| lane.late_deliveries.load(Ordering::Relaxed)).sum(),
-            server: watch.usage()?,
-            store: watch.store()?,
+            server: watch.last_usage(),
+            store: watch.last_store(),
             own_cpu: own_cpu(),
-        })
+        }
     }
 }
 
 /// Puts the load on the server.
 ///
 /// # Errors
-/// If the run cannot be carried through. That messages were lost and the like is in the report.
+/// If the run cannot be begun. That messages were lost and the like is in the report, and also why the run ended early, if it did.
 pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     let limit = rlimit::increase_nofile_limit(u64::MAX).context("raise the limit of open files")?;
-    let wanted = plan.connections as u64 + OTHER_DESCRIPTORS;
+    let wanted = plan.connections as u64 + OTHER_DESCRIPTORS + u64::from(plan.threads) * THREADS_DESCRIPTORS;
     ensure!(wanted <= limit, "{} connections need {wanted} open files, and the limit is {limit}", plan.connections);
     for process in watched.server.iter().chain(&watched.store) {
         process.usage()?;
@@ -66,6 +74,7 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
     let mut watch = Watch::new(&shared, watched, load.quiet);
+    watch.heed_interrupts()?;
     let before = Mark::now(&shared, &mut watch)?;
     for thread in 0..shared.lanes.len() {
         let worker = Worker::new(Arc::clone(&shared), thread)?;
@@ -79,15 +88,16 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     shared.enter(Phase::Stop);
     let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
     watch.end_line();
-    if let Some(failure) = shared.failure() {
-        bail!(failure);
-    }
-    let mut report = course?;
+    // Before anything was posted there is nothing to tell but this.
+    let mut report = course.map_err(|error| shared.failure().map_or(error, |failure| anyhow!(failure)))?;
     ensure!(outcomes.len() == shared.lanes.len(), "a thread of the load generator has failed");
+    report.failed = shared.failure();
     report.add(sum(outcomes, has_one_order(shared.plan.protocol)));
     report.samples = std::mem::take(&mut watch.samples);
-    if let Some(cost) = &mut report.server {
-        cost.rss_peak = watch.peak_rss;
+    for (cost, peak) in [(&mut report.server, watch.peak_rss), (&mut report.store, watch.peak_store_rss)] {
+        if let Some(cost) = cost {
+            cost.rss_peak = peak;
+        }
     }
     Ok(report)
 }
@@ -110,6 +120,14 @@ fn sum(outcomes: Vec<Outcome>, one_order: bool) -> Tally {
     all
 }
 
+/// What is known of a load, as far as it came.
+#[derive(Debug, Default)]
+struct Stages {
+    from: Option<Mark>,
+    to: Option<Mark>,
+    resumed: Option<Resumed>,
+}
+
 /// The phases of a run, as the main thread leads through them.
 struct Course<'a, 'b> {
     shared: &'a Shared,
@@ -118,20 +136,34 @@ struct Course<'a, 'b> {
 
 impl Course<'_, '_> {
     fn run(mut self, before: Mark) -> Result<Report> {
-        let plan = &self.shared.plan;
         self.open()?;
         let joined = Mark::now(self.shared, self.watch)?;
         self.shared.enter(Phase::Load);
+        let mut stages = Stages::default();
+        if let Err(error) = self.load(&mut stages) {
+            // What was seen until then is told.
+            self.shared.fail(format!("{error:#}"));
+        }
+        let here = Mark::last(self.shared, self.watch);
+        let (from, to) = (stages.from.unwrap_or(joined), stages.to.unwrap_or(here));
+        Ok(self.report(&before, &joined, &from, &to, stages.resumed))
+    }
+
+    fn load(&mut self, stages: &mut Stages) -> Result<()> {
+        let plan = &self.shared.plan;
         self.pass("warm-up", plan.warmup)?;
-        let from = Mark::now(self.shared, self.watch)?;
+        ensure!(!self.watch.is_interrupted(), "interrupted before anything was measured");
+        stages.from = Some(Mark::now(self.shared, self.watch)?);
         self.shared.measure_from.store(self.shared.now(), Ordering::Release);
         self.pass("measure", plan.duration)?;
         self.shared.measure_to.store(self.shared.now(), Ordering::Release);
-        let to = Mark::now(self.shared, self.watch)?;
+        stages.to = Some(Mark::now(self.shared, self.watch)?);
         self.shared.enter(Phase::Drain);
         self.settle(Phase::Drain, "drain")?;
-        let resumed = if plan.scenario == Scenario::Slow { Some(self.resume()?) } else { None };
-        Ok(self.report(&before, &joined, &from, &to, resumed))
+        if plan.scenario == Scenario::Slow {
+            stages.resumed = Some(self.resume()?);
+        }
+        Ok(())
     }
 
     /// Opens all connections, and waits until each has joined.
@@ -154,6 +186,7 @@ impl Course<'_, '_> {
             }
             if !self.watch.wait(what, patience, |shared| number(shared) > seen) {
                 self.check()?;
+                ensure!(!self.watch.is_interrupted(), "interrupted while connections were opened");
                 bail!("{seen} of {count} connections got as far as `{what}` and no other within {patience:?}");
             }
         }
@@ -178,8 +211,8 @@ impl Course<'_, '_> {
         Ok(Resumed {
             seconds: (caught_up.at - held.at).as_secs_f64(),
             deliveries: caught_up.late_deliveries - held.late_deliveries,
-            server_rss_before: held.server.map_or(0, |usage| usage.rss),
-            server_rss_after: caught_up.server.map_or(0, |usage| usage.rss),
+            server_rss_before: held.server.map(|usage| usage.rss),
+            server_rss_after: caught_up.server.map(|usage| usage.rss),
         })
     }
 
@@ -220,6 +253,7 @@ impl Course<'_, '_> {
             lateness: Quantiles::default(),
             rejoins: None,
             catchups: None,
+            failed: None,
             faults: Faults::default(),
             samples: Vec::new(),
         }

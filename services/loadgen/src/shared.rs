@@ -1,5 +1,6 @@
 //! What the threads of a run have in common.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,6 +13,9 @@ use crate::driver::{Groups, QUIET};
 use crate::pace::Remaining;
 use crate::payload::Format;
 use crate::plan::Plan;
+
+/// The run's clock shows no more when the run begins: times of messages are below 2^60, and 2^59 ns are 18 years.
+const LATEST_BEGIN: u64 = 1 << 59;
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +71,8 @@ pub(crate) struct Shared {
     /// The first part of the names of those in which nobody posts.
     quiet: String,
     start: Instant,
+    /// What the run's clock showed then.
+    pub(crate) began: u64,
     phase: AtomicU8,
     /// Posts that are due in this time are measured; nanoseconds.
     pub(crate) measure_from: AtomicU64,
@@ -100,6 +106,7 @@ impl Shared {
             quiet: format!("{}{}", load.prefix, QUIET),
             names: (0..plan.groups).map(|group| format!("{}-{group:06}", load.prefix)).collect(),
             start: Instant::now(),
+            began: RandomState::new().hash_one(std::process::id()) % LATEST_BEGIN,
             phase: AtomicU8::new(Phase::Open as u8),
             measure_from: AtomicU64::new(u64::MAX),
             measure_to: AtomicU64::new(u64::MAX),
@@ -115,9 +122,14 @@ impl Shared {
         }
     }
 
-    /// Nanoseconds of the run's clock.
+    /// Nanoseconds of the run's clock. It begins anywhere, so that what another run has posted is known by its time.
     pub(crate) fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        self.began + self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Whether what began then is part of the measurement.
+    pub(crate) fn is_measured(&self, at: u64) -> bool {
+        (self.measure_from.load(Ordering::Relaxed)..self.measure_to.load(Ordering::Relaxed)).contains(&at)
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -34,6 +34,10 @@ pub struct Faults {
     pub other_order: u64,
     /// Messages that the server said are lost.
     pub told_lost: u64,
+    /// Bytes that the server had not taken in the end: it was offered more than it can do.
+    pub unsent: u64,
+    /// Members that have not got all of the history that they asked for.
+    pub unread: u64,
     /// Posts that were not acknowledged, where the protocol does.
     pub unacknowledged: u64,
     /// Refusals.
@@ -66,6 +70,8 @@ impl Faults {
         self.foreign += other.foreign;
         self.other_order += other.other_order;
         self.told_lost += other.told_lost;
+        self.unsent += other.unsent;
+        self.unread += other.unread;
         self.unacknowledged += other.unacknowledged;
         self.refused += other.refused;
         self.closed += other.closed;

@@ -70,7 +70,7 @@ impl Worker {
             timer,
             connections: members.iter().map(|_| Connection::default()).collect(),
             opening: Opening::new(members.len(), posting.first_posters()),
-            churn: churn::Churn::new(&shared.plan, thread, &members),
+            churn: churn::Churn::new(&shared.plan, &members),
             posting,
             members,
             tally: Tally::default(),
@@ -121,7 +121,12 @@ impl Worker {
             for event in &events {
                 match event.token() {
                     WAKE | TIMER => {}
-                    Token(index) => self.on_event(index, event.is_readable(), event.is_writable())?,
+                    Token(index) => {
+                        if event.is_read_closed() || event.is_error() {
+                            self.connections[index].read_to_the_end();
+                        }
+                        self.on_event(index, event.is_readable(), event.is_writable())?;
+                    }
                 }
             }
             self.turn()?;
@@ -160,6 +165,14 @@ impl Worker {
         if self.phase == Phase::Resume {
             let slow = self.members.iter().enumerate().filter(|(_, member)| member.role == Role::Slow);
             self.again.extend(slow.map(|(index, _)| index));
+        }
+        if self.phase == Phase::Load {
+            let now = self.shared.now();
+            for index in 0..self.members.len() {
+                if self.members[index].role == Role::Laggard {
+                    self.ask_history(index, now);
+                }
+            }
         }
     }
 
@@ -225,7 +238,8 @@ impl Worker {
                 }
                 Want::Ready(index) => self.on_ready(index, now),
                 Want::Left(index) => self.on_left(index, now),
-                Want::History(index) => self.ask_history(index, now),
+                Want::History(index) if self.phase == Phase::Load => self.ask_history(index, now),
+                Want::History(_) => {}
             }
         }
         Ok(())
@@ -264,6 +278,7 @@ impl Worker {
             let all = self.phase == Phase::Resume;
             let has_all = |member: &Member| member.state == State::Closed || member.missing(&self.shared) == 0;
             let settled = self.members.iter().filter(|member| member.is_awaited(all)).all(has_all)
+                && !self.members.iter().any(|member| member.state != State::Closed && member.lacks_history())
                 && (!self.shared.plan.protocol.acks_posts() || self.tally.acks >= self.tally.posts);
             lane.settled.store(if settled { self.phase as u8 } else { 0 }, Ordering::Release);
         }
@@ -271,20 +286,41 @@ impl Worker {
 
     fn outcome(mut self) -> Outcome {
         let mut stories: Vec<(u32, u64, u64)> = Vec::new();
+        // Of a run that was cut off, nothing is known of what it would have seen.
+        if self.shared.failure().is_some() {
+            return Outcome { tally: self.tally, stories: Vec::new() };
+        }
+        let faults = &mut self.tally.faults;
+        let unsent: u64 = self.connections.iter().map(|connection| connection.unsent() as u64).sum();
+        if unsent > 0 {
+            faults.unsent += unsent;
+            faults.say(|| format!("the server has not taken {unsent} bytes that were to be sent"));
+        }
         for member in &self.members {
+            let Member { group, place, .. } = member;
             if member.is_awaited(true) {
-                self.tally.faults.missing_at_end += u64::from(member.missing(&self.shared));
+                let missing = member.missing(&self.shared);
+                faults.missing_at_end += u64::from(missing);
                 if member.is_forgotten(&self.shared) {
-                    let Member { group, place, .. } = member;
-                    self.tally.faults.say(|| format!("group {group}, place {place}: it came back and got nothing"));
+                    faults.say(|| format!("group {group}, place {place}: it came back and got nothing"));
+                } else if missing > 0 {
+                    faults.say(|| format!("group {group}, place {place}: the last {missing} messages have not come"));
                 }
+            }
+            if member.lacks_history() {
+                faults.unread += 1;
+                faults.say(|| format!("group {group}, place {place}: the history that it asked for has not come"));
             }
             if let Some((count, order)) = member.story() {
                 stories.push((member.group, count, order));
             }
         }
         if self.shared.plan.protocol.acks_posts() {
-            self.tally.faults.unacknowledged += self.tally.posts.saturating_sub(self.tally.acks);
+            let unacknowledged = self.tally.posts.saturating_sub(self.tally.acks);
+            self.tally.faults.unacknowledged += unacknowledged;
+            if unacknowledged > 0 {
+                self.tally.faults.say(|| format!("{unacknowledged} posts were not acknowledged"));
+            }
         }
         Outcome { tally: self.tally, stories }
     }

@@ -108,6 +108,7 @@ fn forgetful(times: u64) -> anyhow::Result<SocketAddr> {
 fn what_comes_after_a_returners_last_delivery_is_missed() {
     let report = report(forgetful(1).unwrap(), "churn --groups 5 --members 6 --rate 500 --churn-rate 50").unwrap();
     assert!(report.faults.missing_at_end > 0, "{report}");
+    assert!(report.faults.first.is_some(), "what is counted is said: {report}");
 }
 
 #[test]
@@ -143,6 +144,76 @@ fn a_run_with_faults_exits_with_one_and_says_so() {
     assert!(String::from_utf8_lossy(&bad.stderr).contains("the run failed"), "{bad:?}");
     let results: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();
     assert!(results["faults"]["missing"].as_u64().unwrap() > 0, "{results}");
+}
+
+#[test]
+fn what_was_seen_of_a_server_that_ends_is_told() {
+    let server = Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().end_after(300);
+    let report = report(serve(server).unwrap(), "fanout --members 5 --rate 500 --duration 60s").unwrap();
+    assert!(report.failed.as_ref().unwrap().contains("the server closed the connection"), "{report}");
+    assert!(report.faults.closed > 0 && report.faults.missing_at_end == 0, "{report}");
+    assert!(report.seconds < 30.0 && report.posts > 0 && report.latency.count > 0, "{report}");
+    assert!(report.to_string().contains("FAILED"), "{report}");
+}
+
+/// What one run has left in a group is not taken for what another one posts.
+#[test]
+fn messages_of_another_run_are_told_apart() {
+    let target = server(None).unwrap();
+    let other = std::thread::spawn(move || report(target, "fanout --members 3 --rate 500 --duration 2s"));
+    let seen = report(target, "fanout --members 3 --rate 500 --duration 1s").unwrap();
+    drop(other.join().unwrap());
+    let faults = &seen.faults;
+    assert!(faults.foreign > 0 && faults.first.as_ref().unwrap().contains("another run"), "{seen}");
+}
+
+fn process(target: SocketAddr, arguments: &str) -> Process {
+    let mut process = Process::new(env!("CARGO_BIN_EXE_tertulia-loadgen"));
+    let (scenario, arguments) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    process.args([scenario, "--target", &target.to_string()]).args(arguments.split(' '));
+    process.stderr(std::process::Stdio::piped());
+    process
+}
+
+#[test]
+fn results_that_cannot_be_written_are_refused_before_the_run_and_old_ones_do_not_stay() {
+    let target = server(None).unwrap();
+    let begun = std::time::Instant::now();
+    let done = process(target, "fanout --members 2 --duration 60s --json /nonexistent/results.json").output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code() == Some(1) && told.contains("/nonexistent/results.json"), "{told}");
+    assert!(begun.elapsed().as_secs() < 30);
+
+    let file = std::env::temp_dir().join(format!("tertulia-loadgen-{}.json", std::process::id()));
+    std::fs::write(&file, "{}").unwrap();
+    let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let done = process(vacant, "fanout --members 2 --json").arg(&file).output().unwrap();
+    assert!(done.status.code() == Some(1) && !file.exists(), "{done:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_interrupted_tells_what_it_has_measured() {
+    use std::io::{BufRead, BufReader, Read};
+
+    let arguments = "fanout --members 2 --rate 100 --warmup 0s --duration 120s --json -";
+    let mut child = process(server(None).unwrap(), arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("measure") {
+        line.clear();
+        assert!(told.read_line(&mut line).unwrap() > 0, "it has ended");
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // Both are read, so that neither is full.
+    let rest = std::thread::spawn(move || drop(std::io::copy(&mut told, &mut std::io::sink())));
+    let mut results = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut results).unwrap();
+    rest.join().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{results}");
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    assert!(results["seconds"].as_f64().unwrap() < 60.0 && results["latency"]["count"].as_u64() > Some(0), "{results}");
 }
 
 #[test]

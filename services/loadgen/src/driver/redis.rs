@@ -67,10 +67,8 @@ type Bulk<'a> = (&'a [u8], &'a [u8]);
 fn read_bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, Nonsense> {
     let Some((line, rest)) = read_line(bytes) else { return Ok(None) };
     let size = line.strip_prefix(b"$").and_then(number).ok_or_else(|| excerpt(line))?;
-    Ok(match rest.len() {
-        available if available < size + 2 => None,
-        _ => Some((&rest[..size], &rest[size + 2..])),
-    })
+    let size_and_end = size.checked_add(2).ok_or_else(|| excerpt(line))?;
+    Ok(rest.get(size_and_end..).map(|after| (&rest[..size], after)))
 }
 
 /// The length of the value at the start, if it is there as a whole.
@@ -85,11 +83,15 @@ fn whole(bytes: &[u8]) -> Result<Option<usize>, Nonsense> {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' => {}
             b'$' | b'=' => {
                 let size = number(argument).ok_or_else(|| excerpt(line))?;
-                let Some(after) = rest.get(size + 2..) else { return Ok(None) };
+                let size_and_end = size.checked_add(2).ok_or_else(|| excerpt(line))?;
+                let Some(after) = rest.get(size_and_end..) else { return Ok(None) };
                 rest = after;
             }
-            b'*' | b'>' | b'~' => values += number(argument).ok_or_else(|| excerpt(line))?,
-            b'%' => values += 2 * number(argument).ok_or_else(|| excerpt(line))?,
+            b'*' | b'>' | b'~' | b'%' => {
+                let each = if *kind == b'%' { 2 } else { 1 };
+                let more = number(argument).and_then(|number| number.checked_mul(each));
+                values = more.and_then(|more| more.checked_add(values)).ok_or_else(|| excerpt(line))?;
+            }
             _ => return Err(excerpt(line)),
         }
     }

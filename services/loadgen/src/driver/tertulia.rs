@@ -87,7 +87,10 @@ fn other(line: &[u8], sink: &mut impl Sink) -> Result<(), Nonsense> {
         Some(FromServer::Posted(_)) => Event::Acked,
         Some(FromServer::Left(_)) => Event::Left,
         Some(FromServer::Ping {}) => Event::Ping,
-        Some(FromServer::Lagged(lagged)) => Event::Dropped((lagged.last + 1).saturating_sub(lagged.first)),
+        Some(FromServer::Lagged(lagged)) => {
+            let count = lagged.last.saturating_add(1).saturating_sub(lagged.first);
+            Event::Dropped { count, last: Some(lagged.last) }
+        }
         Some(FromServer::Message(_)) => {
             sink.message(b"", None);
             return Ok(());
@@ -104,7 +107,8 @@ fn classic(line: &[u8], sink: &mut impl Sink) -> Result<(), Nonsense> {
         ClassicFromServer::Message { .. } => sink.message(b"", None),
         ClassicFromServer::Error(text) => {
             let dropped = text.strip_prefix("Dropped ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-            sink.event(dropped.map_or_else(|| Event::Refused(text.clone().into_owned()), Event::Dropped));
+            let dropped = dropped.map(|count| Event::Dropped { count, last: None });
+            sink.event(dropped.unwrap_or_else(|| Event::Refused(text.clone().into_owned())));
         }
     }
     Ok(())

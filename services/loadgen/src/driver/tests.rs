@@ -39,6 +39,19 @@ fn check(protocol: Protocol, stream: &[u8], messages: usize, seq: Option<u64>, e
     }
 }
 
+/// Whatever a server says of how long something is.
+#[test]
+fn lengths_that_cannot_be_are_nonsense() {
+    for length in ["18446744073709551615", "18446744073709551614"] {
+        let message = format!(">3\r\n$7\r\nmessage\r\n${length}\r\nx");
+        assert!(Protocol::Redis.scan(message.as_bytes(), 40, &mut Told::default()).is_err(), "{length}");
+        for kind in ["$", "*", "%"] {
+            let value = format!("{kind}{length}\r\n*{length}\r\n%{length}\r\n");
+            assert!(Protocol::Redis.scan(value.as_bytes(), 40, &mut Told::default()).is_err(), "{value}");
+        }
+    }
+}
+
 #[test]
 fn classic() {
     let stream = br#"{"Message":{"group_name":"g","message":"0123456789"}}
@@ -47,7 +60,7 @@ fn classic() {
 {"Error":"Group 'h' does not exist"}
 "#;
     let refused = Event::Refused("Group 'h' does not exist".to_owned());
-    check(Protocol::Classic, stream, 2, None, &[Event::Dropped(11), refused]);
+    check(Protocol::Classic, stream, 2, None, &[Event::Dropped { count: 11, last: None }, refused]);
 }
 
 #[test]
@@ -66,7 +79,7 @@ fn extended() {
         stream,
         1,
         Some(8),
-        &[Event::Ready, joined, Event::Acked, Event::Dropped(3), Event::Ping],
+        &[Event::Ready, joined, Event::Acked, Event::Dropped { count: 3, last: Some(11) }, Event::Ping],
     );
 }
 

@@ -11,6 +11,7 @@ fn plan(arguments: &str) -> Result<Plan> {
         Command::Ingest(load) => Plan::new(Scenario::Ingest, &load),
         Command::Catchup(load) => Plan::new(Scenario::Catchup, &load),
         Command::Soak(load) => Plan::new(Scenario::Soak, &load),
+        Command::Idle(load) => Plan::new(Scenario::Idle, &load),
         _ => bail!("not used here"),
     }
 }
@@ -36,6 +37,9 @@ fn the_special_members_are_the_last_ones() {
     );
     assert_eq!((plan.poster(0), plan.poster(1)), (Some(0), None));
     assert_eq!(plan.watchers(), 18);
+    let few = self::plan("slow --members 4 --share 0.1").unwrap();
+    assert_eq!(few.special, 1, "a run without a slow one would show nothing");
+    assert_eq!(self::plan("slow --members 4 --share 0").unwrap().special, 0);
     assert!(plan.watches(17, 0) && !plan.watches(18, 0));
 }
 
@@ -43,6 +47,25 @@ fn the_special_members_are_the_last_ones() {
 fn what_cannot_be_is_refused() {
     assert!(plan("slow --members 2 --share 1").is_err());
     assert!(plan("catchup").is_err(), "the classic dialect has no history");
+    for wrong in [
+        "fanout --rate 1e12",
+        "fanout --rate 1e-11",
+        "soak --churn-rate 1e12",
+        "fanout --rate 5 --window 8",
+        "fanout --duration 0s",
+        "fanout --share 0.5",
+        "fanout --depth 5",
+        "slow --churn-rate 5",
+        "fanout --receive-buffer 4096",
+        "fanout --protocol redis --dialect extended",
+        "fanout --protocol nats --tls",
+        "fanout --sources 2 --target [::1]:8088",
+        "fanout --groups 4 --threads 4 --window 3",
+        "idle --rate 5",
+        "idle --window 5",
+    ] {
+        assert!(plan(wrong).is_err(), "{wrong}");
+    }
     assert!(plan("catchup --dialect extended").is_ok());
 }
 
@@ -51,6 +74,15 @@ fn posters_outside_are_connections_of_their_own() {
     let plan = plan("ingest --posters 3").unwrap();
     assert_eq!((plan.connections, plan.poster(0)), (4, None));
     assert!(plan.watches(0, 2));
+    let idle = self::plan("idle --groups 10 --members 10 --outside-posters").unwrap();
+    assert_eq!((idle.connections, idle.outside), (100, false), "where nobody posts there are none");
+}
+
+#[test]
+fn churn_is_shared_by_the_threads_that_have_who_comes_and_goes() {
+    let plan = plan("soak --groups 1 --members 2 --share 0.5 --threads 4").unwrap();
+    let having: Vec<usize> = (0..4).filter(|thread| plan.has_special(*thread)).collect();
+    assert_eq!(having, [1]);
 }
 
 #[test]

@@ -4,9 +4,11 @@ use anyhow::Result;
 
 use super::Worker;
 use super::member::{Member, State};
-use crate::driver::After;
 use crate::pace::Schedule;
 use crate::plan::{Plan, Role};
+
+/// How many go at once, at most, before others get their turn.
+const AT_ONCE: usize = 1_000;
 
 /// Who comes and goes, and when the next one does.
 #[derive(Debug)]
@@ -18,10 +20,11 @@ pub(super) struct Churn {
 }
 
 impl Churn {
-    pub(super) fn new(plan: &Plan, _thread: usize, members: &[Member]) -> Self {
+    pub(super) fn new(plan: &Plan, members: &[Member]) -> Self {
         let churners = members.iter().enumerate().filter(|(_, member)| member.role == Role::Churner);
         let churners: Vec<usize> = churners.map(|(index, _)| index).collect();
-        Self { churners, rate: plan.churn / f64::from(plan.threads), schedule: None, count: 0 }
+        let threads = (0..usize::from(plan.threads)).filter(|thread| plan.has_special(*thread)).count();
+        Self { churners, rate: plan.churn / threads.max(1) as f64, schedule: None, count: 0 }
     }
 }
 
@@ -31,7 +34,7 @@ impl Worker {
         if self.churn.churners.is_empty() || self.churn.rate <= 0.0 {
             return Ok(());
         }
-        loop {
+        for _ in 0..AT_ONCE {
             let rate = self.churn.rate;
             let schedule = self.churn.schedule.get_or_insert_with(|| Schedule::new(now, rate, 1, 1));
             if schedule.take_due(now).is_none() {
@@ -54,6 +57,7 @@ impl Worker {
                 self.connect(index)?;
             }
         }
+        self.timer.set(now, now)
     }
 
     /// Who left comes back at once.
@@ -73,12 +77,9 @@ impl Worker {
     /// A laggard joins anew, at an older message.
     pub(super) fn ask_history(&mut self, index: usize, now: u64) {
         let member = &mut self.members[index];
-        let Some(head) = member.head else { return };
-        let newest = member.last_seq().unwrap_or(head.seq);
-        let after = newest.saturating_sub(self.shared.plan.depth);
-        member.reads_from(after, now);
+        let Some(after) = member.back(self.shared.plan.depth) else { return };
+        member.reads_from(after.seq, now);
         let name = &self.shared.names[member.group as usize];
-        let after = After { seq: after, epoch: head.epoch };
         self.shared.plan.protocol.join(self.connections[index].out(), name, Some(after));
         self.dirty.push(index);
     }

@@ -1,9 +1,7 @@
 //! What a connection is in its group, and what it makes of what it hears.
 
-use std::sync::atomic::Ordering;
-
 use crate::check::{Seen, Verdict};
-use crate::driver::{Event, Head, Sink};
+use crate::driver::{After, Event, Head, Sink};
 use crate::pace::Window;
 use crate::payload::NO_SLOT;
 use crate::plan::{Plan, Role};
@@ -51,6 +49,8 @@ pub(crate) struct Member {
     seen: Seen,
     /// Its group, where it was told of it.
     pub(crate) head: Option<Head>,
+    /// The newest message of its group before this run: what is older is not ours.
+    floor: u64,
     /// The history that it reads.
     catching_up: Option<CatchUp>,
     /// When it asked to be let in again, where it is not told what it missed.
@@ -64,6 +64,8 @@ struct CatchUp {
     after: u64,
     /// It is over with this message, which is known once the join is answered.
     last: Option<u64>,
+    /// There was none yet at the join: the next message will do.
+    is_empty: bool,
     /// When it was asked for.
     since: u64,
 }
@@ -82,6 +84,7 @@ pub(super) fn of_thread(plan: &Plan, thread: usize) -> Vec<Member> {
         away_since: None,
         seen: Seen::from_the_start(if role == Role::Outside { 0 } else { plan.posters.into() }),
         head: None,
+        floor: 0,
         catching_up: None,
         back_since: None,
     };
@@ -143,7 +146,27 @@ impl Member {
 
     /// It has asked for the messages after this one.
     pub(super) fn reads_from(&mut self, after: u64, now: u64) {
-        self.catching_up = Some(CatchUp { after, last: None, since: now });
+        self.catching_up = Some(CatchUp { after, last: None, is_empty: false, since: now });
+    }
+
+    /// So many messages back, as far as they are of this run: where it begins to read.
+    pub(super) fn back(&self, depth: u64) -> Option<After> {
+        let head = self.head?;
+        let newest = self.last_seq().unwrap_or(head.seq);
+        Some(After { seq: newest.saturating_sub(depth).max(self.floor), epoch: head.epoch })
+    }
+
+    /// Whether it asked for history, and has not got all of it.
+    pub(super) fn lacks_history(&self) -> bool {
+        self.catching_up.is_some_and(|catch_up| !catch_up.is_empty)
+    }
+
+    /// The server does not keep the history up to here. Answers whether it was reading that.
+    fn on_lagged(&mut self, last: u64) -> bool {
+        let Some(CatchUp { last: Some(end), is_empty, .. }) = &mut self.catching_up else { return false };
+        *is_empty |= *end <= last;
+        self.seen.restart(Some(last));
+        true
     }
 
     fn on_joined(&mut self, head: Option<Head>) {
@@ -153,9 +176,13 @@ impl Member {
                 self.seen.restart(Some(catch_up.after));
                 // Where there is no history yet, the next message will do.
                 catch_up.last = Some(new.seq.max(catch_up.after + 1));
+                catch_up.is_empty = new.seq <= catch_up.after;
             }
             // The first message after the join must be the next one.
-            (None, None) => self.seen.resume_at(new.seq + 1),
+            (None, None) => {
+                self.seen.resume_at(new.seq + 1);
+                self.floor = new.seq;
+            }
             // It comes back, and goes on after what it has seen.
             (None, Some(_)) => {}
         }
@@ -187,7 +214,12 @@ impl Sink for Ears<'_> {
     fn message(&mut self, text: &[u8], seq: Option<u64>) {
         let (member, shared, faults) = (&mut *self.member, self.shared, &mut self.tally.faults);
         let stamp = match shared.format.read(text) {
-            Ok(stamp) if stamp.group == member.group => stamp,
+            Ok(stamp) if stamp.group == member.group && (shared.began..=self.now).contains(&stamp.at) => stamp,
+            Ok(stamp) if stamp.group == member.group => {
+                faults.foreign += 1;
+                faults.say(|| "a message of another run in a group of this one; choose another --prefix".to_owned());
+                return;
+            }
             _ => {
                 faults.foreign += 1;
                 faults
@@ -229,15 +261,16 @@ impl Sink for Ears<'_> {
         }
         if member.role == Role::Member {
             self.tally.deliveries += 1;
-            let measured = shared.measure_from.load(Ordering::Relaxed)..shared.measure_to.load(Ordering::Relaxed);
-            if measured.contains(&stamp.at) {
+            if shared.is_measured(stamp.at) {
                 self.tally.latency.saturating_record(self.now.saturating_sub(stamp.at) / 1_000);
             }
         } else {
             self.tally.late_deliveries += 1;
         }
         if let Some(since) = seq.and_then(|seq| member.caught_up(seq)) {
-            self.tally.catchups.saturating_record(self.now.saturating_sub(since) / 1_000);
+            if shared.is_measured(since) {
+                self.tally.catchups.saturating_record(self.now.saturating_sub(since) / 1_000);
+            }
             self.wants.push(Want::History(self.index));
         }
         if stamp.slot != NO_SLOT && shared.plan.watches(member.place, stamp.poster) && shared.remaining.seen(stamp.slot)
@@ -273,7 +306,9 @@ impl Sink for Ears<'_> {
             Event::Left => self.wants.push(Want::Left(self.index)),
             Event::Acked => self.tally.acks += 1,
             Event::Ping => self.wants.push(Want::Pong(self.index)),
-            Event::Dropped(count) => {
+            // As deep as a reader wants to go may be deeper than what is kept.
+            Event::Dropped { last: Some(last), .. } if self.member.on_lagged(last) => {}
+            Event::Dropped { count, .. } => {
                 self.tally.faults.told_lost += count;
                 self.tally.faults.say(|| format!("the server says that it lost {count} messages"));
             }

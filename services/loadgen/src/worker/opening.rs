@@ -117,7 +117,7 @@ impl Worker {
         if let Some(since) = member.away_since.take() {
             member.joined = true;
             // Where joins are not answered, all that is known is when it has asked for one.
-            if self.shared.plan.protocol.tells_joins() {
+            if self.shared.plan.protocol.tells_joins() && self.shared.is_measured(since) {
                 self.tally.rejoins.saturating_record((now - since) / 1_000);
             }
             return;
@@ -126,9 +126,6 @@ impl Worker {
             self.shared.joined_in[member.group as usize].fetch_add(1, Ordering::AcqRel);
         }
         self.shared.ready.fetch_add(1, Ordering::AcqRel);
-        if member.role == Role::Laggard {
-            self.ask_history(index, now);
-        }
     }
 
     /// Posts a probe to each group in which somebody is not known to have joined.

@@ -10,6 +10,9 @@ use crate::pace::{Schedule, Window};
 use crate::payload::{NO_SLOT, Stamp};
 use crate::plan::{Pace, Plan};
 
+/// Posts at once, at most, before what has come is read: a rate that is too high must not fill the memory.
+const AT_ONCE: usize = 10_000;
+
 /// Who posts, in turn.
 #[derive(Debug)]
 pub(super) struct Posting {
@@ -95,7 +98,8 @@ impl Worker {
         if let Some(window) = self.posting.window() {
             foreign.into_iter().for_each(|slot| window.give_back(slot));
         }
-        while let Some((slot, due)) = self.posting.take(now) {
+        for _ in 0..AT_ONCE {
+            let Some((slot, due)) = self.posting.take(now) else { break };
             self.post_one(slot, due, now);
         }
         match self.posting.next_due() {
