@@ -125,7 +125,8 @@ pub async fn drain(
         // Who goes by itself in this time is not missed.
         drop(tokio::time::timeout(config.linger, front.emptied()).await);
     }
-    let finish = front.finish(config.grace.saturating_sub(config.delay + config.linger) / 2);
+    // Half of what is left, however long the rest took: nobody's last words wait for a post that is not answered.
+    let finish = front.finish(cut_off.saturating_duration_since(tokio::time::Instant::now()) / 2);
     if tokio::time::timeout_at(cut_off, finish).await.is_err() {
         tracing::warn!(open = front.registry().open(), "connections that do not take what waits for them are cut off");
     }

@@ -32,7 +32,7 @@ pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
 pub use holds::{Held, Hold, HoldError, Holds};
-pub use listed::Listed;
+pub use listed::{Listed, Untold};
 pub use map::ShardMap;
 pub use moderation::Target;
 pub use refusal::Refusal;

@@ -241,15 +241,18 @@ impl Service {
         let ask = |reply| Admin::Announce { group: None, message: Arc::clone(&message), id: id.clone(), reply };
         let answers = self.shards.ask_all(ask).await.ok_or(Error::Stopped)?;
         let mut told = AnnounceResponse::default();
+        let mut in_doubt = None;
         for answer in answers {
             for outcome in answer?.unwrap_or_default() {
                 match outcome.await {
                     Ok(Ok(_)) => told.groups += 1,
+                    Ok(Err(refusal)) if refusal.is_in_doubt() => in_doubt = Some(refusal),
                     Ok(Err(_)) | Err(_) => told.failed_groups += 1,
                 }
             }
         }
-        Ok(told)
+        // Of a group of which nobody knows it cannot be said that it was not told.
+        in_doubt.map_or(Ok(told), |refusal| Err(refusal.into()))
     }
 }
 

@@ -3,7 +3,7 @@
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
-use crate::shard::{BackupError, HoldError, ReadError, Refusal};
+use crate::shard::{BackupError, HoldError, ReadError, Refusal, Untold};
 
 /// Why a call fails.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub(super) enum Error {
     /// The log cannot be read; the operators' text stays in the server's log.
     #[error("the message log cannot be read now")]
     Unreadable(#[from] ReadError),
-    /// A hold was not made, so nothing else was done either.
+    /// A hold was not made, or that is not known; so nothing else was done.
     #[error("{}", not_held(.0))]
     NotHeld(#[from] HoldError),
     /// The owner of a group has stopped.
@@ -58,11 +58,13 @@ pub(super) enum Error {
     Unauthenticated,
 }
 
-/// Why a hold was not made, for the caller; the operators' text stays in the server's log.
+/// Why a hold was not made, or is not known to be, for the caller; the operators' text stays in the server's log.
 fn not_held(error: &HoldError) -> String {
     match error {
         HoldError::Full { .. } => error.to_string(),
-        HoldError::NotKept(_) => "the hold cannot be kept now, and so nothing was done".to_owned(),
+        HoldError::NotKept(_) => {
+            "the hold could not be kept, or that is not known; nothing else was done. Ask for it again".to_owned()
+        }
     }
 }
 
@@ -105,6 +107,19 @@ impl Error {
     }
 }
 
+impl From<Untold> for Error {
+    fn from(untold: Untold) -> Self {
+        match untold {
+            Untold::Unread(error) => Self::Unreadable(error),
+            Untold::Silent { node, why } => {
+                tracing::warn!(node, why, "a node does not tell its groups");
+                Self::NodeSilent { node }
+            }
+            Untold::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match &error {
@@ -128,11 +143,11 @@ mod tests {
         let retry_after = Duration::from_secs(1);
         let not_kept = HoldError::NotKept(crate::shard::NoteError { reason: "disk sda1".into() });
         let unanswered = Refusal::Unanswered { group: group.clone(), retry_after };
-        let cases: [(Error, Code, &str); 11] = [
+        let cases: [(Error, Code, &str); 13] = [
             (unanswered.into(), Code::DeadlineExceeded, "It is not known"),
             (Refusal::NodeSilent.into(), Code::DeadlineExceeded, "it may be done there or not"),
             (Error::TimedOut(10), Code::DeadlineExceeded, "not answered within 10 s"),
-            (not_kept.into(), Code::Unavailable, "the hold cannot be kept now, and so nothing was done"),
+            (not_kept.into(), Code::Unavailable, "the hold could not be kept, or that is not known"),
             (HoldError::Full { max: 3 }.into(), Code::ResourceExhausted, "3 holds are in force"),
             (GroupName::new("").unwrap_err().into(), Code::InvalidArgument, "a group name must not be empty"),
             (Error::NoSuchGroup(group.clone()), Code::NotFound, "there is no group 'Dogs'"),
@@ -140,6 +155,12 @@ mod tests {
             (Refusal::Closed { group, retry_after }.into(), Code::FailedPrecondition, "is closed"),
             (ReadError { reason: "disk sda1".into() }.into(), Code::Unavailable, "the message log cannot be read now"),
             (Error::TooManyWatchers { max: 3 }, Code::ResourceExhausted, "3 watch already"),
+            (
+                Untold::Silent { node: "b".into(), why: "no answer".into() }.into(),
+                Code::DeadlineExceeded,
+                "node 'b' did not answer",
+            ),
+            (Untold::Refused(Refusal::NodeSilent).into(), Code::DeadlineExceeded, "may be done"),
         ];
         for (error, code, text) in cases {
             let status = Status::from(error);

@@ -26,9 +26,9 @@ use super::membership::View;
 use super::metrics::{self, Counter};
 use crate::log::config::Nats as NatsConfig;
 use crate::shard::Listed;
-use crate::shard::ReadError;
 use crate::shard::map::shard_of;
 use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
+use crate::shard::{ReadError, Untold};
 
 /// Messages that wait to be sent.
 const OUTGOING: usize = 8_192;
@@ -128,12 +128,15 @@ async fn request(client: &Client, subject: String, payload: Bytes, timeout: Dura
 /// A page of the groups of one node.
 async fn groups_of(
     client: &Client,
+    node: &str,
     subject: String,
     question: &Question,
     timeout: Duration,
-) -> Result<Vec<Listed>, String> {
-    let payload = serde_json::to_vec(question).map_err(|error| error.to_string())?;
-    let answer = request(client, subject, payload.into(), timeout).await.map_err(|silence| silence.to_string())?;
+) -> Result<Vec<Listed>, Untold> {
+    let silent = |why: String| Untold::Silent { node: node.to_owned(), why };
+    let payload = serde_json::to_vec(question).map_err(|error| silent(error.to_string()))?;
+    let answer = request(client, subject, payload.into(), timeout).await;
+    let answer = answer.map_err(|silence| silent(silence.to_string()))?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Groups { groups, shards }) => {
             let listed = |listing| {
@@ -143,9 +146,9 @@ async fn groups_of(
             };
             Ok(groups.into_iter().map(listed).collect())
         }
-        Ok(Answer::Failed { why }) => Err(why),
-        Ok(_) => Err("an answer that is none".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(Answer::Failed { why }) => Err(ReadError { reason: format!("node '{node}': {why}") }.into()),
+        Ok(_) => Err(silent("an answer that is none".to_owned())),
+        Err(error) => Err(silent(error.to_string())),
     }
 }
 
@@ -209,7 +212,7 @@ impl Peers for Link {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
+    ) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
         // An answer must fit into one message.
         let page = (self.client.max_payload() / LISTED).max(1);
         let asked = self.others().into_iter().map(|name| {
@@ -221,9 +224,7 @@ impl Peers for Link {
                 while all.len() < limit {
                     let limit = page.min(limit - all.len());
                     let question = Question::Groups { prefix: prefix.clone(), after, limit };
-                    let groups = groups_of(&client, subject.clone(), &question, timeout).await;
-                    let unread = |why| ReadError { reason: format!("node '{name}' does not tell its groups: {why}") };
-                    let groups = groups.map_err(unread)?;
+                    let groups = groups_of(&client, &name, subject.clone(), &question, timeout).await?;
                     let is_end = groups.len() < limit;
                     all.extend(groups);
                     after = all.last().map(|group| group.name.as_str().to_owned());
@@ -238,7 +239,7 @@ impl Peers for Link {
         Box::pin(async move {
             let mut all = Vec::new();
             for groups in join_all(asked).await {
-                let groups: Result<Vec<Listed>, ReadError> = groups;
+                let groups: Result<Vec<Listed>, Untold> = groups;
                 all.extend(groups?);
             }
             Ok(all)

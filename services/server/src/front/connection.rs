@@ -200,6 +200,8 @@ impl Task {
             self.poll_orders(cx);
             let waiting = self.joins_and_leaves();
             let input = self.poll_requests(cx);
+            // What waits for the log may be let go of from now on, by another thread: its deadlines begin when the lines are looked at.
+            let reading = !self.is_blocked();
             self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
             self.put_off = input.is_ok() && self.joins_and_leaves() > waiting && self.may_put_off();
@@ -219,7 +221,7 @@ impl Task {
             if room && (starved || (blocked && !self.is_blocked())) {
                 continue;
             }
-            if self.poll_timer(cx).is_pending() {
+            if self.poll_timer(cx, reading).is_pending() {
                 self.settle();
                 return Poll::Pending;
             }

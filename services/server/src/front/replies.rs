@@ -12,7 +12,7 @@ use super::membership::{Membership, start};
 use super::registry::CloseReason;
 use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
-use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Record, Refusal, Removal, Session};
+use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Record, Refusal, Removal, Session, Untold};
 
 /// The answer to a question that the connection waited for.
 pub(super) enum Reply {
@@ -26,7 +26,7 @@ pub(super) enum Reply {
         group: GroupName,
         page: Result<Option<(Vec<UserName>, bool)>, Refusal>,
     },
-    Groups(Result<(Vec<Listed>, bool), ReadError>),
+    Groups(Result<(Vec<Listed>, bool), Untold>),
     /// Nothing was looked up.
     Refused {
         request: &'static str,
@@ -351,7 +351,7 @@ impl Task {
         self.refuse(Refused::from(&refusal).about(request, group.as_str()));
     }
 
-    fn refuse_unreadable(&mut self, request: &'static str, group: Option<&GroupName>, error: &ReadError) {
+    fn refuse_unreadable(&mut self, request: &'static str, group: Option<&GroupName>, error: &dyn std::fmt::Display) {
         tracing::warn!(request, ?group, %error, "request failed");
         let refused = Refused::new(Code::Unavailable, "the log cannot be read now; try again in 1000 ms");
         let group = group.map(|group| group.as_str().to_owned());

@@ -74,6 +74,7 @@ pub(super) enum Due {
     Stall,
     Dismissal,
     Unserved,
+    Untaken,
     Paced,
 }
 
@@ -91,6 +92,8 @@ pub(super) struct Doing {
     pub(super) dismissed: bool,
     /// It takes no more lines, and is answered and served to its end.
     pub(super) finishing: bool,
+    /// What waits is written, then it ends.
+    pub(super) closing: bool,
     /// Until when its lines wait because there were too many.
     pub(super) paced: Option<Instant>,
 }
@@ -125,8 +128,13 @@ impl Clocks {
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
         let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
         let unserved = doing.finishing.then(|| (self.heard.max(self.wrote) + patience.stall, Due::Unserved));
+        // However little it takes at a time.
+        let untaken = doing.closing.then(|| (self.heard + 2 * patience.stall, Due::Untaken));
         let paced = doing.paced.map(|until| (until, Due::Paced));
-        [hello, line, idle, alive, stall, dismissal, unserved, paced].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [hello, line, idle, alive, stall, dismissal, unserved, untaken, paced]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 }
 
@@ -149,6 +157,7 @@ mod tests {
         writing: false,
         dismissed: false,
         finishing: false,
+        closing: false,
         paced: None,
     };
 
@@ -183,6 +192,10 @@ mod tests {
             Some((20, Due::Unserved)),
             "it does not wait for ever for what does not come"
         );
+        clocks.wrote = now + Duration::from_secs(30);
+        let closing = Doing { reading: false, writing: true, closing: true, ..DOING };
+        assert_eq!(due(&clocks, closing), Some((40, Due::Untaken)), "nor for who takes a little now and then");
+        clocks.wrote = now;
         let paced = Some(now + Duration::from_secs(1));
         assert_eq!(due(&clocks, Doing { reading: false, paced, ..DOING }), Some((1, Due::Paced)));
     }

@@ -20,7 +20,7 @@ use super::owner::{Owner, Seat};
 use super::peers::{Order, Peers};
 use super::request::{Admin, Request, Users};
 use super::sweep::sweep;
-use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal};
+use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal, Untold};
 use crate::log::{BackupError, Copied, Emptied, Log};
 use crate::telemetry::trace::Tracer;
 
@@ -340,13 +340,8 @@ impl Shards {
     /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`, and whether there are more.
     ///
     /// # Errors
-    /// If the log cannot be read.
-    pub async fn groups(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<(Vec<Listed>, bool), ReadError> {
+    /// If the log cannot be read, or another node does not answer.
+    pub async fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Listed>, bool), Untold> {
         let mut merged = self.own_groups(prefix, after, limit + 1).await?;
         if let Some(peers) = &self.inner.peers {
             merged.extend(peers.groups(prefix, after, limit + 1).await?);
@@ -374,15 +369,12 @@ impl Shards {
     /// One group, be it in memory or only in the log; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the log cannot be read.
-    pub async fn group(&self, name: &GroupName) -> Result<Option<Listed>, ReadError> {
+    /// If the log cannot be read, or the node that has its shard does not answer.
+    pub async fn group(&self, name: &GroupName) -> Result<Option<Listed>, Untold> {
         let shard = self.shard_of(name);
         if self.inner.peers.is_some() && !self.is_owned(shard) {
             let answer = self.ask(shard, |reply| Admin::Look { group: name.clone(), reply }).await;
-            let failed = |reason: String| ReadError { reason };
-            return answer
-                .ok_or_else(|| failed("the server is stopping".to_owned()))?
-                .map_err(|e| failed(e.to_string()));
+            return Ok(answer.ok_or(Refusal::Draining)??);
         }
         let stored = self.inner.shared.log.head(self.shard_of(name), name).await?;
         // After the log: a group that is not there yet, and by now is, was in memory all the time.

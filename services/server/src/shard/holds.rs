@@ -241,11 +241,18 @@ impl Holds {
         self.len() == 0
     }
 
-    /// Makes a hold, or ends one, for good: when this returns it is kept, and in force on this node.
+    /// Makes a hold, or ends one, for good: when this returns it is kept, and in force on this node. It goes on to its end also when whoever
+    /// wants it waits no longer: one that is kept and not in force would come with the next start.
     ///
     /// # Errors
     /// There are too many, or it cannot be kept; then nothing has changed, unless it was kept and that is not known.
-    pub async fn keep(&self, hold: Hold) -> Result<(), HoldError> {
+    pub async fn keep(self: &Arc<Self>, hold: Hold) -> Result<(), HoldError> {
+        let holds = Arc::clone(self);
+        let kept = tokio::spawn(async move { holds.keep_and_apply(hold).await });
+        kept.await.unwrap_or_else(|error| Err(NoteError { reason: error.to_string() }.into()))
+    }
+
+    async fn keep_and_apply(&self, hold: Hold) -> Result<(), HoldError> {
         if hold.until > 0 && self.len() >= self.max {
             let max = self.max;
             let is_full = self.change(|state| {

@@ -5,9 +5,28 @@ use std::time::Duration;
 
 use tertulia_protocol::GroupName;
 
-use super::GroupStatus;
 use super::wire::Listing;
-use crate::log::Head;
+use super::{GroupStatus, Refusal};
+use crate::log::{Head, ReadError};
+
+/// Why groups cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Unread(#[from] ReadError),
+    /// Another node, which knows, does not tell.
+    #[error("node '{node}' does not tell its groups: {why}")]
+    Silent {
+        /// Its name.
+        node: String,
+        /// Why, as far as it is known.
+        why: String,
+    },
+    /// Who owns the group's shard refuses, or does not answer.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
 
 /// A group in a list: what is in memory of it, and what the log knows.
 #[derive(Debug, Clone)]

@@ -234,7 +234,7 @@ impl Owner {
         while let Some(post) = posts.next() {
             let may_post = match self.is_repeat(&post.group, &session, post.id.as_ref()) {
                 true => Ok(()),
-                false => self.ready_for_post(&post.group, &session, post.id.is_some()).await,
+                false => self.ready_for_post(&post.group, &session, post.id.as_ref()).await,
             };
             let outcome = match may_post {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
@@ -266,16 +266,27 @@ impl Owner {
         self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now_ms()).is_some())
     }
 
-    /// Brings a group into memory with all that a post needs, and asks whether the session may post.
-    async fn ready_for_post(&mut self, name: &GroupName, session: &Session, with_id: bool) -> Result<(), Refusal> {
+    /// Brings a group into memory with all that a post needs, and asks whether the session may post, or has posted just this.
+    async fn ready_for_post(
+        &mut self,
+        name: &GroupName,
+        session: &Session,
+        id: Option<&PostId>,
+    ) -> Result<(), Refusal> {
+        // Ids that are not in memory are brought there first.
+        if id.is_some() && self.groups.get(name).is_none_or(|group| group.dedup.is_none()) {
+            if self.load(name).await?.is_some() {
+                self.load_dedup(name).await?;
+            }
+            if self.is_repeat(name, session, id) {
+                return Ok(());
+            }
+        }
         self.shared.holds.check(name, session)?;
         let post_without_join = self.shared.bounds.post_without_join;
         let Some(group) = self.load(name).await? else { return Err(Refusal::NoSuchGroup(name.clone())) };
         if !post_without_join && !group.is_member(session) {
             return Err(Refusal::NotAMember(name.clone()));
-        }
-        if with_id && group.dedup.is_none() {
-            self.load_dedup(name).await?;
         }
         Ok(())
     }

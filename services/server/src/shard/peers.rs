@@ -9,9 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::oneshot;
 
-use super::Hold;
-use super::Listed;
-use crate::log::ReadError;
+use super::{Hold, Listed, Untold};
 
 /// The way to the other nodes. What is sent may be lost, or arrive when nobody waits for it any more: that is for the shards to
 /// notice.
@@ -35,7 +33,7 @@ pub trait Peers: fmt::Debug + Send + Sync + 'static {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>>;
+    ) -> BoxFuture<'static, Result<Vec<Listed>, Untold>>;
 }
 
 /// Nobody answered.

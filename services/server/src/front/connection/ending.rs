@@ -34,7 +34,6 @@ impl Task {
         let me = Arc::clone(&self.me);
         self.tell_disconnected(me.disconnect_reason());
         self.close(CloseReason::Admin);
-        self.clocks.heard = tokio::time::Instant::now();
     }
 
     /// Takes no more lines, answers those that were taken, then ends; the first reason counts.
@@ -51,6 +50,7 @@ impl Task {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(reason);
             self.me.set_closing();
+            self.clocks.heard = tokio::time::Instant::now();
         }
     }
 
@@ -68,7 +68,11 @@ impl Task {
                 }
                 None
             }
-            Phase::Closing(reason) => (!self.is_writing()).then_some(reason),
+            Phase::Closing(reason) => {
+                // Nobody waits for what it is slow to take.
+                self.me.answered();
+                (!self.is_writing()).then_some(reason)
+            }
             Phase::Finishing(reason) => {
                 if !self.is_answered() {
                     return None;
@@ -86,15 +90,17 @@ impl Task {
         self.in_flight == 0 && self.unsent.is_empty() && self.sending.is_none() && self.question.is_none()
     }
 
-    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// `reading`: lines were taken in this poll as long as there were any.
+    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<()> {
         let doing = Doing {
             introduced: self.voice.is_some(),
             extended: matches!(self.voice, Some((_, Dialect::Extended))),
-            reading: !self.is_blocked(),
+            reading: reading && !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: self.is_writing(),
             dismissed: self.is_dismissed(),
             finishing: matches!(self.phase, Phase::Finishing(_)),
+            closing: matches!(self.phase, Phase::Closing(_)),
             paced: self.paced,
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
@@ -119,6 +125,7 @@ impl Task {
                 }
             }
             Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
+            Due::Untaken => self.abandon(),
             Due::Dismissal => self.dismiss(),
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))

@@ -17,6 +17,8 @@ struct Paper {
     notes: Mutex<HashMap<String, Note>>,
     followers: Mutex<Vec<mpsc::UnboundedSender<Note>>>,
     fails: std::sync::atomic::AtomicBool,
+    /// What is kept takes a permit, if there is one to be had.
+    slow: Option<tokio::sync::Semaphore>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -37,6 +39,9 @@ impl Notes for Sheet {
                 return Err(NoteError { reason: "no ink".into() });
             }
             paper.notes.lock().unwrap().insert(note.key.clone(), note.clone());
+            if let Some(slow) = &paper.slow {
+                slow.acquire().await.unwrap().forget();
+            }
             paper.followers.lock().unwrap().retain(|follower| follower.send(note.clone()).is_ok());
             Ok(())
         })
@@ -82,7 +87,7 @@ fn code(result: Result<(), Refusal>) -> &'static str {
 
 #[tokio::test]
 async fn who_is_held_where_is_found_by_user_connection_and_address() {
-    let holds = Holds::new(None, 100, true);
+    let holds = Arc::new(Holds::new(None, 100, true));
     let ada = session(1, "ada", [10, 0, 0, 1]);
     let bob = session(2, "bob", [10, 0, 0, 2]);
     assert_eq!(code(holds.check(&group("Dogs"), &ada)), "ok");
@@ -123,7 +128,7 @@ async fn what_is_over_is_forgotten() {
 
 #[tokio::test]
 async fn too_many_are_refused_and_those_that_are_there_can_be_changed() {
-    let holds = Holds::new(None, 2, true);
+    let holds = Arc::new(Holds::new(None, 2, true));
     holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
     holds.keep(hold("", Some(user("bob")), HOUR)).await.unwrap();
     let full = holds.keep(hold("Dogs", Some(user("cyd")), HOUR)).await;
@@ -136,17 +141,39 @@ async fn too_many_are_refused_and_those_that_are_there_can_be_changed() {
 #[tokio::test]
 async fn a_hold_that_cannot_be_kept_is_none() {
     let sheet = Sheet::default();
-    let holds = Holds::new(Some(Arc::new(sheet.clone())), 100, true);
+    let holds = Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, true));
     sheet.0.fails.store(true, Ordering::Relaxed);
     assert!(matches!(holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await, Err(HoldError::NotKept(_))));
     assert_eq!(code(holds.check(&group("Dogs"), &session(1, "ada", [1, 1, 1, 1]))), "ok");
+}
+
+/// Else it would be in force with the next start, and nobody would know.
+#[tokio::test]
+async fn a_hold_that_nobody_waits_for_any_more_is_in_force_once_it_is_kept() {
+    let sheet = Sheet(Arc::new(Paper { slow: Some(tokio::sync::Semaphore::new(0)), ..Paper::default() }));
+    let holds = Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, true));
+    let ada = session(1, "ada", [1, 1, 1, 1]);
+    {
+        let mut keeping = std::pin::pin!(holds.keep(hold("Dogs", Some(user("ada")), HOUR)));
+        while sheet.0.notes.lock().unwrap().is_empty() {
+            assert!(futures_util::poll!(&mut keeping).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    sheet.0.slow.as_ref().unwrap().add_permits(1);
+    let in_force = async {
+        while code(holds.check(&group("Dogs"), &ada)) == "ok" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), in_force).await.expect("the hold is kept and not in force");
 }
 
 #[tokio::test]
 async fn a_connection_is_held_only_while_its_number_is_its_own() {
     let sheet = Sheet::default();
     for keeps_connections in [false, true] {
-        let node = || Holds::new(Some(Arc::new(sheet.clone())), 100, keeps_connections);
+        let node = || Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, keeps_connections));
         let (before, ada) = (node(), session(1, "ada", [1, 1, 1, 1]));
         before.keep(hold("Dogs", Some(Target::Connection(ada.id)), HOUR)).await.unwrap();
         assert_eq!(code(before.check(&group("Dogs"), &ada)), "kicked");
@@ -188,7 +215,7 @@ async fn holds_are_there_after_a_restart_and_on_other_nodes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_changed_of_late_is_handed_over_with_its_shard() {
-    let holds = Holds::new(None, 100, true);
+    let holds = Arc::new(Holds::new(None, 100, true));
     holds.keep(hold("Old", Some(user("ada")), HOUR)).await.unwrap();
     tokio::time::sleep(RECENT + Duration::from_secs(1)).await;
     holds.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
@@ -197,7 +224,7 @@ async fn what_changed_of_late_is_handed_over_with_its_shard() {
     let shard = shard_of(&group("Dogs"), 1_024);
     let recent = holds.recent(shard, 1_024);
     assert_eq!(recent.len(), 3, "{recent:?}");
-    let next = Holds::new(None, 100, true);
+    let next = Arc::new(Holds::new(None, 100, true));
     recent.into_iter().for_each(|hold| next.apply(hold));
     assert_eq!(code(next.check(&group("Dogs"), &session(1, "ada", [1, 1, 1, 1]))), "kicked");
     assert_eq!(holds.recent((shard + 1) % 1_024, 1_024).len(), 1, "only what is for all groups");
@@ -218,7 +245,7 @@ proptest! {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let holds = Holds::new(None, 1_000, true);
+            let holds = Arc::new(Holds::new(None, 1_000, true));
             let mut plain: HashMap<(usize, usize), u64> = HashMap::new();
             for (group, target, hours) in held {
                 if groups[group].is_empty() && target == 6 {
@@ -249,7 +276,7 @@ proptest! {
 
 #[tokio::test]
 async fn a_hold_is_covered_by_one_that_ends_no_sooner() {
-    let holds = Holds::new(None, 10, true);
+    let holds = Arc::new(Holds::new(None, 10, true));
     let hold = |seconds| {
         let group = Some(GroupName::new("Dogs").unwrap());
         Hold::new(group, Some(Target::User(UserName::new("eve").unwrap())), Duration::from_secs(seconds))

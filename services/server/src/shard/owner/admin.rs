@@ -185,6 +185,9 @@ impl Owner {
             return Err(unavailable(name));
         }
         let idle = self.shared.config.group_idle;
+        if self.serving_mut().is_some_and(|serving| !serving.is_owned_for(idle)) {
+            return Ok(false);
+        }
         let is_used = |group: &Group| !group.is_quiet() || group.last_used.elapsed() < idle;
         if self.groups.get(name).is_some_and(is_used) || self.shared.holds.closed_for(name.as_str()).is_some() {
             return Ok(false);

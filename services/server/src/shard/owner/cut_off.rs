@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use tertulia_protocol::PostId;
+use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::append::{Answer, Asker, send_answers};
 use super::seat::{Role, Seat};
-use super::{Owner, unanswered, unavailable};
+use super::{Owner, now_ms, unanswered, unavailable};
+use crate::shard::Refusal;
 use crate::shard::request::{NewPost, Posts, Request};
-use crate::shard::session::Event;
+use crate::shard::session::{Event, Stored};
 
 impl Owner {
     /// Whether this node reaches nobody. That it does again holds as soon as it is known, although it is acted upon in its turn: a
@@ -74,6 +75,21 @@ impl Owner {
         kept
     }
 
+    /// What is said of a post that is not taken now: it may be a repeat of one that is stored, or of one of which that is not known.
+    pub(super) fn turned_down(
+        &mut self,
+        name: &GroupName,
+        user: &UserName,
+        id: Option<&PostId>,
+    ) -> Result<Stored, Refusal> {
+        let group = self.groups.get_mut(name);
+        match group.and_then(|group| Some((group.repeat_of(user, id?, now_ms())?, group.head()))) {
+            Some((stored, head)) if stored.seq <= head => Ok(stored),
+            Some(_) => Err(unanswered(name.clone())),
+            None => Err(unavailable(name)),
+        }
+    }
+
     /// Refuses what would only wait; gives the request back if it is to be carried out all the same.
     pub(super) fn turn_down(&mut self, request: Request) -> Option<Request> {
         if self.mirror().is_some() {
@@ -85,14 +101,17 @@ impl Owner {
             Request::Post(Posts { session, posts, in_doubt, .. }) => {
                 self.shared.metrics.refused.increment(posts.len() as u64);
                 let answer = |post: NewPost| {
-                    let refusal = if in_doubt { unanswered(post.group.clone()) } else { unavailable(&post.group) };
-                    if let Some(trace) = post.trace {
+                    let outcome = self.turned_down(&post.group, &session.user, post.id.as_ref());
+                    let in_doubt = |refusal| if in_doubt { unanswered(post.group.clone()) } else { refusal };
+                    let outcome = outcome.map_err(in_doubt);
+                    if let (Some(trace), Err(refusal)) = (post.trace, &outcome) {
                         trace.refused(self.shard, &post.group, refusal.reason());
                     }
                     let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
-                    Answer { to, group: post.group, id, outcome: Err(refusal), trace: None, weight: post.weight }
+                    Answer { to, group: post.group, id, outcome, trace: None, weight: post.weight }
                 };
-                drop(send_answers(posts.into_iter().map(answer).collect()));
+                let answers = posts.into_iter().map(answer).collect();
+                drop(send_answers(answers));
                 None
             }
             Request::Join { group, session, .. } => {

@@ -4,7 +4,7 @@
 //! sent again, to whoever owns the shard then. An owner carries out a frame once, by its number; and a new owner knows by its `id`
 //! whether a post is stored, which is why every post has one here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use tertulia_protocol::{GroupName, PostId};
+use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::time::Instant;
 
 use super::seat::{News, at};
@@ -41,6 +41,8 @@ const LATE: Duration = Duration::from_millis(500);
 const LATE_AGAIN: Duration = Duration::from_millis(100);
 /// The first wait before a frame is sent again, and the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+/// Posts that are remembered to have gone unanswered.
+const DOUBTS: usize = 1_000;
 /// How long a frame may go unanswered before that is worth a warning: longer than it takes to notice that a node is dead.
 const SILENT: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,11 @@ pub(super) struct Mirror {
     missed: Option<u64>,
     /// The newest messages of groups that nobody here is in, as far as they passed since the frame under way was sent.
     passed: HashMap<GroupName, (u64, u64)>,
+    /// The ends of memberships that nobody here has, as far as they passed since the frame under way was sent, each with the number of what
+    /// was told: the answer to the join may come after them.
+    ended: Vec<(u64, Removed)>,
+    /// Posts that went unanswered and may be stored, by who posted them and their ids, until a frame is answered.
+    doubts: HashSet<(UserName, PostId)>,
     /// Groups with a message that is in the log and did not come yet.
     late: HashMap<GroupName, u64>,
     late_at: Option<Instant>,
@@ -98,6 +105,17 @@ struct Flight {
 }
 
 pub(super) type Replied = Result<Bytes, Silence>;
+
+impl Pending {
+    /// If it is a post: who posts it and under which id of its client.
+    fn ids(&self) -> impl Iterator<Item = (UserName, PostId)> {
+        let posts = if let Request::Post(posts) = &self.request { Some(posts) } else { None };
+        posts.into_iter().flat_map(|posts| {
+            let ids = posts.posts.iter().filter_map(|post| post.id.clone());
+            ids.filter(PostId::is_of_client).map(|id| (posts.session.user.clone(), id))
+        })
+    }
+}
 
 impl Mirror {
     /// Of a shard that was this node's in a reign that has ended.
@@ -216,9 +234,18 @@ impl Mirror {
         })
     }
 
+    /// Of these nobody knows what became of them.
+    fn doubt(&mut self, given_up: &[Pending]) {
+        for pending in given_up {
+            let room = DOUBTS.saturating_sub(self.doubts.len());
+            self.doubts.extend(pending.ids().take(room));
+        }
+    }
+
     /// Another reign.
     fn follow(&mut self, reign: u64) {
         (self.reign, self.heard, self.missed, self.roll) = (reign, None, None, None);
+        self.ended.clear();
     }
 }
 

@@ -35,6 +35,8 @@ const BEATS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What an owner keeps for other nodes.
 pub(super) struct Serving {
     reign: u64,
+    /// Since when.
+    since: Instant,
     /// Bytes that a message to another node may have.
     frame_bytes: usize,
     pub(super) asked: BoxStream<'static, Asked>,
@@ -65,6 +67,7 @@ impl Serving {
     pub(super) fn new(reign: u64, frame_bytes: usize, asked: BoxStream<'static, Asked>) -> Self {
         Self {
             reign,
+            since: Instant::now(),
             frame_bytes,
             asked,
             links: HashMap::new(),
@@ -83,6 +86,11 @@ impl Serving {
     /// The position of this node's message on the shard's fence.
     pub(super) fn reign(&self) -> u64 {
         self.reign
+    }
+
+    /// Whether the shard is owned for so long: until then other nodes may not have told who is a member there.
+    pub(super) fn is_owned_for(&self, time: Duration) -> bool {
+        self.since.elapsed() >= time
     }
 
     /// Takes what is to be told, in frames that are not too large.
@@ -188,6 +196,9 @@ impl Owner {
                 std::cmp::Ordering::Greater => {}
             }
         }
+        // What was told divides what had happened before from what happens after.
+        self.flush_told();
+        let Some(serving) = self.serving_mut() else { return };
         let home: Arc<str> = Arc::from(ask.node.as_str());
         let (reign, told, frame_bytes) = (serving.reign, serving.told, serving.frame_bytes);
         let roll = match ask.roll {
@@ -318,13 +329,13 @@ impl Owner {
         message: Arc<str>,
         id: &str,
     ) -> Result<Stored, Refusal> {
+        let id = PostId::from_stored(id).ok();
         if self.is_overdue() {
-            return Err(super::unavailable(group));
+            return self.turned_down(group, &session.user, id.as_ref());
         }
         self.keep_small().await;
-        let id = PostId::from_stored(id).ok();
         if !self.is_repeat(group, session, id.as_ref()) {
-            self.ready_for_post(group, session, id.is_some()).await?;
+            self.ready_for_post(group, session, id.as_ref()).await?;
         }
         let received = std::time::Instant::now();
         self.place(group, &session.user, id.as_ref(), message, now_ms(), received)

@@ -227,8 +227,9 @@ impl Owner {
         let mut again = Vec::new();
         for answer in answers {
             let record = match &answer.outcome {
+                // A post and its repeat wait for one record.
                 Ok(stored) if stored.seq > self.head(&answer.group) => {
-                    records.remove(&(answer.group.clone(), stored.seq))
+                    records.get(&(answer.group.clone(), stored.seq)).cloned()
                 }
                 Ok(_) | Err(_) => None,
             };

@@ -11,12 +11,12 @@ use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, now_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
 use crate::shard::session::{Event, Joined, Stored};
-use crate::shard::wire::{MemberTold, Outcome};
+use crate::shard::wire::{MemberTold, Outcome, Removed};
 use crate::shard::{GroupStatus, Refusal, Session};
 
 impl Owner {
-    /// Answers the oldest `count` requests.
-    pub(super) fn conclude_all(&mut self, count: usize, outcomes: Vec<Outcome>) {
+    /// Answers the oldest `count` requests, whose owner had told `told` frames before it carried them out.
+    pub(super) fn conclude_all(&mut self, count: usize, outcomes: Vec<Outcome>, told: u64) {
         let mut outcomes = outcomes.into_iter();
         let mut answers = Vec::new();
         for _ in 0..count {
@@ -27,7 +27,7 @@ impl Owner {
                 request => {
                     // What was posted before is answered before.
                     drop(send_answers(std::mem::take(&mut answers)));
-                    self.conclude(Pending { request, ..pending }, outcome);
+                    self.conclude(Pending { request, ..pending }, outcome, told);
                 }
             }
         }
@@ -56,7 +56,7 @@ impl Owner {
         }
     }
 
-    fn conclude(&mut self, pending: Pending, outcome: Outcome) {
+    fn conclude(&mut self, pending: Pending, outcome: Outcome, told: u64) {
         if let Outcome::Refused { refused } = outcome {
             return self.refuse(pending, |group| refused.refusal(&group));
         }
@@ -65,6 +65,14 @@ impl Owner {
                 let joined = self.joined(&group, &session, from, (epoch, head));
                 session.inbox.push(Event::Joined(Box::new(Joined { first, members, ..joined })));
                 self.expect(&group, head, LATE);
+                // A moderator may have ended it since, and that be heard first.
+                let ended = self.mirror_mut().and_then(|mirror| {
+                    let is_this = |(number, removed): &(u64, Removed)| {
+                        *number > told && removed.id == session.id && removed.group == group
+                    };
+                    mirror.ended.iter().position(is_this).map(|place| mirror.ended.swap_remove(place).1)
+                });
+                self.on_removed(ended.into_iter().collect());
             }
             (Request::Leave { group, session, answer }, _) => {
                 let was_member = self.left(&group, &session);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::packing::{halve, next_items};
-use super::{AGAIN, Flight, Pending, ROLL_MEMBERS, Replied, SILENT, person};
+use super::{AGAIN, Flight, Mirror, Pending, ROLL_MEMBERS, Replied, SILENT, person};
 use crate::shard::owner::seat::{Role, Seat};
 use crate::shard::owner::{Owner, unanswered, unavailable};
 use crate::shard::peers::Silence;
@@ -62,6 +62,7 @@ impl Owner {
             }
         }
         mirror.passed.clear();
+        mirror.ended.clear();
         let (count, with_roll) = (ask.items.len(), ask.roll.is_some());
         self.send_frame(shard, number, frame, count, with_roll);
     }
@@ -157,8 +158,9 @@ impl Owner {
                 let Some(flight) = mirror.flight.take() else { return };
                 mirror.heard.get_or_insert(told);
                 mirror.reign = reign;
+                mirror.doubts.clear();
                 roll.into_iter().for_each(|answer| self.on_roll_answer(answer));
-                self.conclude_all(flight.count, outcomes);
+                self.conclude_all(flight.count, outcomes, told);
             }
             // Who says that has lost the shard and does not know it yet.
             Reply::Reign { reign } if reign < mirror.reign => self.try_again(),
@@ -212,6 +214,7 @@ impl Owner {
     fn leave_unanswered(&mut self, count: usize) {
         let Some(mirror) = self.mirror_mut() else { return };
         let given_up: Vec<Pending> = mirror.outbox.drain(..count.min(mirror.outbox.len())).collect();
+        mirror.doubt(&given_up);
         self.shared.metrics.unanswered.increment(given_up.len() as u64);
         for pending in given_up {
             self.refuse(pending, unanswered);
@@ -220,10 +223,23 @@ impl Owner {
 
     /// Nobody can be asked: of the requests of the frame under way it is not known what becomes of them, of those others that no owner
     /// has had it is that nothing does.
+    ///
+    /// What went unanswered before may still be stored: the same post is not refused as one that is not.
     pub(in crate::shard::owner) fn give_up_outbox(&mut self) {
-        self.give_up_flight();
+        // A part of the roll alone goes on: one that was called anew would be made and sent at once, with each request.
+        if self.mirror().is_some_and(|mirror| mirror.flight.as_ref().is_some_and(|flight| flight.count > 0)) {
+            self.give_up_flight();
+        }
         let Some(mirror) = self.mirror_mut() else { return };
-        for pending in std::mem::take(&mut mirror.outbox) {
+        let Mirror { outbox, doubts, .. } = mirror;
+        let mut outbox = std::mem::take(outbox);
+        if !doubts.is_empty() {
+            for pending in &mut outbox {
+                let is_doubted = pending.ids().any(|id| doubts.contains(&id));
+                pending.in_doubt |= is_doubted;
+            }
+        }
+        for pending in outbox {
             // No owner has counted it.
             match &pending.request {
                 Request::Post(_) => self.shared.metrics.refused.increment(1),
@@ -236,7 +252,7 @@ impl Owner {
 
     fn on_roll_answer(&mut self, answer: RollAnswer) {
         let RollAnswer { group: name, now, removed } = answer;
-        removed.into_iter().for_each(|removed| self.on_removed(removed));
+        self.on_removed(removed);
         let Some(group) = self.groups.get_mut(&name) else { return };
         match now {
             Some((epoch, head)) if epoch == group.epoch() || group.status.head() == 0 => {

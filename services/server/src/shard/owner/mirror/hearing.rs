@@ -14,7 +14,7 @@ use crate::shard::Batch;
 use crate::shard::owner::turn::TAIL;
 use crate::shard::owner::{Group, Owner};
 use crate::shard::request::Request;
-use crate::shard::session::{Event, Removal};
+use crate::shard::session::{ConnectionId, Event};
 use crate::shard::wire::{self, Removed, Tell};
 
 impl Owner {
@@ -91,7 +91,10 @@ impl Owner {
         for batch in tell.batches.into_iter().filter_map(wire::BatchTold::batch) {
             self.follow_batch(batch);
         }
-        tell.removed.into_iter().for_each(|removed| self.on_removed(removed));
+        let others = self.on_removed(tell.removed);
+        if let Some(mirror) = self.mirror_mut().filter(|mirror| mirror.flight.is_some()) {
+            mirror.ended.extend(others.into_iter().map(|removed| (tell.number, removed)));
+        }
     }
 
     fn follow_batch(&mut self, batch: Batch) {
@@ -115,21 +118,26 @@ impl Owner {
         }
     }
 
-    /// A moderator ended a membership, maybe one of ours.
-    pub(super) fn on_removed(&mut self, removed: Removed) {
-        let Removed { group: name, id, how, detail } = removed;
-        let Some(group) = self.groups.get_mut(&name) else { return };
-        let metrics = &self.shared.metrics;
-        for session in group.remove_where(|session| session.id == id) {
-            let reason = match how {
-                Removal::Kicked => &metrics.kicked,
-                Removal::Closed => &metrics.closed,
-                Removal::Deleted => &metrics.deleted,
-            };
-            reason.increment(1);
-            session.inbox.push(Event::Removed { group: name.clone(), removal: how, detail: detail.clone() });
+    /// A moderator ended memberships, some of them ours. The owner has counted them. Answers those that nobody here has.
+    pub(super) fn on_removed(&mut self, removed: Vec<Removed>) -> Vec<Removed> {
+        // Together, since all members of a group are looked through for them.
+        let mut of_groups: HashMap<GroupName, HashMap<ConnectionId, Removed>> = HashMap::new();
+        for removed in removed {
+            of_groups.entry(removed.group.clone()).or_default().insert(removed.id, removed);
         }
-        self.forget_if_empty(&name);
+        let mut others = Vec::new();
+        for (name, mut removed) in of_groups {
+            if let Some(group) = self.groups.get_mut(&name) {
+                for session in group.remove_where(|session| removed.contains_key(&session.id)) {
+                    if let Some(Removed { how, detail, .. }) = removed.remove(&session.id) {
+                        session.inbox.push(Event::Removed { group: name.clone(), removal: how, detail });
+                    }
+                }
+                self.forget_if_empty(&name);
+            }
+            others.extend(removed.into_values());
+        }
+        others
     }
 
     pub(super) fn forget_if_empty(&mut self, name: &GroupName) {

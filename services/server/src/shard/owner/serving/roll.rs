@@ -91,6 +91,7 @@ impl Owner {
             let (id, joined_at) = (person.id, person.joined_at);
             let session = Arc::new(session(person, home));
             if self.shared.holds.check(&name, &session).is_err() {
+                self.shared.metrics.kicked.increment(1);
                 removed.push(removal(&name, id, Removal::Kicked, None));
             }
             if removed.iter().any(|removed| removed.id == id) {

@@ -12,13 +12,14 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 
 use super::*;
-use crate::shard::Listed;
 use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold, wire};
+use crate::shard::{Listed, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod overtaken;
 mod rolls;
 mod silence;
 mod sizes;
@@ -129,7 +130,7 @@ impl Peers for Wires {
         Box::pin(async move { Ok(told.boxed()) })
     }
 
-    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
+    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }

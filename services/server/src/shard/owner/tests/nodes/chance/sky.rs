@@ -142,7 +142,7 @@ impl Peers for View {
         Box::pin(async move { Ok(UnboundedReceiverStream::new(told).boxed()) })
     }
 
-    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, ReadError>> {
+    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }

@@ -1,0 +1,120 @@
+//! What is told overtakes answers, and what is asked again meets what it was asked for first.
+
+use super::*;
+
+/// Until the owner has so many members.
+async fn members(pair: &Pair, count: usize) {
+    while pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().is_none_or(|page| page.0.len() < count)
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn kick(pair: &Pair, user: &UserName) -> Vec<ConnectionId> {
+    let (group, target) = (Some(pair.one.group.clone()), Target::User(user.clone()));
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
+    pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn who_is_kicked_while_its_join_is_being_answered_is_out() {
+    let pair = Pair::new().await;
+    let (cat, bob) = (session(3, "cat"), session(2, "bob"));
+    pair.two.join(&cat).await.unwrap();
+    assert_eq!(pair.two.post(&cat, &["a"]).await, [Ok(1)]);
+    // The frame with the join is answered when its post is stored.
+    pair.one.mood(SLOW);
+    pair.two.send_posts(&cat, &["b"]).await;
+    let (group, session) = (pair.two.group.clone(), Arc::clone(&bob));
+    assert!(pair.two.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+    members(&pair, 2).await;
+    assert_eq!(kick(&pair, &bob.user).await, [bob.id]);
+    // The node of both has heard it: it hears of the next kick, which comes after it.
+    assert_eq!(kick(&pair, &cat.user).await, [cat.id]);
+    assert!(matches!(next_event(&cat.inbox).await, Event::Removed { removal: Removal::Kicked, .. }));
+
+    pair.one.mood(WELL);
+    pair.one.log.0.gate.add_permits(1);
+    let mut seen = Vec::new();
+    let told = async {
+        while seen.len() < 2 {
+            seen.extend(poll_fn(|cx| bob.inbox.poll_take(cx)).await);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("it does not learn that it is out");
+    assert!(matches!(seen[..], [Event::Joined(_), Event::Removed { removal: Removal::Kicked, .. }]), "{seen:?}");
+
+    // Who joins again after that is in.
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["c"]).await, [Ok(3)]);
+}
+
+/// Who waits for an append, and has come back meanwhile and asked for it once more, is answered twice when another node takes the shard.
+#[tokio::test]
+async fn a_post_and_its_repeat_both_go_to_the_new_owner() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["b"]).await;
+    let again = session(4, "ada");
+    pair.one.send_posts(&again, &["b"]).await;
+    tokio::task::yield_now().await;
+    // The other node takes the shard, which the log then refuses to the first.
+    pair.own(&pair.two, pair.reign + 1, Vec::new()).await;
+    pair.one.mood(WELL);
+    pair.two.store_elsewhere(pair.two.shards.group(&pair.two.group).await.unwrap().unwrap().epoch(), 2).await;
+    pair.one.log.0.gate.add_permits(1);
+    let (first, second) = (answers(&ada, 1).await, answers(&again, 1).await);
+    assert!(first[0].is_ok() && first == second, "{first:?} {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_of_what_may_be_stored_is_not_refused_as_if_it_were_not() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["b"]).await;
+    assert!(matches!(answers(&ada, 1).await[..], [Err(Refusal::Unanswered { .. })]));
+    let told = pair.one.post(&ada, &["b", "c", "a"]).await;
+    assert!(matches!(told[..], [Err(Refusal::Unanswered { .. }), Err(Refusal::Unavailable { .. }), Ok(1)]), "{told:?}");
+    // Nor by a node that cannot ask the owner any more, and has asked it before.
+    pair.one.mood(WELL);
+    pair.one.log.0.gate.add_permits(1);
+    stored(&pair.one, 2).await;
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    pair.two.send_posts(&bob, &["x"]).await;
+    stored(&pair.one, 3).await;
+    pair.cut[1].send(true).unwrap();
+    assert!(matches!(answers(&bob, 1).await[..], [Err(Refusal::Unanswered { .. })]));
+    let told = pair.two.post(&bob, &["x", "y"]).await;
+    assert!(matches!(told[..], [Err(Refusal::Unanswered { .. }), Err(Refusal::Unavailable { .. })]), "{told:?}");
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    pair.cut[1].send(false).unwrap();
+    assert_eq!(pair.two.post(&bob, &["x", "y"]).await, [Ok(3), Ok(4)]);
+}
+
+/// A node that reaches nobody makes no new roll with each request that it refuses.
+#[tokio::test(start_paused = true)]
+async fn who_is_cut_off_tells_who_is_a_member_when_it_is_not_any_more() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    pair.air.held.store(true, Ordering::Relaxed);
+    pair.cut[1].send(true).unwrap();
+    pair.air.frames.lock().unwrap().clear();
+    for _ in 0..50 {
+        assert!(pair.two.join(&session(9, "eve")).await.is_err());
+        let (group, session) = (pair.two.group.clone(), session(8, "dan"));
+        let inbox = Arc::clone(&session.inbox);
+        assert!(pair.two.shards.send(0, Request::Leave { group, session, answer: true }).await);
+        assert!(matches!(next_event(&inbox).await, Event::Left { .. }));
+    }
+    let sent = pair.air.frames.lock().unwrap().len();
+    assert!(sent <= 2, "{sent} frames");
+}
