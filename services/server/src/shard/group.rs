@@ -256,19 +256,21 @@ impl Group {
 
     /// Users from the first after `after`, each once; and whether there are more than `limit`.
     pub(super) fn users_after(&self, after: Option<&str>, limit: usize) -> (Vec<UserName>, bool) {
-        let from = after.and_then(|after| UserName::new(after).ok()).map(|user| (user, ConnectionId(u64::MAX)));
+        let last_of = |user: UserName| (user, ConnectionId(u64::MAX));
+        let mut from = after.and_then(|after| UserName::new(after).ok()).map(last_of);
         // A text that cannot be a name has a place among names all the same.
-        let passed =
-            |member: &&Member| from.is_none() && after.is_some_and(|after| member.session.user.as_str() <= after);
+        let passed = from.is_none().then_some(after).flatten();
         let mut users: Vec<UserName> = Vec::new();
-        for member in self.members_after(from.clone()).skip_while(passed) {
-            if users.last() == Some(&member.session.user) {
+        // From user to user: one may have thousands of connections.
+        while let Some(Member { session, .. }) = self.members_after(from).next() {
+            from = Some(last_of(session.user.clone()));
+            if passed.is_some_and(|passed| session.user.as_str() <= passed) {
                 continue;
             }
             if users.len() == limit {
                 return (users, true);
             }
-            users.push(member.session.user.clone());
+            users.push(session.user.clone());
         }
         (users, false)
     }

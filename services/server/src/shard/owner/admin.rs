@@ -102,7 +102,7 @@ impl Owner {
         reason: Option<Arc<str>>,
         hold: Duration,
     ) -> Result<Option<Ended>, Refusal> {
-        if !self.settle_in_time().await {
+        if !self.settled().await {
             return Err(unavailable(&name));
         }
         let is_closed = self.shared.holds.closed_for(name.as_str()).is_some();
@@ -165,8 +165,13 @@ impl Owner {
         gone
     }
 
+    /// Whether nothing is under way any more and the shard is still ours.
+    async fn settled(&mut self) -> bool {
+        self.settle_in_time().await && !self.is_fenced()
+    }
+
     pub(super) async fn purge(&mut self, name: &GroupName, through: u64) -> Result<Option<u64>, Refusal> {
-        if !self.settle_in_time().await {
+        if !self.settled().await {
             return Err(unavailable(name));
         }
         let Some(head) = self.load(name).await?.map(|group| group.head()) else { return Ok(None) };
@@ -181,7 +186,7 @@ impl Owner {
 
     /// Removes a group from the log if nothing is left of it. Who joins later begins another life of it.
     async fn forget(&mut self, name: &GroupName) -> Result<bool, Refusal> {
-        if !self.settle_in_time().await {
+        if !self.settled().await {
             return Err(unavailable(name));
         }
         let idle = self.shared.config.group_idle;

@@ -185,7 +185,11 @@ impl Owner {
                     ours,
                     "another node took the shard"
                 );
-                return self.cease().await;
+                // Requests are answered meanwhile, as where that is ordered.
+                if let Some(seat) = &mut self.seat {
+                    seat.is_lost = true;
+                }
+                return;
             }
         }
         if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {
