@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use harness::deadline::{PATIENCE, poll_until};
-use harness::metrics::get;
+use harness::metrics::{Metrics, get};
 use harness::recording::End;
 use harness::{Client, Event, Server, ServerOptions};
 
@@ -157,10 +157,22 @@ async fn a_client_that_takes_nothing_does_not_hold_it_beyond_the_grace() -> Resu
     for number in 0..300 {
         ada.post(GROUP, &filling, &number.to_string()).await?;
     }
+    poll_until(PATIENCE, "the client to be stuck", async || {
+        let metrics = Metrics::scrape(server.http()).await?;
+        let (lagging, waiting) =
+            (metrics.sum("tertulia_members_lagging", &[]), metrics.sum("tertulia_outbound_bytes", &[]));
+        let is_stuck = lagging == Some(1.0) && waiting.is_some_and(|waiting| waiting > 0.0);
+        Ok((!is_stuck).then(|| format!("{lagging:?} lag, {waiting:?} bytes wait")))
+    })
+    .await?;
     let began = Instant::now();
     server.terminate()?;
-    server.wait(grace + Duration::from_secs(5)).await?;
+    let status = server.wait(grace + Duration::from_secs(5)).await?;
     assert!(began.elapsed() < grace + Duration::from_secs(2), "{:?}", began.elapsed());
+    // It is cut off while there is time enough for everything else to end as it should.
+    let log = server.log()?;
+    assert!(log.contains("connections that do not take what waits for them are cut off"), "{log}");
+    assert_eq!(status.code(), Some(0), "{status}");
     drop(stuck);
     Ok(())
 }
@@ -194,10 +206,19 @@ async fn a_stopping_server_takes_no_new_connections() -> Result<()> {
     client.join(GROUP).await?;
     server.terminate()?;
     client.reader.until("GoingAway", |event| matches!(event, Event::GoingAway(_)).then_some(())).await?;
-    // The system may still take one in before the listener is closed, but nobody waits for it.
-    let late = server.connector().raw().await;
+    // The system may still take one in before the listener is closed, but nobody serves it.
+    poll_until(PATIENCE, "connections to be refused", async || {
+        let Ok(mut late) = server.connector().raw().await else { return Ok(None) };
+        // It may be closed before it is spoken to.
+        late.line(r#"{"Hello":{"version":1,"user":"late"}}"#).await.ok();
+        let answer = late.next_line().await?;
+        ensure!(answer.is_none(), "one that came late is answered: {answer:?}");
+        Ok(Some("one was taken in, and closed".to_owned()))
+    })
+    .await?;
+    // Not because it has ended: who was there is served.
     client.post(GROUP, "last words", "1").await?;
-    drop((client, late));
+    drop(client);
     assert_eq!(server.wait(GRACE).await?.code(), Some(0));
     Ok(())
 }

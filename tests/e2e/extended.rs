@@ -228,9 +228,9 @@ async fn answer_pings(client: &mut RawClient, count: usize) -> Result<()> {
 
 #[tokio::test]
 async fn a_silent_client_is_pinged_and_then_closed() -> Result<()> {
-    let server = ServerOptions::new().set("chat.heartbeat", "200ms").start().await?;
+    let server = ServerOptions::new().set("chat.heartbeat", "1s").start().await?;
     let mut lively = hello(&server, "lively").await?;
-    answer_pings(&mut lively, 5).await?;
+    answer_pings(&mut lively, 3).await?;
     let mut silent = hello(&server, "silent").await?;
     silent.expect_json(&json!({"Ping": {}})).await?;
     silent.expect_json(&json!({"Rejected": {"code": "protocol"}})).await?;
@@ -239,19 +239,19 @@ async fn a_silent_client_is_pinged_and_then_closed() -> Result<()> {
 
 #[tokio::test]
 async fn a_classic_client_has_no_heartbeat() -> Result<()> {
-    let server = ServerOptions::new().set("chat.heartbeat", "100ms").start().await?;
+    let server = ServerOptions::new().set("chat.heartbeat", "1s").start().await?;
     let mut classic = server.connector().raw().await?;
     classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
     let mut clock = hello(&server, "clock").await?;
-    answer_pings(&mut clock, 5).await?;
+    answer_pings(&mut clock, 3).await?;
     classic.line(r#"{"Post":{"group_name":"Dogs","message":"still here"}}"#).await?;
     classic.expect(r#"{"Message":{"group_name":"Dogs","message":"still here"}}"#).await
 }
 
 #[tokio::test]
 async fn whoever_says_nothing_at_all_is_closed() -> Result<()> {
-    let options = ServerOptions::new().set("limits.hello_timeout", "200ms").set("limits.idle_timeout", "300ms");
-    let server = options.set("limits.line_timeout", "250ms").start().await?;
+    let options = ServerOptions::new().set("limits.hello_timeout", "2s").set("limits.idle_timeout", "2500ms");
+    let server = options.set("limits.line_timeout", "2s").start().await?;
     let mut silent = server.connector().raw().await?;
     let mut groupless = server.connector().raw().await?;
     groupless.line(r#"{"Post":{"group_name":"Dogs","message":"x"}}"#).await?;
@@ -267,12 +267,12 @@ async fn whoever_says_nothing_at_all_is_closed() -> Result<()> {
 
 #[tokio::test]
 async fn who_loses_its_last_group_has_time_to_join_another() -> Result<()> {
-    let options = ServerOptions::new().set("limits.idle_timeout", "1s").set("chat.heartbeat", "300ms");
+    let options = ServerOptions::new().set("limits.idle_timeout", "2s").set("chat.heartbeat", "1s");
     let server = options.start().await?;
     let mut classic = server.connector().raw().await?;
     classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
     let mut clock = hello(&server, "clock").await?;
-    answer_pings(&mut clock, 5).await?;
+    answer_pings(&mut clock, 3).await?;
     server.admin("CloseGroup", json!({"group_name": "Dogs"})).await?;
     classic.expect(r#"{"Error":"Group 'Dogs' was closed."}"#).await?;
     classic.line(r#"{"Join":{"group_name":"Cats"}}"#).await?;

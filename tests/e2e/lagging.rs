@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use harness::checker::{Rules, check_by};
 use harness::metrics::Metrics;
-use harness::{Client, Event, Recording, Server, ServerOptions, check};
+use harness::{Client, Event, Recording, Server, ServerOptions};
 
 const GROUP: &str = "Dogs";
 /// Long enough that some hundreds of them fill every buffer between two processes.
@@ -20,7 +21,7 @@ async fn post_long(ada: &mut Client, count: usize) -> Result<()> {
 }
 
 /// Two members that do not read while `count` messages are posted, and read all of it afterwards.
-async fn sleepers(server: &Server, count: usize) -> Result<Vec<Recording>> {
+async fn sleepers(server: &Server, count: usize, rules: Rules) -> Result<Vec<Recording>> {
     let connector = server.connector();
     let mut ada = connector.extended("ada").await?;
     ada.join(GROUP).await?;
@@ -40,7 +41,7 @@ async fn sleepers(server: &Server, count: usize) -> Result<Vec<Recording>> {
     }
     let log = connector.extended("reader").await?.read_log(GROUP).await?;
     let recordings = vec![ada.settled(), extended.settled(), classic.settled()];
-    let verdict = check(&recordings, &[log]);
+    let verdict = check_by(rules, &recordings, &[log]);
     verdict.assert_clean();
     Ok(recordings)
 }
@@ -48,7 +49,7 @@ async fn sleepers(server: &Server, count: usize) -> Result<Vec<Recording>> {
 #[tokio::test]
 async fn they_are_caught_up_whole_from_the_log() -> Result<()> {
     let server = ServerOptions::new().set("log.retention.bytes", "64MiB").start().await?;
-    let recordings = sleepers(&server, 400).await?;
+    let recordings = sleepers(&server, 400, Rules::default()).await?;
     let told = |recording: &Recording| {
         recording.events.iter().any(|event| matches!(event, Event::Lagged(_) | Event::Error(_)))
     };
@@ -63,7 +64,8 @@ async fn they_are_caught_up_whole_from_the_log() -> Result<()> {
 #[tokio::test]
 async fn they_are_told_exactly_what_retention_removed() -> Result<()> {
     let server = ServerOptions::new().set("log.retention.messages", 100).start().await?;
-    let recordings = sleepers(&server, 400).await?;
+    let rules = Rules { oldest_may_go: true, ..Rules::default() };
+    let recordings = sleepers(&server, 400, rules).await?;
     let lagged = |event: &Event| match event {
         Event::Lagged(lagged) => Some(lagged.last - lagged.first + 1),
         _ => None,

@@ -38,11 +38,14 @@ pub struct Rules {
     pub epochs_may_end: bool,
     /// Whether every poster was recorded, so that a message which nobody posted is a violation.
     pub all_posters_recorded: bool,
+    /// Whether the oldest messages of a group may be gone: the test has retention remove some, or purges them. Else a log that does not
+    /// begin with the first message has lost its beginning.
+    pub oldest_may_go: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { epochs_may_end: false, all_posters_recorded: true }
+        Self { epochs_may_end: false, all_posters_recorded: true, oldest_may_go: false }
     }
 }
 
@@ -114,7 +117,7 @@ pub fn check(recordings: &[Recording], logs: &[GroupLog]) -> Verdict {
 #[must_use]
 pub fn check_by(rules: Rules, recordings: &[Recording], logs: &[GroupLog]) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut truth = Truth::of_logs(logs, &mut verdict);
+    let mut truth = Truth::of_logs(rules, logs, &mut verdict);
     for recording in recordings {
         members::check(recording, &mut truth, &mut verdict);
     }

@@ -222,11 +222,24 @@ impl Client {
         self.answer("Pong", |event| matches!(event, Event::Pong).then_some(())).await
     }
 
-    /// All that the log holds of `group`, page by page; the pages are recorded too. While the log cannot be read it is tried again.
+    /// All that the log holds of `group`, page by page; the pages are recorded too.
+    ///
+    /// # Errors
+    /// If a page does not come, also when it is refused for the moment.
+    pub async fn read_log(&mut self, group: &str) -> Result<GroupLog> {
+        self.read_pages(group, Duration::ZERO).await
+    }
+
+    /// As [`Client::read_log`] after a fault, when the log may still be out of reach for a while: what is refused for the moment is asked
+    /// for again.
     ///
     /// # Errors
     /// If a page does not come.
-    pub async fn read_log(&mut self, group: &str) -> Result<GroupLog> {
+    pub async fn read_log_patiently(&mut self, group: &str) -> Result<GroupLog> {
+        self.read_pages(group, PATIENCE).await
+    }
+
+    async fn read_pages(&mut self, group: &str, patience: Duration) -> Result<GroupLog> {
         let mut log = GroupLog { group: group.into(), epoch: 0, messages: Vec::new() };
         let began = Instant::now();
         loop {
@@ -241,7 +254,7 @@ impl Client {
             let page = match answer.await? {
                 Ok(page) => page,
                 // The log is to be read again after a moment.
-                Err(it) if it.code == Code::Unavailable && began.elapsed() < PATIENCE => {
+                Err(it) if it.code == Code::Unavailable && began.elapsed() < patience => {
                     tokio::time::sleep(Duration::from_millis(it.retry_after_ms.unwrap_or_default())).await;
                     continue;
                 }

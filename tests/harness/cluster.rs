@@ -1,6 +1,7 @@
 //! Several real servers that are one, over real NATS servers, with a proxy between each of the former and each of the latter.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -116,7 +117,8 @@ impl Cluster {
         self.proxies[place].iter().for_each(|proxy| proxy.set(carriage));
     }
 
-    /// Waits until `nodes` nodes are there, go by the same map, and own all shards between them, each one node's alone.
+    /// Waits until `nodes` nodes are there and each knows all of them, they go by the same map, and own all shards between them, each one
+    /// node's alone, and two looks in a row have seen the same.
     ///
     /// # Errors
     /// If that takes too long.
@@ -137,9 +139,12 @@ impl Cluster {
     pub async fn agreed_among(&self, places: impl IntoIterator<Item = usize>, nodes: usize) -> Result<()> {
         let alive: Vec<SocketAddr> = places.into_iter().map(|place| self.nodes[place].http()).collect();
         let alive = &alive;
+        // Nodes are asked one after the other, and meanwhile shards may move: only what is so twice is so.
+        let last = Mutex::new(None);
+        let last = &last;
         poll_until(AGREEING, "the nodes to agree", || async move {
-            let mut versions = Vec::new();
-            let (mut owned, mut held) = (0.0, 0.0);
+            let before = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut seen = Vec::new();
             for http in alive {
                 let scrape = match Metrics::scrape(*http).await {
                     Ok(scrape) => scrape,
@@ -149,12 +154,15 @@ impl Cluster {
                 if value("tertulia_cluster_nodes") != nodes as f64 {
                     return Ok(Some(format!("{http} knows {} nodes", value("tertulia_cluster_nodes"))));
                 }
-                versions.push(value("tertulia_shard_map_version"));
-                owned += value("tertulia_shards_owned");
-                held += value("tertulia_log_nats_shards_held");
+                let (owned, held) = (value("tertulia_shards_owned"), value("tertulia_log_nats_shards_held"));
+                seen.push((value("tertulia_shard_map_version"), owned, held));
             }
-            let agreed = versions.windows(2).all(|pair| pair[0] == pair[1]) && (owned, held) == (1024.0, 1024.0);
-            Ok((!agreed).then(|| format!("versions {versions:?}, {owned} shards owned, {held} held")))
+            let all: (f64, f64) = seen.iter().fold((0.0, 0.0), |sum, (_, owned, held)| (sum.0 + owned, sum.1 + held));
+            let agreed = seen.windows(2).all(|pair| pair[0].0 == pair[1].0) && all == (1024.0, 1024.0);
+            let is_so = agreed && before.as_ref() == Some(&seen);
+            let instead = format!("map versions, shards owned and shards held are {seen:?}, before {before:?}");
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = agreed.then_some(seen);
+            Ok((!is_so).then_some(instead))
         })
         .await
     }

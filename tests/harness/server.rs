@@ -24,6 +24,9 @@ const SHOWN_LOG_BYTES: usize = 16 * 1024;
 
 /// Which engine the servers of this run have, unless their test says which: `embedded` or `memory`.
 const ENGINE: &str = "TERTULIA_TEST_ENGINE";
+/// How long a server may take to say where it listens that keeps messages in NATS: it waits for that in several steps, each for up to half a
+/// minute.
+const STARTING_ON_NATS: Duration = Duration::from_secs(120);
 /// What disks are spared: with the default a server would begin with writing three times 64 MiB of zeros.
 const SEGMENT_BYTES: &str = "1MiB";
 
@@ -386,7 +389,10 @@ async fn launch(options: &ServerOptions, home: &Path, chat: Option<SocketAddr>) 
     let mut process = spawn(options, home, chat)?;
     let stdout = process.child().stdout.take().context("the server has no standard output")?;
     let mut lines = BufReader::new(stdout).lines();
-    let first = within(PATIENCE, "the server to say where it listens", async { Ok(lines.next_line().await?) }).await;
+    let on_nats = options.arguments.windows(2).any(|pair| pair[0] == "--engine" && pair[1] == "nats");
+    let patience = if on_nats { STARTING_ON_NATS } else { PATIENCE };
+    // One that ends is not waited for: its output ends with it.
+    let first = within(patience, "the server to say where it listens", async { Ok(lines.next_line().await?) }).await;
     let listening = first.and_then(|line| line.context("the server ended before it said where it listens"));
     let listening = listening.and_then(|line| parse_listening(&line)).inspect_err(|_| print_log(home))?;
     // Nothing more is expected there, but a server that says more must not fail for it.

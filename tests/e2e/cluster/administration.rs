@@ -9,6 +9,7 @@ use harness::cluster::{AGREEING, Cluster};
 use harness::deadline::poll_until;
 use harness::{Event, ServerOptions};
 use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
 
 use crate::machine;
 
@@ -229,6 +230,8 @@ async fn the_limit_of_groups_is_that_of_all_nodes_together() -> Result<()> {
     let mut joined = Vec::new();
     // Nodes tell each other how many they have a few times in a second: slowly, so that all know.
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    // After a stall there is as much time between two of them as before.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while joined.len() < 2 * LIMIT {
         ticks.tick().await;
         let group = format!("many-{}", joined.len());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
+use harness::deadline::{PATIENCE, within};
 use harness::proxy::Carriage;
 use harness::recording::{Recording, Rejected};
 use harness::{Client, Connector, Event, ServerOptions, check};
@@ -39,17 +40,42 @@ async fn answer(client: &mut Client, id: &str) -> Result<Option<Rejected>> {
 
 /// Posts until it is stored. Whoever is refused waits for as long as it is told, but not longer than a moment.
 async fn post_until_stored(client: &mut Client, group: &str, text: &str, id: &str) -> Result<()> {
-    loop {
-        client.writer.post(group, text, Some(id)).await?;
-        match answer(client, id).await? {
-            None => return Ok(()),
-            Some(refusal) => {
-                ensure!(refusal.code == Code::Unavailable, "{refusal:?}");
-                let wait = Duration::from_millis(refusal.retry_after_ms.unwrap_or(1_000).min(100));
-                tokio::time::sleep(wait).await;
+    within(PATIENCE, &format!("'{text}' to be stored in '{group}'"), async {
+        loop {
+            client.writer.post(group, text, Some(id)).await?;
+            match answer(client, id).await? {
+                None => return Ok(()),
+                Some(refusal) => {
+                    ensure!(refusal.code == Code::Unavailable, "{refusal:?}");
+                    let wait = Duration::from_millis(refusal.retry_after_ms.unwrap_or(1_000).min(100));
+                    tokio::time::sleep(wait).await;
+                }
             }
         }
-    }
+    })
+    .await
+}
+
+/// Resumes until it is let in.
+async fn resume_until_joined(client: &mut Client, group: &str, seq: u64, epoch: u64) -> Result<()> {
+    within(PATIENCE, &format!("another node to let it resume in '{group}'"), async {
+        loop {
+            client.writer.join_from(group, Some(seq), None, Some(epoch)).await?;
+            let joined = client.reader.until("Joined", |event| match event {
+                Event::Joined(joined) => Some(Some(joined.recovered)),
+                Event::Rejected(_) => Some(None),
+                _ => None,
+            });
+            match joined.await? {
+                Some(recovered) => {
+                    ensure!(recovered, "it was told of a loss");
+                    return Ok(());
+                }
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    })
+    .await
 }
 
 /// Somebody on the node that is cut off, in one group: what it saw, when it was told, and when another node served it.
@@ -74,21 +100,7 @@ async fn guest(mut client: Client, elsewhere: Connector, user: String, group: St
     ensure!(refusal.message.contains("cannot be stored now") && !refusal.outcome_unknown, "{refusal:?}");
     let mut other = elsewhere.extended(&user).await?;
     let (seq, epoch) = client.resume_point(&group).context("it was in the group")?;
-    loop {
-        other.writer.join_from(&group, Some(seq), None, Some(epoch)).await?;
-        let joined = other.reader.until("Joined", |event| match event {
-            Event::Joined(joined) => Some(Some(joined.recovered)),
-            Event::Rejected(_) => Some(None),
-            _ => None,
-        });
-        match joined.await? {
-            Some(recovered) => {
-                ensure!(recovered);
-                break;
-            }
-            None => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
+    resume_until_joined(&mut other, &group, seq, epoch).await?;
     post_until_stored(&mut other, &group, "after the cut", "cut").await?;
     let served = cut.elapsed();
     other.reader.until_text(&group, "after the cut").await?;
@@ -141,7 +153,7 @@ async fn cut_off(how: Carriage) -> Result<()> {
     ensure!(again < AGAIN, "served again after {again:?}");
     let mut logs = Vec::new();
     for group in groups() {
-        let log = listener.read_log(&group).await?;
+        let log = listener.read_log_patiently(&group).await?;
         ensure!(log.messages.len() == 3, "{log:?}");
         logs.push(log);
     }
@@ -201,7 +213,7 @@ async fn a_node_that_stood_still_carries_on_with_what_is_so_now() -> Result<()> 
         post_until_stored(&mut moving, &group, "the end", &format!("end {group}")).await?;
         still.reader.until_text(&group, "the end").await?;
         moving.reader.until_text(&group, "the end").await?;
-        let log = moving.read_log(&group).await?;
+        let log = moving.read_log_patiently(&group).await?;
         ensure!(log.messages.len() == 4, "{log:?}");
         logs.push(log);
     }
@@ -233,7 +245,7 @@ async fn a_node_that_stood_still_reads_anew_what_has_gone_to_others() -> Result<
     cluster.nodes[0].resume()?;
     cluster.agreed(4).await?;
     for group in &groups {
-        let log = still.read_log(group).await?;
+        let log = still.read_log_patiently(group).await?;
         ensure!(log.messages.len() == 2, "{log:?}");
     }
     Ok(())

@@ -69,7 +69,7 @@ async fn conclude(clients: [Client; 2]) -> Result<()> {
         post_until_taken(&mut ada, &group, "the end", &format!("end {group}")).await?;
         ada.reader.until_text(&group, "the end").await?;
         bob.reader.until_text(&group, "the end").await?;
-        logs.push(ada.read_log(&group).await?);
+        logs.push(ada.read_log_patiently(&group).await?);
     }
     let verdict = check(&[ada.settled(), bob.settled()], &logs);
     verdict.assert_clean();

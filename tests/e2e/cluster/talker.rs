@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::Verdict;
 use harness::deadline::{PATIENCE, within};
-use harness::recording::{Event, Recording};
+use harness::recording::{Dialect, Event, Recording};
 use harness::{Client, Connector, check};
 use tertulia_protocol::code::Code;
 use tokio::sync::{mpsc, watch};
@@ -331,7 +331,8 @@ async fn join(client: &mut Client, group: &str, from: Option<(u64, u64)>) -> boo
     client.writer.join_from(group, after, None, epoch).await.is_ok()
 }
 
-/// Listens in the classic dialect on one node until the curtain falls or the connection ends, and posts now and then.
+/// Listens in the classic dialect on one node until the curtain falls or the connection ends, and posts now and then. It fails only if the
+/// server says what is not of the protocol.
 pub(crate) fn listen(
     who: String,
     connector: Connector,
@@ -339,8 +340,11 @@ pub(crate) fn listen(
     hush: watch::Receiver<bool>,
 ) -> JoinHandle<Result<Recording>> {
     tokio::spawn(async move {
-        let mut client = connector.classic(&who).await?;
-        client.writer.join(&group).await?;
+        // The node may be down or cut off before the connection is made, and then nothing is heard there.
+        let Ok(mut client) = connector.classic(&who).await else { return Ok(Recording::new(&who, Dialect::Classic)) };
+        if client.writer.join(&group).await.is_err() {
+            return Ok(client.cut());
+        }
         let mut number = 0;
         let mut is_in = false;
         loop {

@@ -34,7 +34,7 @@ async fn this_build_replaces_an_older_one_node_by_node_and_one_goes_back_under_l
     let groups: Vec<String> = (0..12).map(|number| format!("upgrade-{number}")).collect();
     let places: Places = Arc::new(Mutex::new((0..NODES).map(|place| Some(cluster.chat(place))).collect()));
     let connector = cluster.connector(0);
-    let talk = Talk::start(3 * NODES, &places, &connector, &groups);
+    let (talk, control) = (Talk::start(3 * NODES, &places, &connector, &groups), latency::Control::start()?);
     let mut looks = vec![Look::at(&cluster, 0).await?];
     tokio::time::sleep(TALK).await;
     let terminated = Instant::now();
@@ -56,7 +56,7 @@ async fn this_build_replaces_an_older_one_node_by_node_and_one_goes_back_under_l
     println!("{:?}", verdict.facts);
     // Where an older build waits for too long itself, this one cannot help it.
     let bound = if builds::are_two() { OLDER_LATENCY } else { latency::LATENCY };
-    latency::assert_short(slow, terminated, bound)
+    latency::assert_short(slow, terminated, bound, control)
 }
 
 /// The node in a place leaves as planned, and one of that build comes in its stead.

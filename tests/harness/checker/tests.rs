@@ -75,6 +75,7 @@ struct Evening {
     bob: Recording,
     guest: Recording,
     listener: Recording,
+    rules: Rules,
 }
 
 impl Evening {
@@ -99,13 +100,14 @@ impl Evening {
             bob: recording("bob", Dialect::Extended, bob),
             guest: recording("guest", Dialect::Classic, guest),
             listener: recording("listener", Dialect::Classic, listener),
+            rules: Rules::default(),
         }
     }
 
     fn verdict(&self) -> Verdict {
         let recordings = [&self.ada, &self.bob, &self.guest, &self.listener].map(Clone::clone);
         let log = GroupLog { group: GROUP.into(), epoch: EPOCH, messages: self.log.clone() };
-        check(&recordings, &[log])
+        check_by(self.rules, &recordings, &[log])
     }
 
     /// The violations, which must be of this promise only.
@@ -293,6 +295,38 @@ fn a_lost_acknowledged_post() {
 }
 
 #[test]
+fn a_lost_beginning() {
+    let mut it = Evening::new();
+    it.log.drain(..2);
+    let begins_with_3 = Violation::BeginningLost { group: GROUP.into(), first: 3 };
+    let violations = it.broken(KEPT);
+    assert!(violations.contains(&begins_with_3));
+    for lost in [1, 2] {
+        let is_it = |it: &Violation| matches!(it, Violation::DeliveredNotKept { seq, .. } if *seq == lost);
+        assert!(violations.iter().any(is_it), "{violations:?}");
+    }
+
+    // Nobody saw it, but who posted it was told that it is stored.
+    for member in [&mut it.ada, &mut it.bob] {
+        member.events[1] = joined(2, true);
+        member.events.retain(|event| !matches!(event, Event::Message(message) if message.seq < 3));
+    }
+    it.guest.events = vec![join(None, None), text("three"), text("four")];
+    it.listener.events = it.guest.events.clone();
+    let violations = it.broken(KEPT);
+    assert!(violations.contains(&begins_with_3));
+    assert!(violations.iter().any(|violation| matches!(violation, Violation::LostAck { seq: 1, .. })));
+
+    // And nobody who is left was told of it: the log alone tells.
+    it.ada.events.retain(|event| *event != posted(Some("a1"), 1) && *event != post("one", Some("a1")));
+    assert_eq!(it.broken(KEPT), [begins_with_3]);
+
+    // Retention or a purge may take it.
+    it.rules.oldest_may_go = true;
+    it.verdict().assert_clean();
+}
+
+#[test]
 fn an_acknowledged_place_that_holds_another_message() {
     let mut it = Evening::new();
     let at = it.ada.events.iter().position(|event| *event == posted(Some("a2"), 3)).unwrap();
@@ -388,6 +422,7 @@ fn acknowledgements_of_another_life() {
 fn told_losses_have_to_be_true_and_in_place() {
     // Retention has removed 1 and 2; a member that resumes after 0 is told so.
     let mut it = Evening::new();
+    it.rules.oldest_may_go = true;
     it.log.drain(..2);
     it.guest.end = End::Cut;
     let carol = vec![join(Some(0), None), joined(4, false), lagged(1, 2)];

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{GroupLog, Verdict, Violation};
+use super::{GroupLog, Rules, Verdict, Violation};
 use crate::recording::Message;
 
 /// One life of one group.
@@ -43,7 +43,7 @@ impl Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) epoch: u64,
-    /// The oldest message; 0 if there is none.
+    /// The oldest message that has to be there: what the log begins with, or 1 if nothing may remove any; 0 if there is none.
     pub(super) first: u64,
     /// The newest message; 0 if there is none.
     pub(super) head: u64,
@@ -58,11 +58,15 @@ pub(super) struct Truth {
 
 impl Truth {
     /// What the logs tell, which are themselves judged.
-    pub(super) fn of_logs(logs: &[GroupLog], verdict: &mut Verdict) -> Self {
+    pub(super) fn of_logs(rules: Rules, logs: &[GroupLog], verdict: &mut Verdict) -> Self {
         let mut truth = Self::default();
         let witness: Arc<str> = "the log".into();
         for log in logs {
-            let first = log.messages.first().map_or(0, |message| message.seq);
+            let mut first = log.messages.first().map_or(0, |message| message.seq);
+            if first > 1 && !rules.oldest_may_go {
+                verdict.violations.push(Violation::BeginningLost { group: Arc::clone(&log.group), first });
+                first = 1;
+            }
             let head = log.messages.last().map_or(0, |message| message.seq);
             truth.kept.insert(Arc::clone(&log.group), Kept { epoch: log.epoch, first, head });
             verdict.facts.messages += log.messages.len() as u64;

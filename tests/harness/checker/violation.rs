@@ -82,6 +82,13 @@ pub enum Violation {
         /// The acknowledged place.
         seq: u64,
     },
+    /// P2: the log does not begin with the first message, and nothing may have removed any.
+    BeginningLost {
+        /// Where.
+        group: Arc<str>,
+        /// What it begins with.
+        first: u64,
+    },
     /// P2: an acknowledged place holds another message.
     AckOfAnother {
         /// Who posted.
@@ -242,6 +249,7 @@ impl Violation {
             | Self::PostsSwapped { .. }
             | Self::NotARun { .. } => "P1 order",
             Self::LostAck { .. }
+            | Self::BeginningLost { .. }
             | Self::AckOfAnother { .. }
             | Self::AckNotAsked { .. }
             | Self::DeliveredNotKept { .. }

@@ -13,6 +13,9 @@ use crate::log::nats::tests::server::Servers;
 /// below the time for which entries are kept.
 const SOON: Duration = Duration::from_secs(20);
 
+/// How long it may take at most until a node renews its entry or looks at the list, whatever was lost before.
+const LONG: Duration = Duration::from_secs(30);
+
 /// A node that keeps its entry until it is dropped.
 struct Member {
     membership: Arc<Membership>,
@@ -22,13 +25,12 @@ struct Member {
 impl Member {
     async fn enter(url: &str, prefix: &str, name: &str) -> Self {
         let settings = NatsConfig { urls: url.to_owned(), prefix: prefix.to_owned(), ..NatsConfig::default() };
-        Self::enter_with(settings, name).await
+        Self::enter_with(settings, Config::default(), name).await
     }
 
-    async fn enter_with(settings: NatsConfig, name: &str) -> Self {
+    async fn enter_with(settings: NatsConfig, config: Config, name: &str) -> Self {
         let url = settings.urls.as_str();
         let client = async_nats::connect(url).await.unwrap();
-        let config = Config::default();
         let bucket = Bucket::open(client, &settings, &config).await.unwrap();
         let membership = Arc::new(Membership::new(config, bucket, name, name));
         membership.enter().await.unwrap();
@@ -44,6 +46,15 @@ impl Member {
             Ok(seen) => View::clone(&seen.unwrap()),
             Err(_) => panic!("{what}: {:?}, {:?}", self.membership.view().borrow(), self.membership.me().trouble),
         }
+    }
+}
+
+/// Waits until it is so; the membership keeps on meanwhile.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LONG, "not within {LONG:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -82,7 +93,9 @@ async fn nodes_whose_list_is_emptied_are_in_it_again_soon() {
 async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
     let servers = Servers::start(1, "").await;
     let proxy = Proxy::start(servers.port(0)).await;
-    for seconds in [2, 5] {
+    // The usual proportions, but so slow that a busy machine does not let a lease pass as well.
+    let config = Config { lease: Duration::from_secs(5), renew: Duration::from_secs(1), ..Config::default() };
+    for seconds in [5, 12] {
         let prefix = format!("timeout-{seconds}");
         let of = |urls: String| NatsConfig {
             urls,
@@ -90,8 +103,8 @@ async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
             timeout: Duration::from_secs(seconds),
             ..NatsConfig::default()
         };
-        let member = Member::enter_with(of(proxy.url()), "member").await;
-        let other = Member::enter_with(of(servers.url(0)), "other").await;
+        let member = Member::enter_with(of(proxy.url()), config.clone(), "member").await;
+        let other = Member::enter_with(of(servers.url(0)), config.clone(), "other").await;
         for place in [&member, &other] {
             place.sees("both are there", |view| view.nodes.len() == 2).await;
         }
@@ -101,16 +114,12 @@ async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
             for what in ["PUB $KV.", "multi_last"] {
                 let lost = proxy.lost() + 1;
                 proxy.lose_next(what);
-                while proxy.lost() < lost {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                until(&format!("{what} is asked"), || proxy.lost() >= lost).await;
                 let before = member.membership.me().revision;
                 // A renewal may be on its way already, and the one after it is not.
                 for _ in 0..2 {
                     let before = member.membership.me().revision;
-                    while member.membership.me().revision == before {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
+                    until("the entry is renewed", || member.membership.me().revision != before).await;
                 }
                 assert!(member.membership.me().revision > before);
             }

@@ -14,7 +14,7 @@ mod writer;
 
 use std::time::Duration;
 
-use self::server::Servers;
+use self::server::{ELECTIONS, PATIENCE, Servers};
 use super::{Config, Nats};
 use crate::log::{Log, Retention};
 
@@ -22,11 +22,6 @@ use crate::log::{Log, Retention};
 const SHARDS: u16 = 16;
 /// Everything is kept, so that everything can be judged.
 const EVERYTHING: Retention = Retention { messages: 0, bytes: 0, age: Duration::ZERO };
-
-/// What is awaited comes far sooner, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What replicas that were killed must agree on first takes longer: their elections are tried anew after 4 to 9 s, as often as they fail.
-const ELECTIONS: Duration = Duration::from_secs(120);
 
 fn config(urls: &str) -> Config {
     Config { urls: urls.to_owned(), streams: 2, ..Config::default() }

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use tertulia_protocol::GroupName;
+use tokio::time::Instant;
 
 use super::proxy::Proxy;
-use super::{Config, Servers, config, open, well};
+use super::{PATIENCE, Servers, config, open, well};
 use crate::log::Log;
 use crate::log::conformance::batch;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_came_through_unseen_is_recognised() {
     let servers = Servers::start(1, "").await;
-    let config = Config { timeout: Duration::from_millis(500), ..config(&servers.urls()) };
+    let config = config(&servers.urls());
     let (log, other) = (open(&config).await, open(&config).await);
     let fence = log.take_over(0).await.unwrap().fence;
     // As if the answer to the first had been lost, and whoever asked had given up.
@@ -46,11 +47,13 @@ async fn who_reads_does_not_take_our_own_new_message_for_that_of_another() {
 async fn what_is_let_go_of_while_an_append_is_unanswered_is_not_ours_afterwards() {
     let servers = Servers::start(1, "").await;
     let proxy = Proxy::start(servers.port(0)).await;
-    let log = open(&Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) }).await;
+    let log = open(&config(&proxy.url())).await;
     log.take_over(0).await.unwrap();
     proxy.cut_after_next_append();
     let mut appending = Box::pin(log.append(0, vec![batch("Dogs", 7, 1, 1)]));
+    let begun = Instant::now();
     while log.trouble().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "a connection that was cut is not noticed");
         assert!(futures_util::poll!(&mut appending).is_pending());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -58,6 +61,7 @@ async fn what_is_let_go_of_while_an_append_is_unanswered_is_not_ours_afterwards(
     // Which of the two is a matter of moments, but it is one.
     let stored = appending.await;
     assert!(!log.holds(0));
+    well(&log).await;
     let taken = log.take_over(0).await.unwrap();
     assert_eq!(taken.groups, usize::from(stored.is_ok()));
     log.close().await;
@@ -67,7 +71,7 @@ async fn what_is_let_go_of_while_an_append_is_unanswered_is_not_ours_afterwards(
 async fn a_takeover_survives_cut_connections() {
     let servers = Servers::start(1, "").await;
     let proxy = Proxy::start(servers.port(0)).await;
-    let log = open(&Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) }).await;
+    let log = open(&config(&proxy.url())).await;
     for seq in 1..=6 {
         proxy.cut_after_next_append();
         let taken = log.take_over(0).await;

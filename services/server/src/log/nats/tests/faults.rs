@@ -1,5 +1,7 @@
 //! Servers that die, stall, and answers that are lost.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tertulia_protocol::GroupName;
@@ -15,47 +17,78 @@ fn impatient(urls: &str) -> Config {
     Config { timeout: Duration::from_millis(500), ..config(urls) }
 }
 
-/// Appends until told to stop, whatever comes.
-fn keep_writing(mut writer: Writer, end: Instant) -> tokio::task::JoinHandle<Writer> {
-    tokio::spawn(async move {
-        let (mut round, mut longest) = (0, Duration::ZERO);
-        let mut last = Instant::now();
-        while Instant::now() < end {
-            round += 1;
-            match writer.append(if round % 10 == 0 { 1_400 } else { 3 }).await {
-                Ok(()) => {
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
+/// Somebody who appends until told to stop, whatever comes.
+struct Writing {
+    stop: Arc<AtomicBool>,
+    /// Appends that were acknowledged.
+    acked: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<Writer>,
+}
+
+impl Writing {
+    fn start(mut writer: Writer) -> Self {
+        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&acked));
+        let task = tokio::spawn(async move {
+            let (mut round, mut longest) = (0, Duration::ZERO);
+            let mut last = Instant::now();
+            while !stopped.load(Ordering::SeqCst) {
+                round += 1;
+                match writer.append(if round % 10 == 0 { 1_400 } else { 3 }).await {
+                    Ok(()) => {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                    Err(AppendError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error @ AppendError::Fenced { .. }) => panic!("nobody else writes: {error}"),
                 }
-                Err(AppendError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(error @ AppendError::Fenced { .. }) => panic!("nobody else writes: {error}"),
             }
+            println!("at most {longest:?} between two acknowledgements");
+            writer
+        });
+        Self { stop, acked, task }
+    }
+
+    /// Waits until more is acknowledged, most of which was begun after this was called.
+    async fn goes_on(&self, limit: Duration, after: &str) {
+        const MORE: u64 = 12;
+        let (begun, before) = (Instant::now(), self.acked.load(Ordering::SeqCst));
+        while self.acked.load(Ordering::SeqCst) < before + MORE {
+            assert!(!self.task.is_finished(), "it has ended {after}");
+            assert!(begun.elapsed() < limit, "hardly anything is acknowledged {after}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        println!("at most {longest:?} between two acknowledgements");
-        writer
-    })
+    }
+
+    async fn end(self, limit: Duration) -> Writer {
+        self.stop.store(true, Ordering::SeqCst);
+        tokio::time::timeout(limit, self.task).await.expect("the last append ends").unwrap()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_under_load_loses_nothing() {
     let mut servers = Servers::start(1, "").await;
     let config = impatient(&servers.urls());
-    let end = Instant::now() + Duration::from_secs(6);
     let mut writing = Vec::new();
     for (name, group) in [("ada", "Dogs"), ("grace", "Cats")] {
-        writing.push(keep_writing(Writer::new(open_and_take_of(&config, group).await, name, group), end));
+        writing.push(Writing::start(Writer::new(open_and_take_of(&config, group).await, name, group)));
     }
-    for _ in 0..4 {
+    for kill in 0..4 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         servers.kill(0);
         tokio::time::sleep(Duration::from_millis(300)).await;
         servers.revive(0);
+        for writing in &writing {
+            writing.goes_on(PATIENCE, &format!("after kill {kill}")).await;
+        }
     }
     let mut writers = Vec::new();
     for writing in writing {
-        writers.push(writing.await.unwrap());
+        writers.push(writing.end(PATIENCE).await);
     }
-    let reader = open(&config).await;
+    let reader = open(&super::config(&servers.urls())).await;
     for (writer, group) in writers.iter().zip(["Dogs", "Cats"]) {
         println!("{group}: {} acked, {} refused", writer.acked.len(), writer.refused.len());
         assert!(writer.acked.len() > 100);
@@ -66,14 +99,17 @@ async fn a_server_that_is_killed_under_load_loses_nothing() {
 async fn open_and_take_of(config: &Config, group: &str) -> super::Nats {
     let log = open(config).await;
     let group = crate::log::conformance::group(group);
-    log.take_over(shard_of(&group)).await.unwrap();
+    let begun = Instant::now();
+    while let Err(error) = log.take_over(shard_of(&group)).await {
+        assert!(begun.elapsed() < PATIENCE, "{error}");
+    }
     log
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stalls_makes_the_log_unavailable_and_nothing_is_in_doubt_afterwards() {
     let servers = Servers::start(1, "").await;
-    let log = open_and_take(&impatient(&servers.urls())).await;
+    let log = open_and_take(&config(&servers.urls())).await;
     log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
     servers.pause(0);
     let in_doubt = tokio::spawn(log.append(0, vec![batch("Dogs", 7, 4, 4)]));
@@ -82,11 +118,11 @@ async fn a_server_that_stalls_makes_the_log_unavailable_and_nothing_is_in_doubt_
         assert!(begun.elapsed() < PATIENCE, "a stalled server is not noticed");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "noticed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(6), "noticed after {:?}", begun.elapsed());
     let begun = Instant::now();
     let error = log.append(2, vec![batch("Cats", 7, 1, 1)]).await.unwrap_err();
     assert!(matches!(error, AppendError::Unavailable { .. }), "{error}");
-    assert!(begun.elapsed() < Duration::from_millis(250), "what is known is told at once");
+    assert!(begun.elapsed() < Duration::from_secs(1), "what is known is told at once");
     assert!(!in_doubt.is_finished(), "nobody can know yet whether it is stored");
     servers.resume(0);
     let ended = tokio::time::timeout(PATIENCE, in_doubt).await.unwrap().unwrap();
@@ -104,7 +140,11 @@ async fn an_answer_that_is_lost_is_found_out_about() {
     let proxy = Proxy::start(servers.port(0)).await;
     let config = impatient(&proxy.url());
     let mut writer = Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs");
-    for round in 0..12 {
+    let begun = Instant::now();
+    // What is refused before it is sent, because an answer was late as well, meets no cut.
+    while proxy.cuts() < 12 {
+        assert!(begun.elapsed() < ELECTIONS, "only {} appends were sent", proxy.cuts());
+        let round = proxy.cuts();
         // Of one message, and of several.
         let count = if round % 2 == 0 { 2 } else { 1_400 };
         well(&writer.log).await;
@@ -112,7 +152,6 @@ async fn an_answer_that_is_lost_is_found_out_about() {
         let ended = tokio::time::timeout(PATIENCE, writer.append(count)).await.unwrap();
         println!("round {round}: {ended:?}");
     }
-    assert_eq!(proxy.cuts(), 12);
     assert!(!writer.acked.is_empty(), "the server had taken at least one");
     let reader = open(&super::config(&servers.urls())).await;
     judge(&content(&reader, "Dogs").await, &[&writer]);
@@ -192,17 +231,17 @@ async fn a_removal_without_an_answer_ends_also_when_another_writer_came() {
 async fn a_leader_of_three_that_is_killed_loses_nothing() {
     let mut servers = Servers::start(3, "").await;
     let config = Config { replicas: 3, ..impatient(&servers.urls()) };
-    let end = Instant::now() + Duration::from_secs(12);
-    let writing = keep_writing(Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs"), end);
+    let writing = Writing::start(Writer::new(open_and_take_of(&config, "Dogs").await, "ada", "Dogs"));
     for index in 0..3 {
-        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        writing.goes_on(ELECTIONS, &format!("before server {index} is killed")).await;
         servers.kill(index);
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        // Two of three are enough, once they have a leader.
+        writing.goes_on(ELECTIONS, &format!("after server {index} was killed")).await;
         servers.revive(index);
         tokio::time::sleep(Duration::from_millis(1_000)).await;
     }
-    let written = tokio::time::timeout(ELECTIONS, writing).await;
-    let writer = written.expect("the three servers take appends again").unwrap();
+    writing.goes_on(ELECTIONS, "after all servers are back").await;
+    let writer = writing.end(ELECTIONS).await;
     println!("{} acked, {} refused", writer.acked.len(), writer.refused.len());
     let reader = open(&Config { timeout: Duration::from_secs(5), ..config }).await;
     judge(&content(&reader, "Dogs").await, &[&writer]);

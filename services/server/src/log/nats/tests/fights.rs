@@ -1,11 +1,13 @@
 //! Two writers that both believe they own a shard.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::writer::{Writer, content, judge};
-use super::{Config, PATIENCE, Servers, config, open};
+use super::{Config, ELECTIONS, PATIENCE, Servers, config, open};
 use crate::log::conformance::batch;
 use crate::log::{AppendError, Log};
 
@@ -61,17 +63,33 @@ async fn the_loser_is_told_also_if_it_sends_nothing() {
     other.close().await;
 }
 
-/// Both take the shard again and again and append as fast as they can.
+/// Takeovers by each writer after which there was a fight.
+const ENOUGH: usize = 4;
+
+/// All take the shard again and again and append as fast as they can: for some time, and until each has had it often enough and was told that
+/// something is stored, and one has lost it.
 async fn fight(config: &Config, time: Duration) {
     let mut writers = Vec::new();
     for name in ["one", "other", "third"] {
         writers.push(Writer::new(open(config).await, name, "Dogs"));
     }
-    let end = Instant::now() + time;
+    let (begun, end) = (Instant::now(), Instant::now() + time);
+    // Who has not fought enough, and one more until somebody has lost.
+    let left = Arc::new(AtomicUsize::new(writers.len() + 1));
+    let lost = Arc::new(AtomicBool::new(false));
     let fights = writers.into_iter().enumerate().map(|(index, mut writer)| {
+        let (left, lost) = (Arc::clone(&left), Arc::clone(&lost));
         tokio::spawn(async move {
-            let mut takeovers = 0;
-            while Instant::now() < end {
+            let (mut takeovers, mut has_enough) = (0, false);
+            while Instant::now() < end || left.load(Ordering::SeqCst) > 0 {
+                assert!(begun.elapsed() < ELECTIONS, "{takeovers} takeovers, {} acked", writer.acked.len());
+                if !has_enough && takeovers >= ENOUGH && !writer.acked.is_empty() {
+                    has_enough = true;
+                    left.fetch_sub(1, Ordering::SeqCst);
+                }
+                if !writer.refused.is_empty() && !lost.swap(true, Ordering::SeqCst) {
+                    left.fetch_sub(1, Ordering::SeqCst);
+                }
                 if writer.log.take_over(writer.shard).await.is_err() {
                     continue;
                 }
@@ -93,7 +111,7 @@ async fn fight(config: &Config, time: Duration) {
     for fight in fights.collect::<Vec<_>>() {
         let (writer, takeovers) = fight.await.unwrap();
         println!("{takeovers} takeovers, {} acked, {} refused", writer.acked.len(), writer.refused.len());
-        assert!(takeovers > 3 && !writer.acked.is_empty());
+        assert!(takeovers >= ENOUGH && !writer.acked.is_empty());
         ended.push(writer);
     }
     let reader = open(config).await;

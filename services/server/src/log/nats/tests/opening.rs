@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config, open};
+use super::{Config, ELECTIONS, EVERYTHING, Nats, PATIENCE, SHARDS, Servers, config, open};
 use crate::log::conformance::batch;
 use crate::log::{Log, Retention};
 
@@ -51,10 +51,18 @@ async fn a_cluster_that_is_still_forming_is_waited_for() {
     let jetstream = async_nats::jetstream::new(alone);
     let refused = async || jetstream.query_account().await.unwrap_err().to_string();
     let not_yet = "temporarily unavailable";
-    while !refused().await.contains(not_yet) {}
+    let alone = async {
+        while !refused().await.contains(not_yet) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, alone).await.expect("the first server says that it waits for the others");
 
     let config = Config { replicas: 3, prefix: "early".to_owned(), ..config(&servers.urls()) };
-    let opening = tokio::spawn(async move { Nats::open(&config, &EVERYTHING.into(), SHARDS, "a").await });
+    let opening = {
+        let config = config.clone();
+        tokio::spawn(async move { Nats::open(&config, &EVERYTHING.into(), SHARDS, "a").await })
+    };
     // So long that it has been refused as well: it takes a few milliseconds to come that far.
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
@@ -65,7 +73,16 @@ async fn a_cluster_that_is_still_forming_is_waited_for() {
 
     servers.revive(1);
     servers.revive(2);
-    let log = opening.await.unwrap().unwrap();
+    // Elections can take longer than a start waits for them; then the node is started again.
+    let revived = tokio::time::Instant::now();
+    let mut opened = opening.await.unwrap();
+    let log = loop {
+        match opened {
+            Ok(log) => break log,
+            Err(error) => assert!(revived.elapsed() < ELECTIONS, "{error}"),
+        }
+        opened = Nats::open(&config, &EVERYTHING.into(), SHARDS, "a").await;
+    };
     log.take_over(0).await.unwrap();
     log.append(0, vec![batch("Dogs", 1, 1, 3)]).await.unwrap();
     log.close().await;

@@ -102,7 +102,10 @@ async fn old_messages_go_and_the_head_stays() {
     log.append(0, vec![aged(1, 5, now() - 60_000)]).await.unwrap();
     log.append(0, vec![aged(6, 9, now() - 50_000)]).await.unwrap();
     log.append(0, vec![aged(10, 12, now() + 4_000)]).await.unwrap();
-    until("the old ones go", async || oldest(&log).await.head.first == 10).await;
+    let newest = Instant::now();
+    until("the old ones go", async || oldest(&log).await.head.first >= 10).await;
+    // Where nobody looked for so long that all are old, they may all have gone.
+    assert!(oldest(&log).await.head.first == 10 || newest.elapsed() > Duration::from_secs(5), "what is not old stays");
     until("all are old", async || oldest(&log).await.head.first == 13).await;
     let page = oldest(&log).await;
     assert_eq!((page.head.epoch, page.head.seq, page.records.len()), (7, 12, 0));
@@ -138,7 +141,7 @@ async fn a_prefix_has_bounds_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_kept_of_deleted_groups_and_who_lacks_their_end_is_not_believed() {
     let servers = Servers::start(1, "").await;
-    let config = Config { streams: 1, timeout: Duration::from_millis(500), ..config(&servers.urls()) };
+    let config = Config { streams: 1, ..config(&servers.urls()) };
     let log = open(&config, EVERYTHING).await;
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
     for name in &names {

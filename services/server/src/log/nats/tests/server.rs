@@ -1,4 +1,5 @@
 //! Real `nats-server` processes: one, or a cluster. They are killed by their process id when they are dropped.
+//! It needs nothing of the modules around it, as the tests of traces have it too.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -6,13 +7,24 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, MutexGuard};
 
-/// How long a server may take to answer. Far above what it takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What is awaited comes far sooner, also on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// What replicas that were killed must agree on first takes longer: their elections are tried anew after 4 to 9 s, as often as they fail.
+pub(crate) const ELECTIONS: Duration = Duration::from_secs(120);
+
+/// Held by who has a cluster: two at a time leave neither enough of a small machine to hold its elections.
+static CLUSTER: Mutex<()> = Mutex::const_new(());
+/// Servers that are a cluster, which elects leaders.
+const MANY: usize = 3;
 
 /// One server, or a cluster of them.
 pub(crate) struct Servers {
     servers: Vec<Server>,
+    /// After the servers have ended.
+    _turn: Option<MutexGuard<'static, ()>>,
     /// Removed with everything in it.
     _directory: tempfile::TempDir,
 }
@@ -31,15 +43,23 @@ fn binary() -> PathBuf {
     places.find(|place| place.is_file()).expect("there is no nats-server: run `tests/tools/fetch nats-server`")
 }
 
+/// Ports that nobody else is given while a server that is dead does not hold its own: they lie below those that the system gives out.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    const RANGE: std::ops::Range<u16> = 15_000..32_000;
+    let mut listeners = Vec::new();
+    for _ in 0..100 * count {
+        if listeners.len() < count {
+            listeners.extend(TcpListener::bind(("127.0.0.1", fastrand::u16(RANGE))));
+        }
+    }
+    assert_eq!(listeners.len(), count, "there are no free ports");
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 impl Servers {
     /// Starts `count` servers that keep what they acknowledge; `more` is added to their configuration.
     pub(crate) async fn start(count: usize, more: &str) -> Self {
-        let mut all = Self::configured(count, more);
+        let mut all = Self::configured(count, more).await;
         for index in 0..count {
             all.revive(index);
         }
@@ -49,15 +69,17 @@ impl Servers {
 
     /// Starts the first of a cluster of `count` servers, which waits for the others; [`Servers::revive`] starts them.
     pub(crate) async fn start_first_of(count: usize) -> Self {
-        let mut all = Self::configured(count, "");
+        let mut all = Self::configured(count, "").await;
         all.revive(0);
         all.listening().await;
         all
     }
 
-    fn configured(count: usize, more: &str) -> Self {
+    async fn configured(count: usize, more: &str) -> Self {
+        let turn = if count >= MANY { Some(CLUSTER.lock().await) } else { None };
         let directory = tempfile::tempdir().unwrap();
-        let (ports, routes) = (free_ports(count), free_ports(count));
+        let ports = free_ports(2 * count);
+        let (ports, routes) = ports.split_at(count);
         let all: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let mut servers = Vec::new();
         for index in 0..count {
@@ -76,7 +98,7 @@ impl Servers {
             std::fs::write(&config, text).unwrap();
             servers.push(Server { child: None, config, port });
         }
-        Self { servers, _directory: directory }
+        Self { servers, _turn: turn, _directory: directory }
     }
 
     /// The URLs of all.
@@ -135,8 +157,8 @@ impl Servers {
         let begun = Instant::now();
         for server in self.servers.iter().filter(|server| server.child.is_some()) {
             loop {
-                let connected = TcpListener::bind(("127.0.0.1", server.port)).is_err();
-                if connected {
+                // Not by listening there as well, which would keep the server from it.
+                if TcpStream::connect(("127.0.0.1", server.port)).await.is_ok() {
                     break;
                 }
                 assert!(begun.elapsed() < PATIENCE, "nats-server does not listen");
@@ -156,7 +178,7 @@ impl Servers {
         let client = loop {
             match async_nats::connect(self.url(0)).await {
                 Ok(client) => break client,
-                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+                Err(error) => assert!(begun.elapsed() < ELECTIONS, "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
@@ -168,10 +190,11 @@ impl Servers {
             ..Default::default()
         };
         while let Err(error) = context.create_stream(probe.clone()).await {
-            assert!(begun.elapsed() < PATIENCE, "the cluster does not form: {error}");
+            assert!(begun.elapsed() < ELECTIONS, "the cluster does not form: {error}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        context.delete_stream("ready").await.unwrap();
+        // One that stays, because its leader has just changed, is in nobody's way.
+        drop(context.delete_stream("ready").await);
     }
 }
 
