@@ -10,6 +10,9 @@ use super::bucket::{Changed, Entry};
 use super::membership::{Membership, Seen};
 use super::node::Wire;
 
+/// How long the list may be without an answer: its stream chooses a leader, which NATS tries anew after 4 to 9 seconds, as often as it fails.
+const FORMING: Duration = Duration::from_secs(30);
+
 /// Nodes whose messages cannot be understood here, or that cannot understand ours.
 #[derive(Debug, Default)]
 struct Strangers {
@@ -42,7 +45,7 @@ impl Membership {
     pub(super) async fn enter(&self) -> Result<(), Error> {
         let failed = |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
         let key = self.me().node.name.clone();
-        let (patience, pause) = (4 * self.config.lease, self.config.renew.min(Duration::from_millis(100)));
+        let (patience, pause) = (FORMING.max(4 * self.config.lease), self.config.renew.min(Duration::from_millis(100)));
         let begun = Instant::now();
         let mut first = None;
         let mut strangers = Strangers::default();
