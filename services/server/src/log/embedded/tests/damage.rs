@@ -8,7 +8,7 @@ use crate::log::embedded::scan::{self, Torn, file_name};
 /// A commit log of blocks with nothing applied: the disk, and where each block ends.
 async fn written(blocks: u64) -> (SimulatedDisk, Vec<u64>) {
     let disk = SimulatedDisk::default();
-    let log = start_on(&disk, &config());
+    let log = start_counting(&disk, &config());
     let mut ends = vec![PAGE];
     for seq in 1..=blocks {
         log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
