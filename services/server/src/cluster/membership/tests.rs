@@ -78,6 +78,32 @@ async fn nodes_whose_list_is_emptied_are_in_it_again_soon() {
     }
 }
 
+/// The answer to the first attempt was lost, and with it that the entry is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_finds_its_own_entry_is_in() {
+    let servers = Servers::start(1, "").await;
+    let settings = NatsConfig { urls: servers.url(0), ..NatsConfig::default() };
+    let client = async_nats::connect(servers.url(0)).await.unwrap();
+    // Nobody is taken for dead.
+    let config = Config { lease: Duration::from_secs(3_600), ..Config::default() };
+    let bucket = Bucket::open(client, &settings, &config).await.unwrap();
+    let membership = Arc::new(Membership::new(config, bucket, "a", "now"));
+    let ours = Node { number: 77, ..membership.me().node.clone() };
+    let before = Node { instance: "before".to_owned(), number: 5, ..ours.clone() };
+    let Changed::Stored(first) = membership.bucket.put("a", 0, &before).await else { panic!("not stored") };
+    let entering = tokio::spawn({
+        let membership = Arc::clone(&membership);
+        async move { membership.enter().await }
+    });
+    // It has looked, and waits.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!entering.is_finished());
+    let Changed::Stored(second) = membership.bucket.put("a", first, &ours).await else { panic!("not stored") };
+    tokio::time::timeout(SOON, entering).await.expect("it is in").unwrap().unwrap();
+    assert_eq!((membership.me().revision, membership.number()), (second, 77));
+    assert!(membership.view().borrow().is_in);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
     let servers = Servers::start(1, "").await;
