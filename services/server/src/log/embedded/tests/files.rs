@@ -40,6 +40,20 @@ fn a_file_is_used_again() {
 }
 
 #[test]
+fn a_bound_that_is_exceeded_is_told_with_what_the_commit_log_takes() {
+    let disk = SimulatedDisk::default();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 3 * SEGMENT };
+    let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[]).unwrap();
+    files.prepare().unwrap();
+    files.watch(Demand { tables: 2 * SEGMENT, unapplied: 0 });
+    assert_eq!(trouble.any(), None);
+    files.watch(Demand { tables: 2 * SEGMENT + 1, unapplied: 0 });
+    let told = trouble.any().unwrap();
+    assert!(told.contains("196609 bytes are used, 65536 of them by the commit log"), "{told}");
+}
+
+#[test]
 fn nobody_keeps_a_processor_busy_while_there_is_no_space_for_another_spare() {
     let disk = SimulatedDisk::default();
     let limits = Limits { segment: SEGMENT, spares: 2, reserve: 0, disk: 0 };
