@@ -188,7 +188,13 @@ impl Core {
         let deadline = Instant::now() + self.link.timeout;
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
-            match self.link.publish(shard, fence, &messages).await {
+            let published = match self.link.publish(shard, fence, &messages).await {
+                // Where nobody else stores it, and it is in one piece, who has no room for it has not stored it.
+                Published::Full(reason) if self.link.replicas == 1 && messages.len() == 1 => Published::Refused(reason),
+                Published::Full(reason) => Published::Unknown(reason),
+                published => published,
+            };
+            match published {
                 Published::Stored(position) => return Ok(position),
                 Published::Fenced => {
                     self.lose(shard);
@@ -200,8 +206,8 @@ impl Core {
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
                     return Err(Failure::NotNow(reason));
                 }
-                Published::Unknown(reason) => {
-                    tracing::warn!(shard, reason, "an append was not answered: finding out how it ended");
+                Published::Full(reason) | Published::Unknown(reason) => {
+                    tracing::warn!(shard, reason, "an append has no certain answer: finding out how it ended");
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
                     // Questions may be answered all the same, as where the disk is full.
                     self.trouble.set(Cause::Append(shard), Some(reason.clone()));

@@ -158,7 +158,9 @@ impl Core {
         match self.link.publish_fence(shard, after, payload).await {
             Published::Stored(position) => return Ok(Attempt::Ours(position)),
             Published::Busy => return Ok(Attempt::Busy),
-            Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Failed(reason)),
+            Published::Refused(reason) | Published::Full(reason) | Published::Unknown(reason) => {
+                return Ok(Attempt::Failed(reason));
+            }
             Published::Fenced => {}
         }
         match self.last_claim(shard).await {
