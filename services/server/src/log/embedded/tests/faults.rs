@@ -259,6 +259,27 @@ fn a_directory_that_cannot_be_written_is_named() {
     assert!(error.to_string().contains(&mount.0.path().display().to_string()));
 }
 
+#[tokio::test]
+async fn a_place_where_no_backup_can_be_made_is_told_as_that_of_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { data_dir: dir.path().join("data"), ..config() };
+    open(&config).unwrap().close().await;
+    let refused = |place: &std::path::Path| {
+        let told = back_up(&config.data_dir, place).unwrap_err().to_string();
+        assert!(told.starts_with("cannot make the backup: ") && told.contains(&place.display().to_string()), "{told}");
+        assert!(told.contains("give a ") && !told.contains("data"), "{told}");
+        told
+    };
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(refused(&file).contains("is not a directory"));
+    let Some(mount) = Mount::new("size=1m,ro") else {
+        eprintln!("skipped in part: only root can mount a small file system");
+        return;
+    };
+    assert!(refused(mount.0.path()).contains("cannot write at "));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_can_look_copy_and_back_up() {
     let dir = tempfile::tempdir().unwrap();
