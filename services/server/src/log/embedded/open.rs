@@ -96,6 +96,16 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The commit log must be there, and no file is that could be its end.
+    #[error(
+        "the commit log is missing, and may hold acknowledged messages: there is no file of it from {} on; bring them back, \
+         or restore a backup{GIVE_UP}",
+        path.display()
+    )]
+    NoCommitLog {
+        /// The first file that could be.
+        path: PathBuf,
+    },
     /// A file was written in another format.
     #[error(
         "{} has format {found}, and this version reads format {supported}: start the {} version of tertulia-server that wrote it, \

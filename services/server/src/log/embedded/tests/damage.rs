@@ -125,7 +125,11 @@ async fn missing_and_foreign_files_stop_the_start() {
 
     let without = disk.copy();
     names.iter().for_each(|name| without.remove(name).unwrap());
-    assert!(matches!(start(&without), OpenError::MissingFile { .. }));
+    let error = start(&without);
+    assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
+    let first = disk.path(&file_name(1));
+    let told = format!("is missing, and may hold acknowledged messages: there is no file of it from {} on", first.display());
+    assert!(error.to_string().contains(&told), "{error}");
 
     let without = disk.copy();
     without.remove("messages.redb").unwrap();

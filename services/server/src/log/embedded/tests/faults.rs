@@ -158,7 +158,7 @@ async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
             without.remove(name).unwrap();
         }
         let error = start(Arc::new(without) as Arc<dyn Disk>, &large).unwrap_err();
-        assert!(matches!(error, OpenError::MissingFile { .. }), "{error}");
+        assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
         for disk in [&disk, &unapplied] {
             let log = start_on(disk, &large);
             assert_holds(&*log, "Dogs", 7, 1, head + 1).await;
