@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::bucket::{Changed, Entry};
-use super::membership::{Membership, Seen};
+use super::membership::{Membership, Seen, said_at};
 use super::node::{Node, Wire};
 
 /// How long the list may be without an answer: its stream chooses a leader, which NATS tries anew after 4 to 9 seconds, as often as it fails.
@@ -142,7 +142,7 @@ impl Membership {
     fn has_entered(&self, node: Node, revision: u64) {
         self.set_number(node.number);
         let mut me = self.me();
-        (me.node, me.revision, me.renewed) = (node, revision, Instant::now());
+        (me.node, me.revision, me.renewed) = (said_at(node, revision), revision, Instant::now());
     }
 }
 

@@ -105,6 +105,33 @@ async fn a_node_that_finds_its_own_entry_is_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_enters_anew_changes_the_list_also_if_its_first_attempt_is_lost() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    // So short that what is lost is not sent again, but given up.
+    let timeout = Duration::from_millis(300);
+    let of = |urls: String| NatsConfig { urls, timeout, ..NatsConfig::default() };
+    let member = Member::enter_with(of(proxy.url()), "member").await;
+    let other = Member::enter_with(of(servers.url(0)), "other").await;
+    member.sees("both are there", |view| view.nodes.len() == 2).await;
+    // A renewal says since when all is as it is.
+    while member.membership.me().node.changed == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    proxy.lose_next("\"changed\":0");
+    let removed = loop {
+        let revision = member.membership.me().revision;
+        if let Changed::Stored(removed) = other.membership.bucket.remove("member", revision).await {
+            break removed;
+        }
+    };
+    let is_back = |view: &Arc<View>| view.has("member") && view.version > removed;
+    other.sees("it is back, which is a change of the list", is_back).await;
+    assert_eq!(proxy.lost(), 1);
+    assert_eq!(member.sees("it is in", |view| view.is_in && view.lives > 0).await.lives, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
     let servers = Servers::start(1, "").await;
     let proxy = Proxy::start(servers.port(0)).await;
