@@ -247,7 +247,9 @@ impl Writer {
         }
         let unsynced = self.segment.is_none() && self.durability == Durability::Os;
         if unsynced && self.backlog.applied() < self.end.block {
-            // Nor may a file whose sync failed be called valid; but what the tables hold is not read from it again.
+            // Nor may a file whose sync failed be called valid; but what the tables hold is not read from it again. Posts are refused until
+            // then, so that does not wait for its time.
+            self.backlog.hurry();
             return Err(io::Error::other("waiting until the messages of a file that failed are in the tables"));
         }
         self.segment = None;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use super::*;
 use crate::log::AppendError;
+use crate::log::config::Durability;
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::{OpenError, back_up, export, stats, verify};
 
@@ -93,6 +94,23 @@ async fn what_a_failed_write_left_on_the_disk_is_never_read() {
     log.append(0, vec![batch("Dogs", 7, 4, 5)]).await.unwrap();
     log.crash();
     let log = start_on(&disk.copy(), &config());
+    assert_holds(&*log, "Dogs", 7, 1, 5).await;
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_fsync_posts_wait_for_no_interval_after_a_failed_write() {
+    let disk = SimulatedDisk::default();
+    // Nothing is moved into the tables by itself for an hour.
+    let config = Config { durability: Durability::Os, ..config() };
+    let log = start_on(&disk, &config);
+    log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    disk.set_faults(Faults { failing_writes: Some(("commit-", 1)), ..Faults::default() });
+    log.append(0, vec![batch("Dogs", 7, 4, 9)]).await.unwrap_err();
+    eventually(async || log.append(0, vec![batch("Dogs", 7, 4, 5)]).await).await;
+    assert_eq!(log.trouble(), None);
+    log.close().await;
+    let log = start_on(&disk.copy(), &config);
     assert_holds(&*log, "Dogs", 7, 1, 5).await;
     log.close().await;
 }
