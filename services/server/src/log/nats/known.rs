@@ -145,6 +145,11 @@ impl State {
         !self.is_claiming && self.fence.is_some_and(|fence| fence < position)
     }
 
+    /// What is known of a group, if it still has that life.
+    pub(crate) fn life(&mut self, group: &GroupName, epoch: u64) -> Option<&mut Known> {
+        self.groups.get_mut(group).filter(|known| known.head.is_some_and(|head| head.epoch == epoch))
+    }
+
     /// Our message on the fence has a successor of ours.
     pub(crate) fn goes_on(&mut self, before: u64, position: u64) {
         self.is_claiming = false;

@@ -20,13 +20,24 @@ const TRIM_EVERY: u64 = 512;
 impl Core {
     /// Removes the records up to `through`; answers how many.
     pub(super) async fn purge(&self, shard: u16, group: &GroupName, through: u64) -> Result<u64, AppendError> {
+        self.purge_life(shard, group, None, through).await
+    }
+
+    /// As [`Core::purge`], if the group still has the life of which that was worked out.
+    pub(super) async fn purge_life(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: Option<u64>,
+        through: u64,
+    ) -> Result<u64, AppendError> {
         let this = self.shard(shard);
         let _writer = this.writer.lock().await;
         self.check_open(shard)?;
         let known = self.known_to_writer(shard, group, 0).await?;
         let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else { return Ok(0) };
         let through = through.min(head.seq);
-        if through < head.first {
+        if through < head.first || epoch.is_some_and(|epoch| epoch != head.epoch) {
             return Ok(0);
         }
         let floor = through + 1;

@@ -68,11 +68,11 @@ impl Core {
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
         let first = self.first_that(shard, group, &known, head, is_kept).await?;
         if let Some(first) = &first
-            && !self.remove_through(shard, group, first.first()).await
+            && !self.remove_through(shard, group, head.epoch, first.first()).await
         {
             return Err(NoAnswer("it cannot be written now".to_owned()));
         }
-        if let Some(now) = self.shard(shard).state().groups.get_mut(group) {
+        if let Some(now) = self.shard(shard).state().life(group, head.epoch) {
             now.bounded = known.bytes;
             now.bytes_before_first = first.as_ref().map(begin).or(now.bytes_before_first);
         }
@@ -85,9 +85,9 @@ impl Core {
         Some((known, head))
     }
 
-    /// Removes what is before the floor; answers whether that could be done.
-    async fn remove_through(&self, shard: u16, group: &GroupName, floor: u64) -> bool {
-        match self.purge(shard, group, floor.saturating_sub(1)).await {
+    /// Removes what is before the floor of a life; answers whether that could be done. A later life, which has begun since, is left alone.
+    async fn remove_through(&self, shard: u16, group: &GroupName, epoch: u64, floor: u64) -> bool {
+        match self.purge_life(shard, group, Some(epoch), floor.saturating_sub(1)).await {
             Ok(removed) => {
                 self.removed.retention.increment(removed);
                 true
@@ -135,14 +135,14 @@ impl Core {
             return Ok(());
         }
         if head.at < oldest {
-            self.remove_through(shard, group, head.seq + 1).await;
+            self.remove_through(shard, group, head.epoch, head.seq + 1).await;
             return Ok(());
         }
         let Some(first) = self.first_that(shard, group, &known, head, |message| message.at >= oldest).await? else {
             return Ok(());
         };
-        self.remove_through(shard, group, first.first()).await;
-        if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
+        self.remove_through(shard, group, head.epoch, first.first()).await;
+        if let Some(known) = self.shard(shard).state().life(group, head.epoch) {
             known.first_at = Some(first.at);
         }
         Ok(())

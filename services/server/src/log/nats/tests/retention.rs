@@ -112,6 +112,21 @@ async fn old_messages_go_and_the_head_stays() {
     log.close().await;
 }
 
+/// Looking at a group takes questions to NATS, and meanwhile a moderator may delete it and somebody post there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_works_out_of_one_life_removes_nothing_of_the_next() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&Config { streams: 1, ..config(&servers.urls()) }, EVERYTHING).await;
+    log.append(0, vec![batch("Dogs", 7, 1, 9)]).await.unwrap();
+    log.delete(0, &group("Dogs")).await.unwrap();
+    log.append(0, vec![batch("Dogs", 8, 1, 9)]).await.unwrap();
+    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(7), 5).await, Ok(0));
+    assert_eq!(oldest(&log).await.head.first, 1);
+    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(8), 5).await, Ok(5));
+    assert_eq!(oldest(&log).await.head.first, 6);
+    log.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prefix_has_bounds_of_its_own() {
     let servers = Servers::start(1, "").await;
