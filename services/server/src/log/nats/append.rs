@@ -319,7 +319,7 @@ impl Core {
 
     /// Keeps in mind what was stored. The messages of an append stand side by side in the stream.
     fn learn(&self, shard: u16, outgoing: &[Outgoing], last: u64) {
-        let mut new = Vec::new();
+        let (mut new, mut marks) = (Vec::new(), Vec::new());
         let mut state = self.shard(shard).state();
         if state.fence.is_none() {
             return;
@@ -338,7 +338,9 @@ impl Core {
                 Some(known) => {
                     let first = known.head.map_or(1, |head| head.first);
                     known.head = fresh.head.map(|head| Head { first: head.first.max(first), ..head });
-                    (known.bytes, known.last, known.is_mark) = (fresh.bytes, fresh.last, fresh.is_mark);
+                    // What it said the new message says too.
+                    marks.extend(Some(known.mark).filter(|mark| *mark > 0));
+                    (known.bytes, known.last, known.mark) = (fresh.bytes, fresh.last, fresh.mark);
                     if message.kind == Kind::Records {
                         known.points.add(Point { seq: message.first(), position });
                     }
@@ -352,6 +354,7 @@ impl Core {
         }
         drop(state);
         self.add_names(shard, &new);
+        self.remove_marks(shard, marks);
         for group in outgoing.iter().map(|outgoing| &outgoing.group) {
             self.trim(shard, group);
         }

@@ -42,10 +42,6 @@ impl Core {
         }
         let floor = through + 1;
         let position = self.say(shard, group, Kind::Mark, &known, Head { first: floor, ..head }).await?;
-        let stream = self.link.names.stream_of(shard);
-        if known.is_mark && self.link.remove(stream, known.last).await.is_err() {
-            tracing::debug!(shard, "an old mark stays");
-        }
         let subject = self.link.names.group(shard, group);
         let before = match through == head.seq {
             true => position,
@@ -117,6 +113,23 @@ impl Core {
                 false
             }
         }
+    }
+
+    /// Has JetStream remove marks that have a successor. They count among the messages of a subject, of which there is a bound: left where
+    /// they are, marks of a week would take the places of messages that are still to be kept.
+    pub(super) fn remove_marks(&self, shard: u16, marks: Vec<u64>) {
+        if marks.is_empty() {
+            return;
+        }
+        let link = self.link.clone();
+        self.tasks.spawn(async move {
+            let stream = link.names.stream_of(shard);
+            for mark in marks {
+                if let Err(error) = link.remove(stream, mark).await {
+                    tracing::debug!(shard, %error, "an old mark stays until the messages around it go");
+                }
+            }
+        });
     }
 
     /// Has JetStream remove what retention let go of, once that is worth a question.

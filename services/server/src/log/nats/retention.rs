@@ -161,18 +161,20 @@ impl Core {
         let mut found = None;
         while low <= high {
             let middle = low + (high - low) / 2;
-            let Some(message) = self.message_with(shard, group, known, head, middle).await? else { return Ok(None) };
-            if holds(&message) {
-                high = message.first().saturating_sub(1).min(middle - 1);
-                found = Some(message);
-            } else {
-                low = message.seq + 1;
+            match self.message_with(shard, group, known, head, middle).await? {
+                Some(message) if holds(&message) => {
+                    high = message.first().saturating_sub(1).min(middle - 1);
+                    found = Some(message);
+                }
+                Some(message) => low = message.seq + 1,
+                // JetStream's own bound was quicker: what is gone is older than all that is there.
+                None => low = middle + 1,
             }
         }
         Ok(found)
     }
 
-    /// The message that holds a record.
+    /// The message that holds a record; `None` if it and all before it are gone.
     async fn message_with(
         &self,
         shard: u16,
@@ -183,11 +185,14 @@ impl Core {
     ) -> Result<Option<Message>, NoAnswer> {
         let subject = self.link.names.group(shard, group);
         let fetched = self.fetch(shard, &subject, head.epoch, seq..=seq, u64::MAX, known).await?;
+        // Of what was read the end is beyond the record, so there is none before it if none is told.
         let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
         let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
         let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
         let message = stored.map(|stored| decode(&stored)).transpose()?;
-        Ok(message.filter(|message| message.first() <= seq && seq <= message.seq))
+        let found = message.filter(|message| message.first() <= seq && seq <= message.seq);
+        let hole = || NoAnswer(format!("the message of '{group}' that holds {seq} is not there, and earlier ones are"));
+        found.map(Some).ok_or_else(hole)
     }
 }
 
