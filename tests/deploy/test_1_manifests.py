@@ -158,6 +158,14 @@ class Chart(unittest.TestCase):
         sizes = {"10Gi": 8 * 2**30, "1.5Gi": 1288490188, "500M": 400_000_000, "20Ti": 16 * 2**40, "1000000000": 800_000_000}
         for size, wanted in sizes.items():
             self.assertEqual(bound("--set-string", f"persistence.size={size}"), wanted, size)
+        # The files of the commit log are smaller where four of them would take more than half.
+        def files(size, *more):
+            return render(None, "--set-string", f"persistence.size={size}", "--set", ",".join(("persistence.enabled=false", *more))).config()["log"].get("segment_bytes")
+
+        wanted = {"10Gi": None, "640Mi": None, "639Mi": 63 * 2**20, "200Mi": 20 * 2**20, "10Mi": 2**20}
+        self.assertEqual({size: files(size) for size in wanted}, wanted)
+        self.assertEqual(files("200Mi", "config.log.segment_bytes=2MiB"), "2MiB")
+        self.assertIn("persistence.size (9Mi) is too small", refusal("--set", "persistence.enabled=false", "--set-string", "persistence.size=9Mi"))
         # What was said stays as it was said, and a volume of its own has its own end.
         for said in (0, 7):
             self.assertEqual(bound("--set", f"config.log.disk_bytes={said}"), said)

@@ -204,7 +204,16 @@ annotations:
 {{- end }}
 {{- if and (eq (include "tertulia.storage" .) "emptyDir") (not (hasKey ($config.log | default dict) "disk_bytes")) }}
 {{- /* What the server sees of an emptyDir is the disk of the node. It must refuse posts by itself before Kubernetes evicts the pod, and all messages with it. */}}
-{{- $_ := set $config "log" (merge (dict "disk_bytes" (include "tertulia.emptyDirBytes" . | int64)) ($config.log | default dict)) }}
+{{- $bound := include "tertulia.emptyDirBytes" . | int64 }}
+{{- if lt $bound 8388608 }}
+{{- fail (printf "persistence.size (%s) is too small: the server's files need at least 10Mi" .Values.persistence.size) }}
+{{- end }}
+{{- $log := dict "disk_bytes" $bound }}
+{{- if and (lt $bound 536870912) (not (hasKey ($config.log | default dict) "segment_bytes")) }}
+{{- /* The commit log keeps four files or more: with the default of 64 MiB they alone would be beyond the bound. In whole MiB, the least that a file may have. */}}
+{{- $_ := set $log "segment_bytes" (div $bound 8388608 | mul 1048576) }}
+{{- end }}
+{{- $_ := set $config "log" (merge $log ($config.log | default dict)) }}
 {{- end }}
 {{- if include "tertulia.isCluster" . }}
 {{- $_ := set $config "drain" (merge (dict) ($config.drain | default dict) (dict "delay" (include "tertulia.drainDelay" .))) }}

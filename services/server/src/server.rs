@@ -84,7 +84,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let cluster = match &nats {
         Some(nats) => {
             // Others remove an entry that was put and is not renewed.
-            let joining = Cluster::join(&config.cluster, nats, &config.nats, &node);
+            let joining = Box::pin(Cluster::join(&config.cluster, nats, &config.nats, &node));
             match signals.unless(joining).await {
                 Some(joined) => Some(joined.context("cannot be one of the nodes")?),
                 None => return give_up_start(config.drain.grace, &mut signals, None, &*engine).await,

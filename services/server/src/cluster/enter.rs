@@ -7,8 +7,40 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::bucket::{Changed, Entry};
-use super::membership::{Membership, Seen};
-use super::node::Wire;
+use super::membership::{Membership, Seen, said_at};
+use super::node::{Node, Wire};
+
+/// How long the list may be without an answer: its stream chooses a leader, which NATS tries anew after 4 to 9 seconds, as often as it fails.
+const FORMING: Duration = Duration::from_secs(30);
+
+/// Who is under this node's name, and is not this node.
+#[derive(Debug)]
+struct Namesake {
+    /// Its newest renewal.
+    newest: u64,
+    /// When that was seen first.
+    seen: Instant,
+    /// How many newer ones there were while we looked.
+    renewals: u32,
+}
+
+impl Namesake {
+    fn new(revision: u64) -> Self {
+        Self { newest: revision, seen: Instant::now(), renewals: 0 }
+    }
+
+    /// Looks at its entry. One that was renewed once proves nothing: a replica that was behind may have told the one before, or the last
+    /// renewal of this node's life before came late. What is older than the newest is from a replica that is behind.
+    fn look(&mut self, revision: u64) {
+        if revision > self.newest {
+            (self.newest, self.seen, self.renewals) = (revision, Instant::now(), self.renewals + 1);
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.renewals > 1
+    }
+}
 
 /// Nodes whose messages cannot be understood here, or that cannot understand ours.
 #[derive(Debug, Default)]
@@ -42,9 +74,9 @@ impl Membership {
     pub(super) async fn enter(&self) -> Result<(), Error> {
         let failed = |what, cause| Error::Bucket { what, bucket: self.bucket.name().to_owned(), cause };
         let key = self.me().node.name.clone();
-        let (patience, pause) = (4 * self.config.lease, self.config.renew.min(Duration::from_millis(100)));
+        let (patience, pause) = (FORMING.max(4 * self.config.lease), self.config.renew.min(Duration::from_millis(100)));
         let begun = Instant::now();
-        let mut first = None;
+        let mut namesake: Option<Namesake> = None;
         let mut strangers = Strangers::default();
         loop {
             let entries = match self.bucket.entries().await {
@@ -60,10 +92,17 @@ impl Membership {
             let mine = entries.iter().find(|entry| entry.key == key);
             let found = mine.map(|mine| (mine.revision, mine.node.clone()));
             if let Some((revision, Some(node))) = &found {
-                if revision != first.get_or_insert(*revision) {
+                if node.instance == self.me().node.instance {
+                    tracing::debug!("an entry of this node had come through");
+                    self.has_entered(node.clone(), *revision);
+                    break;
+                }
+                let other = namesake.get_or_insert_with(|| Namesake::new(*revision));
+                other.look(*revision);
+                if other.is_alive() {
                     return Err(Error::NameTaken { name: key, since: node.since });
                 }
-                if begun.elapsed() <= self.config.lease {
+                if other.seen.elapsed() <= self.config.lease {
                     tokio::time::sleep(self.config.renew).await;
                     continue;
                 }
@@ -78,11 +117,9 @@ impl Membership {
             let taken: Vec<u64> = entries.iter().filter_map(|entry| Some(entry.node.as_ref()?.number)).collect();
             let mut node = self.me().node.clone();
             node.number = std::iter::repeat_with(random_number).find(|number| !taken.contains(number)).unwrap_or(1);
-            self.set_number(node.number);
             match self.bucket.put(&key, found.map_or(0, |(revision, _)| revision), &node).await {
                 Changed::Stored(revision) => {
-                    let mut me = self.me();
-                    (me.node, me.revision, me.renewed) = (node, revision, Instant::now());
+                    self.has_entered(node, revision);
                     break;
                 }
                 Changed::Conflict => {}
@@ -101,6 +138,12 @@ impl Membership {
         }
         Ok(())
     }
+
+    fn has_entered(&self, node: Node, revision: u64) {
+        self.set_number(node.number);
+        let mut me = self.me();
+        (me.node, me.revision, me.renewed) = (said_at(node, revision), revision, Instant::now());
+    }
 }
 
 /// 23 bits, so that with 40 more an id fits where numbers have a sign.
@@ -112,12 +155,23 @@ fn random_number() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::node::Node;
 
     fn entry(key: &str, revision: u64, wire: &str) -> Entry {
         let node = format!(r#"{{"name":"{key}","instance":"i","number":1,"since":2,"version":"9.9"{wire}}}"#);
         let node: Node = serde_json::from_str(&node).unwrap();
         Entry { key: key.to_owned(), revision, node: Some(node) }
+    }
+
+    #[test]
+    fn a_namesake_is_alive_that_was_renewed_twice() {
+        let mut other = Namesake::new(5);
+        // One of two replicas is behind, in whichever order they answer.
+        for revision in [5, 7, 5, 7, 4] {
+            other.look(revision);
+            assert!(!other.is_alive(), "{revision}");
+        }
+        other.look(8);
+        assert!(other.is_alive());
     }
 
     #[test]

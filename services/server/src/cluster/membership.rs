@@ -226,9 +226,6 @@ impl Membership {
     async fn renew(&self, seen: &mut Seen) {
         let Me { mut node, mut revision, renewed, .. } = self.me().clone();
         let leaving = self.leaving.load(Ordering::Relaxed);
-        if node.changed == 0 {
-            node.changed = revision;
-        }
         node.groups = self.groups.load(Ordering::Relaxed);
         if leaving != node.leaving {
             (node.leaving, node.changed) = (leaving, 0);
@@ -249,13 +246,14 @@ impl Membership {
                     let now = Instant::now();
                     seen.others.values_mut().for_each(|(_, when)| *when = now);
                 }
-                *me = Me { node, revision: newer, renewed: Instant::now(), trouble: None };
+                *me = Me { node: said_at(node, newer), revision: newer, renewed: Instant::now(), trouble: None };
             }
             Changed::Conflict | Changed::Unknown(_) => {
                 self.metrics.failed.increment(1);
                 let why = if let Changed::Unknown(why) = outcome { why } else { "it changed meanwhile".to_owned() };
                 tracing::debug!(why, "the entry of this node was not renewed");
-                me.revision = revision;
+                // With what is yet to be said: that it left, or entered anew, counts from where it is stored.
+                (me.node, me.revision) = (node, revision);
                 me.trouble = Some(format!("the entry of this node in the list of nodes is not renewed: {why}"));
             }
         }
@@ -350,6 +348,12 @@ impl Membership {
             }
         }
     }
+}
+
+/// What a node says about itself from now on that was stored at `revision`.
+pub(super) fn said_at(node: Node, revision: u64) -> Node {
+    let changed = if node.changed == 0 { revision } else { node.changed };
+    Node { changed, ..node }
 }
 
 #[cfg(test)]

@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use super::error::Error;
 use super::kind::bytes_to_text;
 use super::{Config, Origins, written};
+use crate::log::config::Engine;
 
 /// A byte of text takes at most this many on a line: `\u0041`.
 const ESCAPED: usize = 6;
 /// What a line of a post holds besides its message and the group's name: braces, keys and a post id.
 const ENVELOPE: usize = 1_024;
+
+/// What the tables have at least, beside the commit log, before there is a message.
+const TABLES: u64 = 1024 * 1024;
 
 /// The longest line that a post may take, or a message on its way to a node or to NATS: with every character escaped.
 pub(crate) fn longest_line(limits: &crate::front::Limits) -> usize {
@@ -29,6 +33,7 @@ impl Checks<'_> {
     /// Checks every rule.
     pub(super) fn run(mut self) -> Vec<Error> {
         self.sizes();
+        self.disk();
         self.overrides();
         self.addresses();
         self.times();
@@ -64,6 +69,22 @@ impl Checks<'_> {
         let keeps_message = log.retention.bytes == 0 || log.retention.bytes >= limits.message_bytes as u64;
         self.rule(keeps_message, "log.retention.bytes", &["limits.message_bytes"], |with| {
             format!("must be 0 (no bound) or at least {message}, to keep one message: {with}")
+        });
+    }
+
+    /// With less, the commit log's own files would be beyond the bound, and no post would ever be taken.
+    fn disk(&mut self) {
+        let log = &self.config.log;
+        // The file that is written, the one in which the tables stand, and those that are held ready: one at least.
+        let files = log.spare_segments.max(1) as u64 + 2;
+        let least = log.segment_bytes.saturating_mul(files).saturating_add(TABLES);
+        let holds = log.engine != Engine::Embedded || log.disk_bytes == 0 || log.disk_bytes >= least;
+        let text = bytes_to_text(least);
+        self.rule(holds, "log.disk_bytes", &["log.segment_bytes", "log.spare_segments"], |with| {
+            format!(
+                "must be 0 (no bound) or at least {text}, to hold {files} files of the commit log and the first messages: \
+                 {with}"
+            )
         });
     }
 

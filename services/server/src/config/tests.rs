@@ -325,7 +325,7 @@ fn an_empty_file_changes_nothing() {
 
 #[test]
 fn options_that_do_not_go_together_are_told() {
-    let cases: [(&[(&str, &str)], &str); 12] = [
+    let cases: [(&[(&str, &str)], &str); 13] = [
         (
             &[("limits.message_bytes", "64KiB")],
             "limits.line_bytes = 128KiB (default): must be at least 395008, to hold the longest message with every \
@@ -345,6 +345,11 @@ fn options_that_do_not_go_together_are_told() {
             &[("log.memory_bytes", "64KiB")],
             "log.memory_bytes = 64KiB (from flag --set): must be at least 1MiB, to hold one append: shard.append_bytes = \
              1MiB (default)",
+        ),
+        (
+            &[("log.disk_bytes", "160MiB"), ("log.spare_segments", "1")],
+            "log.disk_bytes = 160MiB (from flag --set): must be 0 (no bound) or at least 193MiB, to hold 3 files of the \
+             commit log and the first messages: log.segment_bytes = 64MiB (default), log.spare_segments = 1 (from flag --set)",
         ),
         (
             &[("log.retention.bytes", "1")],

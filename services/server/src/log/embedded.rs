@@ -264,8 +264,9 @@ impl Core {
 
     /// Ends the threads without waiting for anything.
     fn abort(&self) {
-        self.trouble.set(Cause::Stopped, Some("the log is closed".to_owned()));
-        self.queue.close();
+        const CLOSED: &str = "the log is closed";
+        self.trouble.set(Cause::Stopped, Some(CLOSED.to_owned()));
+        self.queue.abort(CLOSED);
         self.backlog.abort();
         self.files.close();
     }

@@ -120,15 +120,20 @@ impl Memory {
 
     /// Lets the oldest messages of all groups go while they hold too much together.
     fn shed(&self) {
+        let over = || self.bytes.load(Ordering::Relaxed).saturating_sub(self.max_bytes);
         loop {
-            let over = self.bytes.load(Ordering::Relaxed).saturating_sub(self.max_bytes);
-            if over == 0 {
+            if over() == 0 {
                 return;
             }
             let Some((shard, group)) = lock(&self.arrivals).first_key_value().map(|(_, place)| place.clone()) else {
                 return;
             };
             let mut groups = self.shard(shard);
+            // Whoever had the lock before us may have seen to it, or to a part of it.
+            let over = over();
+            if over == 0 {
+                return;
+            }
             let Some(stored) = groups.get_mut(&group) else { continue };
             let Some((_, batch)) = stored.batches.front() else { continue };
             let (first, mut freed, mut through) = (stored.head.first, 0, stored.head.first);
@@ -387,6 +392,27 @@ mod tests {
         }
         let first = |name| memory.read_now(1, &GroupName::new(name).unwrap(), Range::After(0), ALL).unwrap().head.first;
         assert_eq!((first("G"), first("G/a")), (1, 4));
+    }
+
+    #[test]
+    fn what_two_see_that_is_too_much_goes_once() {
+        let all = batch("A", 1, 100);
+        let one = all.records.iter().map(|record| record.size() as u64).max().unwrap();
+        let held = BATCH + all.records.iter().map(|record| record.size() as u64).sum::<u64>();
+        let memory = Memory::new(&Config { memory_bytes: held as usize, ..Config::default() }, 1);
+        memory.append_now(0, vec![all]).unwrap();
+        let guard = memory.shard(0);
+        // As if much had come into other shards.
+        memory.bytes.fetch_add(10 * one, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let sheds = [scope.spawn(|| memory.shed()), scope.spawn(|| memory.shed())];
+            // Both have seen it, and wait.
+            std::thread::sleep(Duration::from_millis(200));
+            drop(guard);
+            sheds.into_iter().for_each(|shed| shed.join().unwrap());
+        });
+        let left = memory.bytes.load(Ordering::Relaxed);
+        assert!(left <= held && left + one >= held, "{left} of {held}, in records of up to {one}");
     }
 
     #[test]

@@ -190,7 +190,8 @@ impl Nats {
     pub async fn open(config: &Config, rules: &Rules, shards: u16, node: &str) -> Result<Self, OpenError> {
         let trouble = Arc::new(Trouble::default());
         let client = connect::connect(config, node, &trouble).await?;
-        let link = Link { client, names: Names::new(&config.prefix, config.streams), timeout: config.timeout };
+        let names = Names::new(&config.prefix, config.streams);
+        let link = Link { client, names, timeout: config.timeout, replicas: config.replicas };
         streams::ensure(&link, config, rules, shards).await?;
         let notes = notes::Bucket::open(&link, config).await?;
         let instance = link.client.new_inbox();

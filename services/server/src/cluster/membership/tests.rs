@@ -89,6 +89,59 @@ async fn nodes_whose_list_is_emptied_are_in_it_again_soon() {
     }
 }
 
+/// The answer to the first attempt was lost, and with it that the entry is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_finds_its_own_entry_is_in() {
+    let servers = Servers::start(1, "").await;
+    let settings = NatsConfig { urls: servers.url(0), ..NatsConfig::default() };
+    let client = async_nats::connect(servers.url(0)).await.unwrap();
+    // Nobody is taken for dead.
+    let config = Config { lease: Duration::from_secs(3_600), ..Config::default() };
+    let bucket = Bucket::open(client, &settings, &config).await.unwrap();
+    let membership = Arc::new(Membership::new(config, bucket, "a", "now"));
+    let ours = Node { number: 77, ..membership.me().node.clone() };
+    let before = Node { instance: "before".to_owned(), number: 5, ..ours.clone() };
+    let Changed::Stored(first) = membership.bucket.put("a", 0, &before).await else { panic!("not stored") };
+    let entering = tokio::spawn({
+        let membership = Arc::clone(&membership);
+        async move { membership.enter().await }
+    });
+    // It has looked, and waits.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!entering.is_finished());
+    let Changed::Stored(second) = membership.bucket.put("a", first, &ours).await else { panic!("not stored") };
+    tokio::time::timeout(SOON, entering).await.expect("it is in").unwrap().unwrap();
+    assert_eq!((membership.me().revision, membership.number()), (second, 77));
+    assert!(membership.view().borrow().is_in);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_enters_anew_changes_the_list_also_if_its_first_attempt_is_lost() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    // So short that what is lost is not sent again, but given up.
+    let timeout = Duration::from_millis(300);
+    let of = |urls: String| NatsConfig { urls, timeout, ..NatsConfig::default() };
+    let member = Member::enter_with(of(proxy.url()), "member").await;
+    let other = Member::enter_with(of(servers.url(0)), "other").await;
+    member.sees("both are there", |view| view.nodes.len() == 2).await;
+    // A renewal says since when all is as it is.
+    while member.membership.me().node.changed == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    proxy.lose_next("\"changed\":0");
+    let removed = loop {
+        let revision = member.membership.me().revision;
+        if let Changed::Stored(removed) = other.membership.bucket.remove("member", revision).await {
+            break removed;
+        }
+    };
+    let is_back = |view: &Arc<View>| view.has("member") && view.version > removed;
+    other.sees("it is back, which is a change of the list", is_back).await;
+    assert_eq!(proxy.lost(), 1);
+    assert_eq!(member.sees("it is in", |view| view.is_in && view.lives > 0).await.lives, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
     let servers = Servers::start(1, "").await;

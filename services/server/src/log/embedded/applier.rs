@@ -79,6 +79,10 @@ impl Applier {
                 tracing::warn!(%error, "cannot look for what retention removes; trying again");
             }
             self.sweep.failing = looked.is_err();
+            if matches!(looked, Err(TableError::Broken(_))) {
+                // It would be met again at once: not before the next walk.
+                self.sweep.cursor = None;
+            }
             if blocks.is_empty() && !trims_left && self.sweep.due.is_empty() {
                 self.trouble.set(Cause::Tables, None);
                 self.report();
@@ -92,7 +96,7 @@ impl Applier {
         }
     }
 
-    /// One transaction, tried until it succeeds; `None` if the engine ends before.
+    /// One transaction, tried until it succeeds; `None` if the engine ends before, or it cannot succeed.
     fn step(&mut self, blocks: &[Arc<Block>]) -> Option<Applied> {
         let mut failed = false;
         loop {
@@ -107,6 +111,15 @@ impl Applier {
                         tracing::info!("the tables can be written again");
                     }
                     return Some(applied);
+                }
+                // It would be so each time. And opening the tables again reads all of them and takes none that are damaged: then nobody could
+                // read what is whole. What was acknowledged stays in the commit log, and no more is.
+                Err(error @ TableError::Broken(_)) => {
+                    let advice = "stop the server, look at it with `tertulia-server log verify`, and restore a backup";
+                    let reason = format!("{error}; {advice}");
+                    self.backlog.set_failing(Some(reason.clone()));
+                    self.trouble.set(Cause::Tables, Some(reason));
+                    return None;
                 }
                 Err(error) => {
                     if !failed {

@@ -241,6 +241,13 @@ impl Backlog {
         }
     }
 
+    /// Has what waits now moved into the tables without delay.
+    pub(crate) fn hurry(&self) {
+        let mut state = self.state();
+        state.flush |= !state.blocks.is_empty();
+        self.work.notify_all();
+    }
+
     /// The number of the newest block that the tables hold.
     pub(crate) fn applied(&self) -> u64 {
         self.state().applied

@@ -35,15 +35,44 @@ pub enum CopyError {
     /// The place is taken.
     #[error("{} is not empty: give a new or an empty directory", .0.display())]
     NotEmpty(PathBuf),
+    /// Nothing can be written at the place.
+    #[error(
+        "cannot make the backup: cannot write at {}: {source}; give a directory that this user may write",
+        path.display()
+    )]
+    NotWritable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The place is not a directory.
+    #[error("cannot make the backup: {} is not a directory: give a new or an empty one", .0.display())]
+    NotADirectory(PathBuf),
+    /// Another backup is made there.
+    #[error("cannot make the backup: another process uses {}: give another directory", .0.display())]
+    InUse(PathBuf),
     /// The copy cannot be opened.
     #[error("cannot make the backup: {0}")]
-    Open(#[from] OpenError),
+    Open(OpenError),
     /// The log stops.
     #[error("the log is being closed")]
     Stopping,
     /// The tables cannot be read, or the copy not written.
     #[error("cannot copy the tables: {0}")]
     Tables(String),
+}
+
+impl From<OpenError> for CopyError {
+    /// What is advised about a data directory is no help with the place of a backup.
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::NotWritable { path, source } => Self::NotWritable { path, source },
+            OpenError::NotADirectory { path } => Self::NotADirectory(path),
+            OpenError::Locked { path, .. } => Self::InUse(path),
+            error => Self::Open(error),
+        }
+    }
 }
 
 impl From<TableError> for CopyError {
@@ -57,7 +86,11 @@ impl From<CopyError> for BackupError {
         match error {
             CopyError::NotEmpty(path) => Self::Taken(path),
             CopyError::Stopping => Self::Unavailable(error.to_string()),
-            CopyError::Open(_) | CopyError::Tables(_) => Self::Failed(error.to_string()),
+            CopyError::NotWritable { .. }
+            | CopyError::NotADirectory(_)
+            | CopyError::InUse(_)
+            | CopyError::Open(_)
+            | CopyError::Tables(_) => Self::Failed(error.to_string()),
         }
     }
 }
@@ -108,7 +141,7 @@ fn failed(action: &str, path: &Path, error: &io::Error) -> BackupError {
 /// Removes a copy that is not whole. What cannot be removed now, the next backup of that name removes.
 fn discard(partial: &Path) {
     if let Err(error) = fs::remove_dir_all(partial)
-        && error.kind() != io::ErrorKind::NotFound
+        && !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     {
         tracing::warn!(%error, directory = %partial.display(), "cannot remove a backup that is not whole");
     }

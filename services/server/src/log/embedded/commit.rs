@@ -17,7 +17,7 @@ use tertulia_protocol::GroupName;
 use super::backlog::{Backlog, Block, NoRoom};
 use super::disk::DiskFile;
 use super::files::{Files, Segment};
-use super::frame::{self, BlockHeader, FIRST_BLOCK, FileHeader, Position};
+use super::frame::{self, BlockHeader, FIRST_BLOCK, FileHeader, Position, Step};
 use super::metrics::Metrics;
 use super::queue::{Queue, Request, Taken};
 use super::record::Operation;
@@ -61,6 +61,8 @@ pub(crate) struct Writer {
     pub(crate) synced: u64,
     /// The highest number that was tried for a file.
     pub(crate) last_file: u64,
+    /// How much larger the next one is.
+    pub(crate) step: Step,
 }
 
 /// Requests that go into one block, and the heads as they will be.
@@ -245,11 +247,14 @@ impl Writer {
         }
         let unsynced = self.segment.is_none() && self.durability == Durability::Os;
         if unsynced && self.backlog.applied() < self.end.block {
-            // Nor may a file whose sync failed be called valid; but what the tables hold is not read from it again.
+            // Nor may a file whose sync failed be called valid; but what the tables hold is not read from it again. Posts are refused until
+            // then, so that does not wait for its time.
+            self.backlog.hurry();
             return Err(io::Error::other("waiting until the messages of a file that failed are in the tables"));
         }
         self.segment = None;
-        self.last_file += 1;
+        let next = self.last_file.checked_add((self.step)());
+        self.last_file = next.ok_or_else(|| io::Error::other("no number is left for a file of the commit log"))?;
         let header = FileHeader { log: self.log, file: self.last_file, previous: self.end };
         self.segment = Some(self.files.begin(header, need)?);
         self.offset = FIRST_BLOCK;

@@ -350,8 +350,10 @@ impl Files {
         Ok(file)
     }
 
-    fn watch(&self, demand: Demand) {
-        let used = demand.tables + self.bytes();
+    /// Looks at the space, and says what is short of it.
+    pub(crate) fn watch(&self, demand: Demand) {
+        let commit_log = self.bytes();
+        let used = demand.tables + commit_log;
         let kept_free = self.kept_free(demand);
         let space = self.disk.space();
         if let Ok(space) = &space {
@@ -364,7 +366,8 @@ impl Files {
                  free some space"
             )),
             Ok(_) if self.limits.disk > 0 && used > self.limits.disk => Some(format!(
-                "{used} bytes are used, more than log.disk_bytes = {}: lower the retention or raise the bound",
+                "{used} bytes are used, {commit_log} of them by the commit log, more than log.disk_bytes = {}: lower the \
+                 retention, raise the bound, or make log.segment_bytes smaller",
                 self.limits.disk
             )),
             Ok(_) => None,

@@ -56,8 +56,8 @@ pub(crate) fn forget(disk: &Arc<dyn Disk>) -> Result<Forgotten, OfflineError> {
     if let Some(oldest) = usable.min() {
         return Err(OfflineError::CommitLogThere { path: disk.path(&file_name(oldest)) });
     }
-    // The next file gets the number after the position of the tables, which one that was moved away had before. A spare file may hold a
-    // refused block under that number, which must not be taken for one of the new file's.
+    // The next file gets a number after the position of the tables, as those had that were moved away. A spare file may hold a refused
+    // block under such a number, which must not be taken for one of the new file's.
     for name in names.iter().filter(|name| name.starts_with(SPARE)) {
         disk.remove(name).map_err(failed("remove the spare files of"))?;
     }

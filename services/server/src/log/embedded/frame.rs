@@ -2,11 +2,16 @@
 //!
 //! A **block** is what one write and one fsync made last: the appends that were waiting together. It begins on a page
 //! and its one checksum covers all of it, so that after a crash a block is there as a whole or not at all. It carries the number
-//! of its file, which is new for each use of a recycled file: an old block is never taken for a new one. It also says how far
-//! the file was known to be on the disk when it was written: a bad block before that mark is corruption, one after it is a torn tail.
+//! of its file, which is new for each use of a recycled file: an old block is never taken for a new one. Nor is a text that looks like a
+//! block: what posters wrote stands in a recycled file as well, and they cannot tell which number the file is going to get, since numbers
+//! grow by random steps. A block also says how far the file was known to be on the disk when it was written: a bad block before that mark is
+//! corruption, one after it is a torn tail.
 //!
 //! The **header** names the end of what is valid in the file before. So a new file, once on the disk, takes back whatever a
 //! failed write or fsync may have left behind that end.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 
 /// What blocks and headers are aligned to. A page that holds something synced is never written again, so that losing an unsynced
 /// page takes nothing else along; and a recycled file is written without being read first.
@@ -25,6 +30,16 @@ const HEADER_BYTES: usize = 64;
 /// `length` rounded up to whole pages.
 pub(crate) fn pages(length: u64) -> u64 {
     length.div_ceil(PAGE) * PAGE
+}
+
+/// How much the number of a file is larger than that of the one before; at least 1.
+pub(crate) type Step = fn() -> u64;
+
+/// A step that nobody can tell beforehand. Numbers last for hundreds of millions of files.
+pub(crate) fn random_step() -> u64 {
+    const RANGE: u64 = 1 << 36;
+    // The key is the system's.
+    1 + RandomState::new().build_hasher().finish() % RANGE
 }
 
 /// The end of a block, which is the place where the next one begins.

@@ -18,7 +18,7 @@ use super::commit::Writer;
 use super::complaints::Complaints;
 use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
-use super::frame::{FIRST_BLOCK, Position};
+use super::frame::{FIRST_BLOCK, Position, Step, random_step};
 use super::metrics::Metrics;
 use super::notes::NoteFile;
 use super::queue::Queue;
@@ -94,6 +94,16 @@ pub enum OpenError {
     )]
     MissingFile {
         /// The file.
+        path: PathBuf,
+    },
+    /// The commit log must be there, and no file is that could be its end.
+    #[error(
+        "the commit log is missing, and may hold acknowledged messages: there is no file of it from {} on; bring them back, \
+         or restore a backup{GIVE_UP}",
+        path.display()
+    )]
+    NoCommitLog {
+        /// The first file that could be.
         path: PathBuf,
     },
     /// A file was written in another format.
@@ -248,6 +258,11 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
 
 /// Opens the log on a disk.
 pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded>, OpenError> {
+    start_numbering(disk, config, random_step)
+}
+
+/// As [`start`], with numbers of files that grow by `step`.
+pub(crate) fn start_numbering(disk: Arc<dyn Disk>, config: &Config, step: Step) -> Result<Arc<Embedded>, OpenError> {
     let rules = Arc::new(Rules::new(config));
     let metrics = Metrics::new();
     let notes = Arc::new(NoteFile::open(Arc::clone(&disk))?);
@@ -315,6 +330,7 @@ pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded
         offset: FIRST_BLOCK,
         synced: FIRST_BLOCK,
         last_file: found.last().copied().unwrap_or(0).max(end.file),
+        step,
     };
     // The first file is begun here: its header makes a torn tail void. A full disk is no reason not to serve reads.
     match core.files.prepare().and_then(|()| writer.rotate(0)) {

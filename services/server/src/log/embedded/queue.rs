@@ -109,6 +109,20 @@ impl Queue {
         Taken::Requests(state.requests.drain(..count).collect())
     }
 
+    /// Takes no more requests, and refuses those that wait: nobody may come for them any more.
+    pub(crate) fn abort(&self, reason: &str) {
+        let waiting = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.requests)
+        };
+        self.filled.notify_all();
+        for request in waiting {
+            // Whoever asked may have gone.
+            drop(request.reply.send(Err(AppendError::Unavailable { reason: reason.to_owned() })));
+        }
+    }
+
     /// Takes no more requests; what waits is still handed out.
     pub(crate) fn close(&self) {
         self.state().closed = true;
@@ -127,6 +141,18 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let (operations, heads, payload) = (Vec::new(), Vec::new(), Vec::new());
         (Request { operations, heads, payload, reply, begun: Instant::now(), permit: None }, answer)
+    }
+
+    #[test]
+    fn nobody_waits_in_a_queue_for_which_nobody_comes() {
+        let queue = Queue::default();
+        let (waiting, answer) = request();
+        queue.push(waiting).expect("the queue is open");
+        queue.abort("the log is closed");
+        let answer = answer.blocking_recv().expect("it is answered");
+        assert_eq!(answer, Err(AppendError::Unavailable { reason: "the log is closed".to_owned() }));
+        assert!(queue.push(request().0).is_err());
+        assert!(matches!(queue.take(1, None), Taken::Closed));
     }
 
     /// Only a push that finds the writer asleep wakes it: one that is not woken would leave its posters waiting for good.

@@ -81,7 +81,8 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position, in_use: bool) -
     let newest = files.last().copied();
     let Some(newest) = newest.filter(|newest| *newest >= applied.file) else {
         if in_use {
-            return Err(OpenError::MissingFile { path: disk.path(&file_name(applied.file.max(1))) });
+            // That one may rightly be gone, and one after it not.
+            return Err(OpenError::NoCommitLog { path: disk.path(&file_name(applied.file.max(1))) });
         }
         // What is left is older than the tables. It is going to be used again, so it had better be ours.
         if let Some(leftover) = newest {

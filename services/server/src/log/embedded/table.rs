@@ -4,6 +4,7 @@
 //! chunk instead of a message as the unit makes applying, reading and removing an order of magnitude cheaper in B-tree work.
 //! Each carries the bytes of its group before it, so that what a group holds from any message on is a subtraction.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -57,6 +58,9 @@ pub(crate) enum TableError {
     /// The commit log and the tables contradict each other.
     #[error("the tables are damaged: {0}")]
     Contradiction(String),
+    /// redb panicked: what it read contradicts what it writes, since a page of the file is not what was written.
+    #[error("the tables are damaged: what was read of their file is not what was written ({0})")]
+    Broken(String),
     /// The tables were closed, or are being opened again after an error.
     #[error("the tables are not open now")]
     Closed,
@@ -73,6 +77,16 @@ macro_rules! from_redb {
 }
 
 from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+
+/// Runs what may panic within redb: it checks no page that it reads, and takes for certain what a damaged one does not keep to. An open
+/// transaction is undone on the way out, and the tables stay as they were.
+fn guarded<T>(work: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Err(TableError::Broken(text.unwrap_or("redb does not say how").to_owned()))
+    })
+}
 
 /// A group as the tables hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,11 +201,14 @@ impl Tables {
     /// Opens the tables again after an error.
     pub(crate) fn reopen(&self) -> Result<(), TableError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        *database = None;
+        drop(guarded(|| {
+            *database = None;
+            Ok(())
+        }));
         let file = self.disk.open(FILE, false).map_err(|error| TableError::from(redb::StorageError::Io(error)))?;
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
         let backend = Backend::new(file, Arc::clone(&self.pace));
-        let opened = redb::Builder::new().set_cache_size(self.cache).create_with_backend(backend)?;
+        let opened = guarded(|| Ok(redb::Builder::new().set_cache_size(self.cache).create_with_backend(backend)?))?;
         *database = Some(opened);
         self.suspect.store(false, Ordering::Relaxed);
         Ok(())
@@ -206,7 +223,7 @@ impl Tables {
     pub(crate) fn close(&self) -> Result<(), TableError> {
         let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(self.file.write().unwrap_or_else(PoisonError::into_inner).take());
-        database.map_or(Ok(()), |database| Ok(database.close()?))
+        database.map_or(Ok(()), |database| guarded(|| Ok(database.close()?)))
     }
 
     /// Bytes that the tables take on the disk.
@@ -215,13 +232,18 @@ impl Tables {
         file.as_ref().and_then(|file| file.allocated().ok()).unwrap_or(0)
     }
 
-    /// Bytes of the tables that hold something. Reads all of the tables.
+    /// Bytes of the pages that hold something. Reads all of the tables, beside which they are written as ever.
     pub(crate) fn bytes_in_use(&self) -> Result<u64, TableError> {
-        let guard = self.guard();
-        let transaction = guard.as_ref().ok_or(TableError::Closed)?.begin_write()?;
-        let stats = transaction.stats()?;
-        transaction.abort()?;
-        Ok(stats.allocated_pages().saturating_mul(stats.page_size() as u64))
+        let bytes = |stats: redb::TableStats| stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes();
+        self.read(|transaction| {
+            let tables = [
+                transaction.open_table(GROUPS)?.stats()?,
+                transaction.open_table(MESSAGES)?.stats()?,
+                transaction.open_table(TRIMS)?.stats()?,
+                transaction.open_table(META)?.stats()?,
+            ];
+            Ok(tables.into_iter().map(bytes).sum())
+        })
     }
 
     fn guard(&self) -> RwLockReadGuard<'_, Option<Database>> {
@@ -235,7 +257,7 @@ impl Tables {
     ) -> Result<T, TableError> {
         let guard = self.guard();
         let database = guard.as_ref().ok_or(TableError::Closed)?;
-        let result = database.begin_read().map_err(TableError::from).and_then(|transaction| read(&transaction));
+        let result = guarded(|| read(&database.begin_read()?));
         if let Err(TableError::Redb(error)) = &result
             && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
         {
@@ -255,18 +277,22 @@ impl Tables {
         write: impl FnOnce(&redb::WriteTransaction) -> Result<T, TableError>,
     ) -> Result<T, TableError> {
         let guard = self.guard();
-        let mut transaction = guard.as_ref().ok_or(TableError::Closed)?.begin_write()?;
-        // A start after a crash must not have to read all of the tables.
-        transaction.set_quick_repair(true);
-        let value = write(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
+        let database = guard.as_ref().ok_or(TableError::Closed)?;
+        guarded(|| {
+            let mut transaction = database.begin_write()?;
+            // A start after a crash must not have to read all of the tables.
+            transaction.set_quick_repair(true);
+            let value = write(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
     }
 
     /// Runs `f` on the database itself.
     pub(crate) fn exclusive<T>(&self, f: impl FnOnce(&mut Database) -> Result<T, TableError>) -> Result<T, TableError> {
         let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        f(guard.as_mut().ok_or(TableError::Closed)?)
+        let database = guard.as_mut().ok_or(TableError::Closed)?;
+        guarded(|| f(database))
     }
 
     /// A group.

@@ -18,7 +18,7 @@ use tertulia_protocol::UserName;
 use super::disk::Disk;
 use super::simulated::SimulatedDisk;
 use super::tail::View;
-use super::{Embedded, open, open::start, read};
+use super::{Embedded, open, open::start, open::start_numbering, read};
 use crate::log::config::{Config, Retention};
 use crate::log::conformance::{ALL, Engine, conformance, group};
 use crate::log::{Batch, Log, Range, Record};
@@ -38,6 +38,11 @@ fn config() -> Config {
 
 fn start_on(disk: &SimulatedDisk, config: &Config) -> Arc<Embedded> {
     start(Arc::new(disk.clone()) as Arc<dyn Disk>, config).unwrap()
+}
+
+/// As [`start_on`], with files that are numbered 1, 2, 3 … so that tests know their names.
+fn start_counting(disk: &SimulatedDisk, config: &Config) -> Arc<Embedded> {
+    start_numbering(Arc::new(disk.clone()) as Arc<dyn Disk>, config, || 1).unwrap()
 }
 
 /// Records whose content follows from group, epoch and `seq`; of different sizes, up to some pages.

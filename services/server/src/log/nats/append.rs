@@ -188,7 +188,13 @@ impl Core {
         let deadline = Instant::now() + self.link.timeout;
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
-            match self.link.publish(shard, fence, &messages).await {
+            let published = match self.link.publish(shard, fence, &messages).await {
+                // Where nobody else stores it, and it is in one piece, who has no room for it has not stored it.
+                Published::Full(reason) if self.link.replicas == 1 && messages.len() == 1 => Published::Refused(reason),
+                Published::Full(reason) => Published::Unknown(reason),
+                published => published,
+            };
+            match published {
                 Published::Stored(position) => return Ok(position),
                 Published::Fenced => {
                     self.lose(shard);
@@ -200,8 +206,8 @@ impl Core {
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
                     return Err(Failure::NotNow(reason));
                 }
-                Published::Unknown(reason) => {
-                    tracing::warn!(shard, reason, "an append was not answered: finding out how it ended");
+                Published::Full(reason) | Published::Unknown(reason) => {
+                    tracing::warn!(shard, reason, "an append has no certain answer: finding out how it ended");
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
                     // Questions may be answered all the same, as where the disk is full.
                     self.trouble.set(Cause::Append(shard), Some(reason.clone()));
@@ -313,7 +319,7 @@ impl Core {
 
     /// Keeps in mind what was stored. The messages of an append stand side by side in the stream.
     fn learn(&self, shard: u16, outgoing: &[Outgoing], last: u64) {
-        let mut new = Vec::new();
+        let (mut new, mut marks) = (Vec::new(), Vec::new());
         let mut state = self.shard(shard).state();
         if state.fence.is_none() {
             return;
@@ -332,7 +338,9 @@ impl Core {
                 Some(known) => {
                     let first = known.head.map_or(1, |head| head.first);
                     known.head = fresh.head.map(|head| Head { first: head.first.max(first), ..head });
-                    (known.bytes, known.last, known.is_mark) = (fresh.bytes, fresh.last, fresh.is_mark);
+                    // What it said the new message says too.
+                    marks.extend(Some(known.mark).filter(|mark| *mark > 0));
+                    (known.bytes, known.last, known.mark) = (fresh.bytes, fresh.last, fresh.mark);
                     if message.kind == Kind::Records {
                         known.points.add(Point { seq: message.first(), position });
                     }
@@ -346,6 +354,7 @@ impl Core {
         }
         drop(state);
         self.add_names(shard, &new);
+        self.remove_marks(shard, marks);
         for group in outgoing.iter().map(|outgoing| &outgoing.group) {
             self.trim(shard, group);
         }

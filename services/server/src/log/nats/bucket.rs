@@ -1,15 +1,17 @@
-//! Key-value buckets of a deployment, made when they are not there.
+//! Key-value buckets of a deployment: made when they are not there, and kept by as many servers as the streams.
 
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{self, kv, stream};
 
+use super::connect::chain;
 use super::forming::{MAKING, ask, make};
+use super::streams::{placement, tags};
 use super::{Config, Storage};
 
-/// Makes a bucket in which each key has one value, and values may have a time to live; leaves one that is there as it is. What was
-/// removed leaves a marker for the time of `markers`.
+/// Makes a bucket in which each key has one value, and values may have a time to live; of one that is there only the servers that keep it
+/// are changed, and only if `nats.update_streams` allows it. What was removed leaves a marker for the time of `markers`.
 ///
 /// # Errors
 /// What NATS said.
@@ -23,11 +25,10 @@ pub(crate) async fn ensure(
     let context = jetstream::ContextBuilder::new().timeout(MAKING).build(client.clone());
     // The stream behind the bucket.
     let stream = format!("KV_{name}");
-    if ask(client, &stream).await.is_ok() {
+    if let Ok(found) = ask(client, &stream).await {
+        adapt(&context, config, name, &found.cached_info().config).await;
         return Ok(());
     }
-    let tags: Vec<String> = config.placement_tags.split(',').map(|tag| tag.trim().to_owned()).collect();
-    let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
     let wanted = kv::Config {
         bucket: name.to_owned(),
         description: description.to_owned(),
@@ -37,7 +38,7 @@ pub(crate) async fn ensure(
             Storage::Memory => stream::StorageType::Memory,
         },
         num_replicas: usize::from(config.replicas),
-        placement: (!tags.is_empty()).then_some(stream::Placement { cluster: None, tags }),
+        placement: placement(config),
         limit_markers: Some(markers),
         ..kv::Config::default()
     };
@@ -46,5 +47,48 @@ pub(crate) async fn ensure(
         Ok(()) => Ok(()),
         // Another node may have been quicker.
         Err(error) => ask(client, &stream).await.map(drop).map_err(|_| error.to_string()),
+    }
+}
+
+/// Has a bucket kept by those servers that this configuration asks for. It serves as it is as well, so nothing here is a reason not to
+/// start. But a list that one server keeps alone is gone with it, and no node works then: an operator is to hear of it before.
+async fn adapt(context: &jetstream::Context, config: &Config, bucket: &str, found: &stream::Config) {
+    let (replicas, expected) = (found.num_replicas, usize::from(config.replicas));
+    let wanted = stream::Config { placement: placement(config), ..found.clone() };
+    let (placed, expected_tags) = (tags(found), tags(&wanted));
+    // JetStream does not do both in one change. What is left is done at the next start.
+    let wanted = match replicas == expected {
+        true if placed == expected_tags => return,
+        true => wanted,
+        false => stream::Config { num_replicas: expected, ..found.clone() },
+    };
+    if !config.update_streams {
+        tracing::warn!(
+            bucket,
+            replicas,
+            expected,
+            tags = placed,
+            expected_tags,
+            "a bucket is kept by other servers than nats.replicas and nats.placement_tags ask for: set nats.update_streams to \
+             have it changed"
+        );
+        return;
+    }
+    match context.update_stream(&wanted).await {
+        Ok(_) => tracing::info!(
+            bucket,
+            replicas = wanted.num_replicas,
+            tags = tags(&wanted),
+            "changed which servers keep a bucket"
+        ),
+        Err(error) => tracing::warn!(
+            bucket,
+            replicas,
+            expected,
+            tags = placed,
+            expected_tags,
+            error = chain(&error),
+            "cannot change which servers keep a bucket: change it by hand with `nats stream edit KV_<bucket>`"
+        ),
     }
 }

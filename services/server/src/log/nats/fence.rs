@@ -158,7 +158,9 @@ impl Core {
         match self.link.publish_fence(shard, after, payload).await {
             Published::Stored(position) => return Ok(Attempt::Ours(position)),
             Published::Busy => return Ok(Attempt::Busy),
-            Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Failed(reason)),
+            Published::Refused(reason) | Published::Full(reason) | Published::Unknown(reason) => {
+                return Ok(Attempt::Failed(reason));
+            }
             Published::Fenced => {}
         }
         match self.last_claim(shard).await {
@@ -308,13 +310,18 @@ impl Core {
                 (state.fence.ok_or(Unread::Taken)?, state.deleted)
             };
             let found = self.last_under(shard, fence, &self.link.names.group(shard, group)).await;
-            if self.shard(shard).fence() != Some(fence) {
-                // We took it again meanwhile, or lost it.
-                continue;
-            }
+            let is_claiming = {
+                // Both at one moment: a claim of ours that succeeds moves the fence and is over.
+                let state = self.shard(shard).state();
+                if state.fence != Some(fence) {
+                    // We took it again meanwhile, or lost it.
+                    continue;
+                }
+                state.is_claiming
+            };
             let found = match found {
                 Ok(found) => found,
-                Err(Unread::Taken) if self.shard(shard).state().is_claiming => {
+                Err(Unread::Taken) if is_claiming => {
                     return Err(Unread::NoAnswer(NoAnswer("how an append ended is being found out".to_owned())));
                 }
                 Err(Unread::Taken) => {

@@ -37,6 +37,7 @@ struct LeftGroup {
     head: Head,
     bytes: u64,
     last: u64,
+    /// Whether the last message is a mark, for those who know no `mark`.
     is_mark: bool,
     trimmed: u64,
     points: Vec<Point>,
@@ -44,6 +45,8 @@ struct LeftGroup {
     bytes_before_first: Option<u64>,
     #[serde(default)]
     first_at: Option<u64>,
+    #[serde(default)]
+    mark: u64,
 }
 
 impl Left {
@@ -62,7 +65,8 @@ impl Left {
                 head,
                 bytes: known.bytes,
                 last: known.last,
-                is_mark: known.is_mark,
+                is_mark: known.mark == known.last,
+                mark: known.mark,
                 trimmed: known.trimmed,
                 points: known.points.newest(POINTS).to_vec(),
                 bytes_before_first: known.bytes_before_first,
@@ -75,7 +79,9 @@ impl Left {
     /// The state of a shard that is ours since `fence`.
     fn state(self, fence: u64) -> State {
         let known = |group: LeftGroup| {
-            let LeftGroup { name, head, bytes, last, is_mark, trimmed, points, bytes_before_first, first_at } = group;
+            let LeftGroup { name, head, bytes, last, is_mark, trimmed, points, bytes_before_first, first_at, mark } =
+                group;
+            let mark = if is_mark { last } else { mark };
             let points = Points::of(points);
             let (is_being_bounded, bounded) = (false, 0);
             let head = Some(head);
@@ -83,7 +89,7 @@ impl Left {
                 head,
                 bytes,
                 last,
-                is_mark,
+                mark,
                 points,
                 bytes_before_first,
                 first_at,
@@ -140,7 +146,7 @@ mod tests {
             head,
             bytes: 900,
             last: 77,
-            is_mark: false,
+            mark: 70,
             points: Points::of((1..=9).map(|seq| Point { seq, position: seq + 68 }).collect()),
             bytes_before_first: None,
             first_at: Some(3),

@@ -79,8 +79,8 @@ pub(crate) struct Known {
     pub(crate) bytes: u64,
     /// Where the last message is.
     pub(crate) last: u64,
-    /// Whether that one is a mark.
-    pub(crate) is_mark: bool,
+    /// Where the last mark is; 0: none that is known of.
+    pub(crate) mark: u64,
     pub(crate) points: Points,
     /// Size of the records before the oldest that is kept, once that is known.
     pub(crate) bytes_before_first: Option<u64>,
@@ -105,7 +105,7 @@ impl Known {
             head: message.head(),
             bytes: message.bytes,
             last: position,
-            is_mark: message.kind == Kind::Mark,
+            mark: if message.kind == Kind::Mark { position } else { 0 },
             points,
             bytes_before_first: None,
             first_at: None,
@@ -143,6 +143,11 @@ impl State {
     /// Whether a message that is at `position` of the fence is another writer's, and later than ours.
     pub(crate) fn is_before(&self, position: u64) -> bool {
         !self.is_claiming && self.fence.is_some_and(|fence| fence < position)
+    }
+
+    /// What is known of a group, if it still has that life.
+    pub(crate) fn life(&mut self, group: &GroupName, epoch: u64) -> Option<&mut Known> {
+        self.groups.get_mut(group).filter(|known| known.head.is_some_and(|head| head.epoch == epoch))
     }
 
     /// Our message on the fence has a successor of ours.

@@ -30,6 +30,8 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) names: Names,
     pub(crate) timeout: Duration,
+    /// Servers that keep a copy of each stream.
+    pub(crate) replicas: u16,
 }
 
 /// The end of a publish.
@@ -43,6 +45,9 @@ pub(crate) enum Published {
     Busy,
     /// Nothing is stored, and why.
     Refused(String),
+    /// The server that answers has no room for it. It may say so after the replicas have agreed on the message, and for itself alone: then
+    /// others store it. Nor does it say how much of a batch it has stored by then.
+    Full(String),
     /// It may be stored, now or later.
     Unknown(String),
 }
@@ -118,6 +123,8 @@ impl From<Ack> for Published {
             Some(ApiError { err_code: 10071, .. }) => Self::Fenced,
             // The fence's subject is in use, the leader is new, or there are too many batches at once.
             Some(ApiError { err_code: 10163 | 10164 | 10167 | 10176 | 10210 | 10211, .. }) => Self::Busy,
+            // The limits of the server, of the account, and of its memory or files.
+            Some(error @ ApiError { err_code: 10002 | 10023 | 10028 | 10047, .. }) => Self::Full(error.to_string()),
             // The server could not store it, and does not say how far it came.
             Some(error @ ApiError { err_code: 10077, .. }) => Self::Unknown(error.to_string()),
             Some(error) => Self::Refused(error.to_string()),

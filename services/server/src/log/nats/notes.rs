@@ -1,17 +1,23 @@
 //! Notes in a key-value bucket, `<prefix>-notes`. A note goes by itself when its time is over.
 //!
+//! A note takes the place of the one that was read before, and of no other. So one that was given up and is stored all the same, because it
+//! waited for a connection, undoes nothing that came after it.
+//!
 //! In a key letters, digits, `-` and `_` of a note's own key stand for themselves and every other byte is `=` and two hexadecimal digits.
 
 use std::time::Duration;
 
-use async_nats::header::NATS_MESSAGE_TTL;
-use async_nats::jetstream::{self, kv};
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
+use async_nats::jetstream::{self, kv, stream::LastRawMessageErrorKind};
 use async_nats::{HeaderMap, Request};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
+use tokio::time::Instant;
+
 use super::ack::Ack;
-use super::link::Link;
+use super::fence::Patience;
+use super::link::{Link, Published};
 use super::subject::escape;
 use super::{Config, OpenError, bucket};
 use crate::log::notes::{Following, Note, NoteError, Notes};
@@ -40,18 +46,51 @@ impl Bucket {
     }
 
     async fn keep(self, note: Note) -> Result<(), NoteError> {
+        let deadline = Instant::now() + self.link.timeout;
+        let mut patience = Patience::new();
+        loop {
+            let last = self.last(&note.key).await?;
+            let reason = match self.put(&note, last).await? {
+                Published::Stored(_) => return Ok(()),
+                // Somebody else kept one of the same key, or does so now.
+                Published::Fenced | Published::Busy => "others keep notes of the same key".to_owned(),
+                Published::Refused(reason) | Published::Full(reason) | Published::Unknown(reason) => {
+                    return Err(failed(reason));
+                }
+            };
+            if Instant::now() > deadline {
+                return Err(failed(reason));
+            }
+            patience.wait().await;
+        }
+    }
+
+    fn subject(&self, key: &str) -> String {
+        format!("$KV.{}.{}", self.name, escape(key.as_bytes()))
+    }
+
+    /// Where the last note of a key is, or what marks its end, as the leader has it; 0 if there is none.
+    pub(super) async fn last(&self, key: &str) -> Result<u64, NoteError> {
+        let context = jetstream::ContextBuilder::new().timeout(self.link.timeout).build(self.link.client.clone());
+        let stream = context.get_stream_no_info(format!("KV_{}", self.name)).await.map_err(failed)?;
+        match stream.get_last_raw_message_by_subject(&self.subject(key)).await {
+            Ok(last) => Ok(last.sequence),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Keeps a note if `last` is the last of its key.
+    pub(super) async fn put(&self, note: &Note, last: u64) -> Result<Published, NoteError> {
         let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
         let life = if left.is_zero() { REMOVED } else { left + LONGER };
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", life.as_secs()));
-        let payload = serde_json::to_vec(&note).map_err(failed)?;
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
+        let payload = serde_json::to_vec(note).map_err(failed)?;
         let request = Request::new().headers(headers).payload(payload.into()).timeout(Some(self.link.timeout));
-        let subject = format!("$KV.{}.{}", self.name, escape(note.key.as_bytes()));
-        let answer = self.link.client.send_request(subject, request).await.map_err(failed)?;
-        match serde_json::from_slice::<Ack>(&answer.payload).map_err(failed)?.error {
-            None => Ok(()),
-            Some(error) => Err(failed(error)),
-        }
+        let answer = self.link.client.send_request(self.subject(&note.key), request).await.map_err(failed)?;
+        Ok(serde_json::from_slice::<Ack>(&answer.payload).map_err(failed)?.into())
     }
 
     async fn follow(self) -> Result<Following, NoteError> {

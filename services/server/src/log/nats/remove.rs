@@ -20,21 +20,28 @@ const TRIM_EVERY: u64 = 512;
 impl Core {
     /// Removes the records up to `through`; answers how many.
     pub(super) async fn purge(&self, shard: u16, group: &GroupName, through: u64) -> Result<u64, AppendError> {
+        self.purge_life(shard, group, None, through).await
+    }
+
+    /// As [`Core::purge`], if the group still has the life of which that was worked out.
+    pub(super) async fn purge_life(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: Option<u64>,
+        through: u64,
+    ) -> Result<u64, AppendError> {
         let this = self.shard(shard);
         let _writer = this.writer.lock().await;
         self.check_open(shard)?;
         let known = self.known_to_writer(shard, group, 0).await?;
         let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else { return Ok(0) };
         let through = through.min(head.seq);
-        if through < head.first {
+        if through < head.first || epoch.is_some_and(|epoch| epoch != head.epoch) {
             return Ok(0);
         }
         let floor = through + 1;
         let position = self.say(shard, group, Kind::Mark, &known, Head { first: floor, ..head }).await?;
-        let stream = self.link.names.stream_of(shard);
-        if known.is_mark && self.link.remove(stream, known.last).await.is_err() {
-            tracing::debug!(shard, "an old mark stays");
-        }
         let subject = self.link.names.group(shard, group);
         let before = match through == head.seq {
             true => position,
@@ -106,6 +113,23 @@ impl Core {
                 false
             }
         }
+    }
+
+    /// Has JetStream remove marks that have a successor. They count among the messages of a subject, of which there is a bound: left where
+    /// they are, marks of a week would take the places of messages that are still to be kept.
+    pub(super) fn remove_marks(&self, shard: u16, marks: Vec<u64>) {
+        if marks.is_empty() {
+            return;
+        }
+        let link = self.link.clone();
+        self.tasks.spawn(async move {
+            let stream = link.names.stream_of(shard);
+            for mark in marks {
+                if let Err(error) = link.remove(stream, mark).await {
+                    tracing::debug!(shard, %error, "an old mark stays until the messages around it go");
+                }
+            }
+        });
     }
 
     /// Has JetStream remove what retention let go of, once that is worth a question.

@@ -68,11 +68,11 @@ impl Core {
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
         let first = self.first_that(shard, group, &known, head, is_kept).await?;
         if let Some(first) = &first
-            && !self.remove_through(shard, group, first.first()).await
+            && !self.remove_through(shard, group, head.epoch, first.first()).await
         {
             return Err(NoAnswer("it cannot be written now".to_owned()));
         }
-        if let Some(now) = self.shard(shard).state().groups.get_mut(group) {
+        if let Some(now) = self.shard(shard).state().life(group, head.epoch) {
             now.bounded = known.bytes;
             now.bytes_before_first = first.as_ref().map(begin).or(now.bytes_before_first);
         }
@@ -85,9 +85,9 @@ impl Core {
         Some((known, head))
     }
 
-    /// Removes what is before the floor; answers whether that could be done.
-    async fn remove_through(&self, shard: u16, group: &GroupName, floor: u64) -> bool {
-        match self.purge(shard, group, floor.saturating_sub(1)).await {
+    /// Removes what is before the floor of a life; answers whether that could be done. A later life, which has begun since, is left alone.
+    async fn remove_through(&self, shard: u16, group: &GroupName, epoch: u64, floor: u64) -> bool {
+        match self.purge_life(shard, group, Some(epoch), floor.saturating_sub(1)).await {
             Ok(removed) => {
                 self.removed.retention.increment(removed);
                 true
@@ -135,14 +135,14 @@ impl Core {
             return Ok(());
         }
         if head.at < oldest {
-            self.remove_through(shard, group, head.seq + 1).await;
+            self.remove_through(shard, group, head.epoch, head.seq + 1).await;
             return Ok(());
         }
         let Some(first) = self.first_that(shard, group, &known, head, |message| message.at >= oldest).await? else {
             return Ok(());
         };
-        self.remove_through(shard, group, first.first()).await;
-        if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
+        self.remove_through(shard, group, head.epoch, first.first()).await;
+        if let Some(known) = self.shard(shard).state().life(group, head.epoch) {
             known.first_at = Some(first.at);
         }
         Ok(())
@@ -161,18 +161,20 @@ impl Core {
         let mut found = None;
         while low <= high {
             let middle = low + (high - low) / 2;
-            let Some(message) = self.message_with(shard, group, known, head, middle).await? else { return Ok(None) };
-            if holds(&message) {
-                high = message.first().saturating_sub(1).min(middle - 1);
-                found = Some(message);
-            } else {
-                low = message.seq + 1;
+            match self.message_with(shard, group, known, head, middle).await? {
+                Some(message) if holds(&message) => {
+                    high = message.first().saturating_sub(1).min(middle - 1);
+                    found = Some(message);
+                }
+                Some(message) => low = message.seq + 1,
+                // JetStream's own bound was quicker: what is gone is older than all that is there.
+                None => low = middle + 1,
             }
         }
         Ok(found)
     }
 
-    /// The message that holds a record.
+    /// The message that holds a record; `None` if it and all before it are gone.
     async fn message_with(
         &self,
         shard: u16,
@@ -183,11 +185,14 @@ impl Core {
     ) -> Result<Option<Message>, NoAnswer> {
         let subject = self.link.names.group(shard, group);
         let fetched = self.fetch(shard, &subject, head.epoch, seq..=seq, u64::MAX, known).await?;
+        // Of what was read the end is beyond the record, so there is none before it if none is told.
         let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
         let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
         let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
         let message = stored.map(|stored| decode(&stored)).transpose()?;
-        Ok(message.filter(|message| message.first() <= seq && seq <= message.seq))
+        let found = message.filter(|message| message.first() <= seq && seq <= message.seq);
+        let hole = || NoAnswer(format!("the message of '{group}' that holds {seq} is not there, and earlier ones are"));
+        found.map(Some).ok_or_else(hole)
     }
 }
 

@@ -62,8 +62,6 @@ pub(super) async fn ensure(link: &Link, config: &Config, rules: &Rules, shards: 
 }
 
 fn wanted(link: &Link, config: &Config, rules: &Rules, shards: u16, stream: u16) -> Stream {
-    let tags: Vec<String> = config.placement_tags.split(',').map(str::trim).map(str::to_owned).collect();
-    let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
     let metadata = [
         ("tertulia.layout", LAYOUT.to_owned()),
         ("tertulia.shards", shards.to_string()),
@@ -96,10 +94,24 @@ fn wanted(link: &Link, config: &Config, rules: &Rules, shards: u16, stream: u16)
         duplicate_window: Duration::from_secs(120),
         allow_direct: true,
         allow_atomic_publish: true,
-        placement: (!tags.is_empty()).then_some(Placement { cluster: None, tags }),
+        placement: placement(config),
         metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         ..Stream::default()
     }
+}
+
+/// Which servers may keep a stream; `None`: any.
+pub(super) fn placement(config: &Config) -> Option<Placement> {
+    let tags = config.placement_tags.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+    let tags: Vec<String> = tags.map(str::to_owned).collect();
+    (!tags.is_empty()).then_some(Placement { cluster: None, tags })
+}
+
+/// The tags of a stream's placement, so that they can be compared.
+pub(super) fn tags(stream: &Stream) -> String {
+    let mut tags = stream.placement.as_ref().map(|placement| placement.tags.clone()).unwrap_or_default();
+    tags.sort();
+    tags.join(",")
 }
 
 async fn ensure_one(
@@ -215,11 +227,6 @@ fn differences(found: &Stream, wanted: &Stream) -> Vec<Difference> {
     compare("allow_atomic", found.allow_atomic_publish.to_string(), true.to_string(), true, CHANGE);
     compare("deny_purge", found.deny_purge.to_string(), false.to_string(), false, FOREIGN);
     compare("deny_delete", found.deny_delete.to_string(), false.to_string(), false, FOREIGN);
-    let tags = |stream: &Stream| {
-        let mut tags = stream.placement.as_ref().map(|placement| placement.tags.clone()).unwrap_or_default();
-        tags.sort();
-        tags.join(",")
-    };
     compare("placement tags", tags(found), tags(wanted), true, CHANGE);
     all
 }

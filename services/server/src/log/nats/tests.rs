@@ -3,6 +3,7 @@
 mod claims;
 mod faults;
 mod fights;
+mod full;
 mod handover;
 mod notes;
 mod opening;

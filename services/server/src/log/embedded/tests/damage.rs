@@ -8,7 +8,7 @@ use crate::log::embedded::scan::{self, Torn, file_name};
 /// A commit log of blocks with nothing applied: the disk, and where each block ends.
 async fn written(blocks: u64) -> (SimulatedDisk, Vec<u64>) {
     let disk = SimulatedDisk::default();
-    let log = start_on(&disk, &config());
+    let log = start_counting(&disk, &config());
     let mut ends = vec![PAGE];
     for seq in 1..=blocks {
         log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
@@ -125,7 +125,11 @@ async fn missing_and_foreign_files_stop_the_start() {
 
     let without = disk.copy();
     names.iter().for_each(|name| without.remove(name).unwrap());
-    assert!(matches!(start(&without), OpenError::MissingFile { .. }));
+    let error = start(&without);
+    assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
+    let first = disk.path(&file_name(1));
+    let told = "is missing, and may hold acknowledged messages: there is no file of it from";
+    assert!(error.to_string().contains(&format!("{told} {} on", first.display())), "{error}");
 
     let without = disk.copy();
     without.remove("messages.redb").unwrap();
@@ -144,6 +148,53 @@ async fn damaged_tables_stop_the_start() {
     disk.set_content("messages.redb", vec![0x5a; size]);
     let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
     assert!(matches!(error, OpenError::Tables { .. }), "{error}");
+}
+
+/// Gives pages of the tables that hold messages of one group, and none of the other, a kind that redb does not know.
+fn rot(disk: &SimulatedDisk, group: &str, other: &str) {
+    const LEAF: u8 = 1;
+    let mut content = disk.content("messages.redb");
+    let holds = |page: &[u8], group: &str| {
+        let text = format!("{group}/7/");
+        page.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    let is_chosen = |page: &[u8]| page[0] == LEAF && holds(page, group) && !holds(page, other);
+    let mut rotten = 0;
+    for page in content.chunks_mut(PAGE as usize).filter(|page| is_chosen(page)) {
+        page[0] = 9;
+        rotten += 1;
+    }
+    assert!(rotten > 0);
+    disk.set_content("messages.redb", content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rot_in_the_tables_stops_posts_and_nothing_else() {
+    let disk = SimulatedDisk::default();
+    let uncached = Config { cache_bytes: 0, table_cache_bytes: 0, ..config() };
+    let log = start_on(&disk, &uncached);
+    // In this order in the tables. The last one is to rot; whoever reads the one before it looks for its end there.
+    for name in ["Birds", "Cats", "Dogs"] {
+        for seq in 1..=60 {
+            log.append(0, vec![batch(name, 7, seq, seq)]).await.unwrap();
+        }
+    }
+    assert!(log.flush().await);
+    rot(&disk, "Dogs", "Cats");
+    let error = log.read(0, &group("Dogs"), Range::After(0), ALL).await.unwrap_err();
+    assert!(error.reason.contains("the tables are damaged"), "{error}");
+    assert_holds(&*log, "Birds", 7, 1, 60).await;
+    assert_eq!(log.trouble(), None);
+
+    log.append(0, vec![batch("Dogs", 7, 61, 61)]).await.unwrap();
+    assert!(!log.flush().await);
+    let told = log.append(0, vec![batch("Birds", 7, 61, 61)]).await.unwrap_err().to_string();
+    assert!(told.contains("the tables are damaged") && told.contains("log verify"), "{told}");
+    assert!(log.trouble().is_some());
+    assert_holds(&*log, "Birds", 7, 1, 60).await;
+    tokio::time::timeout(Duration::from_secs(60), log.close()).await.expect("it ends");
+    let error = start(Arc::new(disk.copy()) as Arc<dyn Disk>, &uncached).unwrap_err().to_string();
+    assert!(error.contains("restore a backup"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use super::*;
 use crate::log::AppendError;
+use crate::log::config::Durability;
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::{OpenError, back_up, export, stats, verify};
 
@@ -98,6 +99,23 @@ async fn what_a_failed_write_left_on_the_disk_is_never_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_fsync_posts_wait_for_no_interval_after_a_failed_write() {
+    let disk = SimulatedDisk::default();
+    // Nothing is moved into the tables by itself for an hour.
+    let config = Config { durability: Durability::Os, ..config() };
+    let log = start_on(&disk, &config);
+    log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    disk.set_faults(Faults { failing_writes: Some(("commit-", 1)), ..Faults::default() });
+    log.append(0, vec![batch("Dogs", 7, 4, 9)]).await.unwrap_err();
+    eventually(async || log.append(0, vec![batch("Dogs", 7, 4, 5)]).await).await;
+    assert_eq!(log.trouble(), None);
+    log.close().await;
+    let log = start_on(&disk.copy(), &config);
+    assert_holds(&*log, "Dogs", 7, 1, 5).await;
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_posts_loses_nothing_and_recovers() {
     let disk = SimulatedDisk::default();
     let quick = Config { apply_interval: Duration::from_millis(1), unapplied_bytes: 256 * 1024, ..config() };
@@ -158,7 +176,7 @@ async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
             without.remove(name).unwrap();
         }
         let error = start(Arc::new(without) as Arc<dyn Disk>, &large).unwrap_err();
-        assert!(matches!(error, OpenError::MissingFile { .. }), "{error}");
+        assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
         for disk in [&disk, &unapplied] {
             let log = start_on(disk, &large);
             assert_holds(&*log, "Dogs", 7, 1, head + 1).await;
@@ -257,6 +275,27 @@ fn a_directory_that_cannot_be_written_is_named() {
     let error = open(&Config { data_dir: mount.0.path().to_owned(), ..config() }).unwrap_err();
     assert!(matches!(error, OpenError::NotWritable { .. }), "{error}");
     assert!(error.to_string().contains(&mount.0.path().display().to_string()));
+}
+
+#[tokio::test]
+async fn a_place_where_no_backup_can_be_made_is_told_as_that_of_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { data_dir: dir.path().join("data"), ..config() };
+    open(&config).unwrap().close().await;
+    let refused = |place: &std::path::Path| {
+        let told = back_up(&config.data_dir, place).unwrap_err().to_string();
+        assert!(told.starts_with("cannot make the backup: ") && told.contains(&place.display().to_string()), "{told}");
+        assert!(told.contains("give a ") && !told.contains("data"), "{told}");
+        told
+    };
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(refused(&file).contains("is not a directory"));
+    let Some(mount) = Mount::new("size=1m,ro") else {
+        eprintln!("skipped in part: only root can mount a small file system");
+        return;
+    };
+    assert!(refused(mount.0.path()).contains("cannot write at "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

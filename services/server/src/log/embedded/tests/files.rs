@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::log::embedded::files::{Demand, Files, Limits};
-use crate::log::embedded::frame::{FileHeader, Position};
-use crate::log::embedded::scan::file_name;
+use crate::log::embedded::frame::{BLOCK_HEADER, BlockHeader, FileHeader, PAGE, Position, seal};
+use crate::log::embedded::scan::{file_name, file_number};
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::trouble::Trouble;
 
@@ -40,6 +40,20 @@ fn a_file_is_used_again() {
 }
 
 #[test]
+fn a_bound_that_is_exceeded_is_told_with_what_the_commit_log_takes() {
+    let disk = SimulatedDisk::default();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 3 * SEGMENT };
+    let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[]).unwrap();
+    files.prepare().unwrap();
+    files.watch(Demand { tables: 2 * SEGMENT, unapplied: 0 });
+    assert_eq!(trouble.any(), None);
+    files.watch(Demand { tables: 2 * SEGMENT + 1, unapplied: 0 });
+    let told = trouble.any().unwrap();
+    assert!(told.contains("196609 bytes are used, 65536 of them by the commit log"), "{told}");
+}
+
+#[test]
 fn nobody_keeps_a_processor_busy_while_there_is_no_space_for_another_spare() {
     let disk = SimulatedDisk::default();
     let limits = Limits { segment: SEGMENT, spares: 2, reserve: 0, disk: 0 };
@@ -67,7 +81,7 @@ fn nobody_keeps_a_processor_busy_while_there_is_no_space_for_another_spare() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_begins_anew_does_not_take_what_another_one_left_for_its_own() {
     let disk = SimulatedDisk::default();
-    let log = start_on(&disk, &config());
+    let log = start_counting(&disk, &config());
     for seq in 1..=5 {
         log.append(0, vec![batch("Old", 7, seq, seq)]).await.unwrap();
     }
@@ -78,12 +92,44 @@ async fn a_log_that_begins_anew_does_not_take_what_another_one_left_for_its_own(
     let disk = SimulatedDisk::default();
     disk.open("spare-7", true).unwrap();
     disk.set_content("spare-7", old);
-    let log = start_on(&disk, &config());
+    let log = start_counting(&disk, &config());
     log.append(0, vec![batch("New", 8, 1, 1)]).await.unwrap();
     log.crash();
     let log = start_on(&disk.copy(), &config());
     assert_eq!(log.groups("", None, 9).await.unwrap().len(), 1);
     assert_holds(&*log, "New", 8, 1, 1).await;
+    log.close().await;
+}
+
+/// A page with a whole block that says it is of the file with this number, and that all before it was on the disk: what a poster can write
+/// into a file of the commit log as the text of a message.
+fn forged(file: u64) -> Vec<u8> {
+    let mut page = vec![0; BLOCK_HEADER];
+    page.extend_from_slice(b"it looks like a block");
+    let length = page.len() as u32;
+    seal(&mut page, BlockHeader { length, operations: 0, file, block: 1, synced: u64::MAX });
+    page
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_posters_wrote_into_a_file_that_is_used_again_is_never_taken_for_a_block() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("Dogs", 7, 1, 1)]).await.unwrap();
+    log.crash();
+    let disk = disk.copy();
+    let names = disk.list().unwrap();
+    let newest = names.iter().filter_map(|name| file_number(name)).max().unwrap();
+    names.iter().filter(|name| name.starts_with("spare-")).for_each(|name| disk.remove(name).unwrap());
+    disk.open("spare-7", true).unwrap();
+    // Whoever knows the number of the newest file can count on.
+    disk.set_content("spare-7", (0..SEGMENT / PAGE).flat_map(|page| forged(newest + 1 + page % 4)).collect());
+
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("Dogs", 7, 2, 2)]).await.unwrap();
+    log.crash();
+    let log = start_on(&disk.copy(), &config());
+    assert_holds(&*log, "Dogs", 7, 1, 2).await;
     log.close().await;
 }
 

@@ -71,7 +71,7 @@ async fn a_damaged_commit_log_can_be_given_up_once_it_was_moved_away() {
             disk.remove(&file_name(file)).unwrap();
         }
         let error = begin(&disk).unwrap_err();
-        assert!(matches!(error, OpenError::MissingFile { .. }), "{error}");
+        assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
         assert!(error.to_string().contains("log forget-commit-log"), "{error}");
 
         let expected =
@@ -95,7 +95,7 @@ async fn files_older_than_the_tables_may_stay() {
     disk.open(&leftover, true).unwrap();
     // Its header says that it is another file.
     disk.set_content(&leftover, content);
-    assert!(matches!(begin(&disk), Err(OpenError::MissingFile { .. })));
+    assert!(matches!(begin(&disk), Err(OpenError::NoCommitLog { .. })));
     forget_on(&disk).unwrap();
     assert!(matches!(begin(&disk), Err(OpenError::Corrupt { .. })), "what is no file of ours is not used again");
 

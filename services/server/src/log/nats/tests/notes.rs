@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
 use super::*;
+use crate::log::nats::link::Published;
 use crate::log::notes::Note;
 use crate::log::now_ms;
 
@@ -44,6 +45,37 @@ async fn notes_are_told_to_every_node_and_outlive_all_of_them() {
     notes.sort_by(|one, other| one.key.cmp(&other.key));
     assert_eq!(notes, [note("b", "second", far), odd]);
     anew.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_comes_late_undoes_none_that_was_kept_since() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let far = now_ms() + 3_600_000;
+    let (one, other) = (open(&config).await, open(&config).await);
+    // It is on its way, and its node gives it up.
+    let (late, newer) = (note("a", "late", far), note("a", "newer", far));
+    let last = one.core.notes.last("a").await.unwrap();
+    other.notes().unwrap().keep(newer.clone()).await.unwrap();
+    assert_eq!(one.core.notes.put(&late, last).await.unwrap(), Published::Fenced);
+    let (notes, _) = one.notes().unwrap().follow().await.unwrap();
+    assert_eq!(notes, [newer]);
+
+    // At the same moment one follows the other.
+    let both = [&one, &other].map(|log| log.notes().unwrap());
+    for round in 0..20 {
+        let texts = [format!("one {round}"), format!("other {round}")];
+        let keeping = both.iter().zip(&texts).map(|(notes, text)| notes.keep(note("a", text, far)));
+        futures_util::future::try_join_all(keeping).await.unwrap();
+        let (notes, _) = one.notes().unwrap().follow().await.unwrap();
+        assert!(notes.len() == 1 && texts.contains(&notes[0].text), "{notes:?}");
+    }
+    // One that is over is replaced like any other.
+    both[0].keep(note("a", "", 0)).await.unwrap();
+    both[1].keep(note("a", "again", far)).await.unwrap();
+    assert_eq!(one.notes().unwrap().follow().await.unwrap().0, [note("a", "again", far)]);
+    one.close().await;
+    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Config, ELECTIONS, EVERYTHING, Nats, PATIENCE, SHARDS, Servers, config, open};
 use crate::log::conformance::batch;
+use crate::log::nats::bucket;
 use crate::log::{Log, Retention};
 
 async fn refusal(config: &Config, retention: &Retention, shards: u16) -> String {
@@ -86,6 +87,36 @@ async fn a_cluster_that_is_still_forming_is_waited_for() {
     log.take_over(0).await.unwrap();
     log.append(0, vec![batch("Dogs", 1, 1, 3)]).await.unwrap();
     log.close().await;
+}
+
+/// A list of nodes that one server has is gone with it, whatever the streams are kept by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_kept_by_as_many_servers_as_the_streams() {
+    let servers = Servers::start(3, "").await;
+    let one = Config { placement_tags: "disk:fast".to_owned(), ..config(&servers.urls()) };
+    let client = async_nats::connect(servers.url(0)).await.unwrap();
+    let context = async_nats::jetstream::new(client.clone());
+    let hour = Duration::from_secs(3_600);
+    let ensure = async |config: &Config, name: &str| {
+        bucket::ensure(&client, config, name, "a bucket", hour).await.unwrap();
+        let stream = context.get_stream(format!("KV_{name}")).await.unwrap();
+        let config = &stream.cached_info().config;
+        assert!(config.allow_message_ttl, "what else it is stays");
+        (config.num_replicas, config.placement.as_ref().map(|placement| placement.tags.join(",")).unwrap())
+    };
+    let kept = |replicas: usize, tags: &str| (replicas, tags.to_owned());
+    let three = Config { replicas: 3, ..one.clone() };
+    let moved = Config { placement_tags: "zone:1".to_owned(), ..one.clone() };
+    let changing = |config: &Config| Config { update_streams: true, ..config.clone() };
+    for (name, next, there) in [("more", &three, kept(3, "disk:fast")), ("moved", &moved, kept(1, "zone:1"))] {
+        assert_eq!(ensure(&one, name).await, kept(1, "disk:fast"));
+        assert_eq!(ensure(next, name).await, kept(1, "disk:fast"), "nobody allowed it to be changed");
+        assert_eq!(ensure(&changing(next), name).await, there);
+        assert_eq!(ensure(&changing(next), name).await, there);
+    }
+    // What NATS cannot do is no reason not to start.
+    let five = Config { replicas: 5, ..one.clone() };
+    assert_eq!(ensure(&changing(&five), "more").await, kept(3, "disk:fast"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,6 +116,72 @@ async fn old_messages_go_and_the_head_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mark_stays_behind_that_a_later_message_follows() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let log = open(&config, EVERYTHING).await;
+    for seq in 1..=30 {
+        log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
+    }
+    for round in 1..=10 {
+        log.purge(0, &group("Dogs"), 2 * round - 1).await.unwrap();
+        log.purge(0, &group("Dogs"), 2 * round).await.unwrap();
+        log.append(0, vec![batch("Dogs", 7, 30 + round, 30 + round)]).await.unwrap();
+    }
+    until("a fence and the messages are left", async || stored(&log, &config).await == 1 + 20).await;
+    // Also where another one goes on after a mark.
+    log.purge(0, &group("Dogs"), 21).await.unwrap();
+    let other = Nats::open(&config, &EVERYTHING.into(), SHARDS, "b").await.unwrap();
+    let left = log.release(0).await.unwrap();
+    other.take_over_from(0, left).await.unwrap();
+    other.append(0, vec![batch("Dogs", 7, 41, 41)]).await.unwrap();
+    until("two fences and the messages are left", async || stored(&other, &config).await == 2 + 20).await;
+    let page = oldest(&other).await;
+    assert_eq!((page.head.first, page.head.seq, page.records.len()), (22, 41, 20));
+    log.close().await;
+    other.close().await;
+}
+
+/// JetStream's bound on the messages of a subject may drop what is still in the group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_goes_on_where_the_oldest_messages_are_gone_already() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { streams: 1, ..config(&servers.urls()) };
+    let log = open(&config, EVERYTHING).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let aged = |first: u64, last: u64, at: u64| {
+        let records = (first..=last).map(|seq| crate::log::Record { at, ..record(seq) }).collect();
+        Arc::new(Batch { group: group("Dogs"), epoch: 7, records })
+    };
+    for (first, last, at) in [(1, 8, now - 60_000), (9, 10, now - 50_000), (11, 12, now + 600_000)] {
+        log.append(0, vec![aged(first, last, at)]).await.unwrap();
+    }
+    // The fence is the first message.
+    log.core.link.remove(0, 2).await.unwrap();
+    log.close().await;
+    let log = open(&config, Retention { age: Duration::from_secs(2), ..EVERYTHING }).await;
+    until("the old ones go", async || log.head(0, &group("Dogs")).await.unwrap().is_some_and(|head| head.first == 11))
+        .await;
+    assert_eq!(oldest(&log).await.records.len(), 2);
+    log.close().await;
+}
+
+/// Looking at a group takes questions to NATS, and meanwhile a moderator may delete it and somebody post there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_works_out_of_one_life_removes_nothing_of_the_next() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&Config { streams: 1, ..config(&servers.urls()) }, EVERYTHING).await;
+    log.append(0, vec![batch("Dogs", 7, 1, 9)]).await.unwrap();
+    log.delete(0, &group("Dogs")).await.unwrap();
+    log.append(0, vec![batch("Dogs", 8, 1, 9)]).await.unwrap();
+    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(7), 5).await, Ok(0));
+    assert_eq!(oldest(&log).await.head.first, 1);
+    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(8), 5).await, Ok(5));
+    assert_eq!(oldest(&log).await.head.first, 6);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prefix_has_bounds_of_its_own() {
     let servers = Servers::start(1, "").await;
     let config = Config { streams: 1, ..config(&servers.urls()) };
