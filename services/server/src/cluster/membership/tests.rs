@@ -122,8 +122,8 @@ async fn a_node_that_enters_anew_changes_the_list_also_if_its_first_attempt_is_l
     // So short that what is lost is not sent again, but given up.
     let timeout = Duration::from_millis(300);
     let of = |urls: String| NatsConfig { urls, timeout, ..NatsConfig::default() };
-    let member = Member::enter_with(of(proxy.url()), "member").await;
-    let other = Member::enter_with(of(servers.url(0)), "other").await;
+    let member = Member::enter_with(of(proxy.url()), Config::default(), "member").await;
+    let other = Member::enter_with(of(servers.url(0)), Config::default(), "other").await;
     member.sees("both are there", |view| view.nodes.len() == 2).await;
     // A renewal says since when all is as it is.
     while member.membership.me().node.changed == 0 {
