@@ -200,8 +200,9 @@ impl Task {
             self.poll_orders(cx);
             let waiting = self.joins_and_leaves();
             let input = self.poll_requests(cx);
-            // What waits for the log may be let go of from now on, by another thread: its deadlines begin when the lines are looked at.
-            let reading = !self.is_blocked();
+            // What waits for the log may be let go of from now on, by another thread: lines are taken when that is looked at again, and until
+            // then nothing is late.
+            let blocked = self.is_blocked();
             self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
             self.put_off = input.is_ok() && self.joins_and_leaves() > waiting && self.may_put_off();
@@ -209,7 +210,7 @@ impl Task {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let (blocked, before) = (self.is_blocked(), self.out.len());
+            let before = self.out.len();
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
                 return Poll::Ready(reason);
             }
@@ -221,7 +222,7 @@ impl Task {
             if room && (starved || (blocked && !self.is_blocked())) {
                 continue;
             }
-            if self.poll_timer(cx, reading).is_pending() {
+            if self.poll_timer(cx, !blocked).is_pending() {
                 self.settle();
                 return Poll::Pending;
             }
