@@ -164,6 +164,7 @@ class Chart(unittest.TestCase):
 
         wanted = {"10Gi": None, "640Mi": None, "639Mi": 63 * 2**20, "200Mi": 20 * 2**20, "10Mi": 2**20}
         self.assertEqual({size: files(size) for size in wanted}, wanted)
+        self.assertEqual(files("640Mi", "config.log.spare_segments=7"), 28 * 2**20)
         self.assertEqual(files("200Mi", "config.log.segment_bytes=2MiB"), "2MiB")
         self.assertIn("persistence.size (9Mi) is too small", refusal("--set", "persistence.enabled=false", "--set-string", "persistence.size=9Mi"))
         # What was said stays as it was said, and a volume of its own has its own end.

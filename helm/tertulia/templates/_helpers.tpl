@@ -209,9 +209,10 @@ annotations:
 {{- fail (printf "persistence.size (%s) is too small: the server's files need at least 10Mi" .Values.persistence.size) }}
 {{- end }}
 {{- $log := dict "disk_bytes" $bound }}
-{{- if and (lt $bound 536870912) (not (hasKey ($config.log | default dict) "segment_bytes")) }}
-{{- /* The commit log keeps four files or more: with the default of 64 MiB they alone would be beyond the bound. In whole MiB, the least that a file may have. */}}
-{{- $_ := set $log "segment_bytes" (div $bound 8388608 | mul 1048576) }}
+{{- /* Files of the commit log, those that are held ready and two more, may take half of it. In whole MiB, the least that a file may have. */}}
+{{- $segment := div $bound (mul 2097152 (add 2 (($config.log | default dict).spare_segments | default 2))) | max 1 }}
+{{- if and (lt $segment 64) (not (hasKey ($config.log | default dict) "segment_bytes")) }}
+{{- $_ := set $log "segment_bytes" (mul $segment 1048576) }}
 {{- end }}
 {{- $_ := set $config "log" (merge $log ($config.log | default dict)) }}
 {{- end }}

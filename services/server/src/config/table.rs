@@ -257,7 +257,7 @@ static LOG: &[Entry] = &[
     Entry::new(
         "log.disk_bytes",
         bytes(0, 1024 * TIB),
-        "Bytes on disk beyond which posts are refused (`embedded`), at least `log.spare_segments` + 2 files of the commit log and 1 MiB; 0: no bound.",
+        "Bytes on disk beyond which posts are refused (`embedded`), at least `log.spare_segments` + 1 files of the commit log and 1 MiB; 0: no bound.",
     ),
     Entry::new(
         "log.reserve_bytes",

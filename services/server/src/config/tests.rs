@@ -347,8 +347,8 @@ fn options_that_do_not_go_together_are_told() {
              1MiB (default)",
         ),
         (
-            &[("log.disk_bytes", "160MiB"), ("log.spare_segments", "1")],
-            "log.disk_bytes = 160MiB (from flag --set): must be 0 (no bound) or at least 193MiB, to hold 3 files of the \
+            &[("log.disk_bytes", "120MiB"), ("log.spare_segments", "1")],
+            "log.disk_bytes = 120MiB (from flag --set): must be 0 (no bound) or at least 129MiB, to hold 2 files of the \
              commit log and the first messages: log.segment_bytes = 64MiB (default), log.spare_segments = 1 (from flag --set)",
         ),
         (

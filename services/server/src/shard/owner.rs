@@ -275,9 +275,11 @@ impl Owner {
     ) -> Result<(), Refusal> {
         // Ids that are not in memory are brought there first.
         if id.is_some() && self.groups.get(name).is_none_or(|group| group.dedup.is_none()) {
-            if self.load(name).await?.is_some() {
-                self.load_dedup(name).await?;
+            if self.load(name).await?.is_none() {
+                self.shared.holds.check(name, session)?;
+                return Err(Refusal::NoSuchGroup(name.clone()));
             }
+            self.load_dedup(name).await?;
             if self.is_repeat(name, session, id) {
                 return Ok(());
             }

@@ -189,8 +189,14 @@ impl Core {
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
             let published = match self.link.publish(shard, fence, &messages).await {
-                // Where nobody else stores it, and it is in one piece, who has no room for it has not stored it.
-                Published::Full(reason) if self.link.replicas == 1 && messages.len() == 1 => Published::Refused(reason),
+                // Where nobody else stores it, and it is in one piece, who has no room for it has not stored it. And a mark that others store all
+                // the same does no harm: it names messages that stay. Those who make room must not wait until there is.
+                Published::Full(reason)
+                    if self.link.replicas == 1 && messages.len() == 1
+                        || outgoing.iter().all(|outgoing| outgoing.message.kind == Kind::Mark) =>
+                {
+                    Published::Refused(reason)
+                }
                 Published::Full(reason) => Published::Unknown(reason),
                 published => published,
             };

@@ -118,8 +118,8 @@ impl Owner {
         if how == Removal::Deleted {
             let head = self.shared.log.head(self.shard, &name).await.map_err(|_| unavailable(&name))?;
             messages = head.map_or(0, |head| head.seq + 1 - head.first);
-            let deleted = self.shared.log.delete(self.shard, &name).await;
-            deleted.map_err(|error| {
+            let deleting = self.shared.log.delete(self.shard, &name);
+            self.in_time(&name, deleting).await?.map_err(|error| {
                 tracing::warn!(%error, "group could not be deleted");
                 unavailable(&name)
             })?;
@@ -175,11 +175,24 @@ impl Owner {
             return Err(unavailable(name));
         }
         let Some(head) = self.load(name).await?.map(|group| group.head()) else { return Ok(None) };
-        match self.shared.log.purge(self.shard, name, through.min(head)).await {
-            Ok(removed) => Ok(Some(removed)),
-            Err(error) => {
-                tracing::warn!(%error, "history could not be purged");
-                Err(unavailable(name))
+        let purging = self.shared.log.purge(self.shard, name, through.min(head));
+        self.in_time(name, purging).await?.map(Some).map_err(|error| {
+            tracing::warn!(%error, "history could not be purged");
+            unavailable(name)
+        })
+    }
+
+    /// Waits for a removal no longer than anybody is kept waiting: it goes on in the log, and the shard must not stand still for it.
+    fn in_time<T, F: Future<Output = T>>(
+        &self,
+        name: &GroupName,
+        removing: F,
+    ) -> impl Future<Output = Result<T, Refusal>> + use<T, F> {
+        let (patience, name) = (self.seat.as_deref().map(|seat| seat.patience), name.clone());
+        async move {
+            match patience {
+                Some(patience) => tokio::time::timeout(patience, removing).await.map_err(|_| super::unanswered(name)),
+                None => Ok(removing.await),
             }
         }
     }
@@ -202,7 +215,8 @@ impl Owner {
         if u128::from(now_ms().saturating_sub(head.at)) < idle.as_millis() {
             return Ok(false);
         }
-        self.shared.log.delete(self.shard, name).await.map_err(|error| {
+        let deleting = self.shared.log.delete(self.shard, name);
+        self.in_time(name, deleting).await?.map_err(|error| {
             tracing::debug!(%error, "a group of which nothing is left stays for now");
             unavailable(name)
         })?;

@@ -65,7 +65,7 @@ pub(super) struct Mirror {
     missed: Option<u64>,
     /// The newest messages of groups that nobody here is in, as far as they passed since the frame under way was sent.
     passed: HashMap<GroupName, (u64, u64)>,
-    /// The ends of memberships that nobody here has, as far as they passed since the frame under way was sent, each with the number of what
+    /// The ends of memberships that the frame under way asks for, as far as they were heard since it was sent, each with the number of what
     /// was told: the answer to the join may come after them.
     ended: Vec<(u64, Removed)>,
     /// Posts that went unanswered and may be stored, by who posted them and their ids, until a frame is answered.
@@ -232,6 +232,18 @@ impl Mirror {
             Request::Post(posts) => Request::Post(Posts { in_doubt: pending.in_doubt, ..posts }),
             request => request,
         })
+    }
+
+    /// Keeps the ends of those memberships that the frame under way asks for.
+    fn keep_ends(&mut self, number: u64, removed: &[Removed]) {
+        let Some(flight) = self.flight.as_ref().filter(|_| !removed.is_empty()) else { return };
+        let joins = self.outbox.iter().take(flight.count).filter_map(|pending| match &pending.request {
+            Request::Join { group, session, .. } => Some((group, session.id)),
+            _ => None,
+        });
+        let joins: HashSet<(&GroupName, ConnectionId)> = joins.collect();
+        let asked_for = |removed: &&Removed| joins.contains(&(&removed.group, removed.id));
+        self.ended.extend(removed.iter().filter(asked_for).map(|removed| (number, removed.clone())));
     }
 
     /// Of these nobody knows what became of them.

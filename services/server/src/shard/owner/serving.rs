@@ -170,6 +170,7 @@ impl Owner {
                 return;
             }
         };
+        let shard = self.shard;
         let Some(serving) = self.serving_mut() else { return answer(wire::encode(&Reply::NotOwner)) };
         match ask.reign.cmp(&serving.reign) {
             std::cmp::Ordering::Less => return answer(wire::encode(&Reply::Reign { reign: serving.reign })),
@@ -178,16 +179,11 @@ impl Owner {
             // would not learn it so soon otherwise; and if nobody has the shard any more it must be taken anew.
             std::cmp::Ordering::Greater => {
                 let ours = serving.reign;
-                tracing::info!(
-                    shard = self.shard,
-                    node = ask.node,
-                    reign = ask.reign,
-                    ours,
-                    "another node took the shard"
-                );
                 // Requests are answered meanwhile, as where that is ordered.
-                if let Some(seat) = &mut self.seat {
-                    seat.is_lost = true;
+                if let Some(seat) = &mut self.seat
+                    && !std::mem::replace(&mut seat.is_lost, true)
+                {
+                    tracing::info!(shard, node = ask.node, reign = ask.reign, ours, "another node took the shard");
                 }
                 return;
             }
@@ -258,6 +254,8 @@ impl Owner {
                 let trace =
                     traceparent.and_then(|parent| self.shared.tracer.forwarded(&parent, received, session.id.0));
                 match self.take_post(&group, &session, message, &id).await {
+                    // A repeat of what is stored, which waits for no append.
+                    Ok(stored) if self.is_overdue() => return Some(Outcome::of_post(&Ok(stored))),
                     Ok(stored) => {
                         self.staged.traced += usize::from(trace.is_some());
                         let to = Asker::Node(Arc::clone(execution), place);

@@ -29,6 +29,8 @@ const SLOW: u8 = 2;
 const UNREADABLE: u8 = 3;
 /// What is read takes a second.
 const READ_SLOWLY: u8 = 4;
+/// What is to be removed is not.
+const STUCK: u8 = 5;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -78,6 +80,9 @@ impl Log for Shared {
         self.0.memory.groups(prefix, after, limit)
     }
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
+        if self.0.mood.load(Ordering::Relaxed) == STUCK {
+            return Box::pin(std::future::pending());
+        }
         self.0.memory.purge(shard, group, through)
     }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

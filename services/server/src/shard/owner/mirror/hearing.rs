@@ -91,10 +91,10 @@ impl Owner {
         for batch in tell.batches.into_iter().filter_map(wire::BatchTold::batch) {
             self.follow_batch(batch);
         }
-        let others = self.on_removed(tell.removed);
-        if let Some(mirror) = self.mirror_mut().filter(|mirror| mirror.flight.is_some()) {
-            mirror.ended.extend(others.into_iter().map(|removed| (tell.number, removed)));
+        if let Some(mirror) = self.mirror_mut().filter(|mirror| mirror.reign == tell.reign) {
+            mirror.keep_ends(tell.number, &tell.removed);
         }
+        self.on_removed(tell.removed);
     }
 
     fn follow_batch(&mut self, batch: Batch) {
@@ -118,26 +118,22 @@ impl Owner {
         }
     }
 
-    /// A moderator ended memberships, some of them ours. The owner has counted them. Answers those that nobody here has.
-    pub(super) fn on_removed(&mut self, removed: Vec<Removed>) -> Vec<Removed> {
+    /// A moderator ended memberships, some of them ours. The owner has counted them.
+    pub(super) fn on_removed(&mut self, removed: Vec<Removed>) {
         // Together, since all members of a group are looked through for them.
         let mut of_groups: HashMap<GroupName, HashMap<ConnectionId, Removed>> = HashMap::new();
         for removed in removed {
             of_groups.entry(removed.group.clone()).or_default().insert(removed.id, removed);
         }
-        let mut others = Vec::new();
         for (name, mut removed) in of_groups {
-            if let Some(group) = self.groups.get_mut(&name) {
-                for session in group.remove_where(|session| removed.contains_key(&session.id)) {
-                    if let Some(Removed { how, detail, .. }) = removed.remove(&session.id) {
-                        session.inbox.push(Event::Removed { group: name.clone(), removal: how, detail });
-                    }
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            for session in group.remove_where(|session| removed.contains_key(&session.id)) {
+                if let Some(Removed { how, detail, .. }) = removed.remove(&session.id) {
+                    session.inbox.push(Event::Removed { group: name.clone(), removal: how, detail });
                 }
-                self.forget_if_empty(&name);
             }
-            others.extend(removed.into_values());
+            self.forget_if_empty(&name);
         }
-        others
     }
 
     pub(super) fn forget_if_empty(&mut self, name: &GroupName) {

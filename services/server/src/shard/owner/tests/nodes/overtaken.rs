@@ -49,6 +49,37 @@ async fn who_is_kicked_while_its_join_is_being_answered_is_out() {
     assert_eq!(pair.two.post(&bob, &["c"]).await, [Ok(3)]);
 }
 
+/// Also who is a member already and joins once more.
+#[tokio::test]
+async fn who_is_kicked_while_it_joins_again_is_out() {
+    let pair = Pair::new().await;
+    let (cat, bob) = (session(3, "cat"), session(2, "bob"));
+    pair.two.join(&cat).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&cat, &["a"]).await, [Ok(1)]);
+    pair.one.mood(SLOW);
+    pair.two.send_posts(&cat, &["b"]).await;
+    let (group, session) = (pair.two.group.clone(), Arc::clone(&bob));
+    assert!(pair.two.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+    while pair.asked("join") < 3 {
+        tokio::task::yield_now().await;
+    }
+    // The owner has carried it out.
+    for _ in 0..10 {
+        members(&pair, 2).await;
+    }
+    assert_eq!(kick(&pair, &bob.user).await, [bob.id]);
+    assert!(matches!(next_event(&bob.inbox).await, Event::Removed { removal: Removal::Kicked, .. }));
+
+    pair.one.mood(WELL);
+    pair.one.log.0.gate.add_permits(1);
+    assert_eq!(answers(&cat, 1).await, [Ok(2)]);
+    let ask = |reply| Admin::Here { group: pair.two.group.clone(), after: None, limit: 10, reply };
+    let here: Vec<ConnectionId> =
+        pair.two.shards.ask(0, ask).await.unwrap().iter().map(|member| member.session.id).collect();
+    assert_eq!(here, [cat.id], "who the owner does not have is no member here");
+}
+
 /// Who waits for an append, and has come back meanwhile and asked for it once more, is answered twice when another node takes the shard.
 #[tokio::test]
 async fn a_post_and_its_repeat_both_go_to_the_new_owner() {
@@ -77,25 +108,49 @@ async fn a_repeat_of_what_may_be_stored_is_not_refused_as_if_it_were_not() {
     pair.one.join(&ada).await.unwrap();
     pair.two.join(&bob).await.unwrap();
     assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    assert_eq!(pair.two.post(&bob, &["m"]).await, [Ok(2)]);
     pair.one.mood(SLOW);
     pair.one.send_posts(&ada, &["b"]).await;
     assert!(matches!(answers(&ada, 1).await[..], [Err(Refusal::Unanswered { .. })]));
     let told = pair.one.post(&ada, &["b", "c", "a"]).await;
     assert!(matches!(told[..], [Err(Refusal::Unanswered { .. }), Err(Refusal::Unavailable { .. }), Ok(1)]), "{told:?}");
-    // Nor by a node that cannot ask the owner any more, and has asked it before.
+    // Another node is told at once as well what is stored and what is not.
+    let begun = tokio::time::Instant::now();
+    let told = pair.two.post(&bob, &["m", "n"]).await;
+    assert!(matches!(told[..], [Ok(2), Err(Refusal::Unavailable { .. })]), "{told:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+
+    // Nor is it by a node that cannot ask the owner any more, and has asked it before.
     pair.one.mood(WELL);
     pair.one.log.0.gate.add_permits(1);
-    stored(&pair.one, 2).await;
+    stored(&pair.one, 3).await;
     pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
     pair.two.send_posts(&bob, &["x"]).await;
-    stored(&pair.one, 3).await;
+    stored(&pair.one, 4).await;
     pair.cut[1].send(true).unwrap();
     assert!(matches!(answers(&bob, 1).await[..], [Err(Refusal::Unanswered { .. })]));
     let told = pair.two.post(&bob, &["x", "y"]).await;
     assert!(matches!(told[..], [Err(Refusal::Unanswered { .. }), Err(Refusal::Unavailable { .. })]), "{told:?}");
     pair.air.lose_answers.store(0, Ordering::Relaxed);
     pair.cut[1].send(false).unwrap();
-    assert_eq!(pair.two.post(&bob, &["x", "y"]).await, [Ok(3), Ok(4)]);
+    assert_eq!(pair.two.post(&bob, &["x", "y"]).await, [Ok(4), Ok(5)]);
+}
+
+/// Somebody who makes room must not have the shard stand still until there is.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_is_not_answered_holds_the_shard_up_no_longer_than_anybody_waits() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(STUCK);
+    let begun = tokio::time::Instant::now();
+    let purge = |reply| Admin::Purge { group: pair.one.group.clone(), through: 1, reply };
+    let told = pair.one.shards.ask(0, purge).await.unwrap();
+    assert!(matches!(told, Err(Refusal::Unanswered { .. })), "{told:?}");
+    assert_eq!(begun.elapsed(), PATIENCE);
+    pair.one.mood(WELL);
+    assert_eq!(pair.one.post(&ada, &["b"]).await, [Ok(2)]);
 }
 
 /// A node that reaches nobody makes no new roll with each request that it refuses.
