@@ -100,9 +100,11 @@ fn refuse_what_has_no_effect(scenario: Scenario, load: &Load) -> Result<()> {
         ("--receive-buffer", load.receive_buffer.is_some(), &[Slow]),
     ];
     for (option, given, scenarios) in of_others {
+        let names = || scenarios.iter().map(|scenario| format!("`{scenario:?}`").to_lowercase()).collect::<Vec<_>>();
         ensure!(
             !given || scenarios.contains(&scenario),
-            "{option} has no effect in this scenario, only in {scenarios:?}"
+            "{option} has no effect in this scenario, only in {}",
+            names().join(", ")
         );
     }
     for (option, given) in [("--rate", load.rate.is_some()), ("--window", load.window.is_some())] {
