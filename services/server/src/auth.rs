@@ -1,7 +1,5 @@
 //! Who a connection is.
 
-use std::hash::BuildHasher;
-
 use tertulia_protocol::extended::Hello;
 use tertulia_protocol::{NameError, NameRules, UserName};
 
@@ -36,8 +34,7 @@ pub fn decide(hello: Option<&Hello<'_>>) -> Result<Principal, Error> {
 /// A name that nobody has: 50 random bits.
 fn guest() -> Result<UserName, NameError> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    // Each `RandomState` has keys of its own.
-    let random = std::hash::RandomState::new().hash_one(std::time::Instant::now());
+    let random = crate::random::number();
     let letter = |place: u32| char::from(LETTERS[(random >> (5 * place)) as usize % LETTERS.len()]);
     UserName::new(&format!("guest-{}", (0..10).map(letter).collect::<String>()))
 }

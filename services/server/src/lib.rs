@@ -16,6 +16,7 @@ pub mod linger;
 pub mod log;
 pub mod origin;
 pub mod places;
+pub mod random;
 pub mod readiness;
 pub mod server;
 pub mod shard;

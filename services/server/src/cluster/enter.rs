@@ -9,9 +9,7 @@ use super::Error;
 use super::bucket::{Changed, Entry};
 use super::membership::{Membership, Seen, said_at};
 use super::node::{Node, Wire};
-
-/// How long the list may be without an answer: its stream chooses a leader, which NATS tries anew after 4 to 9 seconds, as often as it fails.
-const FORMING: Duration = Duration::from_secs(30);
+use crate::log::nats::FORMING;
 
 /// Who is under this node's name, and is not this node.
 #[derive(Debug)]
@@ -148,8 +146,7 @@ impl Membership {
 
 /// 23 bits, so that with 40 more an id fits where numbers have a sign.
 fn random_number() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(Instant::now()) % (1 << 23)
+    crate::random::number() % (1 << 23)
 }
 
 #[cfg(test)]

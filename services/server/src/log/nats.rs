@@ -49,6 +49,7 @@ use tokio_util::task::TaskTracker;
 pub use self::config::{Config, Storage};
 pub use self::connect::ConnectError;
 pub use self::fence::{TakeOver, TakeOverError};
+pub(crate) use self::forming::FORMING;
 pub use self::handover::Left;
 use self::known::Shard;
 use self::link::Link;

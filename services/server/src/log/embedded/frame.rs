@@ -10,9 +10,6 @@
 //! The **header** names the end of what is valid in the file before. So a new file, once on the disk, takes back whatever a
 //! failed write or fsync may have left behind that end.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-
 /// What blocks and headers are aligned to. A page that holds something synced is never written again, so that losing an unsynced
 /// page takes nothing else along; and a recycled file is written without being read first.
 pub(crate) const PAGE: u64 = 4096;
@@ -38,8 +35,7 @@ pub(crate) type Step = fn() -> u64;
 /// A step that nobody can tell beforehand. Numbers last for hundreds of millions of files.
 pub(crate) fn random_step() -> u64 {
     const RANGE: u64 = 1 << 36;
-    // The key is the system's.
-    1 + RandomState::new().build_hasher().finish() % RANGE
+    1 + crate::random::number() % RANGE
 }
 
 /// The end of a block, which is the place where the next one begins.

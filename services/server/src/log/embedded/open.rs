@@ -1,7 +1,5 @@
 //! Opening: locks the directory, checks what is there, brings the tables up to the commit log, and starts the threads.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicI64;
@@ -196,8 +194,8 @@ pub(crate) fn open_tables(disk: &Arc<dyn Disk>, cache: usize) -> Result<Tables, 
     if is_new && names.iter().any(|name| name.starts_with("commit-")) {
         return Err(OpenError::MissingFile { path: disk.path(table::FILE) });
     }
-    // Random: which log a file belongs to.
-    let log = RandomState::new().build_hasher().finish();
+    // Which log a file belongs to.
+    let log = crate::random::number();
     let tables = Tables::open(Arc::clone(disk), cache, log).map_err(&failed)?;
     let found = tables.number(meta::VERSION).map_err(&failed)?;
     if found != table::VERSION {

@@ -197,7 +197,6 @@ impl Core {
                 {
                     Published::Refused(reason)
                 }
-                Published::Full(reason) => Published::Unknown(reason),
                 published => published,
             };
             match published {

@@ -1,5 +1,5 @@
-//! Asking JetStream for the account and for streams, and making streams, where the NATS cluster may just be forming: it was started with us, a server of it restarts,
-//! or it chooses a leader. What it refuses then is asked again.
+//! Asking JetStream for the account and for streams, and making streams, where the NATS cluster may just be forming: it was started with
+//! us, a server of it restarts, or it chooses a leader. What it refuses then is asked again.
 
 use std::error::Error;
 use std::time::Duration;
@@ -20,8 +20,9 @@ pub(super) const MAKING: Duration = Duration::from_secs(10);
 const ASKING: Duration = Duration::from_millis(250);
 /// How often is looked whether another node has made what this one is waiting for.
 const LOOKING: Duration = Duration::from_millis(100);
-/// How long a cluster may refuse what it will be able to do in a moment: its servers come one after the other.
-const FORMING: Duration = Duration::from_secs(30);
+/// How long a cluster may refuse, or not answer, what it will be able to do in a moment: its servers come one after the other, and elections
+/// are tried anew after 4 to 9 seconds, as often as they fail.
+pub(crate) const FORMING: Duration = Duration::from_secs(30);
 /// How often it is asked again meanwhile.
 const AGAIN: Duration = Duration::from_millis(500);
 

@@ -175,7 +175,8 @@ impl Link {
         self.commit(&self.names.fence(shard), headers, payload).await
     }
 
-    async fn commit(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
+    /// Publishes one message, and waits for its answer.
+    pub(super) async fn commit(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
         match self.client.send_request(subject.to_owned(), request).await {
             Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {

@@ -7,15 +7,13 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::jetstream::{self, kv, stream::LastRawMessageErrorKind};
-use async_nats::{HeaderMap, Request};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-
 use tokio::time::Instant;
 
-use super::ack::Ack;
 use super::fence::Patience;
 use super::link::{Link, Published};
 use super::subject::escape;
@@ -88,9 +86,7 @@ impl Bucket {
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", life.as_secs()));
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
         let payload = serde_json::to_vec(note).map_err(failed)?;
-        let request = Request::new().headers(headers).payload(payload.into()).timeout(Some(self.link.timeout));
-        let answer = self.link.client.send_request(self.subject(&note.key), request).await.map_err(failed)?;
-        Ok(serde_json::from_slice::<Ack>(&answer.payload).map_err(failed)?.into())
+        Ok(self.link.commit(&self.subject(&note.key), headers, payload.into()).await)
     }
 
     async fn follow(self) -> Result<Following, NoteError> {

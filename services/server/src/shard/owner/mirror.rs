@@ -15,9 +15,10 @@ use futures_util::stream::BoxStream;
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::time::Instant;
 
+use super::Owner;
 use super::seat::{News, at};
-use super::{Owner, now_ms};
 use crate::log::ReadError;
+use crate::random;
 use crate::shard::peers::Silence;
 use crate::shard::request::{Admin, Posts, Request};
 use crate::shard::session::{ConnectionId, Removal};
@@ -267,10 +268,7 @@ fn person(session: &Session, joined_at: u64) -> Person {
 
 /// An id that no other post has, on any node.
 fn own_id() -> PostId {
-    use std::hash::BuildHasher;
-    // Each `RandomState` has keys of its own, of which the first are random.
-    let random = |salt: u64| std::hash::RandomState::new().hash_one((salt, now_ms()));
-    PostId::of_server(random(1), random(2))
+    PostId::of_server(random::number(), random::number())
 }
 
 /// The connection that a removal names.

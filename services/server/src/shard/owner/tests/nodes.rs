@@ -201,6 +201,13 @@ impl Pair {
         self.own(&self.two, self.reign + 1, held).await;
     }
 
+    /// A moderator removes a user from the group, at the owner; answers whose connections were members.
+    async fn kick(&self, user: &UserName, hold: Duration) -> Vec<ConnectionId> {
+        let (group, target) = (Some(self.one.group.clone()), Target::User(user.clone()));
+        let ask = |reply| Admin::Kick { group, target, reason: None, hold, reply };
+        self.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap()
+    }
+
     fn asked(&self, what: &str) -> usize {
         let frames = self.air.frames.lock().unwrap();
         let items = frames.iter().flat_map(|frame| frame["content"]["items"].as_array().cloned().unwrap_or_default());
@@ -445,10 +452,7 @@ async fn who_was_kicked_and_did_not_hear_it_is_told_again() {
     pair.two.join(&bob).await.unwrap();
     pair.two.post(&bob, &["a"]).await;
     pair.air.deaf.store(true, Ordering::Relaxed);
-    let target = Target::User(bob.user.clone());
-    let ask =
-        |reply| Admin::Kick { group: Some(pair.one.group.clone()), target, reason: None, hold: Duration::ZERO, reply };
-    assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap(), [bob.id]);
+    assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
     pair.air.deaf.store(false, Ordering::Relaxed);
     let event = next_event(&bob.inbox).await;
     assert!(matches!(event, Event::Removed { removal: Removal::Kicked, .. }), "{event:?}");
@@ -461,9 +465,7 @@ async fn who_is_kept_out_is_kept_out_where_the_shard_goes() {
     pair.one.join(&ada).await.unwrap();
     pair.two.join(&bob).await.unwrap();
     pair.one.post(&ada, &["a"]).await;
-    let (group, target, hold) = (Some(pair.one.group.clone()), Target::User(bob.user.clone()), Duration::from_secs(60));
-    let ask = |reply| Admin::Kick { group, target, reason: None, hold, reply };
-    pair.one.shards.ask(0, ask).await.unwrap().unwrap();
+    assert_eq!(pair.kick(&bob.user, Duration::from_secs(60)).await, [bob.id]);
     assert!(matches!(next_event(&bob.inbox).await, Event::Removed { .. }));
     pair.hand_over().await;
     assert!(matches!(pair.two.join(&bob).await, Err(Refusal::Kicked { .. })));

@@ -10,10 +10,12 @@ async fn members(pair: &Pair, count: usize) {
     }
 }
 
-async fn kick(pair: &Pair, user: &UserName) -> Vec<ConnectionId> {
-    let (group, target) = (Some(pair.one.group.clone()), Target::User(user.clone()));
-    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
-    pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap()
+/// At the other node somebody posts and somebody joins, so that the frame with the join is answered when the post is stored.
+async fn post_and_join(pair: &Pair, poster: &Arc<Session>, session: &Arc<Session>) {
+    pair.one.mood(SLOW);
+    pair.two.send_posts(poster, &["b"]).await;
+    let (group, session) = (pair.two.group.clone(), Arc::clone(session));
+    assert!(pair.two.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
 }
 
 #[tokio::test]
@@ -22,15 +24,11 @@ async fn who_is_kicked_while_its_join_is_being_answered_is_out() {
     let (cat, bob) = (session(3, "cat"), session(2, "bob"));
     pair.two.join(&cat).await.unwrap();
     assert_eq!(pair.two.post(&cat, &["a"]).await, [Ok(1)]);
-    // The frame with the join is answered when its post is stored.
-    pair.one.mood(SLOW);
-    pair.two.send_posts(&cat, &["b"]).await;
-    let (group, session) = (pair.two.group.clone(), Arc::clone(&bob));
-    assert!(pair.two.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+    post_and_join(&pair, &cat, &bob).await;
     members(&pair, 2).await;
-    assert_eq!(kick(&pair, &bob.user).await, [bob.id]);
+    assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
     // The node of both has heard it: it hears of the next kick, which comes after it.
-    assert_eq!(kick(&pair, &cat.user).await, [cat.id]);
+    assert_eq!(pair.kick(&cat.user, Duration::ZERO).await, [cat.id]);
     assert!(matches!(next_event(&cat.inbox).await, Event::Removed { removal: Removal::Kicked, .. }));
 
     pair.one.mood(WELL);
@@ -57,10 +55,7 @@ async fn who_is_kicked_while_it_joins_again_is_out() {
     pair.two.join(&cat).await.unwrap();
     pair.two.join(&bob).await.unwrap();
     assert_eq!(pair.two.post(&cat, &["a"]).await, [Ok(1)]);
-    pair.one.mood(SLOW);
-    pair.two.send_posts(&cat, &["b"]).await;
-    let (group, session) = (pair.two.group.clone(), Arc::clone(&bob));
-    assert!(pair.two.shards.send(0, Request::Join { group, session, from: JoinFrom::Now }).await);
+    post_and_join(&pair, &cat, &bob).await;
     while pair.asked("join") < 3 {
         tokio::task::yield_now().await;
     }
@@ -68,7 +63,7 @@ async fn who_is_kicked_while_it_joins_again_is_out() {
     for _ in 0..10 {
         members(&pair, 2).await;
     }
-    assert_eq!(kick(&pair, &bob.user).await, [bob.id]);
+    assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
     assert!(matches!(next_event(&bob.inbox).await, Event::Removed { removal: Removal::Kicked, .. }));
 
     pair.one.mood(WELL);
