@@ -10,7 +10,7 @@ use tertulia_proto::admin::v1::{
 };
 use tonic::Code::{InvalidArgument, NotFound};
 
-use crate::world::{NEVER, World, failure};
+use crate::world::{World, failure, until};
 
 #[tokio::test]
 async fn groups_are_listed_in_order_with_all_there_is_to_know() {
@@ -214,12 +214,14 @@ async fn who_takes_nothing_is_stalled_and_is_caught_up() {
         admin.list_connections(request).await.unwrap().into_inner().connections.remove(0)
     };
     // Until the sockets' buffers and the server's bound are full, and then a second.
-    while state(&mut admin).await.state() != ConnectionState::Stalled {
+    let is_stalled = async || {
         for _ in 0..50 {
             bob.post("Dogs", &text).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        state(&mut admin).await.state() == ConnectionState::Stalled
+    };
+    until("the slow one is stalled", is_stalled).await;
     let stalled = state(&mut admin).await;
     assert!(stalled.outbound_bytes > 0);
     let request = ListMembersRequest { group_name: "Dogs".into(), ..Default::default() };
@@ -230,12 +232,8 @@ async fn who_takes_nothing_is_stalled_and_is_caught_up() {
     let disconnect = DisconnectRequest { target, reason: "asleep".into() };
     assert_eq!(admin.disconnect(disconnect).await.unwrap().into_inner().disconnected, 1);
     assert_eq!(state(&mut admin).await.state(), ConnectionState::Closing);
-    let gone = async {
-        while world.front.registry().open() > 1 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(NEVER, gone).await.expect("who takes nothing does not have to be waited for");
+    // Who takes nothing does not have to be waited for.
+    until("it is gone", async || world.front.registry().open() <= 1).await;
     drop(slow);
     world.stop().await;
 }

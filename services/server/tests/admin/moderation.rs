@@ -9,7 +9,7 @@ use tertulia_proto::admin::v1::{
 };
 use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, Unavailable};
 
-use crate::world::{Chatter, World, failure};
+use crate::world::{Chatter, World, failure, until};
 
 fn kick(group: &str, target: Target, reason: &str, hold_seconds: u32) -> KickMemberRequest {
     KickMemberRequest { group_name: group.into(), target: Some(target), reason: reason.into(), hold_seconds }
@@ -100,13 +100,12 @@ async fn a_hold_keeps_out_of_joins_and_posts_until_it_passes() {
     // It holds somebody who is no member, too.
     admin.kick_member(kick("Cats", Target::User("bob".into()), "", 60)).await.unwrap();
     join_is_refused(&mut bob, "Cats", "kicked").await;
-    loop {
+    let is_let_in = async || {
         tokio::time::sleep(Duration::from_millis(50)).await;
         ada.send(&json!({"Join": {"group_name": "Dogs"}})).await;
-        if ada.next().await.unwrap().get("Joined").is_some() {
-            break;
-        }
-    }
+        ada.next().await.unwrap().get("Joined").is_some()
+    };
+    until("the hold is over", is_let_in).await;
     world.stop().await;
 }
 

@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
-use crate::world::{NEVER, Wishes, World, failure};
+use crate::world::{NEVER, Wishes, World, failure, until};
 
 #[tokio::test]
 async fn with_a_token_only_health_is_open() {
@@ -60,9 +60,9 @@ async fn health_follows_readiness_for_each_service() {
     assert_eq!(told().await, Some(ServingStatus::NotServing));
     for service in ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"] {
         // Each is told in its turn.
-        while health.check(ask(service)).await.unwrap().into_inner().status() != ServingStatus::NotServing {
-            tokio::task::yield_now().await;
-        }
+        let is_told =
+            async || health.check(ask(service)).await.unwrap().into_inner().status() == ServingStatus::NotServing;
+        until("the service is not serving", is_told).await;
     }
     world.readiness.clear(Reason::Log);
     assert_eq!(told().await, Some(ServingStatus::Serving));
@@ -117,14 +117,11 @@ async fn one_connection_too_many_is_closed_and_a_place_comes_back() {
     two.list_groups(ListGroupsRequest::default()).await.unwrap();
     assert_eq!(answer_to(&world, b"").await, b"");
     drop(two);
-    loop {
-        if let Ok(mut other) = AdminServiceClient::connect(format!("http://{}", world.admin)).await
-            && other.list_groups(ListGroupsRequest::default()).await.is_ok()
-        {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+    let is_taken = async || match AdminServiceClient::connect(format!("http://{}", world.admin)).await {
+        Ok(mut other) => other.list_groups(ListGroupsRequest::default()).await.is_ok(),
+        Err(_) => false,
+    };
+    until("another connection is taken", is_taken).await;
     world.stop().await;
 }
 

@@ -13,7 +13,7 @@ use tonic::Code::{InvalidArgument, ResourceExhausted};
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
-use crate::world::{NEVER, Wishes, World, failure};
+use crate::world::{NEVER, Wishes, World, failure, until};
 
 async fn next(stream: &mut Streaming<WatchEventsResponse>) -> Option<Event> {
     let response = timeout(NEVER, stream.message()).await.expect("no event came").unwrap()?;
@@ -111,9 +111,8 @@ async fn only_so_many_may_watch() {
     assert_eq!((code, text.as_str()), (ResourceExhausted, "2 watch already, as many as may (admin.watchers)"));
     drop(one);
     // The server hears of it a little later.
-    while admin.watch_events(WatchEventsRequest::default()).await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    let is_taken = async || admin.watch_events(WatchEventsRequest::default()).await.is_ok();
+    until("another may watch", is_taken).await;
     world.stop().await;
 }
 
@@ -164,9 +163,11 @@ async fn who_falls_behind_is_told_of_with_what_it_lost() {
         };
         registry.list(None, 1, which)[0].outbound.load(std::sync::atomic::Ordering::Relaxed) >= 256 * 1024
     };
-    while !full("slow").await {
+    let is_full = async || {
         bob.post("Dogs", &text).await;
-    }
+        full("slow").await
+    };
+    until("as much waits for the slow one as may", is_full).await;
     for _ in 0..100 {
         bob.post("Dogs", &text).await;
     }

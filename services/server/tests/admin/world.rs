@@ -12,6 +12,7 @@ use tertulia_server::drain::{self, Accepting};
 use tertulia_server::front::{self, Front, Limits};
 use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::readiness::Readiness;
+use tertulia_server::reload::Reload;
 use tertulia_server::shard::{self, Bounds, Shards};
 use tertulia_server::telemetry::trace::Tracer;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -25,6 +26,16 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Long enough never to pass in a test that works.
 pub(crate) const NEVER: Duration = Duration::from_secs(30);
+
+/// Asks until it is so. What others do meanwhile has its turn between two questions.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(NEVER, asking).await.unwrap_or_else(|_| panic!("not after {NEVER:?}: {what}"));
+}
 
 /// What a test wants to be different.
 #[derive(Debug, Default)]
@@ -79,7 +90,7 @@ impl World {
             admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, serving.clone());
         let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default(), None).unwrap();
         if let Some(every) = follow {
-            server.follow_token(every, &serving, &tasks);
+            server.follow_token(Reload::default().looks(every), &serving, &tasks);
         }
         let (chat_listener, admin_listener) = (front::bind(any).unwrap(), front::bind(any).unwrap());
         let (chat, admin) = (chat_listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());
