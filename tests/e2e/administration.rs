@@ -13,16 +13,19 @@ use tokio::process::Command;
 
 const MARK: &str = "<!-- tests/e2e/administration.rs runs these lines -->";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8089";
-const CALLS: [&str; 12] = [
+const CALLS: [&str; 15] = [
     "WatchEvents",
     "ListGroups",
     "GetGroup",
     "ListMembers",
+    "ListMessages",
     "ListConnections",
     "GetShardMap",
     "Announce",
     "KickMember",
     "Disconnect",
+    "ListHolds",
+    "RemoveHold",
     "PurgeHistory",
     "CloseGroup",
     "DeleteGroup",
@@ -89,6 +92,10 @@ fn check(command: &str, written: &str, past: &[String]) -> Result<()> {
         ("ListGroups", _) => names("groups", "name") == ["Dogs"],
         ("GetGroup", _) => json["group"]["members"] == 2 && json["group"]["head"] == "2",
         ("ListMembers", _) => names("members", "user") == ["ada", "bob"],
+        ("ListMessages", _) => {
+            let texts = [0, 1].map(|at| json["messages"][at]["text"].as_str().unwrap_or_default());
+            texts == ["They do.", "Samoyeds rock!"]
+        }
         ("ListConnections", _) => names("connections", "user") == ["ada"],
         ("GetShardMap", _) => json["placement"]["groupName"] == "Dogs" && json["nodes"][0]["answering"] == true,
         ("Announce", 0) => json["groups"] == 2,
@@ -97,6 +104,10 @@ fn check(command: &str, written: &str, past: &[String]) -> Result<()> {
         ("KickMember", _) => json["kicked"] == 1,
         ("Disconnect", _) => json["disconnected"] == 1,
         ("PurgeHistory", _) => json["removedMessages"] == "1",
+        ("ListHolds", _) => {
+            json["holds"][0]["reason"] == "spam" && json["holds"].as_array().is_some_and(|all| all.len() == 1)
+        }
+        ("RemoveHold", _) => json["removed"]["user"] == "bob",
         ("CloseGroup", 0) => json["removedMembers"] == 1,
         ("CloseGroup", _) => json == serde_json::json!({}),
         ("DeleteGroup", _) => json["removedMessages"] == "3",
@@ -168,8 +179,14 @@ async fn the_lines_of_the_readme_do_what_they_say() -> Result<()> {
     ensure!(!seen.contains("Cats"), "Cats does not begin with D:\n{seen}");
     ensure!(server.wait(PATIENCE).await?.success(), "the server did not stop cleanly");
     let log = server.log()?;
-    for (call, times) in [("Announce", 2), ("KickMember", 2), ("Disconnect", 1), ("PurgeHistory", 1), ("CloseGroup", 2)]
-    {
+    for (call, times) in [
+        ("Announce", 2),
+        ("KickMember", 2),
+        ("Disconnect", 1),
+        ("RemoveHold", 1),
+        ("PurgeHistory", 1),
+        ("CloseGroup", 2),
+    ] {
         let lines = log.lines().filter(|line| line.contains("moderated") && line.contains(call)).count();
         ensure!(lines == times, "{lines} lines in the log about {call}:\n{log}");
     }

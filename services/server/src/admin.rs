@@ -1,7 +1,7 @@
 //! The admin API: moderators and operators ask and act through gRPC.
 //!
 //! `serve` accepts connections, for which there may be room ([`crate::places`]), and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
-//! API, whose calls are in `groups`, `connections`, `moderation`, `placement`, `backup` and `watch`; `elsewhere` asks the other nodes; `status` says in
+//! API, whose calls are in `groups`, `connections`, `messages`, `moderation`, `holds`, `placement`, `backup` and `watch`; `elsewhere` asks the other nodes; `status` says in
 //! gRPC's words what
 //! went wrong.
 
@@ -12,6 +12,8 @@ mod elsewhere;
 mod gate;
 mod groups;
 mod health;
+mod holds;
+mod messages;
 mod moderation;
 mod pages;
 mod placement;
@@ -28,4 +30,4 @@ pub mod token;
 pub use config::Config;
 pub use serve::Server;
 pub use service::Service;
-pub use token::Token;
+pub use token::{Token, check};

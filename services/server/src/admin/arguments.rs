@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tertulia_proto::admin::v1::{disconnect_request, kick_member_request};
+use tertulia_proto::admin::v1::{disconnect_request, kick_member_request, remove_hold_request};
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::status::Error;
@@ -27,6 +27,11 @@ pub(super) fn group_or_all(name: &str) -> Result<Option<GroupName>, Error> {
 
 pub(super) fn user(name: &str) -> Result<UserName, Error> {
     Ok(UserName::new(name)?)
+}
+
+/// Who may have posted: a user, or the server itself.
+pub(super) fn sender(name: &str) -> Result<UserName, Error> {
+    Ok(UserName::from_stored(name)?)
 }
 
 /// An IP address; one of version 4 that came in the clothes of version 6 is undressed, as those of connections are.
@@ -63,6 +68,18 @@ pub(super) fn disconnect_target(target: Option<disconnect_request::Target>) -> R
         Some(Given::Address(text)) => address(&text).map(Target::Address),
         None => Err(no_target()),
     }
+}
+
+/// Whose hold is meant; that of everybody, if nobody is named.
+pub(super) fn hold_target(target: Option<remove_hold_request::Target>) -> Result<Option<Target>, Error> {
+    use remove_hold_request::Target as Given;
+    target
+        .map(|target| match target {
+            Given::User(name) => user(&name).map(Target::User),
+            Given::ConnectionId(id) => connection(&id).map(Target::Connection),
+            Given::Address(text) => address(&text).map(Target::Address),
+        })
+        .transpose()
 }
 
 fn no_target() -> Error {

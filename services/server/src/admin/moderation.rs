@@ -36,7 +36,7 @@ impl Service {
                 if let Some(group) = &group {
                     self.find(group).await?;
                 }
-                let kept = Hold::new(group.clone(), Some(target.clone()), hold);
+                let kept = Hold::new(group.clone(), Some(target.clone()), hold).because(reason.as_ref());
                 self.shards.holds().keep(kept).await?;
             }
             self.kicked(group, &target, reason.as_ref(), hold).await
@@ -124,7 +124,8 @@ impl Service {
                 self.find(&group).await?;
             }
             if is_closed || !hold.is_zero() {
-                self.shards.holds().keep(Hold::new(Some(group.clone()), None, hold)).await?;
+                let kept = Hold::new(Some(group.clone()), None, hold).because(reason.as_ref());
+                self.shards.holds().keep(kept).await?;
             }
             match self.end(&group, Removal::Closed, reason, hold).await {
                 // All that was left of it was that it was closed.
@@ -144,11 +145,12 @@ impl Service {
         let mut account = Account::new("DeleteGroup", peer, Some(&group), None, reason.as_ref());
         let closed_until = self.closed_until(&group);
         let deleting = async {
-            let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await?;
-            if let Some(until) = closed_until {
+            let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await;
+            // Also where it was deleted before, by somebody who did not wait for the end of it.
+            if let (Ok(_) | Err(Error::NoSuchGroup(_)), Some(until)) = (&ended, closed_until) {
                 self.open_name(group.clone(), until);
             }
-            Ok(ended)
+            ended
         };
         let ended = account.close(deleting.await, |ended| {
             format!("{} members and {} messages removed", ended.members, ended.messages)
@@ -257,7 +259,7 @@ impl Service {
 }
 
 /// What is written to the log about one moderating call, also when its caller gives it up.
-struct Account {
+pub(super) struct Account {
     call: &'static str,
     peer: Peer,
     group: String,
@@ -267,7 +269,7 @@ struct Account {
 }
 
 impl Account {
-    fn new(
+    pub(super) fn new(
         call: &'static str,
         peer: Peer,
         group: Option<&GroupName>,
@@ -285,7 +287,7 @@ impl Account {
     }
 
     /// Notes the result, and hands it on.
-    fn close<T>(&mut self, result: Result<T, Error>, text: impl FnOnce(&T) -> String) -> Result<T, Error> {
+    pub(super) fn close<T>(&mut self, result: Result<T, Error>, text: impl FnOnce(&T) -> String) -> Result<T, Error> {
         self.result = match &result {
             Ok(done) => text(done),
             Err(error) => error.to_string(),

@@ -8,8 +8,9 @@ use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, CreateBackupRequest, DeleteGroupRequest,
     DeleteGroupResponse, DisconnectRequest, DisconnectResponse, GetGroupRequest, GetGroupResponse, GetShardMapRequest,
     GetShardMapResponse, KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse,
-    ListGroupsRequest, ListGroupsResponse, ListMembersRequest, ListMembersResponse, PurgeHistoryRequest,
-    PurgeHistoryResponse, WatchEventsRequest,
+    ListGroupsRequest, ListGroupsResponse, ListHoldsRequest, ListHoldsResponse, ListMembersRequest,
+    ListMembersResponse, ListMessagesRequest, ListMessagesResponse, PurgeHistoryRequest, PurgeHistoryResponse,
+    RemoveHoldRequest, RemoveHoldResponse, WatchEventsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,10 @@ impl AdminService for Service {
         Ok(Response::new(self.members_page(request.into_inner()).await?))
     }
 
+    async fn list_messages(&self, request: Request<ListMessagesRequest>) -> Answer<ListMessagesResponse> {
+        Ok(Response::new(self.messages_page(request.get_ref()).await?))
+    }
+
     async fn list_connections(&self, request: Request<ListConnectionsRequest>) -> Answer<ListConnectionsResponse> {
         Ok(Response::new(self.connections_page(request.into_inner()).await?))
     }
@@ -96,6 +101,15 @@ impl AdminService for Service {
     async fn close_group(&self, request: Request<CloseGroupRequest>) -> Answer<CloseGroupResponse> {
         let peer = Peer::of(&request);
         Ok(Response::new(self.close(peer, request.into_inner()).await?))
+    }
+
+    async fn list_holds(&self, request: Request<ListHoldsRequest>) -> Answer<ListHoldsResponse> {
+        Ok(Response::new(self.holds_page(request.get_ref())?))
+    }
+
+    async fn remove_hold(&self, request: Request<RemoveHoldRequest>) -> Answer<RemoveHoldResponse> {
+        let peer = Peer::of(&request);
+        Ok(Response::new(self.end_hold(peer, request.into_inner()).await?))
     }
 
     async fn delete_group(&self, request: Request<DeleteGroupRequest>) -> Answer<DeleteGroupResponse> {

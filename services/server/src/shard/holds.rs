@@ -3,7 +3,7 @@
 //! A hold is kept before anything comes of it, so that none is lost that a moderator was told of. It is then known here at once, to the
 //! owner of a shard with the request that it came with, and to all other nodes a moment later.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub struct Hold {
     pub target: Option<Target>,
     /// Until when (milliseconds since 1970-01-01 UTC); a time that is over ends it.
     pub until: u64,
+    /// Why, in a moderator's words. Older builds keep none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
 }
 
 impl Hold {
@@ -57,20 +60,27 @@ impl Hold {
     pub fn new(group: Option<GroupName>, target: Option<Target>, time: Duration) -> Self {
         let time = u64::try_from(time.min(CENTURY).as_millis()).unwrap_or(u64::MAX);
         let until = if time == 0 { 0 } else { now_ms().saturating_add(time) };
-        Self { group, target, until }
+        Self { group, target, until, reason: None }
+    }
+
+    /// The same, with the reason of whoever makes it.
+    #[must_use]
+    pub fn because(self, reason: Option<&Arc<str>>) -> Self {
+        Self { reason: reason.cloned(), ..self }
     }
 
     fn note(&self) -> Note {
         // Neither a name nor a number fails to be written.
         let key = serde_json::to_string(&(&self.group, &self.target)).unwrap_or_default();
-        Note { key, text: String::new(), until: self.until }
+        Note { key, text: self.reason.as_deref().unwrap_or_default().to_owned(), until: self.until }
     }
 
     fn of(note: &Note) -> Option<Self> {
         let (group, target) = serde_json::from_str(&note.key)
             .inspect_err(|error| tracing::warn!(key = note.key, %error, "a hold that this build does not understand"))
             .ok()?;
-        Some(Self { group, target, until: note.until })
+        let reason = (!note.text.is_empty()).then(|| note.text.as_str().into());
+        Some(Self { group, target, until: note.until, reason })
     }
 }
 
@@ -100,7 +110,27 @@ pub struct Holds {
     keeps_connections: bool,
 }
 
-type Ends<T> = HashMap<T, Instant, RandomState>;
+type Ends<T> = HashMap<T, End, RandomState>;
+
+/// When a hold ends.
+#[derive(Debug, Clone)]
+struct End {
+    at: Instant,
+    /// As it was told: [`Hold::until`].
+    until: u64,
+    reason: Option<Arc<str>>,
+}
+
+impl End {
+    /// The end of a hold, unless that is over.
+    fn of(hold: &Hold, now: Instant) -> Option<Self> {
+        let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
+        (!left.is_zero()).then(|| Self { at: now + left, until: hold.until, reason: hold.reason.clone() })
+    }
+}
+
+/// What a list of holds is ordered by: those in all groups first, and of a group its being closed.
+pub type Place = (Option<GroupName>, Option<Target>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -112,7 +142,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct OfGroup {
-    closed: Option<Instant>,
+    closed: Option<End>,
     held: Ends<Target>,
 }
 
@@ -128,11 +158,11 @@ fn longest(held: &Ends<Target>, session: &Session, now: Instant) -> Option<Durat
         return None;
     }
     let names = [Target::User(session.user.clone()), Target::Connection(session.id), Target::Address(session.address)];
-    names.iter().filter_map(|name| left(held.get(name).copied(), now)).max()
+    names.iter().filter_map(|name| left(held.get(name), now)).max()
 }
 
-fn left(until: Option<Instant>, now: Instant) -> Option<Duration> {
-    until?.checked_duration_since(now).filter(|left| !left.is_zero())
+fn left(end: Option<&End>, now: Instant) -> Option<Duration> {
+    end?.at.checked_duration_since(now).filter(|left| !left.is_zero())
 }
 
 impl State {
@@ -141,20 +171,20 @@ impl State {
     }
 
     /// Where the end of a hold is noted; only if there is one, unless it is to be made.
-    fn set(&mut self, hold: &Hold, until: Option<Instant>) {
+    fn set(&mut self, hold: &Hold, end: Option<End>) {
         let Some(name) = &hold.group else {
             if let Some(target) = &hold.target {
-                set(&mut self.everywhere, target, until);
+                set(&mut self.everywhere, target, end);
             }
             return;
         };
-        if until.is_none() && !self.groups.contains_key(name) {
+        if end.is_none() && !self.groups.contains_key(name) {
             return;
         }
         let group = self.groups.entry(name.clone()).or_default();
         match &hold.target {
-            Some(target) => set(&mut group.held, target, until),
-            None => group.closed = until,
+            Some(target) => set(&mut group.held, target, end),
+            None => group.closed = end,
         }
         if group.len() == 0 {
             self.groups.remove(name);
@@ -166,22 +196,32 @@ impl State {
     }
 
     /// When what is held as `hold` says ends.
-    fn end(&self, hold: &Hold) -> Option<Instant> {
+    fn end(&self, hold: &Hold) -> Option<&End> {
         match (&hold.group, &hold.target) {
-            (None, Some(target)) => self.everywhere.get(target).copied(),
+            (None, Some(target)) => self.everywhere.get(target),
             (None, None) => None,
             (Some(name), target) => self.groups.get(name).and_then(|group| match target {
-                Some(target) => group.held.get(target).copied(),
-                None => group.closed,
+                Some(target) => group.held.get(target),
+                None => group.closed.as_ref(),
             }),
         }
     }
 
+    /// All, in no order: in which group, whom, and when it ends.
+    fn all(&self) -> impl Iterator<Item = (Option<&GroupName>, Option<&Target>, &End)> {
+        let everywhere = self.everywhere.iter().map(|(target, end)| (None, Some(target), end));
+        let in_groups = self.groups.iter().flat_map(|(name, group)| {
+            let closed = group.closed.iter().map(move |end| (Some(name), None, end));
+            closed.chain(group.held.iter().map(move |(target, end)| (Some(name), Some(target), end)))
+        });
+        everywhere.chain(in_groups)
+    }
+
     fn prune(&mut self, now: Instant) {
-        self.everywhere.retain(|_, until| *until > now);
+        self.everywhere.retain(|_, end| end.at > now);
         self.groups.retain(|_, group| {
-            group.held.retain(|_, until| *until > now);
-            group.closed = group.closed.filter(|until| *until > now);
+            group.held.retain(|_, end| end.at > now);
+            group.closed.take_if(|end| end.at <= now);
             group.len() > 0
         });
         self.forget_recent(now);
@@ -196,9 +236,9 @@ impl State {
     }
 }
 
-fn set(held: &mut Ends<Target>, target: &Target, until: Option<Instant>) {
-    match until {
-        Some(until) => drop(held.insert(target.clone(), until)),
+fn set(held: &mut Ends<Target>, target: &Target, end: Option<End>) {
+    match end {
+        Some(end) => drop(held.insert(target.clone(), end)),
         None => drop(held.remove(target)),
     }
 }
@@ -274,13 +314,12 @@ impl Holds {
     /// Notes a hold that is kept elsewhere, or need not be.
     pub fn apply(&self, hold: Hold) {
         let now = Instant::now();
-        let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
-        let until = (!left.is_zero()).then(|| now + left);
-        if until.is_none() && self.is_empty() {
+        let end = End::of(&hold, now);
+        if end.is_none() && self.is_empty() {
             return;
         }
         self.change(|state| {
-            state.set(&hold, until);
+            state.set(&hold, end);
             state.recent.push_back((now, hold));
             state.forget_recent(now);
         });
@@ -291,7 +330,7 @@ impl Holds {
     pub fn covers(&self, hold: &Hold) -> bool {
         let now = Instant::now();
         let end = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
-        let ours = self.read().end(hold).and_then(|until| left(Some(until), now)).unwrap_or_default();
+        let ours = left(self.read().end(hold), now).unwrap_or_default();
         ours + SAME >= end
     }
 
@@ -306,7 +345,7 @@ impl Holds {
         let now = Instant::now();
         let state = self.read();
         let here = state.groups.get(group);
-        if let Some(retry_after) = here.and_then(|here| left(here.closed, now)) {
+        if let Some(retry_after) = here.and_then(|here| left(here.closed.as_ref(), now)) {
             return Err(Refusal::Closed { group: group.clone(), retry_after });
         }
         let held = here.and_then(|here| longest(&here.held, session, now));
@@ -322,7 +361,51 @@ impl Holds {
         if self.is_empty() {
             return None;
         }
-        left(self.read().groups.get(group)?.closed, Instant::now())
+        left(self.read().groups.get(group)?.closed.as_ref(), Instant::now())
+    }
+
+    /// The hold that is in force in this place.
+    #[must_use]
+    pub fn find(&self, (group, target): Place) -> Option<Hold> {
+        let place = Hold { group, target, until: 0, reason: None };
+        let state = self.read();
+        let end = state.end(&place).filter(|end| left(Some(end), Instant::now()).is_some())?;
+        Some(Hold { until: end.until, reason: end.reason.clone(), ..place })
+    }
+
+    /// The next `limit` holds in force after a place, in the order of their places, of those that pass.
+    pub fn list(
+        &self,
+        after: Option<&Place>,
+        limit: usize,
+        passes: impl Fn(Option<&GroupName>, Option<&Target>) -> bool,
+    ) -> Vec<Hold> {
+        let now = Instant::now();
+        let state = self.read();
+        let after = after.map(|(group, target)| (group.as_ref(), target.as_ref()));
+        // The largest of those that are chosen gives way: nobody waits for all of them to be sorted.
+        let mut chosen = BTreeMap::new();
+        for (group, target, end) in state.all() {
+            let is_in_force = left(Some(end), now).is_some();
+            if !is_in_force || after.is_some_and(|after| (group, target) <= after) || !passes(group, target) {
+                continue;
+            }
+            let is_full = chosen.len() >= limit;
+            if is_full && chosen.last_key_value().is_none_or(|(last, _)| *last < (group, target)) {
+                continue;
+            }
+            chosen.insert((group, target), end);
+            if is_full {
+                chosen.pop_last();
+            }
+        }
+        let told = |((group, target), end): ((Option<&GroupName>, Option<&Target>), &End)| Hold {
+            group: group.cloned(),
+            target: target.cloned(),
+            until: end.until,
+            reason: end.reason.clone(),
+        };
+        chosen.into_iter().map(told).collect()
     }
 
     /// What changed of late that concerns a shard, for the node that has it next, which may not know it yet.
@@ -362,8 +445,7 @@ impl Holds {
             *state = State::default();
             let since = recent.iter().filter(|(since, _)| *since >= begun).map(|(_, hold)| hold.clone());
             for hold in notes.iter().filter_map(Hold::of).chain(since) {
-                let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
-                state.set(&hold, (!left.is_zero()).then(|| now + left));
+                state.set(&hold, End::of(&hold, now));
             }
             state.recent = recent;
         });

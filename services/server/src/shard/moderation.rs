@@ -9,7 +9,7 @@ use tertulia_protocol::UserName;
 use super::session::{ConnectionId, Session};
 
 /// Whom a moderator means.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// All connections of a user.
     User(UserName),

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy takes only functions marked as tests for tests")]
 
+mod holds;
 mod lists;
+mod messages;
 mod moderation;
 mod port;
 mod tools;

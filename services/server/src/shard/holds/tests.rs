@@ -204,8 +204,8 @@ async fn holds_are_there_after_a_restart_and_on_other_nodes() {
     one.keep(hold("Dogs", Some(user("ada")), Duration::ZERO)).await.unwrap();
     one.keep(hold("Dogs", None, HOUR)).await.unwrap();
     until("closed").await;
-    let ended = other.read().end(&hold("Dogs", Some(user("ada")), HOUR));
-    assert_eq!(ended, None, "a hold that ended unheard does not go on because it was new");
+    let ended = other.read().end(&hold("Dogs", Some(user("ada")), HOUR)).is_none();
+    assert!(ended, "a hold that ended unheard does not go on because it was new");
     let anew = node();
     drop(anew.load().await.unwrap());
     assert_eq!(code(anew.check(&group("Dogs"), &ada)), "closed");
@@ -287,4 +287,42 @@ async fn a_hold_is_covered_by_one_that_ends_no_sooner() {
     assert!(!holds.covers(&Hold { target: None, ..hold(60) }), "nobody closed the group");
     holds.apply(hold(0));
     assert!(!holds.covers(&hold(60)), "it was taken back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_are_listed_in_the_order_of_their_places_as_long_as_they_are_in_force() {
+    let holds = Holds::new(None, 100, true);
+    let reason: Arc<str> = "spam".into();
+    let everywhere = Hold::new(None, Some(user("bob")), HOUR).because(Some(&reason));
+    holds.apply(hold("Dogs", Some(user("bob")), HOUR));
+    holds.apply(hold("Dogs", None, HOUR));
+    holds.apply(everywhere.clone());
+    holds.apply(hold("Cats", Some(user("ada")), HOUR));
+    holds.apply(hold("Ants", Some(user("ada")), Duration::from_secs(1)));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let places =
+        |holds: &[Hold]| holds.iter().map(|hold| (hold.group.clone(), hold.target.clone())).collect::<Vec<_>>();
+    let all = [
+        (None, Some(user("bob"))),
+        (Some(group("Cats")), Some(user("ada"))),
+        (Some(group("Dogs")), None),
+        (Some(group("Dogs")), Some(user("bob"))),
+    ];
+    let listed = holds.list(None, 10, |_, _| true);
+    assert_eq!((places(&listed).as_slice(), &listed[0]), (&all[..], &everywhere));
+    // Page by page it is the same.
+    for size in 1..=4 {
+        let (mut after, mut paged) = (None, Vec::new());
+        loop {
+            let page = places(&holds.list(after.as_ref(), size, |_, _| true));
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            paged.extend(page);
+        }
+        assert_eq!(paged, all, "{size} a page");
+    }
+    let of_bob = holds.list(None, 10, |_, target| target == Some(&user("bob")));
+    assert_eq!(places(&of_bob), [all[0].clone(), all[3].clone()]);
+    assert_eq!(holds.find(all[0].clone()), Some(everywhere));
+    assert_eq!(holds.find((None, Some(user("ada")))), None);
 }

@@ -61,11 +61,11 @@ impl Owner {
                 if self.load(&name).await?.is_none() {
                     return Ok(None);
                 }
-                self.apply_hold(Some(&name), Some(target), hold);
+                self.apply_hold(Some(&name), target, reason.as_ref(), hold);
                 vec![name]
             }
             None => {
-                self.apply_hold(None, Some(target), hold);
+                self.apply_hold(None, target, reason.as_ref(), hold);
                 self.groups.keys().cloned().collect()
             }
         };
@@ -89,9 +89,9 @@ impl Owner {
     }
 
     /// Who asked has kept it; from now on it is in force here, whether this node has learnt it in another way or not.
-    fn apply_hold(&self, group: Option<&GroupName>, target: Option<&Target>, time: Duration) {
+    fn apply_hold(&self, group: Option<&GroupName>, target: &Target, reason: Option<&Arc<str>>, time: Duration) {
         if !time.is_zero() {
-            self.shared.holds.apply(Hold::new(group.cloned(), target.cloned(), time));
+            self.shared.holds.apply(Hold::new(group.cloned(), Some(target.clone()), time).because(reason));
         }
     }
 
@@ -109,7 +109,7 @@ impl Owner {
         if self.load(&name).await?.is_none() {
             // It may be closed all the same, from the time before a restart: then it can be opened.
             if how == Removal::Closed && is_closed {
-                self.shared.holds.apply(Hold::new(Some(name), None, hold));
+                self.shared.holds.apply(Hold::new(Some(name), None, hold).because(reason.as_ref()));
                 return Ok(Some(Ended { members: 0, messages: 0 }));
             }
             return Ok(None);
@@ -131,7 +131,7 @@ impl Owner {
             self.begin_later_than(group.epoch());
             self.shared.directory.remove(&name, group.is_stored());
         }
-        self.shared.holds.apply(Hold::new(Some(name.clone()), None, hold));
+        self.shared.holds.apply(Hold::new(Some(name.clone()), None, hold).because(reason.as_ref()));
         self.shared.events.tell(|| match how {
             Removal::Deleted => What::Deleted { group: name, reason, members, messages },
             Removal::Closed | Removal::Kicked => What::Closed { group: name, reason, members, hold },
