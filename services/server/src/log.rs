@@ -282,8 +282,14 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
     /// What is held in total.
     fn stats(&self) -> Stats;
 
-    /// Why the log cannot be written now; `None` while it can.
+    /// Why the log, or a part of it, cannot be written now; `None` while it can.
     fn trouble(&self) -> Option<String>;
+
+    /// Why clients are better off elsewhere: nothing at all can be written. What keeps only some groups from being posted in, and that
+    /// at every node, is no reason.
+    fn outage(&self) -> Option<String> {
+        self.trouble()
+    }
 
     /// Where notes are kept beside the messages; `None` if the engine keeps nothing.
     fn notes(&self) -> Option<Arc<dyn notes::Notes>> {

@@ -49,14 +49,24 @@ async fn post_until_taken(client: &mut Client, group: &str, text: &str, id: &str
     .await
 }
 
-async fn until_ready(cluster: &Cluster, ready: bool) -> Result<()> {
+async fn until_writable(cluster: &Cluster, writable: bool) -> Result<()> {
     for node in &cluster.nodes {
-        let what = if ready { "readiness" } else { "no readiness" };
+        let what = if writable { "the log to be writable" } else { "the log not to be writable" };
         poll_until(PATIENCE, what, async || {
-            let answer = get(node.http(), "/readyz").await?;
-            Ok(((answer.status == 200) != ready).then_some(format!("{}: {}", answer.status, answer.body)))
+            let found = Metrics::scrape(node.http()).await?.sum("tertulia_log_writable", &[]);
+            let found = found.context("no metric tells whether the log can be written")?;
+            Ok(((found == 1.0) != writable).then_some(format!("{found}")))
         })
         .await?;
+    }
+    Ok(())
+}
+
+/// What is the same at all nodes keeps clients from none: there is nowhere better to go, and they can read.
+async fn ensure_ready(cluster: &Cluster) -> Result<()> {
+    for node in &cluster.nodes {
+        let answer = get(node.http(), "/readyz").await?;
+        ensure!(answer.status == 200, "{}: {}", answer.status, answer.body);
     }
     Ok(())
 }
@@ -114,17 +124,16 @@ async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() 
             refused.push((number, group, id));
         }
     }
-    until_ready(&cluster, false).await?;
-    let reason = get(cluster.nodes[0].http(), "/readyz").await?.body;
-    println!("not ready: {reason}");
+    until_writable(&cluster, false).await?;
+    ensure_ready(&cluster).await?;
     operator.give_space_back().await?;
-    until_ready(&cluster, true).await?;
     cluster.agreed(2).await?;
     // What was refused is stored once, under the same id.
     for (number, group, id) in &refused {
         let client = &mut clients[*number];
         post_until_taken(client, group, &filling(), id).await?;
     }
+    until_writable(&cluster, true).await?;
     for node in &cluster.nodes {
         let scrape = Metrics::scrape(node.http()).await?;
         let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).unwrap_or_default();
@@ -195,10 +204,7 @@ async fn a_disk_without_a_byte_left_under_jetstream_refuses_posts_and_loses_none
     let (mut refused, slowest) = post_until_refused(&mut clients, "full").await?;
     println!("full: the slowest answer took {slowest:?}");
     ensure!(slowest < UNANSWERED + TOLD, "an answer took {slowest:?}");
-    until_ready(&cluster, false).await?;
-    for node in &cluster.nodes {
-        ensure!(Metrics::scrape(node.http()).await?.sum("tertulia_log_writable", &[]) == Some(0.0));
-    }
+    until_writable(&cluster, false).await?;
     // Once that is known, nobody waits for it.
     let (more, slowest) = post_until_refused(&mut clients, "still full").await?;
     println!("still full: the slowest answer took {slowest:?}");
@@ -213,7 +219,8 @@ async fn a_disk_without_a_byte_left_under_jetstream_refuses_posts_and_loses_none
     cluster.nats.revive(0)?;
     cluster.nats.healthy(0).await?;
     let healthy = Instant::now();
-    until_ready(&cluster, true).await?;
+    until_writable(&cluster, true).await?;
+    ensure_ready(&cluster).await?;
     cluster.agreed(2).await?;
     println!("served again {:?} after JetStream", healthy.elapsed());
     for (number, group, id) in &refused {

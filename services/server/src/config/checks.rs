@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::error::Error;
+use super::error::{Error, without_secrets};
 use super::kind::bytes_to_text;
 use super::{Config, Origins, written};
 use crate::log::config::Engine;
@@ -38,6 +38,7 @@ impl Checks<'_> {
         self.addresses();
         self.times();
         self.nodes();
+        self.nats();
         self.certificates();
         self.errors
     }
@@ -63,7 +64,8 @@ impl Checks<'_> {
             format!("must be at least {message}, to hold one message: {with}")
         });
         let append = bytes_to_text(shard.append_bytes as u64);
-        self.rule(log.memory_bytes >= shard.append_bytes, "log.memory_bytes", &["shard.append_bytes"], |with| {
+        let holds_append = log.engine != Engine::Memory || log.memory_bytes >= shard.append_bytes;
+        self.rule(holds_append, "log.memory_bytes", &["shard.append_bytes"], |with| {
             format!("must be at least {append}, to hold one append: {with}")
         });
         let keeps_message = log.retention.bytes == 0 || log.retention.bytes >= limits.message_bytes as u64;
@@ -150,6 +152,21 @@ impl Checks<'_> {
         });
     }
 
+    /// How NATS is reached, where it is.
+    fn nats(&mut self) {
+        let Config { nats, log, .. } = self.config;
+        if log.engine != Engine::Nats {
+            return;
+        }
+        if let Err(error) = nats.addresses() {
+            self.rule(false, "nats.urls", &[], |_| error.to_string());
+        }
+        if let Err(contradiction) = nats.check() {
+            let (told, other) = contradiction.options();
+            self.rule(false, told, &[other], |_| contradiction.to_string());
+        }
+    }
+
     fn certificates(&mut self) {
         let Config { chat, admin, http, .. } = self.config;
         for (files, cert, key) in [
@@ -182,7 +199,8 @@ impl Checks<'_> {
     }
 
     fn value(&self, key: &str) -> String {
-        written(self.config).into_iter().find(|(entry, _)| entry.key == key).map(|(_, text)| text).unwrap_or_default()
+        let mut written = written(self.config).into_iter();
+        written.find(|(entry, _)| entry.key == key).map(|(_, text)| without_secrets(&text)).unwrap_or_default()
     }
 }
 

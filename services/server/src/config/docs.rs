@@ -63,7 +63,7 @@ age = \"7d\"
 export TERTULIA__LOG__RETENTION_OVERRIDES='{\"logs/\": {\"messages\": 1000, \"age\": \"7d\"}}'
 ```
 
-Sizes take `B`, `KiB`, `MiB`, `GiB` (powers of 1024) and `KB`, `MB`, `GB` (powers of 1000), or none for bytes. Times take `ms`, `s`, `m`, `h`, `d`. Paths are
+Sizes take `B`, `KiB`, `MiB`, `GiB` (powers of 1024) and `KB`, `MB`, `GB` (powers of 1000), or none for bytes. Times take `ms`, `s`, `m`, `h`, `d`, and `w` for weeks; `M` is refused, since it could be minutes or months. Paths are
 relative to the directory the server is started in.
 ";
 

@@ -96,6 +96,12 @@ pub enum Error {
     },
 }
 
+/// A value as it may be shown: without what stands before the host of a URL, which may be a password.
+pub(super) fn without_secrets(value: &str) -> String {
+    let url = value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)));
+    url.map_or_else(|| value.to_owned(), |(scheme, host)| format!("{scheme}://***@{host}"))
+}
+
 fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map(|key| format!("; did you mean '{key}'?")).unwrap_or_default()
 }

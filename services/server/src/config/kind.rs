@@ -238,16 +238,25 @@ fn ratio(value: &ValueKind) -> Option<f64> {
 
 fn is_url(text: &str) -> bool {
     let Ok(url) = text.parse::<hyper::Uri>() else { return false };
-    let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/");
+    let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/")
+        // A user and a password would be shown where options are.
+        && url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
     matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some() && bare
 }
 
 fn duration(value: &ValueKind) -> Option<Duration> {
     match value {
+        // A month to humantime; whoever writes it means minutes.
+        ValueKind::String(text) if has_unit(text, "M") => None,
         ValueKind::String(text) => humantime::parse_duration(text.trim()).ok(),
         ValueKind::I64(0) | ValueKind::U64(0) => Some(Duration::ZERO),
         _ => None,
     }
+}
+
+/// Whether a number in the text has this unit.
+fn has_unit(text: &str, unit: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == unit)
 }
 
 /// `EnvFilter` takes a word that is no level for the name of a target, and would then log next to nothing; a misspelt level is far more likely.
@@ -399,5 +408,16 @@ mod tests {
         assert_eq!(kind.normalise(&string("json")), Some(string("json")));
         assert_eq!(kind.normalise(&string("JSON")), None);
         assert_eq!(kind.allowed(), "one of \"text\", \"json\"");
+    }
+
+    #[test]
+    fn a_month_is_taken_for_a_slip() {
+        let kind = Kind::Duration { min: Duration::ZERO, max: Duration::MAX };
+        for good in ["30m", "30 min", "1h 30m", "2 months", "7d", "250ms"] {
+            assert!(kind.normalise(&string(good)).is_some(), "{good}");
+        }
+        for bad in ["30M", "1h 30M", "M", "30"] {
+            assert!(kind.normalise(&string(bad)).is_none(), "{bad}");
+        }
     }
 }

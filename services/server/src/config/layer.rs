@@ -7,7 +7,7 @@ use std::path::Path;
 
 use config::{ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::error::{Error, Origin};
+use super::error::{Error, Origin, without_secrets};
 use super::table::{Entry, SECTIONS, entries, entry};
 use super::{Kind, overrides};
 
@@ -130,7 +130,7 @@ impl Layer {
             self.faulty.push(entry.key);
             self.errors.push(Error::NotAllowed {
                 key: entry.key.to_owned(),
-                value: show(value),
+                value: without_secrets(&show(value)),
                 origin,
                 rule: match entry.kind {
                     Kind::Retentions => overrides::read(value).err().unwrap_or_default(),

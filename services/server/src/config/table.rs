@@ -149,6 +149,11 @@ static CHAT: &[Entry] = &[
         "How long after the last line of an extended client the server pings it; after twice this time it is closed.",
     ),
     Entry::new("chat.post_without_join", Kind::Bool, "Whether one may post to a group without being a member of it."),
+    Entry::new(
+        "chat.proxy_protocol",
+        Kind::OneOf(&["off", "required"]),
+        "`required`: each connection begins with a header of the PROXY protocol (version 1 or 2), by which a load balancer tells from where it has it; one without is closed. Limits and holds by address need it there. Only the load balancer may reach the port then: whoever does can say to be from anywhere.",
+    ),
     cert_file("chat.tls.cert_file"),
     key_file("chat.tls.key_file"),
 ];
@@ -310,7 +315,10 @@ static ADMIN: &[Entry] = &[
         "The directory in which `CreateBackup` makes backups of this node ([operations.md](operations.md)); empty: it makes none.",
     ),
     Entry::new("admin.connections", int(1, 65_536), "Connections at the same time.")
-        .bound("one more is closed at once", "tertulia_admin_connections"),
+        .bound(
+            "the oldest from which no call was let in gives way to one more, which is closed if there is none",
+            "tertulia_admin_connections",
+        ),
     Entry::new("admin.watchers", int(1, 65_536), "Callers that watch events at the same time.")
         .bound("one more is refused with RESOURCE_EXHAUSTED", "tertulia_admin_watchers"),
     Entry::new(
@@ -326,7 +334,7 @@ static HTTP: &[Entry] = &[
     Entry::new("http.address", Kind::Address, "Where metrics and health are served; port 0 picks a free one.")
         .flag("--http"),
     Entry::new("http.connections", int(1, 65_536), "Connections at the same time.")
-        .bound("one more is closed at once", "tertulia_http_connections"),
+        .bound("the oldest gives way to one more", "tertulia_http_connections"),
     cert_file("http.tls.cert_file"),
     key_file("http.tls.key_file"),
 ];

@@ -325,7 +325,7 @@ fn an_empty_file_changes_nothing() {
 
 #[test]
 fn options_that_do_not_go_together_are_told() {
-    let cases: [(&[(&str, &str)], &str); 13] = [
+    let cases: [(&[(&str, &str)], &str); 17] = [
         (
             &[("limits.message_bytes", "64KiB")],
             "limits.line_bytes = 128KiB (default): must be at least 395008, to hold the longest message with every \
@@ -342,7 +342,7 @@ fn options_that_do_not_go_together_are_told() {
              limits.message_bytes = 16KiB (default)",
         ),
         (
-            &[("log.memory_bytes", "64KiB")],
+            &[("log.memory_bytes", "64KiB"), ("log.engine", "memory")],
             "log.memory_bytes = 64KiB (from flag --set): must be at least 1MiB, to hold one append: shard.append_bytes = \
              1MiB (default)",
         ),
@@ -383,6 +383,25 @@ fn options_that_do_not_go_together_are_told() {
             &[("drain.linger", "15s"), ("drain.delay", "5s")],
             "drain.grace = 20s (default): must be longer than 23s, since it counts from the signal and includes them and some time for the end: drain.delay = 5s \
              (from flag --set), drain.linger = 15s (from flag --set)",
+        ),
+        (
+            &[("log.engine", "nats"), ("nats.user", "ada")],
+            "nats.user = ada (from flag --set): nats.user is set and nats.password_file is not: set both or none",
+        ),
+        (
+            &[("log.engine", "nats"), ("nats.token_file", "t"), ("nats.creds_file", "c")],
+            "nats.creds_file = c (from flag --set): nats.token_file and nats.creds_file are both set: a connection has one kind of \
+             credentials, so leave one of them empty",
+        ),
+        // What may be a password is not shown.
+        (
+            &[("log.engine", "nats"), ("nats.urls", "nats://a:4222,nats://ada:s3cret@b:4222")],
+            "nats.urls = nats://***@b:4222 (from flag --set): 'b:4222' is not the URL of a NATS server (it may not hold a user or a \
+             password: set nats.user and nats.password_file); write it as nats://host:4222 or tls://host:4222",
+        ),
+        (
+            &[("telemetry.traces.endpoint", "http://ada:s3cret@b:4317")],
+            "telemetry.traces.endpoint = \"http://***@b:4317\" (from flag --set): must be an address such as http://localhost:4317, or empty",
         ),
         // A rule about an option whose own value is bad is not told besides.
         (

@@ -14,6 +14,7 @@ mod append;
 pub(crate) mod bucket;
 pub mod config;
 mod connect;
+mod credentials;
 mod fence;
 mod forming;
 mod handover;
@@ -46,8 +47,9 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::config::{Config, Storage};
+pub use self::config::{Config, NotUrl, Storage};
 pub use self::connect::ConnectError;
+pub use self::credentials::Contradiction;
 pub use self::fence::{TakeOver, TakeOverError};
 pub(crate) use self::forming::FORMING;
 pub use self::handover::Left;
@@ -189,7 +191,7 @@ impl Nats {
     /// # Errors
     /// NATS cannot be reached, or its streams are not as they must be.
     pub async fn open(config: &Config, rules: &Rules, shards: u16, node: &str) -> Result<Self, OpenError> {
-        let trouble = Arc::new(Trouble::default());
+        let trouble = Arc::new(Trouble::new(config.streams));
         let client = connect::connect(config, node, &trouble).await?;
         let names = Names::new(&config.prefix, config.streams);
         let link = Link { client, names, timeout: config.timeout, replicas: config.replicas };
@@ -361,6 +363,10 @@ impl Log for Nats {
 
     fn trouble(&self) -> Option<String> {
         self.core.trouble.any()
+    }
+
+    fn outage(&self) -> Option<String> {
+        self.core.trouble.everywhere()
     }
 
     fn notes(&self) -> Option<Arc<dyn Notes>> {

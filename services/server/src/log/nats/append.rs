@@ -188,19 +188,26 @@ impl Core {
         let deadline = Instant::now() + self.link.timeout;
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
-            let published = match self.link.publish(shard, fence, &messages).await {
+            let published = self.link.publish(shard, fence, &messages).await;
+            if let Published::Full(reason) = &published {
+                self.trouble.had_no_room(stream, reason.clone());
+            }
+            let published = match published {
                 // Where nobody else stores it, and it is in one piece, who has no room for it has not stored it. And a mark that others store all
                 // the same does no harm: it names messages that stay. Those who make room must not wait until there is.
                 Published::Full(reason)
                     if self.link.replicas == 1 && messages.len() == 1
                         || outgoing.iter().all(|outgoing| outgoing.message.kind == Kind::Mark) =>
                 {
-                    Published::Refused(reason)
+                    return Err(Failure::NotNow(reason));
                 }
                 published => published,
             };
             match published {
-                Published::Stored(position) => return Ok(position),
+                Published::Stored(position) => {
+                    self.trouble.has_stored(stream);
+                    return Ok(position);
+                }
                 Published::Fenced => {
                     self.lose(shard);
                     return Err(Failure::Lost);

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::ServerAddr;
 use serde::{Deserialize, Serialize};
+
+use super::credentials::{Contradiction, Credentials, both_or_none};
 
 /// Section `nats` of the configuration: how NATS is reached, and what this deployment makes there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,5 +80,50 @@ impl Default for Config {
             placement_tags: String::new(),
             update_streams: false,
         }
+    }
+}
+
+/// A URL of a server that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{url}' is not the URL of a NATS server ({cause}); write it as nats://host:4222 or tls://host:4222")]
+pub struct NotUrl {
+    /// What was given; of one with a user and a password, the rest.
+    pub url: String,
+    /// What is wrong with it.
+    pub cause: String,
+}
+
+impl Config {
+    /// The addresses of the servers.
+    ///
+    /// # Errors
+    /// One of them is none, or there is none.
+    pub fn addresses(&self) -> Result<Vec<ServerAddr>, NotUrl> {
+        let address = |url: &str| {
+            // The client would not present them, and what is in a URL is shown in many places.
+            let (who, shown) = url.rsplit_once('@').map_or((None, url), |(who, shown)| (Some(who), shown));
+            let unfit = |cause: String| NotUrl { url: shown.to_owned(), cause };
+            match (who, url.parse::<ServerAddr>()) {
+                (Some(_), _) => {
+                    Err(unfit("it may not hold a user or a password: set nats.user and nats.password_file".to_owned()))
+                }
+                (None, Err(error)) => Err(unfit(error.to_string())),
+                (None, Ok(address)) => Ok(address),
+            }
+        };
+        let urls = self.urls.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let addresses: Vec<ServerAddr> = urls.map(address).collect::<Result<_, _>>()?;
+        let nothing = || NotUrl { url: self.urls.clone(), cause: "there is none".to_owned() };
+        if addresses.is_empty() { Err(nothing()) } else { Ok(addresses) }
+    }
+
+    /// Checks the rules between options that say who we are.
+    ///
+    /// # Errors
+    /// More than one kind of credentials is set, or half of one, or half of a certificate.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        Credentials::of(self)?;
+        let (certificate, key) = (self.tls_cert_file.is_some(), self.tls_key_file.is_some());
+        both_or_none(("nats.tls_cert_file", certificate), ("nats.tls_key_file", key))
     }
 }

@@ -1,12 +1,14 @@
 //! The connection to NATS: with what it is opened, and what is told when it cannot be.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectOptions};
 
 use super::Config;
+use super::config::NotUrl;
+use super::credentials::{Contradiction, Credentials};
 use super::forming::{self, Unanswered};
 use super::trouble::{Cause, Trouble};
 
@@ -19,15 +21,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A URL that is none.
-    #[error(
-        "nats.urls: '{url}' is not the URL of a NATS server ({cause}); write it as nats://host:4222 or tls://host:4222"
-    )]
-    Url {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        cause: String,
-    },
+    #[error("nats.urls: {0}")]
+    Url(#[from] NotUrl),
     /// A file that cannot be used.
     #[error("{key}: cannot read {}: {cause}", path.display())]
     File {
@@ -38,22 +33,9 @@ pub enum ConnectError {
         /// Why.
         cause: String,
     },
-    /// More than one way to say who we are.
-    #[error("{first} and {second} are both set: a connection has one kind of credentials, so leave one of them empty")]
-    Ambiguous {
-        /// An option.
-        first: &'static str,
-        /// Another one.
-        second: &'static str,
-    },
-    /// Half of what is needed.
-    #[error("{given} is set and {missing} is not: set both or none")]
-    Half {
-        /// What is there.
-        given: &'static str,
-        /// What is not.
-        missing: &'static str,
-    },
+    /// Options that contradict each other.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     /// Nobody answers, or not as hoped.
     #[error("cannot connect to NATS at {urls}: {cause}. {advice}")]
     Connect {
@@ -92,14 +74,9 @@ pub enum ConnectError {
 
 /// Opens the connection. It comes back by itself whenever it breaks.
 pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<Client, ConnectError> {
-    let addresses = config.urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(|url| {
-        url.parse::<ServerAddr>().map_err(|error| ConnectError::Url { url: url.to_owned(), cause: error.to_string() })
-    });
-    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
     let urls = config.urls.clone();
-    if addresses.is_empty() {
-        return Err(ConnectError::Url { url: urls, cause: "there is none".to_owned() });
-    }
+    let addresses = config.addresses()?;
+    config.check()?;
     let mut tries = 0;
     let client = loop {
         let error = match options(config, name, trouble).await?.connect(addresses.clone()).await {
@@ -127,7 +104,8 @@ fn may_pass(kind: async_nats::ConnectErrorKind) -> bool {
 
 async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<ConnectOptions, ConnectError> {
     let events = Arc::clone(trouble);
-    let options = credentials(config)
+    let options = Credentials::of(config)?
+        .options()
         .await?
         .name(name)
         .require_tls(config.tls_required)
@@ -196,55 +174,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn credentials(config: &Config) -> Result<ConnectOptions, ConnectError> {
-    let user = (!config.user.is_empty()).then_some("nats.user");
-    let given = [
-        ("nats.user", user.is_some()),
-        ("nats.token_file", config.token_file.is_some()),
-        ("nats.nkey_file", config.nkey_file.is_some()),
-        ("nats.creds_file", config.creds_file.is_some()),
-    ];
-    let mut given = given.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| *key);
-    if let (Some(first), Some(second)) = (given.next(), given.next()) {
-        return Err(ConnectError::Ambiguous { first, second });
-    }
-    let options = ConnectOptions::new();
-    match (user, &config.password_file) {
-        (Some(_), Some(path)) => {
-            let password = read("nats.password_file", path).await?;
-            return Ok(options.user_and_password(config.user.clone(), password));
-        }
-        (Some(given), None) => return Err(ConnectError::Half { given, missing: "nats.password_file" }),
-        (None, Some(_)) => return Err(ConnectError::Half { given: "nats.password_file", missing: "nats.user" }),
-        (None, None) => {}
-    }
-    if let Some(path) = &config.token_file {
-        return Ok(options.token(read("nats.token_file", path).await?));
-    }
-    if let Some(path) = &config.nkey_file {
-        return Ok(options.nkey(read("nats.nkey_file", path).await?));
-    }
-    if let Some(path) = &config.creds_file {
-        let text = read("nats.creds_file", path).await?;
-        let unfit = |error: std::io::Error| ConnectError::File {
-            key: "nats.creds_file",
-            path: path.clone(),
-            cause: error.to_string(),
-        };
-        return options.credentials(&text).map_err(unfit);
-    }
-    Ok(options)
-}
-
-async fn read(key: &'static str, path: &Path) -> Result<String, ConnectError> {
-    let failed = |cause: String| ConnectError::File { key, path: path.to_owned(), cause };
-    let owned = path.to_owned();
-    let text = tokio::task::spawn_blocking(move || std::fs::read_to_string(owned)).await;
-    let text = text.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
-    let text = text.trim();
-    if text.is_empty() { Err(failed("it is empty".to_owned())) } else { Ok(text.to_owned()) }
-}
-
 fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
     let files = [
         ("nats.tls_ca_file", &config.tls_ca_file),
@@ -259,10 +188,8 @@ fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, C
     if let Some(path) = &config.tls_ca_file {
         options = options.add_root_certificates(path.clone());
     }
-    match (&config.tls_cert_file, &config.tls_key_file) {
-        (Some(certificate), Some(key)) => Ok(options.add_client_certificate(certificate.clone(), key.clone())),
-        (None, None) => Ok(options),
-        (Some(_), None) => Err(ConnectError::Half { given: "nats.tls_cert_file", missing: "nats.tls_key_file" }),
-        (None, Some(_)) => Err(ConnectError::Half { given: "nats.tls_key_file", missing: "nats.tls_cert_file" }),
+    if let (Some(certificate), Some(key)) = (&config.tls_cert_file, &config.tls_key_file) {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
     }
+    Ok(options)
 }

@@ -30,6 +30,7 @@ async fn watch_stream(core: &Core, stream: u16) {
         // A sum that wraps is right again once all parts are in.
         core.bytes.fetch_add(now.wrapping_sub(bytes), Ordering::Relaxed);
         bytes = now;
+        core.trouble.forget_full(stream);
         core.look_at_fences(stream).await;
         let next = Instant::now() + EVERY;
         while Instant::now() < next && core.trouble.of_stream(stream).is_none() {

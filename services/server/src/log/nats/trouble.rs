@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// What was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,19 +14,33 @@ pub(crate) enum Cause {
     Connection,
     /// A stream does not answer, or takes nothing.
     Stream(u16),
+    /// A stream has had no room for what was appended. It answers, and others may post less, or later: so nothing is refused because of it.
+    Room(u16),
     /// It is not known how an append of a shard ended. Other shards of its stream are not kept from trying.
     Append(u16),
 }
 
+/// How long a stream that had no room is taken to have none, unless something is stored there before: nobody may ask.
+const FULL: Duration = Duration::from_secs(60);
+
 /// What is wrong now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Trouble {
+    /// How many streams there are.
+    streams: u16,
+    /// When a stream last had no room.
+    full: Mutex<BTreeMap<u16, Instant>>,
     reasons: Mutex<BTreeMap<Cause, String>>,
     /// The log is being closed: what ends then is no trouble.
     closing: AtomicBool,
 }
 
 impl Trouble {
+    /// Nothing is wrong with `streams` streams.
+    pub(crate) fn new(streams: u16) -> Self {
+        Self { streams, full: Mutex::default(), reasons: Mutex::default(), closing: AtomicBool::new(false) }
+    }
+
     fn reasons(&self) -> MutexGuard<'_, BTreeMap<Cause, String>> {
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,5 +80,87 @@ impl Trouble {
     /// The first that there is.
     pub(crate) fn any(&self) -> Option<String> {
         self.reasons().values().next().cloned()
+    }
+
+    /// Why nothing at all can be written: there is no connection, or none of the streams answers.
+    pub(crate) fn everywhere(&self) -> Option<String> {
+        let reasons = self.reasons();
+        let silent = || reasons.iter().filter(|(cause, _)| matches!(cause, Cause::Stream(_)));
+        let none_answers = silent().count() >= usize::from(self.streams);
+        reasons
+            .get(&Cause::Connection)
+            .or_else(|| silent().next().filter(|_| none_answers).map(|(_, why)| why))
+            .cloned()
+    }
+
+    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, Instant>> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream had no room for an append.
+    pub(crate) fn had_no_room(&self, stream: u16, reason: String) {
+        self.full().insert(stream, Instant::now());
+        self.set(Cause::Room(stream), Some(reason));
+    }
+
+    /// A stream has stored an append.
+    pub(crate) fn has_stored(&self, stream: u16) {
+        if self.full().remove(&stream).is_some() {
+            self.set(Cause::Room(stream), None);
+        }
+    }
+
+    /// Nobody has met with a full stream for a while.
+    pub(crate) fn forget_full(&self, stream: u16) {
+        let is_over = self.full().get(&stream).is_some_and(|since| since.elapsed() >= FULL);
+        if is_over {
+            self.has_stored(stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason() -> Option<String> {
+        Some("no answer".to_owned())
+    }
+
+    #[test]
+    fn some_streams_in_trouble_are_not_the_end_of_all() {
+        let trouble = Trouble::new(3);
+        for stream in 0..3 {
+            assert_eq!(trouble.everywhere(), None, "{stream} streams are silent");
+            trouble.set(Cause::Stream(stream), reason());
+            trouble.set(Cause::Append(stream), reason());
+            assert_eq!(trouble.any(), reason());
+        }
+        assert_eq!(trouble.everywhere(), reason());
+        trouble.set(Cause::Stream(1), None);
+        assert_eq!(trouble.everywhere(), None);
+        trouble.set(Cause::Connection, reason());
+        assert_eq!(trouble.everywhere(), reason());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_stream_is_known_until_something_is_stored_there_or_nobody_asks_for_long() {
+        let trouble = Trouble::new(2);
+        trouble.had_no_room(0, "full".to_owned());
+        assert_eq!((trouble.any().as_deref(), trouble.of_stream(0), trouble.everywhere()), (Some("full"), None, None));
+        trouble.has_stored(1);
+        assert!(trouble.any().is_some(), "it was another stream that has room");
+        trouble.has_stored(0);
+        assert_eq!(trouble.any(), None);
+
+        trouble.had_no_room(0, "full".to_owned());
+        tokio::time::advance(FULL / 2).await;
+        trouble.had_no_room(0, "full".to_owned());
+        tokio::time::advance(FULL / 2).await;
+        trouble.forget_full(0);
+        assert!(trouble.any().is_some(), "it was full half the time ago");
+        tokio::time::advance(FULL / 2).await;
+        trouble.forget_full(0);
+        assert_eq!(trouble.any(), None);
     }
 }

@@ -48,14 +48,20 @@ async fn a_batch_for_which_there_is_no_room_is_in_doubt_until_there_is() {
     let refused = tokio::time::timeout(PATIENCE, log.append(0, vec![batch("Dogs", 7, 3, 3)])).await;
     let error = refused.expect("it is refused at once").unwrap_err();
     assert!(matches!(error, AppendError::Unavailable { .. }), "{error}");
-    well(&log).await;
+    // It is known, and keeps nobody from trying, nor clients from coming.
+    assert!(log.trouble().is_some_and(|trouble| trouble.contains("resource")) && log.outage().is_none());
     let in_doubt = tokio::spawn(log.append(0, vec![batch("Dogs", 7, 3, 3), batch("Cats", 7, 1, 1)]));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!in_doubt.is_finished(), "nobody knows what is stored: {:?}", in_doubt.await.unwrap());
     context.delete_stream("ballast").await.unwrap();
     let ended = tokio::time::timeout(PATIENCE, in_doubt).await.expect("it is found out about").unwrap();
     assert!(matches!(ended, Err(AppendError::Unavailable { .. })), "{ended:?}");
+    let taken = async {
+        while log.append(0, vec![batch("Dogs", 7, 3, 3), batch("Cats", 7, 1, 1)]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taken).await.expect("there is room again");
     well(&log).await;
-    log.append(0, vec![batch("Dogs", 7, 3, 3), batch("Cats", 7, 1, 1)]).await.unwrap();
     log.close().await;
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, ELECTIONS, EVERYTHING, Nats, PATIENCE, SHARDS, Servers, config, open};
+use nkeys::KeyPair;
+
+use super::{Config, ELECTIONS, EVERYTHING, Nats, PATIENCE, SHARDS, Servers, config, open, well};
 use crate::log::conformance::batch;
 use crate::log::nats::bucket;
 use crate::log::{Log, Retention};
@@ -181,6 +183,86 @@ async fn one_logs_in_with_a_password_a_token_or_an_nkey() {
     let servers = Servers::start(1, &format!("authorization {{ users: [{{ nkey: {public} }}] }}")).await;
     let nkey = Config { nkey_file: keep("seed", seed), ..config(&servers.urls()) };
     open(&nkey).await.close().await;
+}
+
+/// As `nsc` and whoever else makes them: three texts in URL-safe base64, of which the last signs the others.
+fn jwt(issuer: &KeyPair, subject: &str, name: &str, nats: serde_json::Value) -> String {
+    let header = base64(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let claims = serde_json::json!({
+        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject, "name": name, "nats": nats,
+    });
+    let signed = format!("{header}.{}", base64(claims.to_string().as_bytes()));
+    format!("{signed}.{}", base64(&issuer.sign(signed.as_bytes()).unwrap()))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let group = |three: &[u8]| {
+        let [one, two, three_] = [0, 1, 2].map(|place| u32::from(three.get(place).copied().unwrap_or(0)));
+        let bits = one << 16 | two << 8 | three_;
+        (0..=three.len()).map(|digit| char::from(DIGITS[(bits >> (18 - 6 * digit) & 63) as usize])).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_logs_in_with_a_credentials_file() {
+    let [operator, account, user] = [KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user()];
+    // JetStream needs one.
+    let system = KeyPair::new_account();
+    let limits = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let of_account = serde_json::json!({"type": "account", "version": 2, "limits": limits});
+    let of_user = serde_json::json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
+    let of_operator = serde_json::json!({"type": "operator", "version": 2});
+    let of_system = serde_json::json!({"type": "account", "version": 2});
+    let [operator_jwt, system_jwt, account_jwt, user_jwt] = [
+        jwt(&operator, &operator.public_key(), "O", of_operator),
+        jwt(&operator, &system.public_key(), "S", of_system),
+        jwt(&operator, &account.public_key(), "A", of_account),
+        jwt(&account, &user.public_key(), "U", of_user),
+    ];
+    let [of_a, of_s] = [account.public_key(), system.public_key()];
+    let trust = format!(
+        "operator: {operator_jwt}\nresolver: MEMORY\nsystem_account: {of_s}\n\
+         resolver_preload: {{ {of_a}: {account_jwt}, {of_s}: {system_jwt} }}"
+    );
+    let servers = Servers::start(1, &trust).await;
+    let seed = user.seed().unwrap();
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let creds = Config { creds_file: file(directory.path(), "creds", &text), ..config(&servers.urls()) };
+    open(&creds).await.close().await;
+    let half = Config { creds_file: file(directory.path(), "half", &user_jwt), ..config(&servers.urls()) };
+    let said = refusal(&half, &EVERYTHING, SHARDS).await;
+    assert!(said.contains("it does not hold a JWT and the seed of a key"), "{said}");
+}
+
+/// A secret is replaced at the servers and in the file, and the log goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_counts_from_the_next_connection_on() {
+    let mut servers = Servers::start(1, "authorization { user: ada, password: enchantress }").await;
+    let directory = tempfile::tempdir().unwrap();
+    let password_file = file(directory.path(), "password", "enchantress");
+    let log = open(&Config { user: "ada".to_owned(), password_file, ..config(&servers.urls()) }).await;
+    servers.kill(0);
+    servers.reconfigure(0, "enchantress", "countess");
+    servers.revive(0);
+    // Until then it is refused.
+    let refused = async {
+        while log.trouble().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the connection is not lost");
+    file(directory.path(), "password", "countess");
+    well(&log).await;
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -115,6 +115,14 @@ impl Servers {
         self.servers[index].port
     }
 
+    /// Changes the configuration with which a server starts next.
+    pub(crate) fn reconfigure(&self, index: usize, from: &str, to: &str) {
+        let config = &self.servers[index].config;
+        let text = std::fs::read_to_string(config).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(config, text.replace(from, to)).unwrap();
+    }
+
     /// Starts a server that is dead.
     pub(crate) fn revive(&mut self, index: usize) {
         let server = &mut self.servers[index];
