@@ -12,5 +12,6 @@ mod lagging;
 mod lists;
 mod many_groups;
 mod order;
+mod proxied;
 mod resume;
 mod tls;

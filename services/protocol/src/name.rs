@@ -269,13 +269,14 @@ fn is_control(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Those by which two names look alike: the others of Unicode's category Cf that have no shape of their own, and the fillers. Names that are
+/// Those by which two names look alike: the others of Unicode's category Cf that have no shape of their own, variation selectors, and the
+/// fillers. Names that are
 /// stored may have them.
 fn is_invisible(c: char) -> bool {
     matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
-        | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{3164}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
-        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0e}'
+        | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e01ef}')
 }
 
 #[cfg(test)]
@@ -295,7 +296,9 @@ mod tests {
     #[test]
     fn what_clients_offer_has_no_invisible_characters_but_what_is_stored_may() {
         let rules = NameRules { max_bytes: 255, ascii_only: false };
-        for bad in ["D\u{ad}ogs", "D\u{2060}ogs", "Dogs\u{e0041}", "\u{3164}"] {
+        for bad in
+            ["D\u{ad}ogs", "D\u{2060}ogs", "Dogs\u{e0041}", "\u{3164}", "Dogs\u{fe0e}", "Dogs\u{e0100}", "Do\u{2800}gs"]
+        {
             assert!(rules.group(bad).is_err() && NameRules::user(bad).is_err(), "{bad:?}");
             assert!(GroupName::new(bad).is_ok() && UserName::from_stored(bad).is_ok(), "{bad:?}");
         }

@@ -1,6 +1,6 @@
 //! Chat clients: one task per connection reads lines, routes them to shards, and writes what comes back.
 //!
-//! `listener` accepts and counts; `connection` is the task, driven by one `poll`; `dispatch` turns a line into requests; `replies`
+//! `listener` accepts and counts; `proxy` reads from where a load balancer has a connection; `connection` is the task, driven by one `poll`; `dispatch` turns a line into requests; `replies`
 //! turns answers into lines; `membership` follows one group, live or from the log, and `memberships` knows which of them to look at; `outbound`
 //! writes.
 
@@ -12,6 +12,7 @@ mod marks;
 mod membership;
 mod memberships;
 mod outbound;
+mod proxy;
 mod replies;
 mod sending;
 mod timers;
@@ -21,6 +22,6 @@ pub mod listener;
 pub mod metrics;
 pub mod registry;
 
-pub use config::{Config, Limits};
-pub use listener::{Front, REFUSED_AT_ONCE, bind};
+pub use config::{Config, Limits, ProxyProtocol};
+pub use listener::{Front, REFUSED_AT_ONCE, bind, listen, reserve};
 pub use registry::{CloseReason, Registry};

@@ -18,6 +18,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Whether one may post to a group without being a member of it.
     pub post_without_join: bool,
+    /// Whether connections begin with a header that tells from where a load balancer has them.
+    pub proxy_protocol: ProxyProtocol,
     /// The certificate that is shown to clients; without one they speak in the clear.
     pub tls: tls::Files,
 }
@@ -28,9 +30,20 @@ impl Default for Config {
             address: SocketAddr::from(([127, 0, 0, 1], 8088)),
             heartbeat: Duration::from_secs(30),
             post_without_join: true,
+            proxy_protocol: ProxyProtocol::Off,
             tls: tls::Files::default(),
         }
     }
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// None does: clients connect by themselves.
+    Off,
+    /// Each does, of version 1 or 2; one without is closed. Whoever reaches the port can say to be from anywhere.
+    Required,
 }
 
 /// Bounds on what clients may do: section `limits` of the configuration. 0 means no limit where the text says so.

@@ -14,19 +14,25 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::Characters;
+use super::config::{Characters, ProxyProtocol};
 use super::connection::Task;
 use super::metrics::Metrics;
+use super::proxy;
 use super::registry::{Admitted, CloseReason, NotAdmitted, Registry};
 use super::timers::Patience;
 use super::{Config, Limits};
+use crate::complaint::Complaint;
 use crate::linger::linger;
+use crate::places::Places;
 use crate::shard::Shards;
 use crate::telemetry::trace::Tracer;
 use crate::tls::{self, Acceptor, Refused, Stream};
 
 /// Connections beyond `limits.connections` that are told so at the same time; others are closed in silence.
 pub const REFUSED_AT_ONCE: usize = 256;
+
+/// Connections that may be about to tell where they are from; one more takes the place of the oldest.
+const INTRODUCTIONS: usize = 1_024;
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -51,6 +57,37 @@ pub struct Front {
     tls: Option<Acceptor>,
     /// Connections that are being told that there are too many.
     refusing: Arc<AtomicUsize>,
+    /// `None`: connections are from where they seem to be.
+    introductions: Option<Arc<Introductions>>,
+}
+
+/// Connections that have yet to tell where they are from.
+#[derive(Debug)]
+struct Introductions {
+    places: Arc<Places>,
+    complaint: Complaint,
+}
+
+/// Takes an address, and does not listen yet: whoever connects is refused.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that comes back must not wait for the last one's connections to time out.
+    socket.set_reuseaddr(true)?;
+    prepare(&socket)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Listens at an address that was reserved. From now on connections are taken, before anybody accepts them.
+///
+/// # Errors
+/// If somebody else listens there.
+pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 4_096;
+    socket.listen(BACKLOG)
 }
 
 /// Opens a listening socket.
@@ -58,13 +95,7 @@ pub struct Front {
 /// # Errors
 /// If the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: u32 = 4_096;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A server that comes back must not wait for the last one's connections to time out.
-    socket.set_reuseaddr(true)?;
-    prepare(&socket)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    listen(reserve(address)?)
 }
 
 /// Options that every connection inherits from its listener (`tcp(7)`, `socket(7)`): set once here, they cost none of them a call.
@@ -102,7 +133,14 @@ impl Front {
         let metrics = Metrics::new();
         metrics.limits(&limits);
         let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight: Arc::default() });
-        Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default() }
+        let introductions = match config.proxy_protocol {
+            ProxyProtocol::Off => None,
+            ProxyProtocol::Required => {
+                let places = Places::new(INTRODUCTIONS);
+                Some(Arc::new(Introductions { places, complaint: Complaint::default() }))
+            }
+        };
+        Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default(), introductions }
     }
 
     /// The connections.
@@ -119,7 +157,10 @@ impl Front {
                 accepted = tls::next(&listener, self.tls.as_ref()) => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.start(socket, peer, &stop),
+                Ok((socket, peer)) => match &self.introductions {
+                    None => self.start(socket, peer, &stop),
+                    Some(introductions) => self.introduce(socket, peer, introductions, &stop),
+                },
                 Err(error) => {
                     self.shared.metrics.accept_errors.increment(1);
                     if !is_of_one_connection(&error) {
@@ -131,6 +172,45 @@ impl Front {
                 }
             }
         }
+    }
+
+    /// Has a connection tell where it is from, and starts it then. It does not count before, and nobody waits for it: the oldest of those
+    /// that tell nothing give way.
+    fn introduce(
+        &self,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        introductions: &Arc<Introductions>,
+        stop: &CancellationToken,
+    ) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let Some(place) = introductions.places.take() else { return };
+        let (front, introductions, stop) = (self.clone(), Arc::clone(introductions), stop.clone());
+        self.tasks.spawn(async move {
+            let given_up = place.given_up().clone();
+            let told = async {
+                tokio::select! {
+                    biased;
+                    told = proxy::read(&mut socket) => told.map_err(|fault| fault.to_string()),
+                    () = given_up.cancelled() => Err("others came meanwhile".to_owned()),
+                    () = tokio::time::sleep(PATIENCE) => Err(format!("it said nothing for {PATIENCE:?}")),
+                }
+            };
+            match stop.run_until_cancelled(told).await {
+                None => {}
+                Some(Ok(from)) => front.start(socket, from.unwrap_or(peer), &stop),
+                Some(Err(why)) => {
+                    front.shared.metrics.no_proxy_header.increment(1);
+                    if introductions.complaint.is_due() {
+                        tracing::warn!(
+                            %peer,
+                            why,
+                            "connection closed: chat.proxy_protocol is required, and it did not tell where it is from; there may be more"
+                        );
+                    }
+                }
+            }
+        });
     }
 
     fn start(&self, socket: TcpStream, peer: SocketAddr, stop: &CancellationToken) {

@@ -84,6 +84,12 @@ enum State {
 
 type Received = (Result<Arc<Delivery>, RecvError>, Subscription);
 
+/// Whether it is read from the log again rather than kept for a member whose connection has no room: nothing else would bound what all
+/// groups of a connection keep so.
+fn is_too_large_to_keep(delivery: &Delivery) -> bool {
+    delivery.batch.size() > HELD_UP
+}
+
 async fn receive(mut subscription: Subscription) -> Received {
     (subscription.recv().await, subscription)
 }
@@ -91,13 +97,17 @@ async fn receive(mut subscription: Subscription) -> Received {
 /// Where a new member begins, and whether all it asked for is there.
 pub(super) fn start(joined: &Joined) -> (u64, bool) {
     let Joined { epoch, head, first, .. } = *joined;
+    // Nothing is left: then it begins with what is gone, of which it is told, or it would wait for messages that do not come.
+    let from_first = |wanted: u64| if first > head { wanted } else { wanted.max(first) };
     match joined.from {
         JoinFrom::Now => (head + 1, true),
         JoinFrom::Last(count) => {
             let wanted = head.saturating_sub(count) + 1;
-            (wanted.max(first), first <= wanted)
+            (from_first(wanted), first <= wanted)
         }
-        JoinFrom::After { seq, epoch: seen } if seq > head || seen.is_some_and(|seen| seen != epoch) => (first, false),
+        JoinFrom::After { seq, epoch: seen } if seq > head || seen.is_some_and(|seen| seen != epoch) => {
+            (from_first(1), false)
+        }
         JoinFrom::After { seq, .. } => (seq + 1, first <= seq + 1),
     }
 }
@@ -193,8 +203,7 @@ impl Membership {
             match received {
                 // It is written already, from the log: what comes next is what it is to be woken for.
                 Ok(delivery) if delivery.batch.last() < self.next => self.listen(subscription),
-                // Nothing else would bound what all groups of a connection keep so.
-                Ok(delivery) if delivery.batch.size() > HELD_UP => self.fall_behind(subscription, around),
+                Ok(delivery) if is_too_large_to_keep(&delivery) => self.fall_behind(subscription, around),
                 received => self.state = State::HeldUp(Box::new((received, subscription))),
             }
         }
@@ -330,7 +339,7 @@ impl Membership {
         let page = match page {
             Ok(Some(page)) => page,
             // Nobody has posted yet, or the group was deleted and its members are about to hear of it.
-            Ok(None) => return self.go_live(subscription),
+            Ok(None) => return self.go_live(subscription, around, None),
             Err(error) => {
                 tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
                 return self.read_later(subscription, around.shards, READ_RETRY);
@@ -353,11 +362,8 @@ impl Membership {
             around.count(count);
             around.metrics.catchup_messages.increment(count);
         }
-        if self.next > page.head.seq && self.next <= self.status.head() {
-            // Read where the log's end was not known yet: another node writes it.
-            self.read_later(subscription, around.shards, READ_AGAIN);
-        } else if self.next > page.head.seq {
-            self.go_live(subscription);
+        if self.next > page.head.seq {
+            self.go_live(subscription, around, Some(self.status.head()));
         } else {
             self.state = State::CatchingUp { subscription, page: None };
         }
@@ -372,20 +378,30 @@ impl Membership {
         self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
     }
 
-    fn go_live(&mut self, mut subscription: Subscription) {
-        self.held_up = None;
-        self.lag = None;
-        self.progress.set_catching_up(false);
-        self.state = loop {
+    /// Takes up the broadcast, unless there are messages up to `head`, neither of those that were read nor in it: those were in it before
+    /// the log that was read, which another node writes, was known to hold them.
+    fn go_live(&mut self, mut subscription: Subscription, around: &Surroundings<'_>, head: Option<u64>) {
+        let has_room = around.out.len() < around.max_outbound;
+        let state = loop {
             match subscription.try_recv() {
                 Ok(delivery) if delivery.batch.last() < self.next => {}
+                Ok(delivery) if !has_room && is_too_large_to_keep(&delivery) => {
+                    return self.fall_behind(subscription, around);
+                }
                 Ok(delivery) => break State::HeldUp(Box::new((Ok(delivery), subscription))),
-                // It was read from the log meanwhile; if not all of it, what comes next shows that.
+                // It was read from the log meanwhile; if not all of it, what comes next shows that, or the head does.
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(TryRecvError::Closed) => break State::Closed,
+                Err(TryRecvError::Empty) if head.is_some_and(|head| head >= self.next) => {
+                    return self.read_later(subscription, around.shards, READ_AGAIN);
+                }
                 Err(TryRecvError::Empty) => break State::Live(ReusableBoxFuture::new(receive(subscription))),
             }
         };
+        self.held_up = None;
+        self.lag = None;
+        self.progress.set_catching_up(false);
+        self.state = state;
     }
 
     fn tell_lost(&self, first: u64, last: u64, around: &mut Surroundings<'_>) {

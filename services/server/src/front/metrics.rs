@@ -19,6 +19,8 @@ pub const CONNECTIONS_ACCEPTED: &str = "tertulia_connections_accepted_total";
 pub const CONNECTIONS_CLOSED: &str = "tertulia_connections_closed_total";
 /// Connections not let in, by reason.
 pub const CONNECTIONS_REFUSED: &str = "tertulia_connections_refused_total";
+/// Connections that did not tell where they are from.
+pub const PROXY_HEADERS_REFUSED: &str = "tertulia_proxy_headers_refused_total";
 /// Failed accepts.
 pub const ACCEPT_ERRORS: &str = "tertulia_accept_errors_total";
 /// Lines by kind.
@@ -82,6 +84,10 @@ pub fn describe() {
         CONNECTIONS_REFUSED,
         "Chat connections not let in, by reason: total and address are limits, which they were told; overload is either, when too many had \
          to be told at once"
+    );
+    describe_counter!(
+        PROXY_HEADERS_REFUSED,
+        "Chat connections closed since they did not begin with a header of the PROXY protocol in time (chat.proxy_protocol)"
     );
     describe_counter!(ACCEPT_ERRORS, "Failed attempts to accept a connection, such as for want of descriptors");
     describe_counter!(REQUESTS, "Lines of clients, by kind");
@@ -157,6 +163,7 @@ pub(super) struct Metrics {
     pub(super) accepted: Counter,
     pub(super) accept_errors: Counter,
     pub(super) overload: Counter,
+    pub(super) no_proxy_header: Counter,
     pub(super) requests: Requests,
     pub(super) paced: Counter,
     pub(super) classic_deliveries: Counter,
@@ -207,6 +214,7 @@ impl Metrics {
             accepted: counter!(CONNECTIONS_ACCEPTED),
             accept_errors: counter!(ACCEPT_ERRORS),
             overload: counter!(CONNECTIONS_REFUSED, "reason" => "overload"),
+            no_proxy_header: counter!(PROXY_HEADERS_REFUSED),
             requests: Requests {
                 hello: kind("hello"),
                 join: kind("join"),

@@ -122,17 +122,27 @@ impl World {
         self.post(2).await;
     }
 
+    /// Each has its own number as its text.
     async fn post(&mut self, count: usize) {
         let first = self.posted + 1;
+        self.post_texts((first..first + count as u64).map(|seq| seq.to_string()).collect()).await;
+    }
+
+    async fn post_text(&mut self, text: &str) {
+        self.post_texts(vec![text.to_owned()]).await;
+    }
+
+    async fn post_texts(&mut self, texts: Vec<String>) {
+        let count = texts.len();
         self.posted += count as u64;
-        let post = |seq: u64| NewPost {
+        let post = |text: String| NewPost {
             group: self.group.clone(),
-            message: seq.to_string().into(),
+            message: text.into(),
             id: None,
             trace: None,
             weight: None,
         };
-        let posts = (first..=self.posted).map(post).collect();
+        let posts = texts.into_iter().map(post).collect();
         let received = std::time::Instant::now();
         let request = Request::Post(Posts { session: Arc::clone(&self.poster), posts, received, in_doubt: false });
         assert!(self.shards.send(0, request).await);
@@ -279,6 +289,23 @@ async fn a_member_that_never_reads_is_told_exactly_what_is_gone() {
     world.check();
 }
 
+/// Whoever asks for the newest messages learns that there are none, rather than to wait for them.
+#[tokio::test]
+async fn who_wants_the_newest_where_nothing_is_left_is_told_what_is_gone() {
+    for from in [JoinFrom::Last(2), JoinFrom::Last(9), JoinFrom::After { seq: 1, epoch: Some(7) }] {
+        let mut world = World::new(Dialect::Extended, 0);
+        world.post_to_begin().await;
+        world.post(3).await;
+        world.log.purge(0, &world.group, 5).await.unwrap();
+        world.join(from).await;
+        world.poll_once(usize::MAX);
+        world.take();
+        let first = if from == JoinFrom::Last(2) { 4 } else { 1 };
+        assert_eq!(world.seen, [Seen::Joined(first), Seen::Lost(first, 5)], "{from:?}");
+        world.check();
+    }
+}
+
 #[tokio::test]
 async fn another_epoch_begins_with_all_that_is_kept() {
     let mut world = World::new(Dialect::Extended, 100);
@@ -358,6 +385,23 @@ async fn what_there_is_no_room_for_of_a_delivery_that_was_seen_in_part_is_still_
         (member.next, around.delivered)
     });
     assert_eq!(told, Some((3, 1)));
+}
+
+/// However many groups a connection is in, what is kept for it while it has no room is bounded.
+#[tokio::test]
+async fn who_was_caught_up_and_has_no_room_keeps_nothing_large_of_what_came_meanwhile() {
+    for (length, is_kept) in [(HELD_UP / 2, true), (HELD_UP + 1, false)] {
+        let mut world = World::new(Dialect::Extended, 0);
+        world.post_to_begin().await;
+        world.join(JoinFrom::After { seq: 0, epoch: None }).await;
+        // What it needs is read, and then there is more.
+        let read = world.shards.read(&world.group, Range::After(0), PAGE).await;
+        world.post_text(&"x".repeat(length)).await;
+        world.around(1, |member, around| member.on_page(read, around));
+        let member = world.member.as_ref().unwrap();
+        assert_eq!(member.next, 3, "it has what was read, which fills it up");
+        assert_eq!(matches!(member.state, State::HeldUp(_)), is_kept, "{length} bytes");
+    }
 }
 
 /// Notes that it was called.
