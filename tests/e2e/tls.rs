@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::certificates::{Authority, Certified, Secret};
 use harness::deadline::{PATIENCE, poll_until, within};
 use harness::metrics::{Metrics, get};
@@ -233,7 +233,7 @@ async fn the_admin_api_asks_for_certificates_and_tells_whose_they_are() -> Resul
     let authority = Authority::new("for admins")?;
     let client = authority.certify("ops", &[], YEAR)?;
     let expired = authority.certify("eve", &[], 2_001)?;
-    let cas = Secret::new(&[("ca.crt", authority.certificate())])?;
+    let mut cas = Secret::new(&[("ca.crt", authority.certificate())])?;
     let (ops, eve) = (Secret::new(&pair(&client))?, Secret::new(&pair(&expired))?);
     let options = ServerOptions::new().set("admin.client_ca_file", cas.path("ca.crt").display());
     let secured = secured(&["admin"], options).await?;
@@ -267,6 +267,51 @@ async fn the_admin_api_asks_for_certificates_and_tells_whose_they_are() -> Resul
         ensure!(!good, "without a right certificate it says {said}");
         secured.until_metric(HANDSHAKES, &[("port", "admin"), ("result", reason)], 1.0).await?;
     }
+
+    // Who was let in by an authority that is one no more does not go on because it was quick.
+    let mut watching = std::pin::pin!(call(Some(&ops), "WatchEvents", "{}"));
+    tokio::select! {
+        over = &mut watching => bail!("the watch is over: {over:?}"),
+        watched = secured.until_metric("tertulia_admin_watchers", &[], 1.0) => watched?,
+    }
+    cas.swap(&[("ca.crt", Authority::new("other")?.certificate())])?;
+    let (good, said) = watching.await?;
+    ensure!(!good && !said.contains("DeadlineExceeded"), "{said}");
+    let (good, said) = call(Some(&ops), "ListGroups", "{}").await?;
+    ensure!(!good, "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hangup_has_new_files_looked_at_at_once_and_ends_nobody() -> Result<()> {
+    const EXPIRY: &str = "tertulia_tls_certificate_expiry_timestamp_seconds";
+    let authority = Authority::new("the authority")?;
+    let certify = |year| authority.certify("tertulia", &["localhost", LOOPBACK], year);
+    let mut secret = Secret::new(&pair(&certify(YEAR - 1)?))?;
+    let trust = Secret::new(&[("ca.crt", authority.certificate())])?;
+    let server = ServerOptions::new()
+        .set("tls.reload_interval", "1h")
+        .set("chat.tls.cert_file", secret.path("tls.crt").display())
+        .set("chat.tls.key_file", secret.path("tls.key").display())
+        .start()
+        .await?;
+    let expiry = async || {
+        let expiry = Metrics::scrape(server.http()).await?.sum(EXPIRY, &[("port", "chat")]);
+        expiry.context("no metric tells when the certificate expires")
+    };
+    let mut before = speak(server.chat(), &trust.path("ca.crt")).await?;
+    let old = expiry().await?;
+    secret.swap(&pair(&certify(YEAR)?))?;
+    server.hang_up()?;
+    poll_until(PATIENCE, "the new certificate", async || {
+        let now = expiry().await?;
+        Ok((now <= old).then(|| format!("{now} is not after {old}")))
+    })
+    .await?;
+    before.write_all(b"{\"Hello\":{\"version\":1,\"user\":\"ada\"}}\n").await?;
+    let mut first = [0; 10];
+    within(PATIENCE, "an answer to who was there", async { Ok(before.read_exact(&mut first).await?) }).await?;
+    ensure!(&first == b"{\"Welcome\"", "{first:?}");
     Ok(())
 }
 

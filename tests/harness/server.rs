@@ -225,6 +225,14 @@ impl Server {
         self.process.signal(Signal::TERM)
     }
 
+    /// Has it look at its files (SIGHUP).
+    ///
+    /// # Errors
+    /// If it cannot be signalled.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
     /// Stops its clock (SIGSTOP): it does nothing until [`Server::resume`].
     ///
     /// # Errors

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tertulia_protocol::GroupName;
 use tertulia_server::build;
 use tertulia_server::config::{Error, Errors, Flag, Sources, docs};
+
+/// The flag that sets any option.
+const SET: &str = "set";
 
 /// A group-chat server: chat clients over TCP, admins over gRPC, metrics and health over HTTP.
 #[derive(Debug, Parser)]
@@ -136,8 +139,8 @@ struct Options {
     /// Read options from a TOML or YAML file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
-    /// Set any option, such as limits.groups=1000; may be given many times
-    #[arg(long, global = true, value_name = "KEY=VALUE", help_heading = "Configuration")]
+    /// Of all commands that were given, the outer ones first: see [`with_set`].
+    #[arg(skip)]
     set: Vec<String>,
 
     /// Where chat clients connect
@@ -179,14 +182,38 @@ struct Options {
 
 /// The command line parser, whose long help ends with all options.
 fn parser() -> clap::Command {
-    Cli::command().after_long_help(docs::help())
+    with_set(Cli::command().after_long_help(docs::help()))
+}
+
+/// Adds `--set` to a command and all below it. Were it one global argument, what is given after a command would take the place of what is
+/// given before it.
+fn with_set(command: clap::Command) -> clap::Command {
+    let set = Arg::new(SET)
+        .long(SET)
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .help("Set any option, such as limits.groups=1000; may be given many times")
+        .help_heading("Configuration");
+    command.arg(set).mut_subcommands(with_set)
+}
+
+/// What `--set` was given, before and after commands.
+fn every_set(matches: &ArgMatches) -> Vec<String> {
+    let levels = std::iter::successors(Some(matches), |level| level.subcommand().map(|(_, below)| below));
+    let given = levels.filter_map(|level| level.try_get_many::<String>(SET).ok().flatten());
+    given.flatten().cloned().collect()
 }
 
 impl Cli {
     /// Reads the command line. Answers `--help` and `--version`, and exits with 2 if it cannot be understood.
     pub(crate) fn parse_or_exit() -> Self {
-        let matches = parser().get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        Self::from_matches(&parser().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        cli.options.set = every_set(matches);
+        Ok(cli)
     }
 
     /// What to do.
@@ -246,7 +273,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Cli {
         let all = std::iter::once("tertulia-server").chain(arguments.iter().copied());
-        Cli::from_arg_matches(&parser().try_get_matches_from(all).unwrap()).unwrap()
+        Cli::from_matches(&parser().try_get_matches_from(all).unwrap()).unwrap()
     }
 
     #[test]
@@ -285,6 +312,14 @@ mod tests {
             assert_eq!(flags.iter().map(|flag| flag.value.as_str()).collect::<Vec<_>>(), ["x", "y"]);
         }
         assert!(parse(&["--set", "nothing"]).sources().is_err());
+    }
+
+    #[test]
+    fn what_is_set_before_and_after_commands_all_counts() {
+        let given = ["--set", "a=1", "log", "--set", "b=2", "--set", "c=3", "stats", "--set", "a=4"];
+        let flags = parse(&given).sources().unwrap().flags;
+        let pairs: Vec<_> = flags.iter().map(|flag| (flag.key.as_str(), flag.value.as_str())).collect();
+        assert_eq!(pairs, [("a", "1"), ("b", "2"), ("c", "3"), ("a", "4")]);
     }
 
     #[test]

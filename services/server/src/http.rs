@@ -25,6 +25,7 @@ pub mod config;
 mod metrics;
 mod pages;
 pub mod probe;
+mod rendering;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ pub use config::Config;
 pub use metrics::describe;
 
 use pages::Pages;
+use rendering::Rendering;
 
 /// What the request line and the headers may take, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -65,9 +67,9 @@ pub async fn serve<R>(
     shutdown: CancellationToken,
     tracker: TaskTracker,
 ) where
-    R: Fn() -> String + Clone + Send + Sync + 'static,
+    R: Fn() -> String + Send + Sync + 'static,
 {
-    let pages = Pages { render, readiness };
+    let pages = Pages { rendering: Rendering::new(render), readiness };
     accept(listener, &config, pages, PATIENCE, tls, shutdown, tracker).await;
 }
 
@@ -80,7 +82,7 @@ async fn accept<R>(
     shutdown: CancellationToken,
     tracker: TaskTracker,
 ) where
-    R: Fn() -> String + Clone + Send + Sync + 'static,
+    R: Fn() -> String + Send + Sync + 'static,
 {
     // Nobody proves anything by a question that everybody may ask: the oldest connection gives way.
     let places = Places::new(config.connections);
@@ -149,11 +151,11 @@ async fn secure(opening: impl Future<Output = Result<Stream, Refused>>, stop: &C
 /// One connection: one request, one answer.
 async fn converse<R>(stream: Stream, pages: Pages<R>, patience: Patience, shutdown: CancellationToken)
 where
-    R: Fn() -> String + Clone + Send + Sync + 'static,
+    R: Fn() -> String + Send + Sync + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = pages.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let answer = pages.clone().answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

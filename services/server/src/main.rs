@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tertulia_server::config::{self, Config, Errors, docs, print};
 use tertulia_server::http::probe;
+use tertulia_server::telemetry::config::LogFormat;
 use tertulia_server::{server, telemetry};
 
 mod cli;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
+    let log_format = config.telemetry.log_format;
     let (telemetry, written) = match telemetry::init(&config.telemetry, server::BUCKETS) {
         Ok(set_up) => set_up,
         Err(error) => return fail(&error),
@@ -63,13 +65,18 @@ fn run(config: Config) -> ExitCode {
     let result = runtime.block_on(server::run(config, telemetry));
     // A look-up of a host name, such as of a NATS server, may still be blocked: nobody waits for it.
     runtime.shutdown_timeout(LAST_THREADS);
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    // `{:#}` puts an error and its causes on one line.
+    let text = format!("{error:#}");
+    if log_format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
+        // Whoever reads the log reads no other lines.
+        tracing::error!(error = text, "the server ends");
+        drop(written);
+        return ExitCode::from(FAILURE);
+    }
     // What was logged stands before what is said last.
     drop(written);
-    // `{:#}` puts an error and its causes on one line.
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format_args!("{error:#}")),
-    }
+    fail(&text)
 }
 
 fn ask(health: &Health, config: &Config) -> ExitCode {

@@ -1,14 +1,10 @@
 //! Wires the parts together, and owns the order in which they start and stop.
 
-use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,10 +15,17 @@ use crate::drain::{Accepting, drain};
 use crate::front::{self, Front};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
+use crate::reload::Reload;
 use crate::shard::handle::Among;
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
 use crate::{admin, http, log, shard, tls};
+
+mod listeners;
+mod signals;
+
+use listeners::{Listeners, listen};
+use signals::{Hangup, Signals};
 
 /// Histograms of the parts that have bounds of their own.
 pub const BUCKETS: &[Buckets] = &[];
@@ -33,8 +36,10 @@ const NODE: &str = "local";
 /// Descriptors that are kept for all but connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// How long the end of the server waits for the collector of traces.
+/// How long the end of the server waits for the collector of traces, at most.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+/// How long before the end of the grace time nobody is waited for any more whose end loses nothing.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// Serves until it is told to stop.
 ///
@@ -44,6 +49,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     config.shard = shard_config(&config);
     // First, so that a signal while starting is not lost.
     let mut signals = Signals::new().context("cannot listen for signals")?;
+    let hangup = Hangup::new().context("cannot listen for signals")?;
     describe();
     let readiness = Readiness::new();
     readiness.set(Reason::Starting, "starting");
@@ -51,10 +57,13 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let environment = |name: &str| std::env::var(name).ok();
     let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
     let secure = Secure::new(&config)?;
-    let listeners = Listeners::bind(&config)?;
+    admin::check(&config.admin).context("cannot serve the admin API")?;
+    let listeners = Listeners::reserve(&config)?;
     let node = node_name(&config, &listeners);
     let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
     telemetry.spawn_upkeep(&tasks, serving.clone());
+    let reload = Reload::default();
+    tasks.spawn(hangup.obey(reload.clone(), serving.clone()));
     // Before there is anything else: who looks whether the server is alive, and why it is not ready, is answered while the log is opened.
     let observed: Arc<OnceLock<(Front, Shards)>> = Arc::default();
     let render = {
@@ -103,7 +112,11 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         None => Shards::start(config.shard.clone(), bounds, Arc::clone(&engine), node),
     };
     match signals.unless(shards.begin_holds()).await {
-        Some(begun) => begun.context("cannot tell whom moderators hold")?,
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            end(cluster.as_ref(), &*engine).await;
+            return Err(anyhow::Error::new(error).context("cannot tell whom moderators hold"));
+        }
         None => return give_up_start(config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await,
     }
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);
@@ -131,8 +144,9 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin))
             .context("cannot serve the admin API")?;
 
-    secure.follow(config.tls.reload_interval, &serving, &tasks);
-    admin.follow_token(config.tls.reload_interval, &serving, &tasks);
+    let every = config.tls.reload_interval;
+    secure.follow(&reload, every, &serving, &tasks);
+    admin.follow_token(reload.looks(every), &serving, &tasks);
     let starting = async {
         if let Some(cluster) = &cluster {
             cluster.answer_calls(relay).await;
@@ -140,15 +154,20 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         }
     };
     let is_started = signals.unless(starting).await.is_some();
-    let accepting = Accepting::start(&front, listeners.chat);
-    tasks.spawn(admin.serve(listeners.admin, serving.clone(), tasks.clone()));
+    let addresses = listeners.addresses;
+    let accepting = Accepting::start(&front, listen("chat", listeners.chat, addresses.chat)?);
+    let admin_listener = listen("admin", listeners.admin, addresses.admin)?;
+    tasks.spawn(admin.serve(admin_listener, serving.clone(), tasks.clone()));
     tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
     if is_started {
         readiness.clear(Reason::Starting);
-        listeners.addresses.tell();
-        let what = signals.next().await;
-        tracing::info!(signal = what, "stopping; a second signal stops at once");
+        addresses.tell();
+        tokio::select! {
+            what = signals.next() => tracing::info!(signal = what, "stopping; a second signal stops at once"),
+            () = shards.broken() => tracing::error!("the task of a shard has panicked: stopping, so that what starts next is whole"),
+        }
     }
+    let deadline = Instant::now() + config.drain.grace;
     let stop = async {
         let hand_over = async {
             match &cluster {
@@ -160,17 +179,21 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         end(cluster.as_ref(), &*engine).await;
         serving.cancel();
         tasks.close();
-        tasks.wait().await;
-        exporting.stop(LAST_SPANS).await;
+        let last_moment = deadline - LAST_MOMENT;
+        if timeout_at(last_moment, tasks.wait()).await.is_err() {
+            tracing::warn!("connections of the admin API or of HTTP that do not end are cut off");
+        }
+        exporting.stop(LAST_SPANS.min(last_moment.saturating_duration_since(Instant::now()))).await;
     };
     tokio::select! {
         () = stop => {}
-        () = tokio::time::sleep(config.drain.grace) => {
+        () = sleep_until(deadline) => {
             anyhow::bail!("grace time is over: what was left is cut off ({} connections)", front.registry().open());
         }
         what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
     }
     tracing::info!("stopped");
+    anyhow::ensure!(!shards.is_broken(), "the task of a shard has panicked; its log line tells where");
     Ok(())
 }
 
@@ -280,13 +303,13 @@ fn within_descriptors(config: &Config) -> front::Limits {
     limits
 }
 
-/// Passes on to load balancers whether the log can be written, and whether the node has its place among the others.
+/// Passes on to load balancers whether anything can be written to the log, and whether the node has its place among the others.
 async fn watch_log(shards: Shards, cluster: Option<Cluster>, readiness: Readiness, stop: CancellationToken) {
     const EVERY: Duration = Duration::from_millis(250);
     let mut ticks = tokio::time::interval(EVERY);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match shards.trouble() {
-            Some(trouble) => readiness.set(Reason::Log, trouble),
+        match shards.outage() {
+            Some(outage) => readiness.set(Reason::Log, outage),
             None => readiness.clear(Reason::Log),
         }
         match cluster.as_ref().and_then(Cluster::trouble) {
@@ -323,86 +346,9 @@ impl Secure {
     }
 
     /// Has the files looked at until `stop`.
-    fn follow(self, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
+    fn follow(self, reload: &Reload, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
         for (source, acceptor, used) in self.0 {
-            tasks.spawn(acceptor.follow(source, used, every, stop.clone()));
-        }
-    }
-}
-
-struct Listeners {
-    chat: TcpListener,
-    admin: TcpListener,
-    http: TcpListener,
-    addresses: Addresses,
-}
-
-/// Where the server listens.
-#[derive(Debug, Serialize)]
-struct Addresses {
-    chat: SocketAddr,
-    admin: SocketAddr,
-    http: SocketAddr,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = |what: &str, address: SocketAddr| {
-            let listener =
-                front::bind(address).with_context(|| format!("cannot listen on {address} ({what}.address)"))?;
-            let bound = listener.local_addr().with_context(|| format!("cannot tell the address of {what}"))?;
-            anyhow::Ok((listener, bound))
-        };
-        let (chat, chat_address) = bind("chat", config.chat.address)?;
-        let (admin, admin_address) = bind("admin", config.admin.address)?;
-        let (http, http_address) = bind("http", config.http.address)?;
-        let addresses = Addresses { chat: chat_address, admin: admin_address, http: http_address };
-        Ok(Self { chat, admin, http, addresses })
-    }
-}
-
-impl Addresses {
-    /// One line for programs on stdout, and the same in the log.
-    fn tell(&self) {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            listening: &'a Addresses,
-        }
-        tracing::info!(chat = %self.chat, admin = %self.admin, http = %self.http, version = env!("CARGO_PKG_VERSION"), "listening");
-        let line = serde_json::to_string(&Line { listening: self }).unwrap_or_default();
-        let mut stdout = std::io::stdout().lock();
-        if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-            tracing::debug!(%error, "nobody reads the addresses");
-        }
-    }
-}
-
-/// The signals that stop the server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// A part of the start; `None` if a signal came first: then it is not waited for.
-    async fn unless<T>(&mut self, starting: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            started = starting => Some(started),
-            what = self.next() => {
-                tracing::info!(signal = what, "stopping before the start is over; a second signal stops at once");
-                None
-            }
-        }
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            tasks.spawn(acceptor.follow(source, used, reload.looks(every), stop.clone()));
         }
     }
 }

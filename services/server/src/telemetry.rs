@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 pub mod config;
 mod logs;
 mod metrics;
+mod panics;
 mod prometheus;
 pub mod trace;
 
@@ -53,14 +54,16 @@ pub struct Telemetry {
     lost: logs::Lost,
 }
 
-/// Sets up the log and the metrics of this process: once, before any part runs. What was logged is written out when the
+/// Sets up the log and the metrics of this process, and what becomes of panics: once, before any part runs. What was logged is written out when the
 /// second value is dropped, if stderr takes it.
 ///
 /// # Errors
 /// They were set up before, or `buckets` are not acceptable.
 pub fn init(config: &Config, buckets: &[Buckets]) -> Result<(Telemetry, Written), Error> {
     let (lost, written) = logs::init(config)?;
-    Ok((Telemetry { exporter: prometheus::install(buckets)?, lost }, written))
+    let exporter = prometheus::install(buckets)?;
+    panics::init();
+    Ok((Telemetry { exporter, lost }, written))
 }
 
 impl Telemetry {

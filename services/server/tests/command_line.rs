@@ -55,6 +55,17 @@ fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
         let begin = format!("tertulia-server: cannot serve the admin API: {why} {file} (admin.token_file)");
         assert!(last.starts_with(&begin), "{last}");
     }
+    let ports = ["--engine", "memory", "--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let json = ["--log-format", "json", "--admin-token-file", "/nowhere/token"];
+    let (code, _, stderr) = run(&[&ports[..], &json].concat(), &[]);
+    assert_eq!(code, Some(1));
+    let lines: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["level"], &last["message"]), (&"ERROR".into(), &"the server ends".into()));
+    assert!(
+        last["error"].as_str().unwrap().starts_with("cannot serve the admin API: cannot read the token in"),
+        "{last}"
+    );
     let (code, _, stderr) = run(&["check-config", "--admin", "0.0.0.0:8089"], &[]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("must be a loopback address unless admin.token_file"), "{stderr}");

@@ -19,7 +19,7 @@ pub struct Config {
     pub insecure: bool,
     /// The directory in which backups of this node are made; without one, none are.
     pub backup_dir: Option<PathBuf>,
-    /// Connections at the same time; one more is closed at once.
+    /// Connections at the same time. The oldest from which no call was let in gives way to one more, which is closed if there is none.
     pub connections: usize,
     /// Callers that watch events at the same time; one more is refused.
     pub watchers: usize,

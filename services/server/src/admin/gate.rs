@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::metrics::{Method, Metrics};
 use super::status::Error;
 use super::token::Tokens;
+use crate::complaint::Complaint;
 use crate::places::Place;
 use crate::telemetry::trace::{Call, TraceId, Tracer};
 
@@ -67,6 +68,7 @@ pub(super) struct Gate {
     pub(super) patience: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
+    pub(super) complaint: Complaint,
 }
 
 impl Gate {
@@ -76,8 +78,10 @@ impl Gate {
         let peer = caller.address;
         let method = Method::of(request.uri().path());
         let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        let call = self.tracer.call(traceparent, method.is_of_api());
-        let response = if self.lets_in(&request, place) {
+        // Strangers have no traces: they would use up what the collector takes.
+        let is_let_in = self.lets_in(&request, place);
+        let call = if is_let_in { self.tracer.call(traceparent, method.is_of_api()) } else { None };
+        let response = if is_let_in {
             let trace = call.as_ref().map(Call::trace_id);
             request.extensions_mut().insert(Peer { caller: Some(caller), trace });
             let mut routes = self.routes.clone();
@@ -87,7 +91,9 @@ impl Gate {
                 Err(_) => refuse(Error::TimedOut(self.patience.as_secs())),
             }
         } else {
-            tracing::debug!(%peer, path = request.uri().path(), "admin request without the right token");
+            if self.complaint.is_due() {
+                tracing::warn!(%peer, path = request.uri().path(), "admin request without the right token; there may be more of them");
+            }
             refuse(Error::Unauthenticated)
         };
         // An error is in the headers; what ends well says so only after its messages.

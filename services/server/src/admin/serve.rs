@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tertulia_proto::admin::v1::admin_service_server::AdminServiceServer;
 use tokio::io::{AsyncReadExt, AsyncWrite, join, split};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,8 +25,10 @@ use tonic_health::server::health_reporter;
 use super::gate::{Caller, Gate};
 use super::token::{self, Tokens};
 use super::{Config, Service, health, reflection};
+use crate::complaint::Complaint;
 use crate::places::{Place, Places};
 use crate::readiness::Readiness;
+use crate::reload::Looks;
 use crate::telemetry::trace::Tracer;
 use crate::tls::{self, Acceptor, Refused, Stream};
 
@@ -119,15 +122,22 @@ impl Server {
         // Whoever asks for health needs no token: it should not be able to make the server hold more than that.
         routes.add_service(health_service.max_decoding_message_size(REQUEST_BYTES));
         reflection::add_to(&mut routes)?;
-        let gate = Gate { routes: routes.routes().prepare(), tokens, patience: patience.request, metrics, tracer };
+        let gate = Gate {
+            routes: routes.routes().prepare(),
+            tokens,
+            patience: patience.request,
+            metrics,
+            tracer,
+            complaint: Complaint::default(),
+        };
         let places = Places::new(config.connections);
         Ok(Self { gate: Arc::new(gate), places, patience, readiness, health, tls: None })
     }
 
-    /// Looks at the file of the token every `every`, until `stop`: a new one takes the place of the one before.
-    pub fn follow_token(&self, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
+    /// Looks at the file of the token whenever it is time, until `stop`: a new one takes the place of the one before.
+    pub fn follow_token(&self, looks: Looks, stop: &CancellationToken, tasks: &TaskTracker) {
         if let Some(tokens) = &self.gate.tokens {
-            tasks.spawn(Arc::clone(tokens).follow(every, stop.clone()));
+            tasks.spawn(Arc::clone(tokens).follow(looks, stop.clone()));
         }
     }
 
@@ -152,17 +162,22 @@ impl Server {
                         continue;
                     };
                     let open = gate.metrics.connection();
+                    // Before the handshake: an authority that goes while it lasts is not missed.
+                    let authorities = tls.as_ref().map(Acceptor::authorities);
                     let opening = Box::pin(tls::open(tls.as_ref(), stream));
                     let (gate, stop, tasks) = (Arc::clone(&gate), stop.clone(), tracker.clone());
+                    let gate_metrics = Arc::clone(&gate.metrics);
                     tracker.spawn(async move {
                         let place = Arc::new(place);
                         let given_up = place.given_up().clone();
                         let served = given_up.run_until_cancelled(async {
                             if let Some(stream) = secure(opening, peer, &stop).await {
-                                converse(stream, peer, gate, patience, (stop, tasks), place).await;
+                                let trust = Trust::new(&gate, authorities, &stream);
+                                converse(stream, peer, gate, patience, (stop, tasks), (place, trust)).await;
                             }
                         });
                         if served.await.is_none() {
+                            gate_metrics.refused.increment(1);
                             tracing::debug!(%peer, "admin connection closed: no call was let in from it, and others came");
                         }
                         drop(open);
@@ -179,6 +194,46 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+/// What lets the calls of a connection in, and may end before the connection does.
+struct Trust {
+    /// Another token.
+    token: Option<watch::Receiver<()>>,
+    /// Others who may vouch for callers.
+    authorities: Option<watch::Receiver<u128>>,
+    /// Until when the certificate is good that the caller has shown, from now.
+    certificate: Option<Duration>,
+}
+
+impl Trust {
+    fn new(gate: &Gate, authorities: Option<watch::Receiver<u128>>, stream: &Stream) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let certificate = stream.expires().map(|until| until.saturating_sub(now));
+        Self { token: gate.tokens.as_ref().map(|tokens| tokens.changes()), authorities, certificate }
+    }
+
+    async fn ends(&mut self) {
+        let expired = async {
+            match self.certificate {
+                Some(left) => sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = changed(self.token.as_mut()) => {}
+            () = changed(self.authorities.as_mut()) => {}
+            () = expired => {}
+        }
+    }
+}
+
+async fn changed<T>(told: Option<&mut watch::Receiver<T>>) {
+    match told {
+        // That nobody is left to tell is a change too.
+        Some(told) => drop(told.changed().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -204,14 +259,13 @@ async fn converse(
     gate: Arc<Gate>,
     patience: Patience,
     (stop, tracker): (CancellationToken, TaskTracker),
-    place: Arc<Place>,
+    (place, mut trust): (Arc<Place>, Trust),
 ) {
     let began = stop.run_until_cancelled(timeout(patience.preface, begins_with_preface(&mut stream))).await;
     if !matches!(began, Some(Ok(true))) {
         tracing::debug!(%peer, "admin connection closed: it does not speak HTTP/2");
         return;
     }
-    let mut changes = gate.tokens.as_ref().map(|tokens| tokens.changes());
     let caller = Caller { address: peer, subject: stream.subject().map(Arc::from) };
     let answer = service_fn(move |request| {
         let (gate, caller, place) = (Arc::clone(&gate), caller.clone(), Arc::clone(&place));
@@ -229,18 +283,15 @@ async fn converse(
         .serve_connection(TokioIo::new(with_preface(stream)), answer);
     let mut connection = std::pin::pin!(connection);
     let over = async {
-        match &mut changes {
-            Some(changes) => tokio::select! {
-                () = stop.cancelled() => {}
-                _ = changes.changed() => {}
-            },
-            None => stop.cancelled().await,
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = trust.ends() => {}
         }
     };
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => Some(result),
-        // Also at a new token: what goes on for long, such as a watch, was begun with the old one.
+        // Also where trust ends: what goes on for long, such as a watch, was begun with it.
         () = over => {
             connection.as_mut().graceful_shutdown();
             timeout(patience.shutdown, connection.as_mut()).await.ok()

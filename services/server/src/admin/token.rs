@@ -6,11 +6,12 @@ use std::hint::black_box;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::reload::Looks;
 
 /// What callers must present. It shows in no log.
 #[derive(Clone)]
@@ -77,6 +78,14 @@ impl Token {
     }
 }
 
+/// Checks that there is a token where the configuration names a file for it.
+///
+/// # Errors
+/// There is none that can be used.
+pub fn check(config: &Config) -> Result<(), Error> {
+    config.token_file.as_deref().map_or(Ok(()), |file| Token::read(file).map(drop))
+}
+
 /// The token that is in a file now.
 #[derive(Debug)]
 pub(super) struct Tokens {
@@ -115,14 +124,12 @@ impl Tokens {
         is_new
     }
 
-    /// Reads the file every `every`, until `stop`. While it holds no token that can be used, the one before stays.
+    /// Reads the file whenever it is time, until `stop`. While it holds no token that can be used, the one before stays.
     ///
     /// It is read again, not watched, for the same reasons as certificates are (see [`crate::tls`]).
-    pub(super) async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+    pub(super) async fn follow(self: Arc<Self>, mut looks: Looks, stop: CancellationToken) {
         let mut complaint = None;
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        while stop.run_until_cancelled(looks.next()).await.is_some() {
             let file = self.file.clone();
             let Ok(found) = tokio::task::spawn_blocking(move || Token::read(&file)).await else { return };
             match found {
@@ -152,7 +159,10 @@ impl fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::reload::Reload;
 
     fn read(content: &[u8]) -> Result<Token, String> {
         let directory = tempfile::tempdir().unwrap();
@@ -185,7 +195,7 @@ mod tests {
         fs::write(&file, "one").unwrap();
         let tokens = Arc::new(Tokens::read(file.clone()).unwrap());
         let stop = CancellationToken::new();
-        let following = tokio::spawn(Arc::clone(&tokens).follow(SOON, stop.clone()));
+        let following = tokio::spawn(Arc::clone(&tokens).follow(Reload::default().looks(SOON), stop.clone()));
         let until = async |token: &'static [u8]| {
             let looking = async {
                 while !tokens.are_presented_by(token) {

@@ -12,7 +12,7 @@ use crate::tls;
 pub struct Config {
     /// Where metrics and health are served; port 0 picks a free one.
     pub address: SocketAddr,
-    /// Connections at the same time; one more is closed at once.
+    /// Connections at the same time; the oldest gives way to one more.
     pub connections: usize,
     /// The certificate that is shown to those who ask; without one they speak in the clear.
     pub tls: tls::Files,

@@ -6,6 +6,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::metrics;
+use super::rendering::Rendering;
 use crate::readiness::Readiness;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -48,20 +49,26 @@ impl Page {
 }
 
 /// Answers requests.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Pages<R> {
-    pub(super) render: R,
+    pub(super) rendering: Rendering<R>,
     pub(super) readiness: Readiness,
 }
 
-impl<R: Fn() -> String> Pages<R> {
+impl<R> Clone for Pages<R> {
+    fn clone(&self) -> Self {
+        Self { rendering: self.rendering.clone(), readiness: self.readiness.clone() }
+    }
+}
+
+impl<R: Fn() -> String + Send + Sync + 'static> Pages<R> {
     /// Answers a request, whose body is not read.
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    pub(super) async fn answer<B>(self, request: Request<B>) -> Response<Full<Bytes>> {
         let page = Page::of(request.uri().path());
         let response = if matches!(*request.method(), Method::GET | Method::HEAD) {
-            self.page(page)
+            self.page(page).await
         } else {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n".to_owned());
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             response
         };
@@ -69,33 +76,36 @@ impl<R: Fn() -> String> Pages<R> {
         response
     }
 
-    fn page(&self, page: Page) -> Response<Full<Bytes>> {
+    async fn page(&self, page: Page) -> Response<Full<Bytes>> {
         match page {
-            Page::Index => text(StatusCode::OK, PLAIN, INDEX.to_owned()),
+            Page::Index => text(StatusCode::OK, PLAIN, INDEX),
             Page::Metrics => {
                 metrics::ready(&self.readiness.reasons());
-                text(StatusCode::OK, EXPOSITION, (self.render)())
+                match self.rendering.text().await {
+                    Some(metrics) => text(StatusCode::OK, EXPOSITION, metrics),
+                    None => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the metrics cannot be told\n"),
+                }
             }
             // Of nothing else: a process that answers must not be killed because something it needs is away.
-            Page::Live => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+            Page::Live => text(StatusCode::OK, PLAIN, "ok\n"),
             Page::Ready => {
                 let reasons = self.readiness.reasons();
                 if reasons.is_empty() {
-                    return text(StatusCode::OK, PLAIN, "ok\n".to_owned());
+                    return text(StatusCode::OK, PLAIN, "ok\n");
                 }
                 let lines = reasons.iter().map(|(reason, detail)| {
                     let line = detail.replace(['\n', '\r'], " ");
                     format!("{reason}: {line}\n")
                 });
-                text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines.collect())
+                text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines.collect::<String>())
             }
-            Page::Unknown => text(StatusCode::NOT_FOUND, PLAIN, "there is no such page\n".to_owned()),
+            Page::Unknown => text(StatusCode::NOT_FOUND, PLAIN, "there is no such page\n"),
         }
     }
 }
 
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

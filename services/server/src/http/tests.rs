@@ -26,7 +26,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown, tracker) = (Readiness::new(), CancellationToken::new(), TaskTracker::new());
         let config = Config { address, connections, ..Config::default() };
-        let pages = Pages { render: move || metrics.clone(), readiness: readiness.clone() };
+        let rendering = Rendering::new(move || metrics.clone());
+        let pages = Pages { rendering, readiness: readiness.clone() };
         let (stop, tasks) = (shutdown.clone(), tracker.clone());
         let accepting =
             tokio::spawn(async move { accept(listener, &config, pages, patience, None, stop, tasks).await });

@@ -110,6 +110,8 @@ pub(super) struct Inner {
     peers: Option<Arc<dyn Peers>>,
     node: String,
     stop: CancellationToken,
+    /// Cancelled when the task of a shard panics.
+    broken: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -120,6 +122,17 @@ pub enum NotSent {
     Full(Request),
     /// The owners have stopped.
     Stopped,
+}
+
+/// Tells when the task that has it panics.
+struct Guard(CancellationToken);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
 }
 
 impl Shards {
@@ -144,7 +157,7 @@ impl Shards {
         let tracer = among.as_ref().map(|among| among.tracer.clone()).unwrap_or_default();
         let rest = config.group_idle;
         let shared = Arc::new(Shared::new(config, bounds, log, tracer, among.is_some()));
-        let stop = CancellationToken::new();
+        let (stop, broken) = (CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
         let name: Arc<str> = Arc::from(node.as_str());
         let mut orders = Vec::new();
@@ -155,13 +168,18 @@ impl Shards {
                 orders.push(order);
                 Box::new(Seat::new(among, Arc::clone(&name), ordered))
             });
-            tasks.spawn(Owner::new(shard, Arc::clone(&shared), seat).run(requests, stop.clone()));
+            let owner = Owner::new(shard, Arc::clone(&shared), seat).run(requests, stop.clone());
+            let guard = Guard(broken.clone());
+            tasks.spawn(async move {
+                let _guard = guard;
+                owner.await;
+            });
             sender
         };
         let owners = (0..count).map(start_owner).collect();
         let map = RwLock::new(Arc::new(ShardMap::new(1, count, vec![node.clone()])));
         let (orders, peers) = (orders.into(), among.map(|among| among.peers));
-        let inner = Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, tasks });
+        let inner = Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, broken, tasks });
         inner.tasks.spawn(sweep(Arc::downgrade(&inner), rest, inner.stop.clone()));
         Self { inner }
     }
@@ -269,10 +287,21 @@ impl Shards {
         &self.inner.shared.events
     }
 
-    /// Why the log cannot be written now; `None` while it can.
+    /// Returns when the task of a shard has panicked: nobody serves the groups of that shard any more.
+    pub async fn broken(&self) {
+        self.inner.broken.cancelled().await;
+    }
+
+    /// Whether the task of a shard has panicked.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.inner.shared.log.trouble()
+    pub fn is_broken(&self) -> bool {
+        self.inner.broken.is_cancelled()
+    }
+
+    /// Why clients are better off at another node, as far as the log goes: nothing at all can be written.
+    #[must_use]
+    pub fn outage(&self) -> Option<String> {
+        self.inner.shared.log.outage()
     }
 
     /// Copies this node's log into a directory, while posts go on.

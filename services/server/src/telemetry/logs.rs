@@ -16,6 +16,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 use super::config::LogFormat;
 use super::{Config, Error};
 
+/// What moderators did is logged whatever the levels are, unless they name it: somebody may have to answer for it.
+const MODERATION: &str = "tertulia_server::admin::moderation";
 /// Lines that may wait for stderr.
 const WAITING: usize = 8_192;
 
@@ -60,7 +62,11 @@ fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<impl Subsc
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
+    let mut levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
+    if config.log_level != "off" && !config.log_level.contains(MODERATION) {
+        let always = format!("{MODERATION}=info").parse().map_err(|cause| Error::Levels { cause })?;
+        levels = levels.add_directive(always);
+    }
     // A line that cannot be written is lost. Telling so, on the same stderr, would panic in the task that logs.
     let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
@@ -157,6 +163,11 @@ mod tests {
         };
         assert_eq!(logged(LogFormat::Text, "warn,part=debug", log).lines().count(), 2);
         assert_eq!(logged(LogFormat::Text, "off", log), "");
+        let moderate = || info!(target: MODERATION, "moderated");
+        assert_eq!(logged(LogFormat::Text, "error", moderate).lines().count(), 1);
+        for none in ["off", "tertulia_server::admin::moderation=warn"] {
+            assert_eq!(logged(LogFormat::Text, none, moderate), "", "{none}");
+        }
         let bad = Config { log_level: "part=loud".to_owned(), ..Config::default() };
         assert!(matches!(subscriber(&bad, false, io::sink), Err(Error::Levels { .. })));
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::Either;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -123,7 +123,9 @@ pub struct Acceptor(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Arc<Identity>>,
+    /// Differs when those who may vouch for clients do.
+    authorities: watch::Sender<u128>,
     slots: Arc<Slots>,
     patience: Duration,
     metrics: Metrics,
@@ -136,11 +138,12 @@ impl Acceptor {
     /// The files cannot be used.
     pub fn new(config: &Config, source: &Source) -> Result<(Self, u128), Error> {
         let contents = source.read()?;
-        let identity = source.identity(&contents)?;
+        let identity = Arc::new(source.identity(&contents)?);
         let metrics = Metrics::new(source.port, config.handshakes);
         metrics.failing.set(0.0);
         let inner = Inner {
-            current: RwLock::new(Arc::clone(&identity.config)),
+            current: RwLock::new(Arc::clone(&identity)),
+            authorities: watch::Sender::new(identity.authorities),
             slots: Arc::new(Slots::new(config.handshakes)),
             patience: config.handshake_timeout,
             metrics,
@@ -180,7 +183,7 @@ impl Acceptor {
             Ok(1) => return Err((Reason::Plaintext, Some(socket))),
             Ok(_) | Err(_) => return Err((Reason::Closed, None)),
         }
-        let config = Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner));
+        let config = Arc::clone(&self.current().config);
         let accepting = TlsAcceptor::from(config).accept_with(socket, |session| session.set_buffer_limit(Some(BUFFER)));
         match accepting.into_fallible().await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
@@ -196,21 +199,35 @@ impl Acceptor {
         }
     }
 
+    /// What is shown now.
+    pub(super) fn current(&self) -> Arc<Identity> {
+        Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells when others may vouch for clients: those who were let in before may have been vouched for by somebody who may not any more.
+    #[must_use]
+    pub fn authorities(&self) -> watch::Receiver<u128> {
+        self.0.authorities.subscribe()
+    }
+
     /// Connections that come from now on are shown another certificate.
-    pub(super) fn replace(&self, source: &Source, identity: &Identity) {
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&identity.config);
-        self.tell(source, identity);
+    pub(super) fn replace(&self, source: &Source, identity: Identity) {
+        let identity = Arc::new(identity);
+        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&identity);
+        self.tell(source, &identity);
         self.metrics().reloaded.increment(1);
+        let changes = |before: &mut u128| std::mem::replace(before, identity.authorities) != identity.authorities;
+        self.0.authorities.send_if_modified(changes);
     }
 
     fn tell(&self, source: &Source, identity: &Identity) {
-        let Identity { subject, expires, .. } = identity;
+        let Identity { subject, expires, expiring, .. } = identity;
         self.metrics().expiry.set(expires.as_secs() as f64);
         let expires = std::time::UNIX_EPOCH + *expires;
         let port = source.port.as_str();
         let until = humantime::format_rfc3339_seconds(expires);
         if expires <= std::time::SystemTime::now() {
-            tracing::error!(port, subject, expired = %until, "the certificate has expired");
+            tracing::error!(port, subject, expiring, expired = %until, "a certificate has expired");
         } else {
             tracing::info!(port, subject, expires = %until, "certificate loaded");
         }
@@ -226,7 +243,7 @@ impl Acceptor {
     }
 }
 
-/// The certificates that the peer has shown; empty without TLS, or where none are asked for.
+/// The certificate that the peer has shown; none where none is asked for.
 pub(super) fn shown(stream: &TlsStream<TcpStream>) -> Option<&[u8]> {
     stream.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref)
 }

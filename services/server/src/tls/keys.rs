@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +13,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use x509_cert::time::Validity;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Files;
@@ -112,12 +113,26 @@ pub(super) struct Contents {
 }
 
 /// What a port shows, and when it is not good any more.
+#[derive(Debug)]
 pub(super) struct Identity {
     pub(super) config: Arc<ServerConfig>,
     /// Whose the certificate is.
     pub(super) subject: String,
+    /// From when to when the certificate is good, since 1970.
+    pub(super) validity: (Duration, Duration),
     /// When the first certificate of the chain that does so expires, since 1970.
     pub(super) expires: Duration,
+    /// Whose that one is.
+    pub(super) expiring: String,
+    /// Differs when those who may vouch for clients do.
+    pub(super) authorities: u128,
+}
+
+impl Identity {
+    /// Whether clients accept the certificate at this time.
+    pub(super) fn is_valid_at(&self, now: Duration) -> bool {
+        (self.validity.0..=self.validity.1).contains(&now)
+    }
 }
 
 impl Source {
@@ -161,7 +176,8 @@ impl Source {
     /// Makes of them what the port shows.
     pub(super) fn identity(&self, contents: &Contents) -> Result<Identity, Error> {
         let chain = certificates(&contents.cert).map_err(|fault| self.fault(&self.cert, "cert_file", fault))?;
-        let (subject, expires) = describe(&chain).map_err(|fault| self.fault(&self.cert, "cert_file", fault))?;
+        let Described { subject, validity, expires, expiring } =
+            describe(&chain).map_err(|fault| self.fault(&self.cert, "cert_file", fault))?;
         let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
             let fault = match error {
                 pem::Error::NoItemsFound => "has no private key (PEM)".to_owned(),
@@ -170,7 +186,17 @@ impl Source {
             self.fault(&self.key, "key_file", fault)
         })?;
         let config = self.config(contents, chain, key)?;
-        Ok(Identity { config: Arc::new(config), subject, expires })
+        let mut authorities = Xxh3::new();
+        authorities.update(contents.client_ca.as_deref().unwrap_or_default());
+        let authorities = authorities.digest128();
+        Ok(Identity { config: Arc::new(config), subject, validity, expires, expiring, authorities })
+    }
+
+    /// What is wrong with a certificate that is not good now.
+    pub(super) fn not_valid(&self, identity: &Identity) -> Error {
+        let (from, until) = identity.validity;
+        let [from, until] = [from, until].map(|at| humantime::format_rfc3339_seconds(UNIX_EPOCH + at));
+        self.fault(&self.cert, "cert_file", format!("is good from {from} to {until} and not now"))
     }
 
     fn config(
@@ -238,16 +264,32 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Whose a chain is, and when the first of it expires.
-fn describe(chain: &[CertificateDer<'_>]) -> Result<(String, Duration), String> {
-    let mut whose = None;
-    let mut first: Option<Duration> = None;
+/// What a chain says of itself.
+struct Described {
+    subject: String,
+    validity: (Duration, Duration),
+    expires: Duration,
+    expiring: String,
+}
+
+fn describe(chain: &[CertificateDer<'_>]) -> Result<Described, String> {
+    let mut described: Option<Described> = None;
     for der in chain {
         let certificate =
             Certificate::from_der(der).map_err(|error| format!("has an unusable certificate: {error}"))?;
-        let expires = certificate.tbs_certificate.validity.not_after.to_unix_duration();
-        first = Some(first.map_or(expires, |first| first.min(expires)));
-        whose.get_or_insert_with(|| certificate.tbs_certificate.subject.to_string());
+        let Validity { not_before, not_after } = certificate.tbs_certificate.validity;
+        let (from, expires) = (not_before.to_unix_duration(), not_after.to_unix_duration());
+        let subject = certificate.tbs_certificate.subject.to_string();
+        match &mut described {
+            None => {
+                let (validity, expiring) = ((from, expires), subject.clone());
+                described = Some(Described { subject, validity, expires, expiring });
+            }
+            Some(described) if expires < described.expires => {
+                (described.expires, described.expiring) = (expires, subject);
+            }
+            Some(_) => {}
+        }
     }
-    whose.zip(first).ok_or_else(|| "has no certificate (PEM)".to_owned())
+    described.ok_or_else(|| "has no certificate (PEM)".to_owned())
 }

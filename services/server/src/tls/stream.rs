@@ -3,13 +3,14 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::acceptor::shown;
-use super::unverified::subject;
+use super::unverified::{expires, subject};
 
 /// A connection of a client. An enum, so that one without TLS costs a comparison more than a socket, and no call through a table.
 #[derive(Debug)]
@@ -63,6 +64,15 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => shown(stream).map(subject),
+        }
+    }
+
+    /// Until when the certificate is good that the client has shown, since 1970.
+    #[must_use]
+    pub fn expires(&self) -> Option<Duration> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => shown(stream).and_then(expires),
         }
     }
 }

@@ -13,14 +13,15 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::reload::Reload;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(60);
 
-struct Directory(TempDir);
+pub(super) struct Directory(TempDir);
 
 impl Directory {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
@@ -38,14 +39,14 @@ impl Directory {
         cert.der().clone()
     }
 
-    fn source(&self) -> Source {
+    pub(super) fn source(&self) -> Source {
         let file = |name: &str| Some(self.0.path().join(name));
         let files = Files { cert_file: file("cert.pem"), key_file: file("key.pem") };
         Source::new(Port::Chat, &files, None).unwrap()
     }
 }
 
-fn config(handshakes: usize, handshake_timeout: Duration) -> Config {
+pub(super) fn config(handshakes: usize, handshake_timeout: Duration) -> Config {
     Config { handshake_timeout, handshakes, ..Config::default() }
 }
 
@@ -185,7 +186,8 @@ async fn what_is_new_is_shown_and_what_cannot_be_used_is_not() {
     let (acceptor, used) = Acceptor::new(&config(8, NEVER), &directory.source()).unwrap();
     let stop = CancellationToken::new();
     let every = Duration::from_millis(10);
-    let following = tokio::spawn(acceptor.clone().follow(directory.source(), used, every, stop.clone()));
+    let following =
+        tokio::spawn(acceptor.clone().follow(directory.source(), used, Reload::default().looks(every), stop.clone()));
     assert_eq!(gets_through(&acceptor, &old).await, Ok(()));
 
     let new = directory.issue();
@@ -203,4 +205,20 @@ async fn what_is_new_is_shown_and_what_cannot_be_used_is_not() {
     tokio::time::timeout(NEVER, shows(&newest)).await.expect("the newest one is not shown");
     stop.cancel();
     tokio::time::timeout(NEVER, following).await.unwrap().unwrap();
+}
+
+/// A certificate that is good for so many days from the one that is so many days from now.
+pub(super) fn issue_for(directory: &Directory, from: i64, days: i64) {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let day = Duration::from_secs(24 * 3_600);
+    let at = |days: i64| {
+        let now = std::time::SystemTime::now();
+        let far = day * u32::try_from(days.unsigned_abs()).unwrap();
+        if days < 0 { now - far } else { now + far }
+    };
+    (parameters.not_before, parameters.not_after) = (at(from).into(), at(from + days).into());
+    let certificate = parameters.self_signed(&key).unwrap();
+    directory.write("cert.pem", &certificate.pem());
+    directory.write("key.pem", &key.serialize_pem());
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -77,4 +78,10 @@ pub fn subject(der: &[u8]) -> String {
         // It was verified, so this is one that only this reader does not understand.
         Err(_) => "unknown".to_owned(),
     }
+}
+
+/// Until when a certificate is good, since 1970; `None` if it cannot be read.
+pub(super) fn expires(der: &[u8]) -> Option<Duration> {
+    let certificate = Certificate::from_der(der).ok()?;
+    Some(certificate.tbs_certificate.validity.not_after.to_unix_duration())
 }

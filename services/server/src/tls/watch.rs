@@ -4,13 +4,14 @@
 //! watchers of the files themselves hear nothing, and file systems over a network tell nobody.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::Acceptor;
 use super::keys::{Error, Identity, Source};
+use crate::reload::Looks;
 
 /// Files that cannot be used may be half replaced: they are looked at once more after this time.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -26,30 +27,38 @@ struct Watch {
 }
 
 impl Acceptor {
-    /// Looks at the files of `source` every `every`, until `stop`. `used` is what is shown, as [`Acceptor::new`] told.
-    pub async fn follow(self, source: Source, used: u128, every: Duration, stop: CancellationToken) {
+    /// Looks at the files of `source` whenever it is time, until `stop`. `used` is what is shown, as [`Acceptor::new`] told.
+    pub async fn follow(self, source: Source, used: u128, mut looks: Looks, stop: CancellationToken) {
         let mut watch = Watch { acceptor: self, source: Arc::new(source), used, complaint: None };
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if stop.run_until_cancelled(watch.look(every.min(AGAIN))).await.is_none() {
+        while stop.run_until_cancelled(looks.next()).await.is_some() {
+            if stop.run_until_cancelled(watch.look()).await.is_none() {
                 return;
             }
         }
     }
 }
 
+/// Whether one certificate is to take the place of another: unless it alone is not good now.
+fn is_better(new: &Identity, old: &Identity) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    new.is_valid_at(now) || !old.is_valid_at(now)
+}
+
 impl Watch {
-    async fn look(&mut self, again: Duration) {
+    async fn look(&mut self) {
         let mut found = self.read().await;
         if matches!(&found, Some(Err(error)) if self.complaint.as_ref() != Some(&error.to_string())) {
-            sleep(again).await;
+            sleep(AGAIN).await;
             found = self.read().await;
         }
         match found {
             None => self.on_used(),
+            // Such as one of an older backup: the one that is shown is better.
+            Some(Ok((_, identity))) if !is_better(&identity, &self.acceptor.current()) => {
+                self.on_unusable(&self.source.not_valid(&identity));
+            }
             Some(Ok((fingerprint, identity))) => {
-                self.acceptor.replace(&self.source, &identity);
+                self.acceptor.replace(&self.source, identity);
                 self.used = fingerprint;
                 self.on_used();
             }
@@ -89,5 +98,33 @@ impl Watch {
         }
         self.acceptor.metrics().failing.set(1.0);
         self.complaint = Some(complaint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::{Directory, config, issue_for};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_is_not_good_now_takes_the_place_of_none_that_is() {
+        let directory = Directory::new();
+        // At the start there is nothing better.
+        issue_for(&directory, -20, 10);
+        let (acceptor, used) = Acceptor::new(&config(8, AGAIN), &directory.source()).unwrap();
+        let mut watch = Watch { acceptor, source: Arc::new(directory.source()), used, complaint: None };
+        // From one that has expired to another one, to one that is good, which stays; and to a better one.
+        for (from, days, is_shown) in
+            [(-15, 10, true), (-1, 2, true), (-20, 10, false), (5, 10, false), (-1, 3, true), (-1, 3, true)]
+        {
+            let before = watch.acceptor.current().validity;
+            issue_for(&directory, from, days);
+            watch.look().await;
+            assert_eq!(watch.complaint.is_none(), is_shown, "{from}, {days}: {:?}", watch.complaint);
+            if !is_shown {
+                assert_eq!(watch.acceptor.current().validity, before);
+                assert!(watch.complaint.as_ref().unwrap().contains("is good from"), "{:?}", watch.complaint);
+            }
+        }
     }
 }

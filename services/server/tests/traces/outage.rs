@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::collector::Collector;
 use crate::server::{Server, fails_to_start, post};
@@ -51,6 +52,22 @@ async fn a_collector_that_is_stuck_holds_nobody_up() {
     let (status, logged) = server.stop(SOON).await;
     assert!(status.success());
     assert_eq!(warnings(&logged), ["the collector of traces is slow: the last spans are lost"]);
+}
+
+/// Whatever stalls, a stop ends in time and in order.
+#[tokio::test]
+async fn a_stuck_collector_does_not_take_a_short_grace_beyond_its_end() {
+    let collector = Collector::that_is_stuck().await;
+    let endpoint = format!("telemetry.traces.endpoint=http://{}", collector.address);
+    let options = ["telemetry.traces.enabled=true", &endpoint, "drain.grace=2s"];
+    let server = Server::start(&options, &[]).await;
+    let mut ada = server.member("ada", "Dogs").await;
+    ada.post("Dogs", Some(CALLER), "Posted").await;
+    // A caller that never answers a ping, in the middle of something.
+    let mut mute = TcpStream::connect(server.admin).await.unwrap();
+    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let (status, logged) = server.stop(SOON).await;
+    assert!(status.success(), "{logged:?}");
 }
 
 #[tokio::test]

@@ -96,6 +96,11 @@ pub struct Exporting {
 pub fn start(config: &Traces, environment: Environment<'_>) -> Result<(Tracer, Exporting), Error> {
     let metrics = Metrics::new();
     let stop = CancellationToken::new();
+    if config.enabled && !standard::allows_traces(environment) {
+        tracing::info!(
+            "OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER turns traces off, though telemetry.traces.enabled is set"
+        );
+    }
     if !config.enabled || !standard::allows_traces(environment) {
         return Ok((Tracer::default(), Exporting { stop, task: None }));
     }

@@ -24,7 +24,10 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
-        describe_counter!(EXPORTED, "Spans that the collector of traces has taken");
+        describe_counter!(
+            EXPORTED,
+            "Spans that the collector of traces has answered for; it may have turned some of them down without an error"
+        );
         describe_counter!(
             DROPPED,
             "Spans lost, by reason: queue (no room, since the collector is slow), export (it did not take them)"
