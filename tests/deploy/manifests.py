@@ -246,7 +246,11 @@ def check_nodes(manifests):
     assert stateful["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
     (container,) = [each for each in manifests.server()[1]["containers"] if each["name"] == "tertulia"]
     scalers = manifests.of("HorizontalPodAutoscaler")
-    if manifests.config()["log"]["engine"] != "nats":
+    shared = manifests.config()["log"]["engine"] == "nats"
+    for budget in manifests.of("PodDisruptionBudget"):
+        # Where all pods turn not ready at once, since NATS is away, they are not evicted at once.
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == ("IfHealthyBudget" if shared else "AlwaysAllow")
+    if not shared:
         assert stateful["replicas"] <= 1 and not scalers
         return
     assert stateful.get("replicas", 0) <= MOST_PODS

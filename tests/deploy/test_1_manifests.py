@@ -151,6 +151,15 @@ class Chart(unittest.TestCase):
         self.assertNotIn("NODE_ID", yaml.safe_dump(cluster.one("Job")))
         self.assertNotIn("NODE_ID", render().text)
 
+    def test_pods_on_nats_are_not_evicted_all_at_once(self):
+        def policy(*more):
+            return render(None, *more).one("PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"]
+
+        nats = ("--set", "config.log.engine=nats,config.nats.urls=nats://nats")
+        self.assertEqual((policy(), policy(*nats)), ("AlwaysAllow", "IfHealthyBudget"))
+        self.assertEqual(policy(*nats, "--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
+        self.assertIn("/podDisruptionBudget/unhealthyPodEvictionPolicy", refusal("--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=Never"))
+
     def test_an_empty_dir_is_never_outgrown(self):
         def bound(*more):
             return render(None, "--set", "persistence.enabled=false", *more).config()["log"].get("disk_bytes")
