@@ -227,6 +227,11 @@ class Chart(unittest.TestCase):
         rule = manifests.one("PrometheusRule")
         sources = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
         groups = [group for source in sources for group in yaml.safe_load(source.read_text())["groups"]]
+        # But for the one that is of this release.
+        absent = {alert["alert"]: alert for group in groups for alert in group["rules"] if "alert" in alert}["TertuliaAbsent"]
+        absent["expr"] = 'absent(up{namespace="chat", pod=~"release-tertulia-[0-9]+", job=~".*tertulia.*"})'
+        absent["labels"]["service"] = "release-tertulia-ops"
+        absent["annotations"].update(self.said_of_absence("release-tertulia"))
         self.assertEqual(rule["spec"]["groups"][:-1], groups)
         self.assertEqual(rule["spec"]["groups"][-1]["rules"][0]["annotations"]["summary"], "{{ $labels.pod }} is silent")
         with tempfile.TemporaryDirectory() as folder:
@@ -238,6 +243,51 @@ class Chart(unittest.TestCase):
         self.assertEqual(rendered, {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")})
         for each in labelled:
             self.assertLess(len(json.dumps(each)), 1_000_000)
+
+    def said_of_absence(self, name):
+        return {
+            "summary": f"Prometheus knows of no pod of {name} in chat.",
+            "description": "There has been no target of this release for 5 minutes. All of its pods are gone, or they are no longer discovered and no other alert of them can fire.",
+        }
+
+    def test_a_further_release_brings_the_alert_of_its_absence_and_no_other_rule_again(self):
+        def rules(*more):
+            spec = render(None, "--set", "metrics.prometheusRule.enabled=true,metrics.prometheusRule.shared=false", *more).one("PrometheusRule")["spec"]
+            return [rule.get("alert") for group in spec["groups"] for rule in group["rules"]]
+
+        self.assertEqual(rules(), ["TertuliaAbsent"])
+        # One that is parked is not missed.
+        self.assertEqual(rules("--set", "replicas=0"), [])
+        own = ("--set", "metrics.prometheusRule.extraGroups[0].name=own,metrics.prometheusRule.extraGroups[0].rules[0].alert=Own")
+        self.assertEqual(rules(*own), ["TertuliaAbsent", "Own"])
+
+    def test_a_release_that_is_gone_is_noticed_while_another_one_is_there(self):
+        on = ("--set", "metrics.prometheusRule.enabled=true")
+        prod = render(None, *on, name="prod").one("PrometheusRule")
+        staging = render(None, *on, "--set", "metrics.prometheusRule.shared=false", name="staging").one("PrometheusRule")
+
+        def up(pod, values):
+            return {"series": f'up{{job="tertulia", namespace="chat", pod="{pod}", service="{pod.rpartition("-")[0]}-ops"}}', "values": values}
+
+        fired = {
+            "exp_labels": {"severity": "critical", "namespace": "chat", "service": "prod-tertulia-ops"},
+            "exp_annotations": {**self.said_of_absence("prod-tertulia"), "runbook_url": "docs/runbooks/TertuliaAbsent.md"},
+        }
+        case = {
+            "interval": "1m",
+            # A pod of another release whose name begins as this one's does not stand for it.
+            "input_series": [up("prod-tertulia-0", "1x10 _x20"), up("staging-tertulia-0", "1x30"), up("prod-tertulia-eu-0", "1x30")],
+            "alert_rule_test": [
+                {"eval_time": "10m", "alertname": "TertuliaAbsent", "exp_alerts": []},
+                {"eval_time": "25m", "alertname": "TertuliaAbsent", "exp_alerts": [fired]},
+            ],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            for name, rule in (("prod", prod), ("staging", staging)):
+                (Path(folder) / f"{name}.yml").write_text(yaml.safe_dump(rule["spec"]))
+            test = {"rule_files": ["prod.yml", "staging.yml"], "evaluation_interval": "1m", "tests": [case]}
+            (Path(folder) / "test.yml").write_text(yaml.safe_dump(test))
+            run("promtool", "test", "rules", Path(folder) / "test.yml")
 
     def test_tls(self):
         manifests = render(ROOT / "tests/deploy/values/tls.yaml")
