@@ -9,12 +9,21 @@ need_python_libraries()
 import yaml  # noqa: E402
 
 
+class Strict(yaml.SafeLoader):
+    """Takes no map that has a key twice, of which one would be lost without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key twice{node.start_mark}: {sorted(keys)}"
+        return super().construct_mapping(node, deep)
+
+
 class Manifests:
     """The objects of one rendering."""
 
     def __init__(self, text):
         self.text = text
-        self.objects = [item for item in yaml.safe_load_all(text) if item]
+        self.objects = [item for item in yaml.load_all(text, Strict) if item]
 
     def of(self, kind):
         return [item for item in self.objects if item["kind"] == kind]
@@ -53,9 +62,14 @@ class Manifests:
 def check(manifests):
     """Everything that holds for every rendering."""
     check_names(manifests)
+    _, server = manifests.server()
     for kind, metadata, spec in manifests.pods():
         check_restricted(kind, spec)
         assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False, kind
+        # What comes beside the server runs where the server may.
+        for field in ("nodeSelector", "tolerations", "priorityClassName", "runtimeClassName"):
+            assert spec.get(field) == server.get(field), f"{kind}: {field}"
+        assert spec.get("affinity", {}).get("nodeAffinity") == server.get("affinity", {}).get("nodeAffinity"), kind
     check_selectors(manifests)
     check_ports_and_config(manifests)
     check_volumes(manifests)

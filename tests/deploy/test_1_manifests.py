@@ -2,6 +2,7 @@
 our own, and the configuration in them against the server."""
 
 import json
+import shutil
 import tempfile
 import unittest
 from pathlib import Path
@@ -65,6 +66,56 @@ class Chart(unittest.TestCase):
 
         self.assertEqual(pods(), pods("--set", "service.type=NodePort"))
         self.assertNotEqual(pods(), pods("--set", "config.limits.groups=7"))
+
+    def test_another_chart_is_not_another_pod(self):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(CHART, Path(folder) / "tertulia")
+            description = (copy / "Chart.yaml").read_text()
+            (copy / "Chart.yaml").write_text(description.replace("\nversion: 0.1.0\n", "\nversion: 0.1.1\n"))
+            self.assertNotEqual((copy / "Chart.yaml").read_text(), description)
+            before, after = (Manifests(run("helm", "template", "release", chart).stdout).one("StatefulSet") for chart in (CHART, copy))
+        self.assertNotEqual(before["metadata"]["labels"], after["metadata"]["labels"])
+        self.assertEqual(before["spec"], after["spec"])
+
+    def test_labels_and_annotations_of_the_values(self):
+        manifests = render(ROOT / "tests/deploy/values/same-labels.yaml")
+        for item in manifests.objects:
+            labels, annotations = item["metadata"]["labels"], item["metadata"]["annotations"]
+            where = f"{item['kind']} {item['metadata']['name']}"
+            self.assertEqual((labels["cost-centre"], annotations["example.com/owner"]), ("42", "chat"), where)
+            # The more special of two wins, and what the chart needs for itself over both.
+            self.assertEqual(labels["team"], "graphs" if "dashboard" in item["metadata"]["name"] else "chat")
+            if item["kind"] == "Job":
+                self.assertEqual(annotations["helm.sh/hook"], "pre-install,pre-upgrade")
+        for kind, metadata, _ in manifests.pods():
+            self.assertEqual((metadata["labels"]["team"], metadata["annotations"]["example.com/owner"]), ("chat", "chat"), kind)
+        metadata, _ = manifests.server()
+        self.assertEqual(metadata["annotations"]["prometheus.io/port"], "8090")
+        self.assertEqual(len(metadata["annotations"]["checksum/config"]), 64)
+        own = [("commonLabels", r"helm\.sh/chart")]
+        for labels in ("commonLabels", "podLabels", "service.labels", "persistence.labels", "metrics.serviceMonitor.labels", "configCheck.podLabels", "tests.podLabels"):
+            own += [(labels, rf"app\.kubernetes\.io/{name}") for name in ("name", "instance", "component", "part-of")]
+        said = refusal("--set", ",".join(f"{labels}.{name}=own" for labels, name in own))
+        for labels, name in own:
+            self.assertIn("/" + labels.replace(".", "/") + "/" + name.replace("\\", "").replace("/", "~1"), said)
+
+    def test_the_pods_beside_the_server(self):
+        more = ["configCheck.activeDeadlineSeconds=900", "tests.activeDeadlineSeconds=30", "nodeSelector.disk=ssd"]
+        for name in ("configCheck", "tests"):
+            more += [f"{name}.podLabels.mesh=no", rf"{name}.podAnnotations.example\.com/inject=disabled"]
+        manifests = render(ROOT / "tests/deploy/values/placement.yaml", "--set", ",".join(more))
+        check(manifests)
+        job, pod = manifests.one("Job")["spec"], manifests.one("Pod")
+        self.assertEqual((job["activeDeadlineSeconds"], pod["spec"]["activeDeadlineSeconds"]), (900, 30))
+        _, server = manifests.server()
+        for spec in (job["template"]["spec"], pod["spec"]):
+            self.assertEqual(spec["affinity"], {"nodeAffinity": server["affinity"]["nodeAffinity"]})
+        for metadata in (job["template"]["metadata"], pod["metadata"]):
+            self.assertEqual((metadata["labels"]["mesh"], metadata["annotations"]["example.com/inject"]), ("no", "disabled"))
+        # How the server's pods are to be beside each other is not for them.
+        apart = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=kubernetes.io/hostname"
+        self.assertNotIn("affinity", render(None, "--set", apart).one("Job")["spec"]["template"]["spec"])
+        self.assertEqual(render().one("Job")["spec"]["activeDeadlineSeconds"], 600)
 
     def test_wrong_values_are_refused_by_name(self):
         cases = [

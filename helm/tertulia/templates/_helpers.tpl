@@ -23,24 +23,48 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end }}
 
-{{/* Labels of all objects, without the component. */}}
+{{/* Maps as one, of which the first that has a key is the one that counts, whatever it has there: (list FIRST SECOND …). */}}
+{{- define "tertulia.merged" -}}
+{{- $all := dict }}
+{{- range . }}
+{{- range $key, $value := . }}
+{{- if not (hasKey $all $key) }}
+{{- $_ := set $all $key $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $all }}
+{{- end }}
+
+{{/* The labels of an object: (list . COMPONENT GIVEN), where COMPONENT may be empty and GIVEN are those that the values have for this object. */}}
 {{- define "tertulia.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "tertulia.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: tertulia
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- $given := index . 2 }}
+{{- $component := index . 1 }}
+{{- with index . 0 }}
+{{- $own := include "tertulia.selectorLabels" . | fromYaml }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "tertulia" }}
+{{- if $component }}
+{{- $_ := set $own "app.kubernetes.io/component" $component }}
+{{- end }}
+{{- include "tertulia.merged" (list $own $given .Values.commonLabels) }}
 {{- end }}
 {{- end }}
 
-{{/* The annotations of an object: (list . OWN-ANNOTATIONS). */}}
+{{/* The labels of the server's pods. What differs from chart to chart is not among them: another chart would be another pod, though nothing of it has changed. */}}
+{{- define "tertulia.podLabels" -}}
+{{- $own := merge (include "tertulia.serverLabels" . | fromYaml) (dict "app.kubernetes.io/part-of" "tertulia") }}
+{{- include "tertulia.merged" (list $own .Values.podLabels .Values.commonLabels) }}
+{{- end }}
+
+{{/* The annotations of an object, if it has any: (list . OWN GIVEN), those of the chart and those that the values have for this object. */}}
 {{- define "tertulia.annotations" -}}
-{{- $all := merge (dict) (index . 1) (index . 0).Values.commonAnnotations }}
-{{- with $all }}
+{{- $all := include "tertulia.merged" (list (index . 1) (index . 2) (index . 0).Values.commonAnnotations) }}
+{{- if ne $all "{}" }}
 annotations:
-  {{- toYaml . | nindent 2 }}
+  {{- $all | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -322,6 +346,15 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
 runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* On which nodes the release's other pods may run: on those where the server may. How the server's pods are to be beside or away from others is not for them. */}}
+{{- define "tertulia.nodeAffinity" -}}
+{{- with (.Values.affinity | default dict).nodeAffinity }}
+affinity:
+  nodeAffinity:
+    {{- toYaml . | nindent 4 }}
 {{- end }}
 {{- end }}
 
