@@ -118,6 +118,9 @@ def check_selectors(manifests):
         assert chosen == ["StatefulSet"], f"{where} selects {chosen}"
     headless = manifests.one("Service", stateful["spec"]["serviceName"])["spec"]
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True
+    # Operators get to a server that is not ready, and clients do not.
+    published = {item["metadata"]["name"].rpartition("-")[2] for item in manifests.of("Service") if item["spec"].get("publishNotReadyAddresses")}
+    assert published == {"headless", "ops"}, published
     for monitor in manifests.of("ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         services = [item for item in manifests.of("Service") if wanted.items() <= item["metadata"]["labels"].items()]
@@ -169,7 +172,14 @@ def check_traces(policy, traces):
     place, _, port = (traces["endpoint"] or "http://localhost:4317").rstrip("/").partition("//")[2].rpartition(":")
     if traces["enabled"] and place not in ("localhost", "127.0.0.1", "[::1]"):
         opened = [each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]]
-        assert {int(port), 53} <= set(opened), f"{opened} {port}"
+        assert {int(port)} <= set(opened), f"{opened} {port}"
+        check_dns(policy)
+
+
+def check_dns(policy):
+    """Names can be asked for, also where the pods of the DNS do not listen at the port of its Service, as on OpenShift."""
+    opened = {(each["port"], each["protocol"]) for rule in policy["spec"]["egress"] for each in rule["ports"]}
+    assert {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")} <= opened, opened
 
 
 def check_tls(manifests, config, spec, container):
@@ -281,7 +291,8 @@ def check_nodes(manifests):
         opened = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
         servers = first["nats"]["urls"].split(",")
         wanted = {int(server.rpartition(":")[2]) if server.count(":") == 2 else 4222 for server in servers}
-        assert wanted | {53} <= set(opened), f"{opened} {wanted}"
+        assert wanted <= set(opened), f"{opened} {wanted}"
+        check_dns(policy)
     for scaler in scalers:
         check_autoscaler(manifests, scaler["spec"], stateful, first)
 

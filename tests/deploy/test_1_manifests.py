@@ -12,7 +12,7 @@ from support import ROOT, need, need_python_libraries, run, server_binary
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, check_restricted, check_traces, seconds  # noqa: E402
+from manifests import Manifests, check, check_dns, check_restricted, check_traces, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -239,7 +239,7 @@ class Chart(unittest.TestCase):
 
         collector, dns = egress("--values", "tests/deploy/values/traces.yaml")
         self.assertEqual((collector["ports"][0]["port"], len(collector["to"])), (4317, 1))
-        self.assertEqual({(port["port"], port["protocol"]) for port in dns["ports"]}, {(53, "UDP"), (53, "TCP")})
+        self.assertEqual({(port["port"], port["protocol"]) for port in dns["ports"]}, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")})
         outside = "config.telemetry.traces.endpoint=https://collector.example:4320/"
         (collector, _) = egress("--set", f"config.telemetry.traces.enabled=true,{outside}")
         self.assertEqual(collector, {"ports": [{"port": 4320, "protocol": "TCP"}]})
@@ -250,7 +250,9 @@ class Chart(unittest.TestCase):
         # Beside NATS, the DNS is opened once.
         nats = "config.log.engine=nats,config.nats.urls=nats://nats"
         opened = [port["port"] for rule in egress("--set", f"{nats},config.telemetry.traces.enabled=true,{outside}") for port in rule["ports"]]
-        self.assertEqual(opened, [4222, 4320, 53, 53])
+        self.assertEqual(opened, [4222, 4320, 53, 53, 5353, 5353])
+        opened = [port["port"] for rule in egress("--set", f"{nats},networkPolicy.dnsPorts={{1053}}") for port in rule["ports"]]
+        self.assertEqual(opened, [4222, 1053, 1053])
 
     def test_every_key_of_the_values_is_in_the_schema(self):
         schema = json.loads((CHART / "values.schema.json").read_text())
@@ -410,6 +412,7 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         ((kind, metadata, spec),) = manifests.pods()
         check_restricted(kind, spec)
+        check_dns(manifests.one("NetworkPolicy"))
         self.assertTrue(spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False)
         (container,) = spec["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
