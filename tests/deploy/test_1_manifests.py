@@ -32,6 +32,8 @@ def refusal(*more):
     """What Helm says when it does not take the values."""
     done = run("helm", "template", "release", CHART, *more, check=False)
     assert done.returncode != 0, f"{more} was taken"
+    # By the schema or in words, and not because a template stumbled.
+    assert "meet the specifications of the schema" in done.stderr or "execution error at" in done.stderr, done.stderr
     return done.stderr
 
 
@@ -160,10 +162,116 @@ class Chart(unittest.TestCase):
             ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
             ("config.log.engine=nats", "set config.nats.urls"),
             ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
+            # What the type of the service does not have.
+            ("service.externalTrafficPolicy=Local", "service.externalTrafficPolicy is for those from outside"),
+            ("service.nodePorts.chat=30088", "service.nodePorts.chat needs service.type NodePort or LoadBalancer"),
+            ("service.loadBalancerSourceRanges={192.0.2.0/24}", "service.loadBalancerSourceRanges needs service.type LoadBalancer"),
+            ("service.type=NodePort,service.loadBalancerClass=a", "service.loadBalancerClass needs service.type LoadBalancer"),
+            # Files of the log that the volume has no room for.
+            ("persistence.size=256Mi", "persistence.size (256Mi) is too small: config.log.reserve_bytes (256MiB) stay free, and 4 files"),
+            ("persistence.size=511Mi", "that is 512Mi"),
+            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1280Mi"),
+            ("persistence.size=1Gi,config.log.spare_segments=0,config.log.segment_bytes=512 MiB", "and 2 files of config.log.segment_bytes (512 MiB)"),
+            # What would win over the configuration that the chart goes by.
+            ("extraEnv[0].name=TERTULIA__DRAIN__GRACE", "set config.drain.grace instead"),
+            ("extraEnv[0].name=TERTULIA__DRAIN__DELAY", "set config.drain.delay instead"),
+            ("extraEnv[0].name=TERTULIA__CHAT__ADDRESS", "set config.chat.address instead"),
+            ("extraEnv[0].name=TERTULIA__HTTP__ADDRESS", "set config.http.address instead"),
+            ("extraEnv[0].name=TERTULIA__HTTP__TLS__CERT_FILE", "set config.http.tls.cert_file instead"),
+            ("extraEnv[0].name=TERTULIA__ADMIN__ADDRESS", "set config.admin.address instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__ENGINE", "set config.log.engine instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__DATA_DIR", "set config.log.data_dir instead"),
+            ("extraArgs={--set,limits.groups=1,--set,drain.grace=1m}", "extraArgs: 'drain.grace=1m' would win"),
+            ("extraArgs={--set=http.address=0.0.0.0:1}", "set config.http.address instead"),
+            ("extraArgs={--data-dir,/data}", "set config.log.data_dir instead"),
+            ("extraArgs={--engine=memory}", "set config.log.engine instead"),
+            ("fullnameOverride=a.b", "/fullnameOverride"),
+            ("fullnameOverride=1a", "/fullnameOverride"),
         ]
         for assignment, said in cases:
             with self.subTest(assignment):
                 self.assertIn(said, refusal("--set", assignment))
+
+    def test_what_is_near_to_what_is_refused_is_taken(self):
+        for assignment in (
+            "persistence.size=512Mi",
+            "persistence.size=257Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
+            "persistence.size=1Mi,config.log.engine=memory",
+            "service.type=LoadBalancer,service.nodePorts.chat=30088,service.externalTrafficPolicy=Local",
+            "extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES,extraArgs={--set,limits.groups=1}",
+            "extraArgs={--log-level,drain.grace=debug}",
+        ):
+            self.assertTrue(render(None, "--set", assignment).objects, assignment)
+
+    def test_a_release_with_dots_in_its_name(self):
+        manifests = render(name="chat.example.org")
+        manifests.validate()
+        check(manifests)
+        self.assertEqual(manifests.one("StatefulSet")["metadata"]["name"], "chat-example-org-tertulia")
+        for service in manifests.of("Service"):
+            self.assertRegex(service["metadata"]["name"], "^[a-z][-a-z0-9]*$")
+        done = run("helm", "template", "2chat", CHART, check=False)
+        self.assertIn("must begin with a letter: set fullnameOverride", done.stderr)
+
+    def test_what_is_left_empty_is_taken_or_refused_by_name(self):
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        needed, parts, free = [], [], []
+
+        def walk(value, node, path):
+            for key, inner in value.items():
+                here, below = (*path, key), node["properties"][key]
+                is_part = isinstance(inner, dict) and below.get("additionalProperties") is False
+                (needed if key in node.get("required", []) and not is_part else parts if is_part else free).append(here)
+                if is_part:
+                    walk(inner, below, here)
+
+        walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, ())
+        said = refusal("--set", ",".join(f"{'.'.join(path)}=null" for path in needed))
+        for *above, key in needed:
+            self.assertRegex(said, rf"at '{''.join('/' + each for each in above)}': missing propert(y|ies) .*'{key}'")
+        # What may be left out may be left out all at once, with everything on.
+        on = "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true"
+        nothing = ",".join(f"{'.'.join(path)}=null" for path in free if path[-1] != "enabled")
+        for engine in ("config.log.engine=embedded", "config.log.engine=nats,config.nats.urls=nats://nats", "config.log.engine=embedded,persistence.enabled=false"):
+            render(None, "--set", nothing, "--set", f"{on},{engine}").validate()
+        for path in parts:
+            with self.subTest(".".join(path)):
+                done = run("helm", "template", "release", CHART, "--set", f"{'.'.join(path)}=null", check=False)
+                self.assertTrue(done.returncode == 0 or f"'{path[-1]}'" in done.stderr and "missing propert" in done.stderr, done.stderr)
+
+    def test_parts_of_the_configuration_that_are_left_empty(self):
+        sections = json.loads(run(server_binary(), "print-config", "--format", "json").stdout)
+        given = yaml.safe_load((CHART / "values.yaml").read_text())["config"]
+        empty = [f"config.{name}=null" for name in sections if name not in given]
+        empty += [f"config.{name}.{key}=null" for name, section in sections.items() for key in section if key not in given.get(name, {})]
+        self.assertIn("config.limits=null", empty)
+        self.assertIn("config.chat.tls=null", empty)
+        for engine in ("persistence.enabled=true", "persistence.enabled=false", "config.log.engine=nats,config.nats.urls=nats://nats,autoscaling.enabled=true,autoscaling.connections=7,admin.existingSecret=a,tls.http.existingSecret=b"):
+            # Keys first: a part that is null has no keys.
+            for some in (empty, [each for each in empty if each.count(".") == 1]):
+                manifests = render(None, "--set", ",".join(reversed(some)), "--set", engine)
+                check(manifests)
+                self.assertEqual(manifests.config(), render(None, "--set", engine).config())
+        self.assertIn("config.log.data_dir is where", refusal("--set", "config.log=null"))
+        self.assertIn("'address'", refusal("--set", "config.chat.address=null"))
+
+    def test_probes_as_they_are_given(self):
+        def probe(*more, name="livenessProbe"):
+            (container,) = render(None, "--set", ",".join(("livenessProbe.failureThreshold=9", *more))).server()[1]["containers"]
+            return container.get(name)
+
+        usual = {"periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 9}
+        self.assertEqual(probe(), {**usual, "httpGet": {"path": "/livez", "port": "http"}})
+        for handler, value in (("tcpSocket.port=chat", {"tcpSocket": {"port": "chat"}}), ("exec.command={pidof}", {"exec": {"command": ["pidof"]}}), ("grpc.port=8089", {"grpc": {"port": 8089}})):
+            self.assertEqual(probe(f"livenessProbe.{handler}"), {**usual, **value})
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            self.assertIsNone(probe(f"{name}=null", name=name))
+            self.assertIn(f"{name} asks nothing", refusal("--set", f"{name}.httpGet=null"))
+        # By TLS where that port has it, and nowhere else.
+        secure = "tls.http.existingSecret=a"
+        self.assertEqual(probe(secure)["httpGet"]["scheme"], "HTTPS")
+        self.assertEqual(probe(secure, "livenessProbe.httpGet.port=8090")["httpGet"]["scheme"], "HTTPS")
+        self.assertNotIn("scheme", probe(secure, "livenessProbe.httpGet.port=9000")["httpGet"])
 
     def test_what_would_be_no_cluster_is_refused(self):
         cases = [
@@ -194,6 +302,10 @@ class Chart(unittest.TestCase):
         # What was said stays as it was said.
         scaled = render(ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
         self.assertEqual(scaled.config()["drain"], {"delay": "10s", "grace": "45s"})
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        for none in ("0", "0s", "0ms"):
+            self.assertEqual(str(render(None, "--set", f"{nats},config.drain.delay={none}").config()["drain"]["delay"]), none)
+        self.assertIn("drain.delay (0s)", refusal("--set", f"{nats},config.drain.delay=0,config.drain.grace=1s"))
         metrics = scaled.one("HorizontalPodAutoscaler")["spec"]["metrics"]
         self.assertEqual([metric["type"] for metric in metrics], ["ContainerResource", "Pods"])
         own = [each for each in render(ROOT / "tests/deploy/values/cluster-credentials.yaml").server()[1]["containers"][0]["env"] if "NODE_ID" in each["name"]]
@@ -225,6 +337,7 @@ class Chart(unittest.TestCase):
         wanted = {"10Gi": None, "640Mi": None, "639Mi": 63 * 2**20, "200Mi": 20 * 2**20, "10Mi": 2**20}
         self.assertEqual({size: files(size) for size in wanted}, wanted)
         self.assertEqual(files("640Mi", "config.log.spare_segments=7"), 28 * 2**20)
+        self.assertEqual(files("250Mi", "config.log.spare_segments=0"), 50 * 2**20)
         self.assertEqual(files("200Mi", "config.log.segment_bytes=2MiB"), "2MiB")
         self.assertIn("persistence.size (9Mi) is too small", refusal("--set", "persistence.enabled=false", "--set-string", "persistence.size=9Mi"))
         # What was said stays as it was said, and a volume of its own has its own end.

@@ -2,14 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 50 characters, so that the suffixes of pods and services fit. */}}
+{{/* At most 50 characters, so that the suffixes of pods and services fit; without the dots that a release may have in its name and a Service may not. */}}
 {{- define "tertulia.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
 {{- else if contains (include "tertulia.name" .) .Release.Name }}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- .Release.Name | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "tertulia.name" .) | trunc 50 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name (include "tertulia.name" .) | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
@@ -84,13 +84,25 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* A probe of the HTTP port, by HTTPS if it speaks TLS: (list . PROBE). */}}
+{{/* A probe of the server, if it is to have it: (list . "livenessProbe"). By HTTPS where it asks a port that speaks TLS. */}}
 {{- define "tertulia.probe" -}}
-{{- $probe := deepCopy (index . 1) }}
-{{- if and $probe.httpGet (include "tertulia.secure" (list (index . 0) "http")) (not $probe.httpGet.scheme) }}
-{{- $_ := set $probe.httpGet "scheme" "HTTPS" }}
+{{- $name := index . 1 }}
+{{- $all := index . 0 }}
+{{- with index $all.Values $name }}
+{{- $probe := deepCopy . }}
+{{- /* Helm adds what is given to the default, which asks by HTTP: another way to ask replaces it. */}}
+{{- if or $probe.tcpSocket $probe.grpc $probe.exec }}
+{{- $_ := unset $probe "httpGet" }}
+{{- else if not $probe.httpGet }}
+{{- fail (printf "%s asks nothing: give it one of httpGet, tcpSocket, grpc and exec, or leave it out with null" $name) }}
+{{- end }}
+{{- with $probe.httpGet }}
+{{- if and (not .scheme) (include "tertulia.secure" (list $all "http")) (has (toString .port) (list "http" (include "tertulia.port" (list $all "http")))) }}
+{{- $_ := set . "scheme" "HTTPS" }}
+{{- end }}
 {{- end }}
 {{- toYaml $probe }}
+{{- end }}
 {{- end }}
 
 {{/* The environment of the server, also where only its configuration is checked: (list . OWN-VARIABLES). An own one gives way to one of the values. */}}
@@ -107,7 +119,7 @@ annotations:
 {{- end }}
 {{- end }}
 {{- with index . 0 }}
-{{- with concat $all .Values.extraEnv }}
+{{- with concat $all (.Values.extraEnv | default list) }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}

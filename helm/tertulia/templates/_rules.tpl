@@ -6,7 +6,7 @@ rest holds for every server that Prometheus knows, so one release brings it for 
 {{- $shared := ne (toString $values.shared) "false" }}
 {{- $groups := list }}
 {{- range $path, $_ := .Files.Glob "files/rules/*.yml" }}
-{{- range ($.Files.Get $path | replace "runbook_url: docs/" (printf "runbook_url: %sdocs/" $values.runbookUrl) | fromYaml).groups }}
+{{- range ($.Files.Get $path | replace "runbook_url: docs/" (printf "runbook_url: %sdocs/" ($values.runbookUrl | default "")) | fromYaml).groups }}
 {{- $rules := list }}
 {{- range .rules }}
 {{- if eq (get . "alert") "TertuliaAbsent" }}
