@@ -642,6 +642,18 @@ class Compose(unittest.TestCase):
         self.assertGreater(seconds(server["stop_grace_period"]), 20)
         self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
 
+    def test_the_image_asks_whether_it_is_alive_and_who_waits_for_it_whether_it_is_ready(self):
+        _, _, check = (self.folder / "docker/Dockerfile").read_text().partition("\nHEALTHCHECK ")
+        command = json.loads(check.partition("CMD ")[2].partition("\n")[0])
+        self.assertEqual(command[1:3], ["health", "--live"])
+        for name in ("compose.yaml", "compose.cluster.yaml"):
+            services = yaml.safe_load((self.folder / name).read_text())["services"]
+            for service in services.values():
+                waits = service.get("depends_on", {})
+                for other in [other for other in waits if isinstance(waits, dict) and waits[other]["condition"] == "service_healthy"]:
+                    test = services[other]["healthcheck"]["test"]
+                    self.assertEqual(test, ["CMD", *(word for word in command if word != "--live")])
+
     def test_the_cluster_is_three_nodes_on_three_nats_servers_that_sync(self):
         compose = yaml.safe_load((self.folder / "compose.cluster.yaml").read_text())
         services = compose["services"]
