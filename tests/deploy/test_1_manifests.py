@@ -468,7 +468,11 @@ class Chart(unittest.TestCase):
             self.assertEqual(alert["annotations"]["runbook_url"], f"https://git.example/tertulia/blob/main/docs/runbooks/{alert['alert']}.md")
         ready, chat = manifests.one("Pod")["spec"]["containers"]
         self.assertIn("https://release-tertulia-ops:8090/readyz", ready["args"])
-        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/etc/tertulia-tls/ca.crt"])
+        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/secrets/chat-tls/ca.crt"])
+        # Without the key the test says so, where the pod would not start.
+        (trust,) = manifests.one("Pod")["spec"]["volumes"]
+        self.assertEqual(trust["secret"], {"secretName": "chat-tls", "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]})
+        self.assertEqual(chat["volumeMounts"], [{"name": "trust", "mountPath": "/secrets/chat-tls", "readOnly": True}])
         # An authority that everybody trusts needs no file, and the name is that of the service unless another is given.
         _, chat = render(ROOT / "tests/deploy/values/tls-chat.yaml").one("Pod")["spec"]["containers"]
         self.assertEqual(chat["args"][-3:], ["--tls", "--tls-name", "chat.example"])
@@ -643,8 +647,8 @@ class Compose(unittest.TestCase):
         self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
 
     def test_the_image_asks_whether_it_is_alive_and_who_waits_for_it_whether_it_is_ready(self):
-        _, _, check = (self.folder / "docker/Dockerfile").read_text().partition("\nHEALTHCHECK ")
-        command = json.loads(check.partition("CMD ")[2].partition("\n")[0])
+        _, _, asked = (self.folder / "docker/Dockerfile").read_text().partition("\nHEALTHCHECK ")
+        command = json.loads(asked.partition("CMD ")[2].partition("\n")[0])
         self.assertEqual(command[1:3], ["health", "--live"])
         for name in ("compose.yaml", "compose.cluster.yaml"):
             services = yaml.safe_load((self.folder / name).read_text())["services"]
