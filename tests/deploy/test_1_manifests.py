@@ -479,6 +479,37 @@ class Chart(unittest.TestCase):
         _, chat = render(None, "--set", "tls.chat.existingSecret=a").one("Pod")["spec"]["containers"]
         self.assertIn("release-tertulia.chat.svc", chat["args"])
 
+    def test_a_certificate_of_cert_manager(self):
+        manifests = render(ROOT / "tests/deploy/values/certificate.yaml")
+        spec = manifests.one("Certificate", "release-tertulia-chat")["spec"]
+        self.assertEqual(spec, {"secretName": "chat-tls", "issuerRef": {"kind": "ClusterIssuer", "name": "letsencrypt"}, "dnsNames": ["chat.example"]})
+        (volume,) = [volume for volume in manifests.server()[1]["volumes"] if "secret" in volume]
+        self.assertEqual(volume["secret"]["secretName"], spec["secretName"])
+        on = "tls.chat.certificate.enabled=true,tls.chat.certificate.issuerRef.name=a"
+        self.assertEqual(render(None, "--set", f"{on},tls.chat.existingSecret=b").one("Certificate")["spec"]["dnsNames"], ["release-tertulia.chat.svc"])
+        self.assertIn("set tls.chat.existingSecret", refusal("--set", on))
+        self.assertIn("issuerRef.name", refusal("--set", "tls.chat.certificate.enabled=true,tls.chat.existingSecret=b"))
+
+    def test_how_pods_are_replaced(self):
+        def spec(*more):
+            return render(None, *more).one("StatefulSet")["spec"]
+
+        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+        self.assertEqual(spec("--set", "updateStrategy.type=OnDelete")["updateStrategy"], {"type": "OnDelete"})
+        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"maxUnavailable": 1, "partition": 2})
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        seconds = [spec("--set", each).get("minReadySeconds") for each in ("replicas=1", "minReadySeconds=7", nats, f"{nats},minReadySeconds=0")]
+        self.assertEqual(seconds, [None, 7, 5, 0])
+
+    def test_addresses_and_names(self):
+        manifests = render(ROOT / "tests/deploy/values/both-families.yaml")
+        for service in manifests.of("Service"):
+            self.assertEqual((service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]), ("PreferDualStack", ["IPv6", "IPv4"]))
+        _, spec = manifests.server()
+        self.assertEqual(spec["hostAliases"][0]["ip"], "192.0.2.7")
+        self.assertEqual(spec["dnsConfig"]["options"], [{"name": "ndots", "value": "1"}])
+        self.assertIn("/service/ipFamilies", refusal("--set", "service.ipFamilies={IPv5}"))
+
     def test_notes_tell_how_to_connect(self):
         for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
             said = run(

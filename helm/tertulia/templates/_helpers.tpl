@@ -168,3 +168,14 @@ affinity:
 {{- define "tertulia.chatName" -}}
 {{- .Values.tls.chat.serverName | default (printf "%s.%s.svc" (include "tertulia.fullname" .) .Release.Namespace) }}
 {{- end }}
+
+{{/* Which addresses a service has, of IPv4 and IPv6. */}}
+{{- define "tertulia.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
