@@ -1,4 +1,5 @@
-{{/* One value of the configuration as text, or DEFAULT if it is not given: (list . DEFAULT KEY …), with a key for each step. A key that was left empty, on the way too, is one that is not given; 0 is given. */}}
+{{/* One value of the configuration as text, or DEFAULT if it is not given: (list . DEFAULT KEY …), with a key for each step. What was left empty, also on the way there, is not given;
+0 is. */}}
 {{- define "tertulia.given" -}}
 {{- $here := (index . 0).Values.config }}
 {{- range slice . 2 }}

@@ -14,8 +14,8 @@
 {{- end }}
 
 {{- define "tertulia.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "tertulia.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tertulia.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "tertulia.serverLabels" -}}

@@ -1,5 +1,5 @@
-{{/* The groups of rules that a PrometheusRule of this release has, as a list. TertuliaAbsent asks for the pods of this release alone: as it stands in the file it would be quiet for as long as any other release is there. The
-rest holds for every server that Prometheus knows, so one release brings it for all. */}}
+{{/* The groups of rules that the PrometheusRule of this release has. TertuliaAbsent asks for the pods of this release alone: as it stands in the file it is quiet for as long as any other
+release is there. The rest holds for every server that Prometheus knows, so one release brings it for all. */}}
 {{- define "tertulia.rules" -}}
 {{- $values := .Values.metrics.prometheusRule }}
 {{- $name := include "tertulia.fullname" . }}
