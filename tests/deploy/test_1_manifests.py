@@ -242,16 +242,21 @@ class Chart(unittest.TestCase):
     def test_parts_of_the_configuration_that_are_left_empty(self):
         sections = json.loads(run(server_binary(), "print-config", "--format", "json").stdout)
         given = yaml.safe_load((CHART / "values.yaml").read_text())["config"]
-        empty = [f"config.{name}=null" for name in sections if name not in given]
-        empty += [f"config.{name}.{key}=null" for name, section in sections.items() for key in section if key not in given.get(name, {})]
-        self.assertIn("config.limits=null", empty)
-        self.assertIn("config.chat.tls=null", empty)
-        for engine in ("persistence.enabled=true", "persistence.enabled=false", "config.log.engine=nats,config.nats.urls=nats://nats,autoscaling.enabled=true,autoscaling.connections=7,admin.existingSecret=a,tls.http.existingSecret=b"):
-            # Keys first: a part that is null has no keys.
-            for some in (empty, [each for each in empty if each.count(".") == 1]):
-                manifests = render(None, "--set", ",".join(reversed(some)), "--set", engine)
+        # But for `nats`, whose servers are named below: --set takes no key of what is null.
+        whole = {name: None for name in sections if name not in given and name != "nats"}
+        keys = {name: {key: None for key in section if key not in given.get(name, {})} for name, section in sections.items()}
+        self.assertIn("limits", whole)
+        self.assertIn("tls", keys["chat"])
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats,autoscaling.enabled=true,autoscaling.connections=7,admin.existingSecret=a,tls.http.existingSecret=b"
+        for engine in ("persistence.enabled=true", "persistence.enabled=false", nats):
+            plain = render(None, "--set", engine).config()
+            for empty in (whole, keys):
+                with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                    yaml.safe_dump({"config": empty}, file)
+                    file.flush()
+                    manifests = render(file.name, "--set", engine)
                 check(manifests)
-                self.assertEqual(manifests.config(), render(None, "--set", engine).config())
+                self.assertEqual(manifests.config(), plain)
         self.assertIn("config.log.data_dir is where", refusal("--set", "config.log=null"))
         self.assertIn("'address'", refusal("--set", "config.chat.address=null"))
 

@@ -19,7 +19,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Takes out of a map, in place, what was left empty: the server is told nothing of it. */}}
+{{/* Takes out of a map, in place, what was left empty, and what is empty then: the server is told nothing of it. */}}
 {{- define "tertulia.prune" -}}
 {{- $map := . }}
 {{- range $key, $value := . }}
@@ -27,6 +27,9 @@
 {{- $_ := unset $map $key }}
 {{- else if kindIs "map" $value }}
 {{- include "tertulia.prune" $value }}
+{{- if not $value }}
+{{- $_ := unset $map $key }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
