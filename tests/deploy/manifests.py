@@ -9,12 +9,21 @@ need_python_libraries()
 import yaml  # noqa: E402
 
 
+class Strict(yaml.SafeLoader):
+    """Takes no map that has a key twice, of which one would be lost without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key twice{node.start_mark}: {sorted(keys)}"
+        return super().construct_mapping(node, deep)
+
+
 class Manifests:
     """The objects of one rendering."""
 
     def __init__(self, text):
         self.text = text
-        self.objects = [item for item in yaml.safe_load_all(text) if item]
+        self.objects = [item for item in yaml.load_all(text, Strict) if item]
 
     def of(self, kind):
         return [item for item in self.objects if item["kind"] == kind]
@@ -35,7 +44,7 @@ class Manifests:
 
     def validate(self):
         """Against the schemas of Kubernetes; unknown fields are errors. Kinds of others have no schema here."""
-        own = [item for item in self.objects if "monitoring.coreos.com" not in item["apiVersion"]]
+        own = [item for item in self.objects if item["apiVersion"].partition("/")[0] not in ("monitoring.coreos.com", "cert-manager.io")]
         said = run("kubernetes-validate", "--strict", "-", stdin=yaml.safe_dump_all(own))
         assert said.stdout.count("passed for resource") == len(own), said.stdout
 
@@ -53,9 +62,14 @@ class Manifests:
 def check(manifests):
     """Everything that holds for every rendering."""
     check_names(manifests)
+    _, server = manifests.server()
     for kind, metadata, spec in manifests.pods():
         check_restricted(kind, spec)
         assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False, kind
+        # What comes beside the server runs where the server may.
+        for field in ("nodeSelector", "tolerations", "priorityClassName", "runtimeClassName"):
+            assert spec.get(field) == server.get(field), f"{kind}: {field}"
+        assert spec.get("affinity", {}).get("nodeAffinity") == server.get("affinity", {}).get("nodeAffinity"), kind
     check_selectors(manifests)
     check_ports_and_config(manifests)
     check_volumes(manifests)
@@ -104,6 +118,9 @@ def check_selectors(manifests):
         assert chosen == ["StatefulSet"], f"{where} selects {chosen}"
     headless = manifests.one("Service", stateful["spec"]["serviceName"])["spec"]
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True
+    # Operators get to a server that is not ready, and clients do not.
+    published = {item["metadata"]["name"].rpartition("-")[2] for item in manifests.of("Service") if item["spec"].get("publishNotReadyAddresses")}
+    assert published == {"headless", "ops"}, published
     for monitor in manifests.of("ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         services = [item for item in manifests.of("Service") if wanted.items() <= item["metadata"]["labels"].items()]
@@ -155,7 +172,14 @@ def check_traces(policy, traces):
     place, _, port = (traces["endpoint"] or "http://localhost:4317").rstrip("/").partition("//")[2].rpartition(":")
     if traces["enabled"] and place not in ("localhost", "127.0.0.1", "[::1]"):
         opened = [each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]]
-        assert {int(port), 53} <= set(opened), f"{opened} {port}"
+        assert {int(port)} <= set(opened), f"{opened} {port}"
+        check_dns(policy)
+
+
+def check_dns(policy):
+    """Names can be asked for, also where the pods of the DNS do not listen at the port of its Service, as on OpenShift."""
+    opened = {(each["port"], each["protocol"]) for rule in policy["spec"]["egress"] for each in rule["ports"]}
+    assert {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")} <= opened, opened
 
 
 def check_tls(manifests, config, spec, container):
@@ -246,7 +270,11 @@ def check_nodes(manifests):
     assert stateful["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
     (container,) = [each for each in manifests.server()[1]["containers"] if each["name"] == "tertulia"]
     scalers = manifests.of("HorizontalPodAutoscaler")
-    if manifests.config()["log"]["engine"] != "nats":
+    shared = manifests.config()["log"]["engine"] == "nats"
+    for budget in manifests.of("PodDisruptionBudget"):
+        # Where all pods turn not ready at once, since NATS is away, they are not evicted at once.
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == ("IfHealthyBudget" if shared else "AlwaysAllow")
+    if not shared:
         assert stateful["replicas"] <= 1 and not scalers
         return
     assert stateful.get("replicas", 0) <= MOST_PODS
@@ -263,7 +291,8 @@ def check_nodes(manifests):
         opened = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
         servers = first["nats"]["urls"].split(",")
         wanted = {int(server.rpartition(":")[2]) if server.count(":") == 2 else 4222 for server in servers}
-        assert wanted | {53} <= set(opened), f"{opened} {wanted}"
+        assert wanted <= set(opened), f"{opened} {wanted}"
+        check_dns(policy)
     for scaler in scalers:
         check_autoscaler(manifests, scaler["spec"], stateful, first)
 

@@ -2,6 +2,7 @@
 our own, and the configuration in them against the server."""
 
 import json
+import shutil
 import tempfile
 import unittest
 from pathlib import Path
@@ -11,7 +12,7 @@ from support import ROOT, need, need_python_libraries, run, server_binary
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, check_restricted, check_traces, seconds  # noqa: E402
+from manifests import Manifests, check, check_dns, check_restricted, check_traces, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -31,6 +32,8 @@ def refusal(*more):
     """What Helm says when it does not take the values."""
     done = run("helm", "template", "release", CHART, *more, check=False)
     assert done.returncode != 0, f"{more} was taken"
+    # By the schema or in words, and not because a template stumbled.
+    assert "meet the specifications of the schema" in done.stderr or "execution error at" in done.stderr, done.stderr
     return done.stderr
 
 
@@ -65,6 +68,56 @@ class Chart(unittest.TestCase):
 
         self.assertEqual(pods(), pods("--set", "service.type=NodePort"))
         self.assertNotEqual(pods(), pods("--set", "config.limits.groups=7"))
+
+    def test_another_chart_is_not_another_pod(self):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(CHART, Path(folder) / "tertulia")
+            description = (copy / "Chart.yaml").read_text()
+            (copy / "Chart.yaml").write_text(description.replace("\nversion: 0.1.0\n", "\nversion: 0.1.1\n"))
+            self.assertNotEqual((copy / "Chart.yaml").read_text(), description)
+            before, after = (Manifests(run("helm", "template", "release", chart).stdout).one("StatefulSet") for chart in (CHART, copy))
+        self.assertNotEqual(before["metadata"]["labels"], after["metadata"]["labels"])
+        self.assertEqual(before["spec"], after["spec"])
+
+    def test_labels_and_annotations_of_the_values(self):
+        manifests = render(ROOT / "tests/deploy/values/same-labels.yaml")
+        for item in manifests.objects:
+            labels, annotations = item["metadata"]["labels"], item["metadata"]["annotations"]
+            where = f"{item['kind']} {item['metadata']['name']}"
+            self.assertEqual((labels["cost-centre"], annotations["example.com/owner"]), ("42", "chat"), where)
+            # The more special of two wins, and what the chart needs for itself over both.
+            self.assertEqual(labels["team"], "graphs" if "dashboard" in item["metadata"]["name"] else "chat")
+            if item["kind"] == "Job":
+                self.assertEqual(annotations["helm.sh/hook"], "pre-install,pre-upgrade")
+        for kind, metadata, _ in manifests.pods():
+            self.assertEqual((metadata["labels"]["team"], metadata["annotations"]["example.com/owner"]), ("chat", "chat"), kind)
+        metadata, _ = manifests.server()
+        self.assertEqual(metadata["annotations"]["prometheus.io/port"], "8090")
+        self.assertEqual(len(metadata["annotations"]["checksum/config"]), 64)
+        own = [("commonLabels", r"helm\.sh/chart")]
+        for labels in ("commonLabels", "podLabels", "service.labels", "persistence.labels", "metrics.serviceMonitor.labels", "configCheck.podLabels", "tests.podLabels"):
+            own += [(labels, rf"app\.kubernetes\.io/{name}") for name in ("name", "instance", "component", "part-of")]
+        said = refusal("--set", ",".join(f"{labels}.{name}=own" for labels, name in own))
+        for labels, name in own:
+            self.assertIn("/" + labels.replace(".", "/") + "/" + name.replace("\\", "").replace("/", "~1"), said)
+
+    def test_the_pods_beside_the_server(self):
+        more = ["configCheck.activeDeadlineSeconds=900", "tests.activeDeadlineSeconds=30", "nodeSelector.disk=ssd"]
+        for name in ("configCheck", "tests"):
+            more += [f"{name}.podLabels.mesh=no", rf"{name}.podAnnotations.example\.com/inject=disabled"]
+        manifests = render(ROOT / "tests/deploy/values/placement.yaml", "--set", ",".join(more))
+        check(manifests)
+        job, pod = manifests.one("Job")["spec"], manifests.one("Pod")
+        self.assertEqual((job["activeDeadlineSeconds"], pod["spec"]["activeDeadlineSeconds"]), (900, 30))
+        _, server = manifests.server()
+        for spec in (job["template"]["spec"], pod["spec"]):
+            self.assertEqual(spec["affinity"], {"nodeAffinity": server["affinity"]["nodeAffinity"]})
+        for metadata in (job["template"]["metadata"], pod["metadata"]):
+            self.assertEqual((metadata["labels"]["mesh"], metadata["annotations"]["example.com/inject"]), ("no", "disabled"))
+        # How the server's pods are to be beside each other is not for them.
+        apart = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=kubernetes.io/hostname"
+        self.assertNotIn("affinity", render(None, "--set", apart).one("Job")["spec"]["template"]["spec"])
+        self.assertEqual(render().one("Job")["spec"]["activeDeadlineSeconds"], 600)
 
     def test_wrong_values_are_refused_by_name(self):
         cases = [
@@ -109,10 +162,121 @@ class Chart(unittest.TestCase):
             ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
             ("config.log.engine=nats", "set config.nats.urls"),
             ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
+            # What the type of the service does not have.
+            ("service.externalTrafficPolicy=Local", "service.externalTrafficPolicy is for those from outside"),
+            ("service.nodePorts.chat=30088", "service.nodePorts.chat needs service.type NodePort or LoadBalancer"),
+            ("service.loadBalancerSourceRanges={192.0.2.0/24}", "service.loadBalancerSourceRanges needs service.type LoadBalancer"),
+            ("service.type=NodePort,service.loadBalancerClass=a", "service.loadBalancerClass needs service.type LoadBalancer"),
+            # Files of the log that the volume has no room for.
+            ("persistence.size=256Mi", "persistence.size (256Mi) is too small: config.log.reserve_bytes (256MiB) stay free, and 4 files"),
+            ("persistence.size=511Mi", "that is 512Mi"),
+            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1280Mi"),
+            ("persistence.size=1Gi,config.log.spare_segments=0,config.log.segment_bytes=512 MiB", "and 2 files of config.log.segment_bytes (512 MiB)"),
+            # What would win over the configuration that the chart goes by.
+            ("extraEnv[0].name=TERTULIA__DRAIN__GRACE", "set config.drain.grace instead"),
+            ("extraEnv[0].name=TERTULIA__DRAIN__DELAY", "set config.drain.delay instead"),
+            ("extraEnv[0].name=TERTULIA__CHAT__ADDRESS", "set config.chat.address instead"),
+            ("extraEnv[0].name=TERTULIA__HTTP__ADDRESS", "set config.http.address instead"),
+            ("extraEnv[0].name=TERTULIA__HTTP__TLS__CERT_FILE", "set config.http.tls.cert_file instead"),
+            ("extraEnv[0].name=TERTULIA__ADMIN__ADDRESS", "set config.admin.address instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__ENGINE", "set config.log.engine instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__DATA_DIR", "set config.log.data_dir instead"),
+            ("extraArgs={--set,limits.groups=1,--set,drain.grace=1m}", "extraArgs: 'drain.grace=1m' would win"),
+            ("extraArgs={--set=http.address=0.0.0.0:1}", "set config.http.address instead"),
+            ("extraArgs={--data-dir,/data}", "set config.log.data_dir instead"),
+            ("extraArgs={--engine=memory}", "set config.log.engine instead"),
+            ("fullnameOverride=a.b", "/fullnameOverride"),
+            ("fullnameOverride=1a", "/fullnameOverride"),
         ]
         for assignment, said in cases:
             with self.subTest(assignment):
                 self.assertIn(said, refusal("--set", assignment))
+
+    def test_what_is_near_to_what_is_refused_is_taken(self):
+        for assignment in (
+            "persistence.size=512Mi",
+            "persistence.size=257Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
+            "persistence.size=1Mi,config.log.engine=memory",
+            "service.type=LoadBalancer,service.nodePorts.chat=30088,service.externalTrafficPolicy=Local",
+            "extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES,extraArgs={--set,limits.groups=1}",
+            "extraArgs={--log-level,drain.grace=debug}",
+        ):
+            self.assertTrue(render(None, "--set", assignment).objects, assignment)
+
+    def test_a_release_with_dots_in_its_name(self):
+        manifests = render(name="chat.example.org")
+        manifests.validate()
+        check(manifests)
+        self.assertEqual(manifests.one("StatefulSet")["metadata"]["name"], "chat-example-org-tertulia")
+        for service in manifests.of("Service"):
+            self.assertRegex(service["metadata"]["name"], "^[a-z][-a-z0-9]*$")
+        done = run("helm", "template", "2chat", CHART, check=False)
+        self.assertIn("must begin with a letter: set fullnameOverride", done.stderr)
+
+    def test_what_is_left_empty_is_taken_or_refused_by_name(self):
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        needed, parts, free = [], [], []
+
+        def walk(value, node, path):
+            for key, inner in value.items():
+                here, below = (*path, key), node["properties"][key]
+                is_part = isinstance(inner, dict) and below.get("additionalProperties") is False
+                (needed if key in node.get("required", []) and not is_part else parts if is_part else free).append(here)
+                if is_part:
+                    walk(inner, below, here)
+
+        walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, ())
+        said = refusal("--set", ",".join(f"{'.'.join(path)}=null" for path in needed))
+        for *above, key in needed:
+            self.assertRegex(said, rf"at '{''.join('/' + each for each in above)}': missing propert(y|ies) .*'{key}'")
+        # What may be left out may be left out all at once, with everything on.
+        on = "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true"
+        nothing = ",".join(f"{'.'.join(path)}=null" for path in free if path[-1] != "enabled")
+        for engine in ("config.log.engine=embedded", "config.log.engine=nats,config.nats.urls=nats://nats", "config.log.engine=embedded,persistence.enabled=false"):
+            render(None, "--set", nothing, "--set", f"{on},{engine}").validate()
+        for path in parts:
+            with self.subTest(".".join(path)):
+                done = run("helm", "template", "release", CHART, "--set", f"{'.'.join(path)}=null", check=False)
+                self.assertTrue(done.returncode == 0 or f"'{path[-1]}'" in done.stderr and "missing propert" in done.stderr, done.stderr)
+
+    def test_parts_of_the_configuration_that_are_left_empty(self):
+        sections = json.loads(run(server_binary(), "print-config", "--format", "json").stdout)
+        given = yaml.safe_load((CHART / "values.yaml").read_text())["config"]
+        # But for `nats`, whose servers are named below: --set takes no key of what is null.
+        whole = {name: None for name in sections if name not in given and name != "nats"}
+        keys = {name: {key: None for key in section if key not in given.get(name, {})} for name, section in sections.items()}
+        self.assertIn("limits", whole)
+        self.assertIn("tls", keys["chat"])
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats,autoscaling.enabled=true,autoscaling.connections=7,admin.existingSecret=a,tls.http.existingSecret=b"
+        for engine in ("persistence.enabled=true", "persistence.enabled=false", nats):
+            plain = render(None, "--set", engine).config()
+            for empty in (whole, keys):
+                with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                    yaml.safe_dump({"config": empty}, file)
+                    file.flush()
+                    manifests = render(file.name, "--set", engine)
+                check(manifests)
+                self.assertEqual(manifests.config(), plain)
+        self.assertIn("config.log.data_dir is where", refusal("--set", "config.log=null"))
+        self.assertIn("'address'", refusal("--set", "config.chat.address=null"))
+
+    def test_probes_as_they_are_given(self):
+        def probe(*more, name="livenessProbe"):
+            (container,) = render(None, "--set", ",".join(("livenessProbe.failureThreshold=9", *more))).server()[1]["containers"]
+            return container.get(name)
+
+        usual = {"periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 9}
+        self.assertEqual(probe(), {**usual, "httpGet": {"path": "/livez", "port": "http"}})
+        for handler, value in (("tcpSocket.port=chat", {"tcpSocket": {"port": "chat"}}), ("exec.command={pidof}", {"exec": {"command": ["pidof"]}}), ("grpc.port=8089", {"grpc": {"port": 8089}})):
+            self.assertEqual(probe(f"livenessProbe.{handler}"), {**usual, **value})
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            self.assertIsNone(probe(f"{name}=null", name=name))
+            self.assertIn(f"{name} asks nothing", refusal("--set", f"{name}.httpGet=null"))
+        # By TLS where that port has it, and nowhere else.
+        secure = "tls.http.existingSecret=a"
+        self.assertEqual(probe(secure)["httpGet"]["scheme"], "HTTPS")
+        self.assertEqual(probe(secure, "livenessProbe.httpGet.port=8090")["httpGet"]["scheme"], "HTTPS")
+        self.assertNotIn("scheme", probe(secure, "livenessProbe.httpGet.port=9000")["httpGet"])
 
     def test_what_would_be_no_cluster_is_refused(self):
         cases = [
@@ -143,6 +307,10 @@ class Chart(unittest.TestCase):
         # What was said stays as it was said.
         scaled = render(ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
         self.assertEqual(scaled.config()["drain"], {"delay": "10s", "grace": "45s"})
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        for none in ("0", "0s", "0ms"):
+            self.assertEqual(str(render(None, "--set", f"{nats},config.drain.delay={none}").config()["drain"]["delay"]), none)
+        self.assertIn("drain.delay (0s)", refusal("--set", f"{nats},config.drain.delay=0,config.drain.grace=1s"))
         metrics = scaled.one("HorizontalPodAutoscaler")["spec"]["metrics"]
         self.assertEqual([metric["type"] for metric in metrics], ["ContainerResource", "Pods"])
         own = [each for each in render(ROOT / "tests/deploy/values/cluster-credentials.yaml").server()[1]["containers"][0]["env"] if "NODE_ID" in each["name"]]
@@ -150,6 +318,15 @@ class Chart(unittest.TestCase):
         # The file is checked before there are pods, and nothing of a cluster is in what is none.
         self.assertNotIn("NODE_ID", yaml.safe_dump(cluster.one("Job")))
         self.assertNotIn("NODE_ID", render().text)
+
+    def test_pods_on_nats_are_not_evicted_all_at_once(self):
+        def policy(*more):
+            return render(None, *more).one("PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"]
+
+        nats = ("--set", "config.log.engine=nats,config.nats.urls=nats://nats")
+        self.assertEqual((policy(), policy(*nats)), ("AlwaysAllow", "IfHealthyBudget"))
+        self.assertEqual(policy(*nats, "--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
+        self.assertIn("/podDisruptionBudget/unhealthyPodEvictionPolicy", refusal("--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=Never"))
 
     def test_an_empty_dir_is_never_outgrown(self):
         def bound(*more):
@@ -165,6 +342,7 @@ class Chart(unittest.TestCase):
         wanted = {"10Gi": None, "640Mi": None, "639Mi": 63 * 2**20, "200Mi": 20 * 2**20, "10Mi": 2**20}
         self.assertEqual({size: files(size) for size in wanted}, wanted)
         self.assertEqual(files("640Mi", "config.log.spare_segments=7"), 28 * 2**20)
+        self.assertEqual(files("250Mi", "config.log.spare_segments=0"), 50 * 2**20)
         self.assertEqual(files("200Mi", "config.log.segment_bytes=2MiB"), "2MiB")
         self.assertIn("persistence.size (9Mi) is too small", refusal("--set", "persistence.enabled=false", "--set-string", "persistence.size=9Mi"))
         # What was said stays as it was said, and a volume of its own has its own end.
@@ -179,7 +357,7 @@ class Chart(unittest.TestCase):
 
         collector, dns = egress("--values", "tests/deploy/values/traces.yaml")
         self.assertEqual((collector["ports"][0]["port"], len(collector["to"])), (4317, 1))
-        self.assertEqual({(port["port"], port["protocol"]) for port in dns["ports"]}, {(53, "UDP"), (53, "TCP")})
+        self.assertEqual({(port["port"], port["protocol"]) for port in dns["ports"]}, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")})
         outside = "config.telemetry.traces.endpoint=https://collector.example:4320/"
         (collector, _) = egress("--set", f"config.telemetry.traces.enabled=true,{outside}")
         self.assertEqual(collector, {"ports": [{"port": 4320, "protocol": "TCP"}]})
@@ -190,7 +368,9 @@ class Chart(unittest.TestCase):
         # Beside NATS, the DNS is opened once.
         nats = "config.log.engine=nats,config.nats.urls=nats://nats"
         opened = [port["port"] for rule in egress("--set", f"{nats},config.telemetry.traces.enabled=true,{outside}") for port in rule["ports"]]
-        self.assertEqual(opened, [4222, 4320, 53, 53])
+        self.assertEqual(opened, [4222, 4320, 53, 53, 5353, 5353])
+        opened = [port["port"] for rule in egress("--set", f"{nats},networkPolicy.dnsPorts={{1053}}") for port in rule["ports"]]
+        self.assertEqual(opened, [4222, 1053, 1053])
 
     def test_every_key_of_the_values_is_in_the_schema(self):
         schema = json.loads((CHART / "values.schema.json").read_text())
@@ -218,6 +398,11 @@ class Chart(unittest.TestCase):
         rule = manifests.one("PrometheusRule")
         sources = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
         groups = [group for source in sources for group in yaml.safe_load(source.read_text())["groups"]]
+        # But for the one that is of this release.
+        absent = {alert["alert"]: alert for group in groups for alert in group["rules"] if "alert" in alert}["TertuliaAbsent"]
+        absent["expr"] = 'absent(up{namespace="chat", pod=~"release-tertulia-[0-9]+", job=~".*tertulia.*"})'
+        absent["labels"]["service"] = "release-tertulia-ops"
+        absent["annotations"].update(self.said_of_absence("release-tertulia"))
         self.assertEqual(rule["spec"]["groups"][:-1], groups)
         self.assertEqual(rule["spec"]["groups"][-1]["rules"][0]["annotations"]["summary"], "{{ $labels.pod }} is silent")
         with tempfile.TemporaryDirectory() as folder:
@@ -229,6 +414,51 @@ class Chart(unittest.TestCase):
         self.assertEqual(rendered, {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")})
         for each in labelled:
             self.assertLess(len(json.dumps(each)), 1_000_000)
+
+    def said_of_absence(self, name):
+        return {
+            "summary": f"Prometheus knows of no pod of {name} in chat.",
+            "description": "There has been no target of this release for 5 minutes. All of its pods are gone, or they are no longer discovered and no other alert of them can fire.",
+        }
+
+    def test_a_further_release_brings_the_alert_of_its_absence_and_no_other_rule_again(self):
+        def rules(*more):
+            spec = render(None, "--set", "metrics.prometheusRule.enabled=true,metrics.prometheusRule.shared=false", *more).one("PrometheusRule")["spec"]
+            return [rule.get("alert") for group in spec["groups"] for rule in group["rules"]]
+
+        self.assertEqual(rules(), ["TertuliaAbsent"])
+        # One that is parked is not missed.
+        self.assertEqual(rules("--set", "replicas=0"), [])
+        own = ("--set", "metrics.prometheusRule.extraGroups[0].name=own,metrics.prometheusRule.extraGroups[0].rules[0].alert=Own")
+        self.assertEqual(rules(*own), ["TertuliaAbsent", "Own"])
+
+    def test_a_release_that_is_gone_is_noticed_while_another_one_is_there(self):
+        on = ("--set", "metrics.prometheusRule.enabled=true")
+        prod = render(None, *on, name="prod").one("PrometheusRule")
+        staging = render(None, *on, "--set", "metrics.prometheusRule.shared=false", name="staging").one("PrometheusRule")
+
+        def up(pod, values):
+            return {"series": f'up{{job="tertulia", namespace="chat", pod="{pod}", service="{pod.rpartition("-")[0]}-ops"}}', "values": values}
+
+        fired = {
+            "exp_labels": {"severity": "critical", "namespace": "chat", "service": "prod-tertulia-ops"},
+            "exp_annotations": {**self.said_of_absence("prod-tertulia"), "runbook_url": "docs/runbooks/TertuliaAbsent.md"},
+        }
+        case = {
+            "interval": "1m",
+            # A pod of another release whose name begins as this one's does not stand for it.
+            "input_series": [up("prod-tertulia-0", "1x10 _x20"), up("staging-tertulia-0", "1x30"), up("prod-tertulia-eu-0", "1x30")],
+            "alert_rule_test": [
+                {"eval_time": "10m", "alertname": "TertuliaAbsent", "exp_alerts": []},
+                {"eval_time": "25m", "alertname": "TertuliaAbsent", "exp_alerts": [fired]},
+            ],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            for name, rule in (("prod", prod), ("staging", staging)):
+                (Path(folder) / f"{name}.yml").write_text(yaml.safe_dump(rule["spec"]))
+            test = {"rule_files": ["prod.yml", "staging.yml"], "evaluation_interval": "1m", "tests": [case]}
+            (Path(folder) / "test.yml").write_text(yaml.safe_dump(test))
+            run("promtool", "test", "rules", Path(folder) / "test.yml")
 
     def test_tls(self):
         manifests = render(ROOT / "tests/deploy/values/tls.yaml")
@@ -243,12 +473,47 @@ class Chart(unittest.TestCase):
             self.assertEqual(alert["annotations"]["runbook_url"], f"https://git.example/tertulia/blob/main/docs/runbooks/{alert['alert']}.md")
         ready, chat = manifests.one("Pod")["spec"]["containers"]
         self.assertIn("https://release-tertulia-ops:8090/readyz", ready["args"])
-        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/etc/tertulia-tls/ca.crt"])
+        self.assertEqual(chat["args"][-5:], ["--tls", "--tls-name", "chat.example", "--ca", "/secrets/chat-tls/ca.crt"])
+        # Without the key the test says so, where the pod would not start.
+        (trust,) = manifests.one("Pod")["spec"]["volumes"]
+        self.assertEqual(trust["secret"], {"secretName": "chat-tls", "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]})
+        self.assertEqual(chat["volumeMounts"], [{"name": "trust", "mountPath": "/secrets/chat-tls", "readOnly": True}])
         # An authority that everybody trusts needs no file, and the name is that of the service unless another is given.
         _, chat = render(ROOT / "tests/deploy/values/tls-chat.yaml").one("Pod")["spec"]["containers"]
         self.assertEqual(chat["args"][-3:], ["--tls", "--tls-name", "chat.example"])
         _, chat = render(None, "--set", "tls.chat.existingSecret=a").one("Pod")["spec"]["containers"]
         self.assertIn("release-tertulia.chat.svc", chat["args"])
+
+    def test_a_certificate_of_cert_manager(self):
+        manifests = render(ROOT / "tests/deploy/values/certificate.yaml")
+        spec = manifests.one("Certificate", "release-tertulia-chat")["spec"]
+        self.assertEqual(spec, {"secretName": "chat-tls", "issuerRef": {"kind": "ClusterIssuer", "name": "letsencrypt"}, "dnsNames": ["chat.example"]})
+        (volume,) = [volume for volume in manifests.server()[1]["volumes"] if "secret" in volume]
+        self.assertEqual(volume["secret"]["secretName"], spec["secretName"])
+        on = "tls.chat.certificate.enabled=true,tls.chat.certificate.issuerRef.name=a"
+        self.assertEqual(render(None, "--set", f"{on},tls.chat.existingSecret=b").one("Certificate")["spec"]["dnsNames"], ["release-tertulia.chat.svc"])
+        self.assertIn("set tls.chat.existingSecret", refusal("--set", on))
+        self.assertIn("issuerRef.name", refusal("--set", "tls.chat.certificate.enabled=true,tls.chat.existingSecret=b"))
+
+    def test_how_pods_are_replaced(self):
+        def spec(*more):
+            return render(None, *more).one("StatefulSet")["spec"]
+
+        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+        self.assertEqual(spec("--set", "updateStrategy.type=OnDelete")["updateStrategy"], {"type": "OnDelete"})
+        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"maxUnavailable": 1, "partition": 2})
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        seconds = [spec("--set", each).get("minReadySeconds") for each in ("replicas=1", "minReadySeconds=7", nats, f"{nats},minReadySeconds=0")]
+        self.assertEqual(seconds, [None, 7, 5, 0])
+
+    def test_addresses_and_names(self):
+        manifests = render(ROOT / "tests/deploy/values/both-families.yaml")
+        for service in manifests.of("Service"):
+            self.assertEqual((service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]), ("PreferDualStack", ["IPv6", "IPv4"]))
+        _, spec = manifests.server()
+        self.assertEqual(spec["hostAliases"][0]["ip"], "192.0.2.7")
+        self.assertEqual(spec["dnsConfig"]["options"], [{"name": "ndots", "value": "1"}])
+        self.assertIn("/service/ipFamilies", refusal("--set", "service.ipFamilies={IPv5}"))
 
     def test_notes_tell_how_to_connect(self):
         for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
@@ -300,6 +565,7 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         ((kind, metadata, spec),) = manifests.pods()
         check_restricted(kind, spec)
+        check_dns(manifests.one("NetworkPolicy"))
         self.assertTrue(spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False)
         (container,) = spec["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -415,6 +681,18 @@ class Compose(unittest.TestCase):
         self.assertTrue(server["read_only"] and server["cap_drop"] == ["ALL"])
         self.assertGreater(seconds(server["stop_grace_period"]), 20)
         self.assertTrue((self.folder / server["build"]["context"] / server["build"]["dockerfile"]).is_file())
+
+    def test_the_image_asks_whether_it_is_alive_and_who_waits_for_it_whether_it_is_ready(self):
+        _, _, asked = (self.folder / "docker/Dockerfile").read_text().partition("\nHEALTHCHECK ")
+        command = json.loads(asked.partition("CMD ")[2].partition("\n")[0])
+        self.assertEqual(command[1:3], ["health", "--live"])
+        for name in ("compose.yaml", "compose.cluster.yaml"):
+            services = yaml.safe_load((self.folder / name).read_text())["services"]
+            for service in services.values():
+                waits = service.get("depends_on", {})
+                for other in [other for other in waits if isinstance(waits, dict) and waits[other]["condition"] == "service_healthy"]:
+                    test = services[other]["healthcheck"]["test"]
+                    self.assertEqual(test, ["CMD", *(word for word in command if word != "--live")])
 
     def test_the_cluster_is_three_nodes_on_three_nats_servers_that_sync(self):
         compose = yaml.safe_load((self.folder / "compose.cluster.yaml").read_text())

@@ -89,8 +89,11 @@ class Container:
     def health(self):
         return self.inspect("{{.State.Health.Status}}")
 
-    def wait_healthy(self):
+    def wait_ready(self):
         wait_until("the container is healthy", lambda: self.health() == "healthy", 30)
+        # That is no more than alive.
+        asks = ("exec", self.id, "tertulia-server", "health", "--config", "/etc/tertulia/tertulia.yaml")
+        wait_until("the server is ready", lambda: ENGINE.docker(*asks, check=False).returncode == 0, 30)
 
     def stop(self):
         """Stops it as `docker stop` does, and returns its exit code."""
@@ -149,7 +152,7 @@ class Image(unittest.TestCase):
 
     def test_it_serves_a_chat_is_healthy_and_stops_cleanly(self):
         container = self.start()
-        container.wait_healthy()
+        container.wait_ready()
         chat.round_trip(container.address())
         said = ENGINE.docker("exec", container.id, "tertulia", "127.0.0.1:8088", "--user", "guest", "--join", "inside")
         self.assertIn("joined inside", said.stderr)
@@ -165,7 +168,7 @@ class Image(unittest.TestCase):
 
     def test_the_admin_api_is_on_loopback_only(self):
         container = self.start()
-        container.wait_healthy()
+        container.wait_ready()
         with self.assertRaises(OSError):
             chat.Client(container.address(8089), "nobody")
 
@@ -185,18 +188,18 @@ class Image(unittest.TestCase):
         volume = f"tertulia-test-{os.getpid()}"
         try:
             first = self.start(volume=volume)
-            first.wait_healthy()
+            first.wait_ready()
             load = chat.Load(first.address(), "kept").start()
             load.progress()
             self.assertEqual(first.stop(), 0)
             second = self.start(volume=volume)
-            second.wait_healthy()
+            second.wait_ready()
             load.address = second.address()
             load.progress()
             # Not even an end without a warning takes an acknowledged post away.
             ENGINE.docker("kill", "--signal", "KILL", second.id)
             third = self.start(volume=volume)
-            third.wait_healthy()
+            third.wait_ready()
             load.address = third.address()
             load.progress()
             load.stop()

@@ -221,11 +221,20 @@ class Tls(unittest.TestCase):
         authority.certify("server", self.name)
         return authority
 
-    def secret(self, authority):
+    def secret(self, authority, keys=("tls.crt", "tls.key", "ca.crt")):
         files = {"tls.crt": "server.crt", "tls.key": "server.key", "ca.crt": "ca.crt"}
-        words = [f"--from-file={key}={authority.path(file)}" for key, file in files.items()]
+        words = [f"--from-file={key}={authority.path(files[key])}" for key in keys]
         text = self.namespace.kubectl("create", "secret", "generic", "server-tls", "--type=kubernetes.io/tls", *words, "--dry-run=client", "--output=yaml").stdout
         self.namespace.kubectl("apply", "--server-side", "--filename", "-", stdin=text)
+
+    def test_helm_test_names_the_key_that_is_missing(self):
+        self.secret(self.authority("silent"), keys=("tls.crt", "tls.key"))
+        values = ["tls.chat.existingSecret=server-tls", "config.log.engine=memory", "configCheck.enabled=false", "tests.activeDeadlineSeconds=20"]
+        self.namespace.helm("install", "tertulia", CHART, "--wait", "--timeout", "120s", *image_values(), *(word for value in values for word in ("--set", value)))
+        test = self.namespace.helm("test", "tertulia", "--timeout", "60s", check=False)
+        self.assertNotEqual(test.returncode, 0)
+        said = self.namespace.kubectl("logs", "tertulia-test", "--container", "chat", check=False)
+        self.assertIn("/secrets/server-tls/ca.crt", test.stdout + test.stderr + said.stdout)
 
     def test_every_port_and_a_renewal(self):
         old = self.authority("old")
@@ -267,6 +276,32 @@ class Tls(unittest.TestCase):
         self.assertEqual(self.namespace.ready_pod(), before)
         self.assertEqual(self.namespace.pod()["status"]["containerStatuses"][0]["restartCount"], 0)
         member.close()
+
+
+class NotReady(unittest.TestCase):
+    """A server that is alive and not ready, as one whose disk is full."""
+
+    def setUp(self):
+        self.namespace = Namespace("not-ready")
+
+    def tearDown(self):
+        self.namespace.remove()
+
+    def test_moderators_get_there(self):
+        self.namespace.kubectl("create", "secret", "generic", "chat-admin", "--from-literal=token=sesame")
+        values = ["admin.existingSecret=chat-admin", "config.admin.address=0.0.0.0:8089", "config.log.engine=memory", "readinessProbe.httpGet.path=/nowhere"]
+        self.namespace.helm("install", "tertulia", CHART, *image_values(), *(word for value in values for word in ("--set", value)))
+        wait_until("the service of operators leads there", lambda: self.led_to("tertulia-ops"), 60)
+        self.assertEqual(self.led_to("tertulia"), [])
+        address = self.namespace.service("tertulia-ops", 8089)
+        wait_until("a call is answered", lambda: admin(address, "ListGroups", "authorization: Bearer sesame").returncode == 0, 60)
+        conditions = {each["type"]: each["status"] for each in self.namespace.pod()["status"]["conditions"]}
+        self.assertEqual(conditions["Ready"], "False")
+
+    def led_to(self, service):
+        """The addresses to which a service leads."""
+        slices = self.namespace.get("endpointslices", "--selector", f"kubernetes.io/service-name={service}")["items"]
+        return [each["addresses"] for slice in slices for each in slice["endpoints"] or [] if each["conditions"].get("ready")]
 
 
 class WrongConfiguration(unittest.TestCase):

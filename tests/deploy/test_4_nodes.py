@@ -298,6 +298,22 @@ class Nodes(OnNats):
         self.assertGreater(self.under_load("five to three", lambda: scale(3)), 0)
         self.every_node_tells_the_same(self.NAMES)
 
+    def test_7_nobody_is_evicted_while_nats_is_away(self):
+        def ready():
+            conditions = [each for pod in self.namespace.pods(TERTULIA).values() for each in pod["status"]["conditions"]]
+            return [each for each in conditions if each["type"] == "Ready" and each["status"] == "True"]
+
+        before = self.owners(self.namespace.pods(TERTULIA))
+        self.namespace.kubectl("scale", "statefulset/tertulia-nats", "--replicas=0")
+        wait_until("no node is ready", lambda: not ready(), 90)
+        wait_until("the budget has seen it", lambda: self.namespace.get("pdb", "tertulia")["status"]["currentHealthy"] == 0, 30)
+        for name in self.NAMES:
+            self.assertIn("disruption budget", self.namespace.evict(name, check=False).stderr, name)
+        self.namespace.kubectl("scale", "statefulset/tertulia-nats", "--replicas=3")
+        self.namespace.rolled_out("tertulia-nats")
+        wait_until("all nodes are ready", lambda: len(ready()) == len(self.NAMES), 60)
+        self.assertEqual(self.owners(self.namespace.pods(TERTULIA)), before)
+
     def test_8_one_node_on_the_same_messages(self):
         self.namespace.kubectl("delete", "-k", self.namespace.kustomization("overlays/cluster"))
         left = self.namespace.names("statefulset,service,networkpolicy,poddisruptionbudget")

@@ -19,8 +19,8 @@ NOW = Row("Now", [
     stat("Lost in 1 h", "Messages that retention removed before a member could read them, in the last hour.",
          f"sum (increase(tertulia_dropped_messages_total{{{CHOSEN}}}[1h]))",
          thresholds=steps((None, GREEN), (1, RED))),
-    stat("Errors", "Requests refused for a reason that is the server's: the log cannot be written, or it is full.",
-         rate("tertulia_rejections_total", more=', code=~"unavailable|server_full|group_full"')
+    stat("Errors", "Requests refused for a reason that is the server's: the log cannot be written, or there are as many groups as there may be.",
+         rate("tertulia_rejections_total", more=', code=~"unavailable|server_full"')
          + " / " + rate("tertulia_requests_total"), "percentunit",
          steps((None, GREEN), (0.001, YELLOW), (0.01, RED)), decimals=2),
 ])

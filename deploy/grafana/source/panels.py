@@ -203,7 +203,8 @@ def dashboard(uid, title, description, rows):
                    "includeVars": True, "keepTime": True, "targetBlank": False, "icon": "external link", "url": ""}],
         "annotations": {"list": [{
             "name": "Starts", "enable": True, "iconColor": PURPLE, "datasource": DATASOURCE,
-            "expr": f"changes(process_start_time_seconds{{{PROCESS}}}[1m]) > 0",
+            # A pod that is made anew is another instance. Long enough for two scrapes, however rare they are.
+            "expr": f"sum by (namespace, job, pod) (changes(process_start_time_seconds{{{PROCESS}}}[5m]) + 1) - 1 > 0",
             "titleFormat": "{{pod}} started", "step": "30s",
         }]},
         "templating": {"list": [

@@ -12,8 +12,8 @@ PROGRAM = Row("Program", [
           f"max by (pod, version, commit, rustc) (tertulia_build_info{{{CHOSEN}}})", ["pod", "version", "commit", "rustc"]),
     graph("Uptime", "Time since the start of the process.",
           [query(f"time() - max by (pod) (process_start_time_seconds{{{PROCESS}}})", "{{pod}}")], "s", width=6, height=6),
-    graph("Starts in 1 h", "How often the process started in the last hour, the first start not counted.",
-          [query(f"sum by (pod) (changes(process_start_time_seconds{{{PROCESS}}}[1h]))", "{{pod}}")], width=6, height=6,
+    graph("Starts in 1 h", "How often the process started in the last hour, also in a pod that was made anew; the first start is not counted.",
+          [query(f"sum by (pod) (changes(process_start_time_seconds{{{PROCESS}}}[1h]) + 1) - 1", "{{pod}}")], width=6, height=6,
           thresholds=steps((None, GREEN), (3, RED))),
 ])
 

@@ -2,20 +2,20 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 50 characters, so that the suffixes of pods and services fit. */}}
+{{/* At most 50 characters, so that the suffixes of pods and services fit; without the dots that a release may have in its name and a Service may not. */}}
 {{- define "tertulia.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
 {{- else if contains (include "tertulia.name" .) .Release.Name }}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- .Release.Name | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "tertulia.name" .) | trunc 50 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name (include "tertulia.name" .) | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
 {{- define "tertulia.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "tertulia.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tertulia.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "tertulia.serverLabels" -}}
@@ -23,24 +23,48 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end }}
 
-{{/* Labels of all objects, without the component. */}}
+{{/* Maps as one, of which the first that has a key is the one that counts, whatever it has there: (list FIRST SECOND …). */}}
+{{- define "tertulia.merged" -}}
+{{- $all := dict }}
+{{- range . }}
+{{- range $key, $value := . }}
+{{- if not (hasKey $all $key) }}
+{{- $_ := set $all $key $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $all }}
+{{- end }}
+
+{{/* The labels of an object: (list . COMPONENT GIVEN), where COMPONENT may be empty and GIVEN are those that the values have for this object. */}}
 {{- define "tertulia.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "tertulia.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: tertulia
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- $given := index . 2 }}
+{{- $component := index . 1 }}
+{{- with index . 0 }}
+{{- $own := include "tertulia.selectorLabels" . | fromYaml }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "tertulia" }}
+{{- if $component }}
+{{- $_ := set $own "app.kubernetes.io/component" $component }}
+{{- end }}
+{{- include "tertulia.merged" (list $own $given .Values.commonLabels) }}
 {{- end }}
 {{- end }}
 
-{{/* The annotations of an object: (list . OWN-ANNOTATIONS). */}}
+{{/* The labels of the server's pods. What differs from chart to chart is not among them: another chart would be another pod, though nothing of it has changed. */}}
+{{- define "tertulia.podLabels" -}}
+{{- $own := merge (include "tertulia.serverLabels" . | fromYaml) (dict "app.kubernetes.io/part-of" "tertulia") }}
+{{- include "tertulia.merged" (list $own .Values.podLabels .Values.commonLabels) }}
+{{- end }}
+
+{{/* The annotations of an object, if it has any: (list . OWN GIVEN), those of the chart and those that the values have for this object. */}}
 {{- define "tertulia.annotations" -}}
-{{- $all := merge (dict) (index . 1) (index . 0).Values.commonAnnotations }}
-{{- with $all }}
+{{- $all := include "tertulia.merged" (list (index . 1) (index . 2) (index . 0).Values.commonAnnotations) }}
+{{- if ne $all "{}" }}
 annotations:
-  {{- toYaml . | nindent 2 }}
+  {{- $all | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -60,218 +84,24 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* One address of the configuration: (list . "chat"). */}}
-{{- define "tertulia.address" -}}
-{{- $part := index . 1 }}
-{{- $section := get (index . 0).Values.config $part | default dict }}
-{{- $address := get $section "address" | default "" }}
-{{- if not (regexMatch ":[1-9][0-9]*$" $address) }}
-{{- fail (printf "config.%s.address must be IP:PORT with a port that is not 0, not '%v'" $part $address) }}
-{{- end }}
-{{- $address }}
-{{- end }}
-
-{{- define "tertulia.port" -}}
-{{- include "tertulia.address" . | splitList ":" | last }}
-{{- end }}
-
-{{/* Not empty if only the pod itself reaches the address: (list . "admin"). */}}
-{{- define "tertulia.isLoopback" -}}
-{{- if regexMatch "^(127\\.|\\[::1\\]|\\[::ffff:127\\.)" (include "tertulia.address" .) }}yes{{ end }}
-{{- end }}
-
-{{- define "tertulia.adminExposed" -}}
-{{- if not (include "tertulia.isLoopback" (list . "admin")) }}yes{{ end }}
-{{- end }}
-
-{{- define "tertulia.engine" -}}
-{{- get (.Values.config.log | default dict) "engine" | default "embedded" }}
-{{- end }}
-
-{{/* Where messages are: claim (a PersistentVolumeClaim), emptyDir, or none (the engine keeps nothing on disk). */}}
-{{- define "tertulia.storage" -}}
-{{- if ne (include "tertulia.engine" .) "embedded" }}none
-{{- else if .Values.persistence.enabled }}claim
-{{- else }}emptyDir
-{{- end }}
-{{- end }}
-
-{{/* Four fifths of the size of an emptyDir, in bytes. */}}
-{{- define "tertulia.emptyDirBytes" -}}
-{{- $size := .Values.persistence.size }}
-{{- $unit := regexFind "[A-Za-z]+$" $size }}
-{{- $units := dict "m" 0.001 "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
-{{- mulf (regexFind "^[0-9.]+" $size | float64) (get $units $unit) 0.8 | int64 }}
-{{- end }}
-
-{{/* Not empty if pods are nodes that serve the same groups, with messages in NATS. */}}
-{{- define "tertulia.isCluster" -}}
-{{- if eq (include "tertulia.engine" .) "nats" }}yes{{ end }}
-{{- end }}
-
-{{/* The ports of NATS, with commas between them. */}}
-{{- define "tertulia.natsPorts" -}}
-{{- $ports := list }}
-{{- range splitList "," (dig "nats" "urls" "" .Values.config) }}
-{{- $ports = append $ports (regexFind ":[0-9]+/?$" (trim .) | trimAll ":/" | default "4222") }}
-{{- end }}
-{{- $ports | uniq | join "," }}
-{{- end }}
-
-{{/* The port of the collector of traces; empty if there is none outside the pod. */}}
-{{- define "tertulia.tracesPort" -}}
-{{- $traces := dig "telemetry" "traces" dict .Values.config }}
-{{- $endpoint := get $traces "endpoint" | default "" }}
-{{- if and (eq (get $traces "enabled" | toString) "true") (not (regexMatch "^https?://(localhost|127\\.[0-9.]+|\\[::1\\]):" $endpoint)) }}
-{{- regexFind ":[0-9]+/?$" $endpoint | trimAll ":/" }}
-{{- end }}
-{{- end }}
-
-{{/* Whole seconds, rounded up, of a time of the configuration as the server writes it (1m 30s): (list . SECTION KEY DEFAULT). */}}
-{{- define "tertulia.seconds" -}}
-{{- $section := get (index . 0).Values.config (index . 1) | default dict }}
-{{- $text := get $section (index . 2) | default (index . 3) | toString }}
-{{- if not (regexMatch "^([0-9]+ ?(ms|s|m|h) ?)+$" $text) }}
-{{- fail (printf "config.%s.%s must be a time such as 20s or 1m 30s, not '%s'" (index . 1) (index . 2) $text) }}
-{{- end }}
-{{- $total := 0 }}
-{{- range regexFindAll "[0-9]+ ?(ms|s|m|h)" $text -1 }}
-{{- $number := regexFind "^[0-9]+" . | int }}
-{{- $unit := regexFind "[a-z]+$" . }}
-{{- if eq $unit "ms" }}
-{{- $total = add $total (div (add $number 999) 1000) }}
-{{- else }}
-{{- $total = add $total (mul $number (get (dict "s" 1 "m" 60 "h" 3600) $unit)) }}
-{{- end }}
-{{- end }}
-{{- $total }}
-{{- end }}
-
-{{/* The server ends by itself before Kubernetes kills it. */}}
-{{- define "tertulia.terminationGracePeriodSeconds" -}}
-{{- $seconds := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
-{{- $given := .Values.terminationGracePeriodSeconds }}
-{{- if kindIs "invalid" $given }}
-{{- add $seconds 10 }}
-{{- else if le (int $given) $seconds }}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be more than config.drain.grace (%ds)" (int $given) $seconds) }}
-{{- else }}
-{{- int $given }}
-{{- end }}
-{{- end }}
-
-{{/* Not empty if a port speaks TLS: (list . "http"). */}}
-{{- define "tertulia.secure" -}}
-{{- $port := index . 1 }}
-{{- with index . 0 }}
-{{- if or (get .Values.tls $port).existingSecret (dig $port "tls" "cert_file" "" .Values.config) }}yes{{ end }}
-{{- end }}
-{{- end }}
-
-{{/* A probe of the HTTP port, by HTTPS if it speaks TLS: (list . PROBE). */}}
+{{/* A probe of the server, if it is to have it: (list . "livenessProbe"). By HTTPS where it asks a port that speaks TLS. */}}
 {{- define "tertulia.probe" -}}
-{{- $probe := deepCopy (index . 1) }}
-{{- if and $probe.httpGet (include "tertulia.secure" (list (index . 0) "http")) (not $probe.httpGet.scheme) }}
-{{- $_ := set $probe.httpGet "scheme" "HTTPS" }}
+{{- $name := index . 1 }}
+{{- $all := index . 0 }}
+{{- with index $all.Values $name }}
+{{- $probe := deepCopy . }}
+{{- /* Helm adds what is given to the default, which asks by HTTP: another way to ask replaces it. */}}
+{{- if or $probe.tcpSocket $probe.grpc $probe.exec }}
+{{- $_ := unset $probe "httpGet" }}
+{{- else if not $probe.httpGet }}
+{{- fail (printf "%s asks nothing: give it one of httpGet, tcpSocket, grpc and exec, or leave it out with null" $name) }}
+{{- end }}
+{{- with $probe.httpGet }}
+{{- if and (not .scheme) (include "tertulia.secure" (list $all "http")) (has (toString .port) (list "http" (include "tertulia.port" (list $all "http")))) }}
+{{- $_ := set . "scheme" "HTTPS" }}
+{{- end }}
 {{- end }}
 {{- toYaml $probe }}
-{{- end }}
-
-{{/* The file that the server reads: the configuration as it was given, and the places of what is mounted. */}}
-{{- define "tertulia.config" -}}
-{{- $config := deepCopy .Values.config }}
-{{- range $port := list "chat" "admin" "http" }}
-{{- if (get $.Values.tls $port).existingSecret }}
-{{- if dig $port "tls" "cert_file" "" $config }}
-{{- fail (printf "tls.%s.existingSecret and config.%s.tls.cert_file exclude each other" $port $port) }}
-{{- end }}
-{{- $folder := printf "/etc/tertulia-tls/%s" $port }}
-{{- $files := dict "cert_file" (printf "%s/tls.crt" $folder) "key_file" (printf "%s/tls.key" $folder) }}
-{{- $_ := set $config $port (merge (dict "tls" $files) (get $config $port)) }}
-{{- end }}
-{{- end }}
-{{- if .Values.tls.admin.clientCASecret }}
-{{- if not (include "tertulia.secure" (list . "admin")) }}
-{{- fail "tls.admin.clientCASecret needs tls.admin.existingSecret: certificates of callers are shown within TLS" }}
-{{- end }}
-{{- $_ := set $config "admin" (merge (dict "client_ca_file" "/etc/tertulia-tls/admin-clients/ca.crt") $config.admin) }}
-{{- end }}
-{{- if .Values.admin.existingSecret }}
-{{- if dig "admin" "token_file" "" $config }}
-{{- fail "admin.existingSecret and config.admin.token_file exclude each other" }}
-{{- end }}
-{{- $_ := set $config "admin" (merge (dict "token_file" "/etc/tertulia-admin/token") ($config.admin | default dict)) }}
-{{- end }}
-{{- if and (eq (include "tertulia.storage" .) "emptyDir") (not (hasKey ($config.log | default dict) "disk_bytes")) }}
-{{- /* What the server sees of an emptyDir is the disk of the node. It must refuse posts by itself before Kubernetes evicts the pod, and all messages with it. */}}
-{{- $bound := include "tertulia.emptyDirBytes" . | int64 }}
-{{- if lt $bound 8388608 }}
-{{- fail (printf "persistence.size (%s) is too small: the server's files need at least 10Mi" .Values.persistence.size) }}
-{{- end }}
-{{- $log := dict "disk_bytes" $bound }}
-{{- /* Files of the commit log, those that are held ready and two more, may take half of it. In whole MiB, the least that a file may have. */}}
-{{- $segment := div $bound (mul 2097152 (add 2 (($config.log | default dict).spare_segments | default 2))) | max 1 }}
-{{- if and (lt $segment 64) (not (hasKey ($config.log | default dict) "segment_bytes")) }}
-{{- $_ := set $log "segment_bytes" (mul $segment 1048576) }}
-{{- end }}
-{{- $_ := set $config "log" (merge $log ($config.log | default dict)) }}
-{{- end }}
-{{- if include "tertulia.isCluster" . }}
-{{- $_ := set $config "drain" (merge (dict) ($config.drain | default dict) (dict "delay" (include "tertulia.drainDelay" .))) }}
-{{- end }}
-{{- toYaml $config }}
-{{- end }}
-
-{{/* How long nodes go on accepting connections once they are to stop, when nothing else is said: the cluster needs a moment to lead clients to the others. */}}
-{{- define "tertulia.drainDelay" -}}
-{{- if include "tertulia.isCluster" . }}3s{{ else }}0s{{ end }}
-{{- end }}
-
-{{/* What would be no cluster. */}}
-{{- define "tertulia.validateCluster" -}}
-{{- if not (dig "nats" "urls" "" .Values.config) }}
-{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
-{{- end }}
-{{- if get (.Values.config.cluster | default dict) "node_id" }}
-{{- fail "config.cluster.node_id would be the same in every pod: leave it out, each is told its own name; to tell another, set TERTULIA__CLUSTER__NODE_ID in extraEnv" }}
-{{- end }}
-{{- $delay := include "tertulia.seconds" (list . "drain" "delay" (include "tertulia.drainDelay" .)) | int }}
-{{- $handover := mul 3 (include "tertulia.seconds" (list . "cluster" "handover" "2s") | int) }}
-{{- $linger := include "tertulia.seconds" (list . "drain" "linger" "1s") | int }}
-{{- $away := include "tertulia.seconds" (list . "drain" "reconnect_after" "5s") | int }}
-{{- $needed := add (max $delay $handover) $away $linger 3 }}
-{{- $grace := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
-{{- if lt $grace (int $needed) }}
-{{- fail (printf "config.drain.grace (%ds) must be at least %ds, to hand over in time: drain.delay (%ds) or three times cluster.handover (%ds), whichever is longer, drain.reconnect_after (%ds), drain.linger (%ds), and 3s to end" $grace $needed $delay $handover $away $linger) }}
-{{- end }}
-{{- with .Values.autoscaling }}
-{{- if .enabled }}
-{{- if gt (int .minReplicas) (int .maxReplicas) }}
-{{- fail (printf "autoscaling.minReplicas (%d) must not be more than autoscaling.maxReplicas (%d)" (int .minReplicas) (int .maxReplicas)) }}
-{{- end }}
-{{- if and (kindIs "invalid" .cpu) (kindIs "invalid" .connections) }}
-{{- fail "autoscaling has nothing to go by: set autoscaling.cpu or autoscaling.connections" }}
-{{- end }}
-{{- $limit := dig "limits" "connections" 65536 $.Values.config | int64 }}
-{{- if ge (int64 .connections) $limit }}
-{{- fail (printf "autoscaling.connections (%d) must be less than config.limits.connections (%d), or pods are full before there are more" (int64 .connections) $limit) }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{/* What would come up, and could not be reached or would not be let up. */}}
-{{- define "tertulia.validate" -}}
-{{- if include "tertulia.isCluster" . }}
-{{- include "tertulia.validateCluster" . }}
-{{- end }}
-{{- range list "chat" "http" }}
-{{- if include "tertulia.isLoopback" (list $ .) }}
-{{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
-{{- end }}
-{{- end }}
-{{- if and (include "tertulia.adminExposed" .) (not .Values.admin.existingSecret) (not .Values.tls.admin.clientCASecret) (not (dig "admin" "token_file" "" .Values.config)) (not (dig "admin" "client_ca_file" "" .Values.config)) (not (dig "admin" "insecure" false .Values.config)) }}
-{{- fail "config.admin.address is not on loopback: set admin.existingSecret to the Secret that holds the token of the admin API, or tls.admin.clientCASecret to the one with the authorities of callers" }}
 {{- end }}
 {{- end }}
 
@@ -289,7 +119,7 @@ annotations:
 {{- end }}
 {{- end }}
 {{- with index . 0 }}
-{{- with concat $all .Values.extraEnv }}
+{{- with concat $all (.Values.extraEnv | default list) }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -325,7 +155,27 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{/* On which nodes the release's other pods may run: on those where the server may. How the server's pods are to be beside or away from others is not for them. */}}
+{{- define "tertulia.nodeAffinity" -}}
+{{- with (.Values.affinity | default dict).nodeAffinity }}
+affinity:
+  nodeAffinity:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- end }}
+
 {{/* What the certificate of the chat port is for. */}}
 {{- define "tertulia.chatName" -}}
 {{- .Values.tls.chat.serverName | default (printf "%s.%s.svc" (include "tertulia.fullname" .) .Release.Namespace) }}
+{{- end }}
+
+{{/* Which addresses a service has, of IPv4 and IPv6. */}}
+{{- define "tertulia.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}

@@ -1,0 +1,123 @@
+{{/* What would be no cluster. */}}
+{{- define "tertulia.validateCluster" -}}
+{{- if not (include "tertulia.given" (list . "" "nats" "urls")) }}
+{{- fail "config.log.engine is nats: set config.nats.urls to the servers of NATS" }}
+{{- end }}
+{{- if include "tertulia.given" (list . "" "cluster" "node_id") }}
+{{- fail "config.cluster.node_id would be the same in every pod: leave it out, each is told its own name; to tell another, set TERTULIA__CLUSTER__NODE_ID in extraEnv" }}
+{{- end }}
+{{- $delay := include "tertulia.seconds" (list . "drain" "delay" (include "tertulia.drainDelay" .)) | int }}
+{{- $handover := mul 3 (include "tertulia.seconds" (list . "cluster" "handover" "2s") | int) }}
+{{- $linger := include "tertulia.seconds" (list . "drain" "linger" "1s") | int }}
+{{- $away := include "tertulia.seconds" (list . "drain" "reconnect_after" "5s") | int }}
+{{- $needed := add (max $delay $handover) $away $linger 3 }}
+{{- $grace := include "tertulia.seconds" (list . "drain" "grace" "20s") | int }}
+{{- if lt $grace (int $needed) }}
+{{- fail (printf "config.drain.grace (%ds) must be at least %ds, to hand over in time: drain.delay (%ds) or three times cluster.handover (%ds), whichever is longer, drain.reconnect_after (%ds), drain.linger (%ds), and 3s to end" $grace $needed $delay $handover $away $linger) }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if .enabled }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas (%d) must not be more than autoscaling.maxReplicas (%d)" (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- if and (kindIs "invalid" .cpu) (kindIs "invalid" .connections) }}
+{{- fail "autoscaling has nothing to go by: set autoscaling.cpu or autoscaling.connections" }}
+{{- end }}
+{{- $limit := include "tertulia.given" (list $ 65536 "limits" "connections") | int64 }}
+{{- if ge (int64 .connections) $limit }}
+{{- fail (printf "autoscaling.connections (%d) must be less than config.limits.connections (%d), or pods are full before there are more" (int64 .connections) $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Fields of the service that its type does not have: Kubernetes refuses them, or takes them and does nothing. */}}
+{{- define "tertulia.validateService" -}}
+{{- $type := .Values.service.type }}
+{{- with .Values.service }}
+{{- if eq $type "ClusterIP" }}
+{{- if .externalTrafficPolicy }}
+{{- fail "service.externalTrafficPolicy is for those from outside: it needs service.type NodePort or LoadBalancer" }}
+{{- end }}
+{{- if (.nodePorts | default dict).chat }}
+{{- fail "service.nodePorts.chat needs service.type NodePort or LoadBalancer" }}
+{{- end }}
+{{- end }}
+{{- if ne $type "LoadBalancer" }}
+{{- range $name := list "loadBalancerSourceRanges" "loadBalancerClass" }}
+{{- if get $.Values.service $name }}
+{{- fail (printf "service.%s needs service.type LoadBalancer" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Variables and arguments win over the configuration. What the chart itself takes from there, for ports, probes, volumes and times, must be said there. */}}
+{{- define "tertulia.validateOverrides" -}}
+{{- $taken := "^(drain\\..+|(chat|http|admin)\\.(address|tls\\..+)|log\\.(engine|data_dir)|cluster\\.handover)$" }}
+{{- range .Values.extraEnv }}
+{{- if hasPrefix "TERTULIA__" .name }}
+{{- $key := .name | trimPrefix "TERTULIA__" | replace "__" "." | lower }}
+{{- if regexMatch $taken $key }}
+{{- fail (printf "extraEnv: %s would win over the configuration, by which the chart goes: set config.%s instead" .name $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $flags := dict "--chat" "chat.address" "--admin" "admin.address" "--http" "http.address" "--engine" "log.engine" "--data-dir" "log.data_dir" }}
+{{- $before := "" }}
+{{- range .Values.extraArgs }}
+{{- $flag := regexFind "^--[a-z-]+" . }}
+{{- $key := "" }}
+{{- if hasKey $flags $flag }}
+{{- $key = get $flags $flag }}
+{{- else if hasPrefix "--set=" . }}
+{{- $key = trimPrefix "--set=" . }}
+{{- else if eq $before "--set" }}
+{{- $key = . }}
+{{- end }}
+{{- $key = regexFind "^[^=]*" $key | trim }}
+{{- if regexMatch $taken $key }}
+{{- fail (printf "extraArgs: '%s' would win over the configuration, by which the chart goes: set config.%s instead" . $key) }}
+{{- end }}
+{{- $before = . }}
+{{- end }}
+{{- end }}
+
+{{/* A volume on which the server would never get ready: it keeps log.reserve_bytes free, and its files must have room beside them. */}}
+{{- define "tertulia.validateVolume" -}}
+{{- $reserve := include "tertulia.given" (list . "256MiB" "log" "reserve_bytes") }}
+{{- $segment := include "tertulia.given" (list . "64MiB" "log" "segment_bytes") }}
+{{- if and (include "tertulia.bytes" $reserve) (include "tertulia.bytes" $segment) }}
+{{- $files := include "tertulia.segments" . }}
+{{- $needed := add (include "tertulia.bytes" $reserve) (mul $files (include "tertulia.bytes" $segment)) }}
+{{- if lt (include "tertulia.quantity" .Values.persistence.size | int64) $needed }}
+{{- fail (printf "persistence.size (%s) is too small: config.log.reserve_bytes (%s) stay free, and %s files of config.log.segment_bytes (%s) need room; that is %dMi" .Values.persistence.size $reserve $files $segment (div (add $needed 1048575) 1048576)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What would come up, and could not be reached or would not be let up. */}}
+{{- define "tertulia.validate" -}}
+{{- if not (regexMatch "^[a-z]" (include "tertulia.fullname" .)) }}
+{{- fail (printf "objects would be called %s, and the name of a Service must begin with a letter: set fullnameOverride" (include "tertulia.fullname" .)) }}
+{{- end }}
+{{- include "tertulia.validateOverrides" . }}
+{{- include "tertulia.validateService" . }}
+{{- if include "tertulia.isCluster" . }}
+{{- include "tertulia.validateCluster" . }}
+{{- end }}
+{{- if eq (include "tertulia.storage" .) "claim" }}
+{{- include "tertulia.validateVolume" . }}
+{{- end }}
+{{- range list "chat" "http" }}
+{{- if include "tertulia.isLoopback" (list $ .) }}
+{{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
+{{- end }}
+{{- end }}
+{{- $open := eq (include "tertulia.given" (list . "false" "admin" "insecure")) "true" }}
+{{- $asks := or .Values.admin.existingSecret .Values.tls.admin.clientCASecret (include "tertulia.given" (list . "" "admin" "token_file")) (include "tertulia.given" (list . "" "admin" "client_ca_file")) }}
+{{- if and (include "tertulia.adminExposed" .) (not $asks) (not $open) }}
+{{- fail "config.admin.address is not on loopback: set admin.existingSecret to the Secret that holds the token of the admin API, or tls.admin.clientCASecret to the one with the authorities of callers" }}
+{{- end }}
+{{- end }}
