@@ -45,11 +45,12 @@ async fn two(server: &Server, address: &str, arguments: &[&str]) -> Result<(Clie
     Ok((bob, ada))
 }
 
-async fn post_all(client: &mut Client, texts: impl Iterator<Item = String>) -> Result<()> {
+/// Posts texts, each with its id.
+async fn post_all(client: &mut Client, posts: impl Iterator<Item = (String, String)>) -> Result<()> {
     let mut last = String::new();
-    for (number, text) in texts.enumerate() {
-        last = number.to_string();
-        client.writer.post(GROUP, &text, Some(&last)).await?;
+    for (id, text) in posts {
+        client.writer.post(GROUP, &text, Some(&id)).await?;
+        last = id;
     }
     let is_last = |event: &Event| match event {
         Event::Posted(it) => (it.id.as_deref() == Some(&last)).then_some(()),
@@ -70,7 +71,7 @@ async fn a_reader_that_takes_its_time_gets_all_of_the_output() -> Result<()> {
     let server = Server::start().await?;
     let mut bob = server.connector().extended("bob").await?;
     bob.join(GROUP).await?;
-    post_all(&mut bob, (0..MESSAGES).map(|number| format!("{number:0500}"))).await?;
+    post_all(&mut bob, (0..MESSAGES).map(|number| (number.to_string(), format!("{number:0500}")))).await?;
     let last = MESSAGES.to_string();
     let mut ada = Terminal::start(&[&server.chat().to_string(), "--join", GROUP, "--last", &last])?;
     ada.hang_up();
@@ -169,6 +170,42 @@ async fn raw_lines_are_posted_as_they_stand() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_follower_that_is_started_again_misses_and_repeats_nothing() -> Result<()> {
+    let server = Server::start().await?;
+    let home = tempfile::tempdir()?;
+    let (address, state) = (server.chat().to_string(), home.path().join("state").display().to_string());
+    let mut bob = server.connector().extended("bob").await?;
+    bob.join(GROUP).await?;
+    let mut posts = (1_u32..).map(|number| (number.to_string(), number.to_string()));
+    let arguments = ["--follow", "--join", GROUP, "--last", "2", "--state", &state, &address];
+    let mut seen = 0;
+    // Once quit, twice told to end.
+    for round in 0..3 {
+        // What comes while nobody is there.
+        post_all(&mut bob, posts.by_ref().take(5)).await?;
+        let mut ada = Terminal::start(&arguments)?;
+        let first = if round == 0 { 4 } else { seen + 1 };
+        for number in first..=5 * (2 * round + 1) {
+            expect_text(&mut ada, &number.to_string()).await?;
+        }
+        // And while somebody is.
+        post_all(&mut bob, posts.by_ref().take(5)).await?;
+        seen = 5 * (2 * round + 2);
+        for number in seen - 4..=seen {
+            expect_text(&mut ada, &number.to_string()).await?;
+        }
+        if round == 0 {
+            ada.types("quit").await?;
+        } else {
+            ada.signal(Signal::TERM)?;
+        }
+        let (code, complaints) = ada.end(END).await?;
+        assert_eq!(code, Some(if round == 0 { 0 } else { 128 + 15 }), "{complaints}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_follows_can_quit() -> Result<()> {
     let server = Server::start().await?;
     let (_bob, mut ada) = two(&server, &server.chat().to_string(), &["--follow"]).await?;
@@ -187,7 +224,7 @@ async fn messages_of_control_characters_alone_are_no_line_too_long() -> Result<(
     let mut bob = server.connector().extended("bob").await?;
     bob.join(GROUP).await?;
     // Each takes six bytes in JSON.
-    post_all(&mut bob, std::iter::once("\u{1}".repeat(BYTES))).await?;
+    post_all(&mut bob, std::iter::once(("1".into(), "\u{1}".repeat(BYTES)))).await?;
     let mut ada = Terminal::start(&[&server.chat().to_string(), "--join", GROUP, "--last", "1"])?;
     ada.hang_up();
     let line = ada.line().await?;

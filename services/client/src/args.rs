@@ -37,6 +37,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "join")]
     pub(crate) last: Option<u64>,
 
+    /// Keep in this file up to where groups were printed, and go on from there the next time
+    #[arg(long, value_name = "FILE", conflicts_with = "classic")]
+    pub(crate) state: Option<PathBuf>,
+
     /// Behave as the client of the async chat in "Programming Rust", chapter 20
     #[arg(long)]
     pub(crate) classic: bool,
@@ -119,6 +123,10 @@ output, its fields separated by tabs, and everything else on standard error:
   group    GROUP  MEMBERS  HEAD
 TIME is UTC. Control characters are written as escapes (\\n, \\t, \\u{1b}), so that no message can drive a terminal; in
 records a backslash is written as two.
+
+With --state a group that was joined by an earlier run is joined after the last message that was printed, whatever --last
+says, and what was missed follows. The file never says more than was printed: after an orderly end nothing is missing or
+there twice; after a kill or a power cut, what was printed in the last second comes again.
 
 With --raw every line is posted to the group of --join as it stands, an empty one too.
 

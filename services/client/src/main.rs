@@ -7,10 +7,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use args::{Args, Color};
+use bookmarks::{Bookmarks, Places};
 use clap::Parser;
 use input::editor::{self, Restore};
 use input::{End, Reader};
@@ -22,6 +23,7 @@ use signals::Signals;
 use tertulia_tls_client::Security;
 
 mod args;
+mod bookmarks;
 mod classic;
 mod input;
 mod screen;
@@ -88,6 +90,10 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
         true => Style::Terminal { color: use_color(args.color), zone: TimeZone::system() },
         false => Style::Record,
     };
+    let (mut bookmarks, places) = match args.state {
+        Some(path) => Bookmarks::open(path).map(|(bookmarks, places)| (Some(bookmarks), places))?,
+        None => (None, Places::new()),
+    };
     let reader = || match args.join.last() {
         Some(group) if args.raw => Reader::raw(group.clone()),
         current => Reader::new(current.cloned()),
@@ -108,13 +114,16 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
         user: args.user,
         join: args.join,
         last: args.last,
+        places,
         reconnect: !args.no_reconnect,
         linger: args.linger.unwrap_or(Duration::from_secs(10)),
         follow: args.follow,
         interactive: typing,
     };
-    let result = Box::pin(session::run(options, input, &mut signals, &screen)).await;
-    finish(result.map_err(Into::into), &screen, signals.next()).await
+    let result = Box::pin(session::run(options, input, &mut signals, &screen, bookmarks.as_mut())).await;
+    let outcome = finish(result.map_err(Into::into), &screen, signals.next()).await;
+    let kept = bookmarks.map_or(Ok(()), |mut bookmarks| bookmarks.keep(screen.printed_bytes(), Instant::now()));
+    outcome.and_then(|outcome| Ok(kept.map(|()| outcome)?))
 }
 
 /// Prints the rest. After a session that did all it was asked to, its reader may take as long as it likes, until a signal

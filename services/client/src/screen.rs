@@ -16,9 +16,9 @@ pub(crate) mod escape;
 mod format;
 
 /// With so many bytes waiting, the screen is behind.
-const BEHIND: usize = 1024 * 1024;
+const BEHIND: u64 = 1024 * 1024;
 /// Printed at once at most, unless one piece is longer.
-const BATCH: usize = 64 * 1024;
+const BATCH: u64 = 64 * 1024;
 
 /// Prints above the line that is being typed.
 pub(crate) type Above = Box<dyn FnMut(String) -> bool + Send>;
@@ -26,8 +26,17 @@ pub(crate) type Above = Box<dyn FnMut(String) -> bool + Send>;
 /// Where the printing stands.
 #[derive(Debug, Default)]
 struct Progress {
-    waiting: usize,
+    /// Bytes that were to be printed so far.
+    queued: u64,
+    /// Bytes of them that are printed.
+    printed: u64,
     closed: bool,
+}
+
+impl Progress {
+    fn waiting(&self) -> u64 {
+        self.queued - self.printed
+    }
 }
 
 /// Nobody reads what is printed.
@@ -64,19 +73,29 @@ impl Screen {
 
     /// Prints lines as they are.
     pub(crate) fn print(&self, lines: Lines) {
-        self.progress.send_modify(|progress| progress.waiting += lines.out.len() + lines.err.len());
+        self.progress.send_modify(|progress| progress.queued += lines.bytes());
         // If nobody prints any more, `closed` tells.
         self.lines.send(lines).ok();
     }
 
     /// Whether much waits to be printed.
     pub(crate) fn is_behind(&self) -> bool {
-        self.progress.borrow().waiting >= BEHIND
+        self.progress.borrow().waiting() >= BEHIND
+    }
+
+    /// How many bytes were to be printed so far.
+    pub(crate) fn queued(&self) -> u64 {
+        self.progress.borrow().queued
+    }
+
+    /// How many of them are printed.
+    pub(crate) fn printed_bytes(&self) -> u64 {
+        self.progress.borrow().printed
     }
 
     /// Waits while the screen is behind. Cancel safe.
     pub(crate) async fn room(&self) {
-        self.wait(|progress| progress.waiting < BEHIND).await;
+        self.wait(|progress| progress.waiting() < BEHIND).await;
     }
 
     /// Waits until nobody reads what is printed. Cancel safe.
@@ -89,7 +108,7 @@ impl Screen {
     /// # Errors
     /// If nobody reads it any more.
     pub(crate) async fn printed(&self) -> Result<(), Closed> {
-        self.wait(|progress| progress.waiting == 0 || progress.closed).await;
+        self.wait(|progress| progress.waiting() == 0 || progress.closed).await;
         if self.progress.borrow().closed { Err(Closed) } else { Ok(()) }
     }
 
@@ -108,16 +127,16 @@ struct Printer<Out> {
 impl<Out: Write> Printer<Out> {
     fn run(mut self, waiting: &mpsc::Receiver<Lines>) {
         while let Ok(mut lines) = waiting.recv() {
-            while lines.out.len() + lines.err.len() < BATCH {
+            while lines.bytes() < BATCH {
                 let Ok(more) = waiting.try_recv() else { break };
                 lines.out.push_str(&more.out);
                 lines.err.push_str(&more.err);
             }
-            let bytes = lines.out.len() + lines.err.len();
+            let bytes = lines.bytes();
             if self.print(lines).is_err() {
                 return;
             }
-            self.progress.send_modify(|progress| progress.waiting -= bytes);
+            self.progress.send_modify(|progress| progress.printed += bytes);
         }
     }
 

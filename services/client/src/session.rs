@@ -15,6 +15,7 @@ use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
+use crate::bookmarks::{self, Bookmarks, Places};
 use crate::input::{Command, Typed};
 use crate::screen::Screen;
 use crate::signals::Signals;
@@ -30,6 +31,7 @@ mod dial;
 pub(crate) mod event;
 mod liveness;
 mod membership;
+pub(crate) use membership::Position;
 mod outbox;
 mod query;
 mod state;
@@ -52,8 +54,10 @@ pub(crate) struct Options {
     pub(crate) user: Option<String>,
     /// Groups to join at once.
     pub(crate) join: Vec<String>,
-    /// How many of their newest messages to see first.
+    /// How many of their newest messages to see first, of those that are not in `places`.
     pub(crate) last: Option<u64>,
+    /// How far groups were seen in an earlier run.
+    pub(crate) places: Places,
     /// Whether to connect again.
     pub(crate) reconnect: bool,
     /// How long to wait after the input ended while nothing comes of what was asked for.
@@ -99,6 +103,9 @@ pub(crate) enum Error {
     /// Nobody reads what is printed.
     #[error("the output is closed")]
     OutputClosed,
+    /// What was seen cannot be kept.
+    #[error(transparent)]
+    Bookmarks(#[from] bookmarks::Error),
 }
 
 /// How a session ended that did not fail.
@@ -119,14 +126,19 @@ pub(crate) async fn run(
     input: mpsc::Receiver<Typed>,
     signals: &mut Signals,
     screen: &Screen,
+    bookmarks: Option<&mut Bookmarks>,
 ) -> Result<Outcome, Error> {
-    let mut state = State::new(options.user.clone(), backoff::random());
+    let mut state = State::new(options.user.clone(), backoff::random(), options.places.clone());
     for group in &options.join {
-        state.command(Command::Join { group: group.clone(), last: options.last }, Instant::now());
+        let last = options.last.filter(|_| !options.places.contains_key(group));
+        state.command(Command::Join { group: group.clone(), last }, Instant::now());
     }
-    let mut session = Session { options, state, input, signals, screen, give_up: None, input_ended: false };
+    let mut session = Session { options, state, input, signals, screen, bookmarks, give_up: None, input_ended: false };
     let ended = session.run().await;
     session.show();
+    if let Some(bookmarks) = &mut session.bookmarks {
+        bookmarks.note(session.state.places(), screen.queued());
+    }
     ended
 }
 
@@ -136,6 +148,7 @@ struct Session<'a> {
     input: mpsc::Receiver<Typed>,
     signals: &'a mut Signals,
     screen: &'a Screen,
+    bookmarks: Option<&'a mut Bookmarks>,
     /// When to stop waiting for answers, if nothing comes of what was asked for until then.
     give_up: Option<Instant>,
     input_ended: bool,
@@ -183,16 +196,18 @@ impl Session<'_> {
         let mut work = std::pin::pin!(work);
         loop {
             self.show();
+            self.bookmark().map_err(|error| Err(error.into()))?;
             self.wait_on();
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
             }
+            let wake = [self.give_up, self.look_again()].into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
                 () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
                 typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
-                () = sleep_until(self.give_up.unwrap_or_else(far_away).into()) => {}
+                () = sleep_until(wake.into()) => {}
             }
         }
     }
@@ -204,6 +219,7 @@ impl Session<'_> {
         loop {
             connection.queue(self.state.wire());
             self.show();
+            self.bookmark().map_err(|error| Err(error.into()))?;
             self.wait_on();
             if let Some(ended) = self.is_over(connection.is_flushed()) {
                 return Err(ended);
@@ -211,7 +227,8 @@ impl Session<'_> {
             if self.state.has_departed() && connection.is_flushed() {
                 return Ok("the server is going away".to_owned());
             }
-            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by];
+            let bookmarks = self.look_again();
+            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by, bookmarks];
             let wake = deadlines.into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 transfer = connection.transfer(self.screen) => match transfer {
@@ -338,6 +355,22 @@ impl Session<'_> {
         if quits || !self.options.follow {
             self.give_up = Some(Instant::now() + self.options.linger);
         }
+    }
+
+    /// Notes what was seen, and keeps what of that is printed by now.
+    fn bookmark(&mut self) -> Result<(), bookmarks::Error> {
+        let now = Instant::now();
+        let Some(bookmarks) = self.bookmarks.as_deref_mut().filter(|bookmarks| bookmarks.is_due(now)) else {
+            return Ok(());
+        };
+        if self.state.has_moved() {
+            bookmarks.note(self.state.places(), self.screen.queued());
+        }
+        bookmarks.keep(self.screen.printed_bytes(), now)
+    }
+
+    fn look_again(&self) -> Option<Instant> {
+        self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.deadline(self.state.has_moved()))
     }
 
     fn show(&mut self) {

@@ -319,6 +319,11 @@ impl Membership {
         true
     }
 
+    /// How far the group was seen.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.position
+    }
+
     /// How far the group was seen, and what is known to be there.
     pub(crate) fn seen_of_known(&self) -> Option<(u64, u64)> {
         self.position.map(|position| (position.seen, self.known))

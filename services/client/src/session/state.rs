@@ -12,6 +12,7 @@ use super::event::Event;
 use super::membership::{From, Membership};
 use super::outbox::{Next, Outbox, Pending, Window};
 use super::query::{MOST_HISTORY, Queries, Query};
+use crate::bookmarks::Places;
 use crate::input::Command;
 
 mod frames;
@@ -63,13 +64,20 @@ pub(crate) struct State {
     reconnect_after: Option<Duration>,
     failures: u64,
     progress: bool,
+    /// How far groups were seen that are not joined, or not any more.
+    places: Places,
+    /// How far those were seen in an earlier run that were not joined in this one yet.
+    resume: Places,
+    /// Whether one was seen further.
+    moved: bool,
     wire: Vec<u8>,
     events: Vec<Event>,
 }
 
 impl State {
-    /// A session that is not connected yet. `random` makes the ids of its posts differ from all others.
-    pub(crate) fn new(user: Option<String>, random: u64) -> Self {
+    /// A session that is not connected yet. `random` makes the ids of its posts differ from all others; `places` is how far
+    /// an earlier one had seen.
+    pub(crate) fn new(user: Option<String>, random: u64, places: Places) -> Self {
         Self {
             identity: Identity { asked: user, known: None },
             phase: Phase::Offline,
@@ -82,6 +90,9 @@ impl State {
             reconnect_after: None,
             failures: 0,
             progress: false,
+            resume: places.clone(),
+            places,
+            moved: false,
             wire: Vec::new(),
             events: Vec::new(),
         }
@@ -158,6 +169,22 @@ impl State {
         std::mem::take(&mut self.progress)
     }
 
+    /// Whether a group was seen further than when [`State::places`] was asked last.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// How far each group was seen.
+    pub(crate) fn places(&mut self) -> &Places {
+        self.moved = false;
+        for (group, membership) in &self.groups {
+            if let Some(position) = membership.position() {
+                self.places.insert(group.clone(), position);
+            }
+        }
+        &self.places
+    }
+
     /// How long the lines of this server may be: a message is in one, however its characters are escaped.
     pub(crate) fn longest_line(&self) -> usize {
         let Limits { message_bytes, line_bytes, .. } = self.limits;
@@ -228,7 +255,12 @@ impl State {
     }
 
     fn join(&mut self, group: String, last: Option<u64>) {
-        let from = last.map_or(From::Now, From::Last);
+        let resumed = self.resume.remove(&group);
+        let from = match (last, resumed) {
+            (Some(last), _) => From::Last(last),
+            (None, Some(position)) => From::After(position),
+            (None, None) => From::Now,
+        };
         match self.groups.get_mut(&group) {
             None => {
                 self.groups.insert(group, Membership::new(from));
@@ -284,6 +316,7 @@ impl State {
         let due: Vec<String> = due.map(|(group, _)| group.clone()).collect();
         for group in due {
             let Some(membership) = self.groups.get_mut(&group) else { continue };
+            self.places.extend(membership.position().map(|position| (group.clone(), position)));
             if membership.leave() {
                 codec::encode(&FromClient::Leave { group_name: group.into() }, &mut self.wire);
                 continue;

@@ -63,7 +63,7 @@ impl State {
                 let group = lagged.group_name.into_owned();
                 let news = self.groups.get_mut(&group).and_then(|m| m.lagged(lagged.first, lagged.last));
                 if let Some((first, last)) = news {
-                    self.progress = true;
+                    (self.progress, self.moved) = (true, true);
                     self.events.push(Event::Missing { group: group.clone(), first, last });
                 }
                 self.caught_up(&group);
@@ -106,6 +106,7 @@ impl State {
         // To be back where one was is none: a connection that breaks again and again is not waited for.
         self.progress |= !membership.is_resuming();
         let News { anew, late } = membership.joined(joined);
+        self.moved = true;
         if anew {
             self.note(format!("{group} began anew: what was seen before is not part of it"));
         }
@@ -141,6 +142,7 @@ impl State {
     fn left(&mut self, left: &Left<'_>) {
         let group = &*left.group_name;
         let Some(membership) = self.groups.get_mut(group) else { return };
+        self.places.extend(membership.position().map(|position| (group.to_owned(), position)));
         if !membership.left() || left.reason != LeftReason::Leave {
             self.groups.remove(group);
         }
@@ -167,6 +169,7 @@ impl State {
             }
         }
         self.progress |= is_behind;
+        self.moved = true;
         // A message is seen only once it is in the log: that is an answer, and the only one if the connection broke.
         if let Some(id) = id.filter(|_| self.identity.known.as_ref() == Some(&line.sender)) {
             self.progress |= self.outbox.stored(id).is_some();

@@ -1,10 +1,12 @@
 //! The session against a server that is played by hand.
 
 use super::*;
+use crate::session::membership::Position;
 
 mod doubt;
 mod open;
 mod order;
+mod places;
 mod refusals;
 
 const EPOCH: u64 = 77;
@@ -17,7 +19,7 @@ struct Play {
 
 impl Play {
     fn offline(user: Option<&str>) -> Self {
-        Self { state: State::new(user.map(str::to_owned), 0xa1), now: Instant::now() }
+        Self { state: State::new(user.map(str::to_owned), 0xa1, Places::new()), now: Instant::now() }
     }
 
     /// A session of `ada` past its greeting.
