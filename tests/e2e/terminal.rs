@@ -310,6 +310,25 @@ async fn classic_posts_that_wait_to_be_sent_are_sent_though_the_input_has_ended(
 }
 
 #[tokio::test]
+async fn a_reader_of_a_classic_session_may_take_its_time_too() -> Result<()> {
+    const POSTS: usize = 400;
+    let server = Server::start().await?;
+    let mut ada = Terminal::start(&["--classic", &server.chat().to_string()])?;
+    ada.types("join Dogs").await?;
+    for number in 0..POSTS {
+        ada.types(&format!("post Dogs {number:0500}")).await?;
+    }
+    ada.hang_up();
+    sleep(Duration::from_secs(8)).await;
+    for number in 0..POSTS {
+        ada.expect_in_session(&format!("message posted to Dogs: {number:0500}")).await?;
+    }
+    let (code, complaints) = ada.end(END).await?;
+    assert_eq!(code, Some(0), "{complaints}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_classic_connection_that_ends_before_the_input_is_lost() -> Result<()> {
     let listener = slow_server().await?;
     let mut ada = Terminal::start(&["--classic", &listener.local_addr()?.to_string()])?;

@@ -126,7 +126,7 @@ records a backslash is written as two.
 
 With --state a group that was joined by an earlier run is joined after the last message that was printed, whatever --last
 says, and what was missed follows. The file never says more than was printed: after an orderly end nothing is missing or
-there twice; after a kill or a power cut, what was printed in the last second comes again.
+there twice; after a kill or a power cut, what was printed in the last second comes again. A file is for one server.
 
 With --raw every line is posted to the group of --join as it stands, an empty one too.
 
