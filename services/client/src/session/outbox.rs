@@ -22,7 +22,7 @@ mod lane;
 const MOST_POSTS: usize = 1_000;
 /// As many bytes of text wait at most; one post is always taken.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A post that was sent so often without an answer is given up.
+/// A post whose connection broke so often before its answer, or that was refused for now so often, is given up.
 const MOST_TRIES: u32 = 20;
 /// For how long after it was first sent a post in doubt is repeated. A server remembers ids for `shard.dedup_time`, 5
 /// minutes by default, and does not tell clients for how long; this leaves a minute for the way and for slow clocks.
@@ -165,17 +165,19 @@ impl Outbox {
     /// The post was refused for now. It keeps its place, and nothing of its group is sent before `at`; nothing at all if
     /// there were too many posts.
     pub(crate) fn refused_for_now(&mut self, id: &str, code: Code, at: Instant) -> Again {
-        let is_rate = code == Code::RateLimited;
+        // Who is asked to slow down is held up in all groups, and not asked to give up.
+        let at = match code {
+            Code::RateLimited => {
+                self.hold = self.hold.max(Some(at));
+                None
+            }
+            _ => Some(at),
+        };
         let Some(lane) = self.lane_of(id) else { return Again::Nothing };
-        // Who is asked to slow down is not asked to give up.
-        if !is_rate && lane.tries(id) >= MOST_TRIES {
+        if lane.refused(id, at) >= MOST_TRIES {
             return self.take(id).map_or(Again::Nothing, Again::Never);
         }
-        let news = lane.again(id, code, (!is_rate).then_some(at));
-        if is_rate {
-            self.hold = Some(self.hold.map_or(at, |hold| hold.max(at)));
-        }
-        Again::Later { news }
+        Again::Later { news: lane.is_news(code) }
     }
 
     /// It is not known what became of the post with that id.
@@ -196,7 +198,7 @@ impl Outbox {
     pub(crate) fn disconnected(&mut self) -> Vec<Pending> {
         self.hold = None;
         self.lanes.values_mut().for_each(Lane::disconnected);
-        self.drain_if(|post| post.tries() >= MOST_TRIES)
+        self.drain_if(|post| post.unanswered() >= MOST_TRIES)
     }
 
     /// Takes out the posts that may be in the log already: they were sent and not answered.

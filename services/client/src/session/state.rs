@@ -272,8 +272,7 @@ impl State {
         }
     }
 
-    /// Posts that were typed before are answered first, since they may need the membership, and are among what a member
-    /// sees.
+    /// Posts that were typed before are answered first, since they may need the membership.
     fn leave(&mut self, group: &str) {
         let number = self.outbox.last_number();
         let is_member = self.groups.get_mut(group).is_some_and(|membership| membership.leave_after(number));

@@ -19,14 +19,18 @@ pub(crate) struct Pending {
     /// Whether it was sent, and it is not known what became of that.
     in_doubt: bool,
     sent: bool,
-    tries: u32,
+    /// How often the connection broke before its answer.
+    unanswered: u32,
+    /// How often it was refused for now, other than for its number.
+    refusals: u32,
     /// When it was first sent, of all the times that may have come through.
     first_sent: Option<Instant>,
 }
 
 impl Pending {
     pub(super) fn new(id: String, number: u64, group: String, text: String) -> Self {
-        Self { id, number, group, text, in_doubt: false, sent: false, tries: 0, first_sent: None }
+        let (in_doubt, sent, first_sent) = (false, false, None);
+        Self { id, number, group, text, in_doubt, sent, unanswered: 0, refusals: 0, first_sent }
     }
 
     /// Whether an earlier attempt may have come through, whatever becomes of the present one.
@@ -44,8 +48,8 @@ impl Pending {
         self.first_sent.filter(|_| self.in_doubt)
     }
 
-    pub(super) fn tries(&self) -> u32 {
-        self.tries
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered
     }
 }
 
@@ -90,7 +94,7 @@ impl Lane {
 
     pub(super) fn send(&mut self, id: &str, now: Instant) -> Option<&Pending> {
         let post = self.posts.iter_mut().find(|post| post.id == id)?;
-        (post.sent, post.tries) = (true, post.tries + 1);
+        post.sent = true;
         post.first_sent.get_or_insert(now);
         self.in_flight += 1;
         Some(post)
@@ -107,21 +111,22 @@ impl Lane {
         self.careful = false;
     }
 
-    pub(super) fn tries(&self, id: &str) -> u32 {
-        self.posts.iter().find(|post| post.id == id).map_or(0, Pending::tries)
-    }
-
-    /// The post was refused, and is to be sent again, not before that time if there is one. Whether that is news.
-    pub(super) fn again(&mut self, id: &str, code: Code, at: Option<Instant>) -> bool {
-        if let Some(post) = self.posts.iter_mut().find(|post| post.id == id && post.sent) {
-            post.sent = false;
-            self.in_flight -= 1;
-            if !post.in_doubt {
-                post.first_sent = None;
-            }
-        }
+    /// The post was refused for now: it is sent again, not before that time if there is one. Returns how often that was
+    /// so.
+    pub(super) fn refused(&mut self, id: &str, at: Option<Instant>) -> u32 {
         self.careful = true;
         self.hold = self.hold.max(at);
+        let Some(post) = self.posts.iter_mut().find(|post| post.id == id) else { return 0 };
+        self.in_flight -= usize::from(std::mem::take(&mut post.sent));
+        post.refusals += u32::from(at.is_some());
+        if !post.in_doubt {
+            post.first_sent = None;
+        }
+        post.refusals
+    }
+
+    /// Whether it is news to the person that something is refused so.
+    pub(super) fn is_news(&mut self, code: Code) -> bool {
         self.told.replace(code) != Some(code)
     }
 
@@ -142,6 +147,7 @@ impl Lane {
         self.in_flight = 0;
         for post in &mut self.posts {
             post.in_doubt |= post.sent;
+            post.unanswered += u32::from(post.sent);
             post.sent = false;
         }
     }

@@ -105,6 +105,21 @@ fn too_many_posts_hold_all_groups_and_are_never_given_up() {
         assert_eq!(one(&mut outbox, now, 1), None);
         outbox.hold = None;
     }
+    one(&mut outbox, now, 1).unwrap();
+    assert!(outbox.disconnected().is_empty());
+}
+
+#[test]
+fn a_post_that_is_refused_again_and_again_is_given_up() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one"]);
+    for _ in 1..MOST_TRIES {
+        let (id, _) = one(&mut outbox, now, 1).unwrap();
+        assert!(matches!(outbox.refused_for_now(&id, Code::Unavailable, now), Again::Later { .. }));
+    }
+    let (id, _) = one(&mut outbox, now, 1).unwrap();
+    assert!(matches!(outbox.refused_for_now(&id, Code::Unavailable, now), Again::Never(post) if post.text == "one"));
+    assert!(outbox.is_empty());
 }
 
 #[test]
