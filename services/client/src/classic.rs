@@ -181,13 +181,13 @@ impl Ending {
         }
     }
 
-    /// The clock stands while the screen is behind.
+    /// The clock stands while the screen is behind; then the server has its time anew.
     fn screen(&mut self, now: Instant, is_behind: bool) {
         match self.behind {
             None if is_behind => self.behind = Some(now),
             Some(since) if !is_behind => {
                 let stood = now.saturating_duration_since(since);
-                (self.since, self.last, self.behind) = (self.since + stood, self.last + stood, None);
+                (self.since, self.last, self.behind) = (self.since + stood, now, None);
             }
             _ => {}
         }
