@@ -14,4 +14,5 @@ mod many_groups;
 mod order;
 mod proxied;
 mod resume;
+mod terminal;
 mod tls;

@@ -37,11 +37,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "join")]
     pub(crate) last: Option<u64>,
 
+    /// Keep in this file up to where groups were printed, and go on from there the next time
+    #[arg(long, value_name = "FILE", conflicts_with = "classic")]
+    pub(crate) state: Option<PathBuf>,
+
     /// Behave as the client of the async chat in "Programming Rust", chapter 20
     #[arg(long)]
     pub(crate) classic: bool,
 
-    /// Stay when standard input has ended, and print until interrupted
+    /// Post every line of the input as it stands to the group of --join: no line is a command
+    #[arg(long, requires = "join", conflicts_with = "classic")]
+    pub(crate) raw: bool,
+
+    /// Stay when standard input has ended, and print until interrupted (quit, and Control-D at a terminal, still end it)
     #[arg(long, conflicts_with = "classic")]
     pub(crate) follow: bool,
 
@@ -49,8 +57,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
-    /// After standard input has ended: how long to wait for answers (10 by default), or, with --classic, for the silence
-    /// that ends the session (1 by default)
+    /// After standard input has ended: how long to wait while nothing comes of what was asked for (10 by default), or,
+    /// with --classic, for the silence that ends the session (1 by default)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) linger: Option<Duration>,
 
@@ -116,13 +124,26 @@ output, its fields separated by tabs, and everything else on standard error:
 TIME is UTC. Control characters are written as escapes (\\n, \\t, \\u{1b}), so that no message can drive a terminal; in
 records a backslash is written as two.
 
-The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
-an answer are posted again under the same id, so that nothing is missing or there twice. When standard input ends,
-the session ends once every post is answered and every message known of is printed.
+With --state a group that was joined by an earlier run is joined after the last message that was printed, whatever --last
+says, and what was missed follows. The file never says more than was printed: after an orderly end nothing is missing or
+there twice; after a kill or a power cut, what was printed in the last second comes again. A file is for one server.
 
-Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, the connection was lost
-(with --no-reconnect), answers did not come in time, or, when standard input is no terminal, a command failed or a post
-was refused; 2 for a wrong command line; 128 and the number of the signal that ended it. One line on standard error says why.
+With --raw every line is posted to the group of --join as it stands, an empty one too.
+
+The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
+an answer are posted again under the same id, so that nothing is missing or there twice. A post is given up as unknown
+where the server may have forgotten its id (4 minutes after it was sent) and it cannot be looked for among the group's
+messages. Posts to a group keep the order in which they were typed, except that ones on their way may be stored before one
+that is refused for now (the log is not available, or there are too many). Leaving a group, and questions about it, wait
+for the posts typed before them. When standard input ends, the session ends once every post is answered and every message
+known of is printed. A moderator who closes the connection ends the session.
+
+Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
+connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
+was asked for did not come in time, nobody reads the output, the output was cut off (by a signal or an error; else it is
+waited for), or, when standard input is no terminal, a command failed or a post was refused; 2 for a wrong command line;
+128 and the number of the signal that ended it (one that was ignored from the start, as with nohup, does not). One line on
+standard error says why.
 ";
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! `error from server: E`. Three things differ, none of which a well-meant script can see:
 //!
 //! * When standard input ends, the book's client ends at once, and what it asked for last may be lost on the way. This
-//!   one tells the server that nothing more will come (it shuts down its write side) and prints what still arrives,
-//!   until the server closes the connection, nothing came for the linger time (1 s, `--linger`), or five times that
-//!   passed. So `printf 'join Dogs\npost Dogs hi\n' | tertulia --classic HOST:PORT` prints the message.
+//!   one sends what it still has, tells the server that nothing more will come (it shuts down its write side) and prints
+//!   what still arrives, until the server closes the connection, nothing came for the linger time (1 s, `--linger`), or
+//!   five times that passed. So `printf 'join Dogs\npost Dogs hi\n' | tertulia --classic HOST:PORT` prints the message.
 //! * Control characters other than tab are printed as escapes, so that nobody can take over a reader's terminal.
 //! * A line that is too long, or a reply that is not understood, ends neither the process nor its memory without a word.
 
@@ -30,8 +30,10 @@ const COMMANDS: &str = "Commands:\n\
                         post GROUP MESSAGE...\n\
                         Type Control-D (on Unix) or Control-Z (on Windows) to close the connection.\n";
 
-/// After the input ended, the session lasts at most so many times the linger time.
+/// After all was sent, the session lasts at most so many times the linger time.
 const LINGER_TIMES: u32 = 5;
+/// A server that takes nothing of what is left for so long will not take it.
+const TAKES_NOTHING: Duration = Duration::from_secs(60);
 
 /// Why a classic session failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,17 @@ pub(crate) enum Error {
     /// The connection broke.
     #[error("the connection is lost: {0}")]
     Lost(io::Error),
+    /// The server ended the connection before all was said.
+    #[error(
+        "the connection is lost: the server closed it before the end of the input, or before it had taken all of it"
+    )]
+    Closed,
+    /// The server takes nothing.
+    #[error("gave up: the server has taken nothing for {} s, {bytes} bytes are not sent", TAKES_NOTHING.as_secs())]
+    NotTaken {
+        /// What waits.
+        bytes: usize,
+    },
     /// The server said something else.
     #[error("the reply of the server is not understood: {0}")]
     Reply(Fault),
@@ -74,27 +87,34 @@ pub(crate) async fn run(
     let mut input = read_lines().map_err(Error::Thread)?;
     let mut ending: Option<Ending> = None;
     loop {
-        if let Some(ending) = &mut ending
-            && connection.is_flushed()
-            && !ending.told
-        {
-            ending.told = true;
-            connection.shut_down().await.map_err(Error::Lost)?;
+        if let Some(ending) = &mut ending {
+            ending.screen(Instant::now(), screen.is_behind());
+            if connection.is_flushed() && !ending.is_told() {
+                connection.shut_down().await.map_err(Error::Lost)?;
+                ending.told(Instant::now());
+            }
         }
         let takes_input = ending.is_none() && !connection.is_congested() && !screen.is_behind();
-        let until = ending.as_ref().map_or_else(|| Instant::now() + Duration::from_secs(3600), Ending::deadline);
+        let deadline = ending.as_ref().and_then(Ending::deadline);
+        let until = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             transfer = connection.transfer(screen) => match transfer.map_err(Error::Lost)? {
-                Transfer::Wrote => {}
-                Transfer::Ended => return Ok(()),
+                Transfer::Wrote => {
+                    if let Some(ending) = &mut ending {
+                        ending.wrote(Instant::now());
+                    }
+                }
+                Transfer::Ended if ending.as_ref().is_some_and(Ending::is_told) => return Ok(()),
+                Transfer::Ended => return Err(Error::Closed),
                 Transfer::Read => {
                     if let Some(ending) = &mut ending {
-                        ending.heard = Instant::now();
+                        ending.heard(Instant::now());
                     }
                     replies(&mut connection, screen)?;
                 }
             },
             () = screen.closed() => return Err(Error::OutputClosed),
+            () = screen.room(), if screen.is_behind() => {}
             line = input.recv(), if takes_input => match line {
                 Some(Ok(line)) => {
                     let mut bytes = Vec::new();
@@ -109,44 +129,89 @@ pub(crate) async fn run(
                     connection.queue(&mut bytes);
                 }
                 Some(Err(error)) => return Err(Error::Input(error)),
-                None => ending = Some(Ending::new(linger)),
+                None => ending = Some(Ending::new(linger, Instant::now())),
             },
             () = sleep_until(until.into()) => {
-                if ending.as_ref().is_some_and(|ending| Instant::now() >= ending.deadline()) {
-                    return Ok(());
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return match ending.as_ref().is_some_and(Ending::is_told) {
+                        true => Ok(()),
+                        false => Err(Error::NotTaken { bytes: connection.unsent() }),
+                    };
                 }
             }
         }
     }
 }
 
-/// The time after the input ended.
+/// The time after the input ended: first the rest is sent, then the server is told, then its last replies are waited for.
 #[derive(Debug)]
 struct Ending {
+    /// When this stage began.
     since: Instant,
-    heard: Instant,
+    /// When the server last took or said something.
+    last: Instant,
     linger: Duration,
-    /// Whether the server was told.
-    told: bool,
+    /// Whether the server was told that nothing more will come.
+    is_told: bool,
+    /// Since when the screen is behind: nothing is read then, which is no silence of the server.
+    behind: Option<Instant>,
 }
 
 impl Ending {
-    fn new(linger: Duration) -> Self {
-        let now = Instant::now();
-        Self { since: now, heard: now, linger, told: false }
+    fn new(linger: Duration, now: Instant) -> Self {
+        Self { since: now, last: now, linger, is_told: false, behind: None }
     }
 
-    fn deadline(&self) -> Instant {
-        (self.heard + self.linger).min(self.since + self.linger * LINGER_TIMES)
+    fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    fn told(&mut self, now: Instant) {
+        (self.is_told, self.since, self.last) = (true, now, now);
+    }
+
+    fn wrote(&mut self, now: Instant) {
+        self.last = now;
+    }
+
+    fn heard(&mut self, now: Instant) {
+        // Replies are no sign that the server takes what is left for it.
+        if self.is_told {
+            self.last = now;
+        }
+    }
+
+    /// The clock stands while the screen is behind; then the server has its time anew.
+    fn screen(&mut self, now: Instant, is_behind: bool) {
+        match self.behind {
+            None if is_behind => self.behind = Some(now),
+            Some(since) if !is_behind => {
+                let stood = now.saturating_duration_since(since);
+                (self.since, self.last, self.behind) = (self.since + stood, now, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// When the session is over; `None` while the clock stands.
+    fn deadline(&self) -> Option<Instant> {
+        if self.behind.is_some() {
+            return None;
+        }
+        Some(match self.is_told {
+            true => (self.last + self.linger).min(self.since + self.linger * LINGER_TIMES),
+            false => self.last + TAKES_NOTHING,
+        })
     }
 }
 
 fn read_lines() -> io::Result<mpsc::Receiver<Result<String, LineError>>> {
     let (typed, receiver) = mpsc::channel(64);
-    lines::spawn(move |line| {
+    let take = move |line: Result<&str, LineError>| {
         let failed = line.is_err();
         typed.blocking_send(line.map(str::to_owned)).is_ok() && !failed
-    })?;
+    };
+    lines::spawn(take, || {})?;
     Ok(receiver)
 }
 
@@ -252,12 +317,37 @@ mod tests {
 
     #[test]
     fn the_end_comes_after_silence_or_five_times_that() {
-        let linger = Duration::from_secs(1);
-        let mut ending = Ending::new(linger);
-        assert_eq!(ending.deadline(), ending.since + linger);
-        ending.heard = ending.since + linger * 3;
-        assert_eq!(ending.deadline(), ending.since + linger * 4);
-        ending.heard = ending.since + linger * 9;
-        assert_eq!(ending.deadline(), ending.since + linger * 5);
+        let (linger, now) = (Duration::from_secs(1), Instant::now());
+        let mut ending = Ending::new(linger, now);
+        ending.told(now);
+        assert_eq!(ending.deadline(), Some(now + linger));
+        ending.heard(now + linger * 3);
+        assert_eq!(ending.deadline(), Some(now + linger * 4));
+        ending.heard(now + linger * 9);
+        assert_eq!(ending.deadline(), Some(now + linger * 5));
+    }
+
+    #[test]
+    fn as_long_as_the_server_takes_what_is_left_there_is_no_end() {
+        let (linger, now) = (Duration::from_secs(1), Instant::now());
+        let mut ending = Ending::new(linger, now);
+        assert_eq!(ending.deadline(), Some(now + TAKES_NOTHING));
+        ending.heard(now + linger * 30);
+        assert_eq!(ending.deadline(), Some(now + TAKES_NOTHING), "it says much and takes nothing");
+        ending.wrote(now + linger * 50);
+        assert_eq!(ending.deadline(), Some(now + linger * 50 + TAKES_NOTHING));
+        ending.told(now + linger * 80);
+        assert_eq!(ending.deadline(), Some(now + linger * 81));
+    }
+
+    #[test]
+    fn a_screen_that_is_behind_is_no_silence_of_the_server() {
+        let (linger, now) = (Duration::from_secs(1), Instant::now());
+        let mut ending = Ending::new(linger, now);
+        ending.told(now);
+        ending.screen(now, true);
+        assert_eq!(ending.deadline(), None);
+        ending.screen(now + linger * 60, false);
+        assert_eq!(ending.deadline(), Some(now + linger * 61));
     }
 }

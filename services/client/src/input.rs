@@ -8,8 +8,7 @@ use std::io;
 
 use tokio::sync::mpsc;
 
-use command::Reader;
-pub(crate) use command::{Command, HELP};
+pub(crate) use command::{Command, HELP, Reader};
 use lines::LineError;
 
 mod command;
@@ -18,6 +17,15 @@ pub(crate) mod lines;
 
 /// As many commands wait for the session at most.
 const WAITING: usize = 64;
+
+/// What the end of the input means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing more comes.
+    Silence,
+    /// Control-D at a terminal: the person goes.
+    Quit,
+}
 
 /// One line, understood or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +36,7 @@ pub(crate) enum Typed {
     Mistake(String),
 }
 
-/// What a line comes to: `None` for nothing, and `Quit` is for whoever reads on.
+/// What a line comes to: `None` for nothing. After `Quit` nobody reads on.
 fn understand(reader: &mut Reader, line: &str) -> Option<Typed> {
     match reader.read(line) {
         Ok(command) => command.map(Typed::Command),
@@ -36,19 +44,23 @@ fn understand(reader: &mut Reader, line: &str) -> Option<Typed> {
     }
 }
 
-/// Reads plain lines of commands from standard input.
-pub(crate) fn from_lines(current: Option<String>) -> io::Result<mpsc::Receiver<Typed>> {
-    let mut reader = Reader::new(current);
+/// Reads plain lines from standard input. `at_end` is what its end means.
+pub(crate) fn from_lines(mut reader: Reader, at_end: End) -> io::Result<mpsc::Receiver<Typed>> {
     let (typed, receiver) = mpsc::channel(WAITING);
-    lines::spawn(move |line: Result<&str, LineError>| {
+    let ended = typed.clone();
+    let take = move |line: Result<&str, LineError>| {
         let next = match line {
             Ok(line) => understand(&mut reader, line),
             Err(error) => Some(Typed::Mistake(error.to_string())),
         };
-        match next {
-            None => true,
-            Some(Typed::Command(Command::Quit)) => false,
-            Some(next) => typed.blocking_send(next).is_ok(),
+        let Some(next) = next else { return true };
+        let quits = next == Typed::Command(Command::Quit);
+        typed.blocking_send(next).is_ok() && !quits
+    };
+    lines::spawn(take, move || {
+        if at_end == End::Quit {
+            // If the session is over already, it does not care.
+            ended.blocking_send(Typed::Command(Command::Quit)).ok();
         }
     })?;
     Ok(receiver)

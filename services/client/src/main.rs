@@ -5,14 +5,16 @@
 //!
 //! Exit status: 0 fine, 1 failed at run time, 2 wrong usage, 128 + n ended by signal n; see `--help`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use args::{Args, Color};
+use bookmarks::{Bookmarks, Places};
 use clap::Parser;
 use input::editor::{self, Restore};
+use input::{End, Reader};
 use jiff::tz::TimeZone;
 use screen::escape::Backslash;
 use screen::{Screen, Style};
@@ -21,14 +23,18 @@ use signals::Signals;
 use tertulia_tls_client::Security;
 
 mod args;
+mod bookmarks;
 mod classic;
 mod input;
 mod screen;
 mod session;
 mod signals;
 
-/// How long the rest of the output may take to print when the session is over.
+/// How long the rest of the output may take to print when the session was ended by a signal or an error.
 const PRINT: Duration = Duration::from_secs(5);
+
+/// What is said if that was not enough.
+const CUT_OFF: &str = "output cut off";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -42,7 +48,8 @@ fn main() -> ExitCode {
             let mut text = String::new();
             // It may be of whoever answers at that port.
             screen::escape::escape(&told(&error), Backslash::Keep, &mut text);
-            eprintln!("tertulia: {text}");
+            // Standard error may be closed as well, as where both outputs go into a pipe.
+            writeln!(std::io::stderr(), "tertulia: {text}").ok();
             ExitCode::FAILURE
         }
     }
@@ -71,25 +78,34 @@ async fn talk_classic(args: Args) -> anyhow::Result<Outcome> {
     let screen = Screen::start(Style::Record, None).context("start to print")?;
     let (security, linger) = (security(&args)?, args.linger.unwrap_or(Duration::from_secs(1)));
     let result = classic::run(&args.address, security.as_ref(), linger, &screen).await;
-    screen.finish(PRINT);
-    result?;
-    Ok(Outcome::Done)
+    // Nothing listens to signals here: they end the process by themselves.
+    finish(result.map(|()| Outcome::Done).map_err(Into::into), &screen, std::future::pending()).await
 }
 
 async fn talk(args: Args) -> anyhow::Result<Outcome> {
     let (typing, showing) = (std::io::stdin().is_terminal(), std::io::stdout().is_terminal());
     let security = security(&args)?;
-    let signals = Signals::new().context("listen for signals")?;
+    let mut signals = Signals::new().context("listen for signals")?;
     let style = match showing {
         true => Style::Terminal { color: use_color(args.color), zone: TimeZone::system() },
         false => Style::Record,
     };
-    let current = args.join.last().cloned();
-    let edited = if typing && showing { editor::start(current.clone()).ok() } else { None };
+    let (mut bookmarks, places) = match args.state {
+        Some(path) => Bookmarks::open(path).map(|(bookmarks, places)| (Some(bookmarks), places))?,
+        None => (None, Places::new()),
+    };
+    let reader = || match args.join.last() {
+        Some(group) if args.raw => Reader::raw(group.clone()),
+        current => Reader::new(current.cloned()),
+    };
+    let edited = if typing && showing { editor::start(reader()).ok() } else { None };
     let (input, above) = match edited {
         Some((input, above)) => (input, Some(above)),
         // Also on a terminal that can do nothing but print.
-        None => (input::from_lines(current).context("start to read the input")?, None),
+        None => {
+            let at_end = if typing { End::Quit } else { End::Silence };
+            (input::from_lines(reader(), at_end).context("start to read the input")?, None)
+        }
     };
     let screen = Screen::start(style, above).context("start to print")?;
     let options = Options {
@@ -98,14 +114,39 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
         user: args.user,
         join: args.join,
         last: args.last,
+        places,
         reconnect: !args.no_reconnect,
         linger: args.linger.unwrap_or(Duration::from_secs(10)),
         follow: args.follow,
         interactive: typing,
     };
-    let result = Box::pin(session::run(options, input, signals, &screen)).await;
-    screen.finish(PRINT);
-    Ok(result?)
+    let result = Box::pin(session::run(options, input, &mut signals, &screen, bookmarks.as_mut())).await;
+    let outcome = finish(result.map_err(Into::into), &screen, signals.next()).await;
+    let kept = bookmarks.map_or(Ok(()), |mut bookmarks| bookmarks.keep(screen.printed_bytes(), Instant::now()));
+    outcome.and_then(|outcome| Ok(kept.map(|()| outcome)?))
+}
+
+/// Prints the rest. After a session that did all it was asked to, its reader may take as long as it likes, until a signal
+/// comes; else there is little time for it, and what is cut off is told.
+async fn finish(
+    result: anyhow::Result<Outcome>,
+    screen: &Screen,
+    signal: impl Future<Output = u8>,
+) -> anyhow::Result<Outcome> {
+    let result = match result {
+        Ok(Outcome::Done) => tokio::select! {
+            printed = screen.printed() => return Ok(printed.map(|()| Outcome::Done)?),
+            number = signal => Ok(Outcome::Signal(number)),
+        },
+        result => result,
+    };
+    if tokio::time::timeout(PRINT, screen.printed()).await.is_ok() {
+        return result;
+    }
+    match result {
+        Ok(_) => Err(anyhow::anyhow!(CUT_OFF)),
+        Err(error) => Err(error.context(CUT_OFF)),
+    }
 }
 
 fn security(args: &Args) -> anyhow::Result<Option<Security>> {

@@ -5,7 +5,6 @@
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -17,9 +16,9 @@ pub(crate) mod escape;
 mod format;
 
 /// With so many bytes waiting, the screen is behind.
-const BEHIND: usize = 1024 * 1024;
+const BEHIND: u64 = 1024 * 1024;
 /// Printed at once at most, unless one piece is longer.
-const BATCH: usize = 64 * 1024;
+const BATCH: u64 = 64 * 1024;
 
 /// Prints above the line that is being typed.
 pub(crate) type Above = Box<dyn FnMut(String) -> bool + Send>;
@@ -27,9 +26,23 @@ pub(crate) type Above = Box<dyn FnMut(String) -> bool + Send>;
 /// Where the printing stands.
 #[derive(Debug, Default)]
 struct Progress {
-    waiting: usize,
+    /// Bytes that were to be printed so far.
+    queued: u64,
+    /// Bytes of them that are printed.
+    printed: u64,
     closed: bool,
 }
+
+impl Progress {
+    fn waiting(&self) -> u64 {
+        self.queued - self.printed
+    }
+}
+
+/// Nobody reads what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the output is closed")]
+pub(crate) struct Closed;
 
 /// What the session prints to.
 #[derive(Debug)]
@@ -37,17 +50,20 @@ pub(crate) struct Screen {
     style: Style,
     lines: mpsc::Sender<Lines>,
     progress: watch::Sender<Progress>,
-    thread: thread::JoinHandle<()>,
 }
 
 impl Screen {
     /// Starts to print; through `above` if there is a line editor.
     pub(crate) fn start(style: Style, above: Option<Above>) -> io::Result<Self> {
+        Self::start_on(style, above, io::stdout())
+    }
+
+    fn start_on(style: Style, above: Option<Above>, out: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, waiting) = mpsc::channel();
         let progress = watch::Sender::new(Progress::default());
-        let printer = Printer { above, progress: progress.clone() };
-        let thread = thread::Builder::new().name("screen".into()).spawn(move || printer.run(&waiting))?;
-        Ok(Self { style, lines, progress, thread })
+        let printer = Printer { above, out, progress: progress.clone() };
+        thread::Builder::new().name("screen".into()).spawn(move || printer.run(&waiting))?;
+        Ok(Self { style, lines, progress })
     }
 
     /// Prints events. `user` is the person's own name.
@@ -57,19 +73,29 @@ impl Screen {
 
     /// Prints lines as they are.
     pub(crate) fn print(&self, lines: Lines) {
-        self.progress.send_modify(|progress| progress.waiting += lines.out.len() + lines.err.len());
+        self.progress.send_modify(|progress| progress.queued += lines.bytes());
         // If nobody prints any more, `closed` tells.
         self.lines.send(lines).ok();
     }
 
     /// Whether much waits to be printed.
     pub(crate) fn is_behind(&self) -> bool {
-        self.progress.borrow().waiting >= BEHIND
+        self.progress.borrow().waiting() >= BEHIND
+    }
+
+    /// How many bytes were to be printed so far.
+    pub(crate) fn queued(&self) -> u64 {
+        self.progress.borrow().queued
+    }
+
+    /// How many of them are printed.
+    pub(crate) fn printed_bytes(&self) -> u64 {
+        self.progress.borrow().printed
     }
 
     /// Waits while the screen is behind. Cancel safe.
     pub(crate) async fn room(&self) {
-        self.wait(|progress| progress.waiting < BEHIND).await;
+        self.wait(|progress| progress.waiting() < BEHIND).await;
     }
 
     /// Waits until nobody reads what is printed. Cancel safe.
@@ -77,19 +103,13 @@ impl Screen {
         self.wait(|progress| progress.closed).await;
     }
 
-    /// Waits until everything is printed, or `patience` is over.
-    pub(crate) fn finish(self, patience: Duration) {
-        drop(self.lines);
-        let (done, wait) = mpsc::channel::<()>();
-        let thread = self.thread;
-        let waiter = thread::spawn(move || {
-            // A panic was reported by its own thread.
-            thread.join().ok();
-            drop(done);
-        });
-        if wait.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Disconnected) {
-            waiter.join().ok();
-        }
+    /// Waits until all is printed that was to be, however long its reader takes. Cancel safe.
+    ///
+    /// # Errors
+    /// If nobody reads it any more.
+    pub(crate) async fn printed(&self) -> Result<(), Closed> {
+        self.wait(|progress| progress.waiting() == 0 || progress.closed).await;
+        if self.progress.borrow().closed { Err(Closed) } else { Ok(()) }
     }
 
     async fn wait(&self, condition: impl FnMut(&Progress) -> bool) {
@@ -98,28 +118,25 @@ impl Screen {
     }
 }
 
-struct Printer {
+struct Printer<Out> {
     above: Option<Above>,
+    out: Out,
     progress: watch::Sender<Progress>,
 }
 
-impl Printer {
+impl<Out: Write> Printer<Out> {
     fn run(mut self, waiting: &mpsc::Receiver<Lines>) {
         while let Ok(mut lines) = waiting.recv() {
-            while lines.out.len() + lines.err.len() < BATCH {
+            while lines.bytes() < BATCH {
                 let Ok(more) = waiting.try_recv() else { break };
                 lines.out.push_str(&more.out);
                 lines.err.push_str(&more.err);
             }
-            let bytes = lines.out.len() + lines.err.len();
-            let result = self.print(lines);
-            self.progress.send_modify(|progress| {
-                progress.waiting -= bytes;
-                progress.closed |= result.is_err();
-            });
-            if result.is_err() {
+            let bytes = lines.bytes();
+            if self.print(lines).is_err() {
                 return;
             }
+            self.progress.send_modify(|progress| progress.printed += bytes);
         }
     }
 
@@ -138,8 +155,70 @@ impl Printer {
             // The editor has ended: there is no line to print above.
             self.above = None;
         }
-        let mut out = io::stdout().lock();
-        out.write_all(lines.out.as_bytes())?;
-        out.flush()
+        self.out.write_all(lines.out.as_bytes())?;
+        self.out.flush()
+    }
+}
+
+impl<Out> Drop for Printer<Out> {
+    /// However the printing ended, nobody is to wait for more of it.
+    fn drop(&mut self) {
+        self.progress.send_modify(|progress| progress.closed = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A reader of the output that takes a piece whenever it is let.
+    struct Slow {
+        let_go: mpsc::Receiver<()>,
+        taken: mpsc::Sender<usize>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.let_go.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+            self.taken.send(bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn slow() -> (Screen, mpsc::Sender<()>, mpsc::Receiver<usize>) {
+        let ((go, let_go), (taken, took)) = (mpsc::channel(), mpsc::channel());
+        let screen = Screen::start_on(Style::Record, None, Slow { let_go, taken }).unwrap();
+        (screen, go, took)
+    }
+
+    fn line() -> Lines {
+        Lines { out: "woof\n".into(), err: String::new() }
+    }
+
+    #[tokio::test]
+    async fn all_is_printed_only_once_the_reader_has_taken_it() {
+        let (screen, go, took) = slow();
+        screen.print(line());
+        assert!(timeout(Duration::from_millis(50), screen.printed()).await.is_err(), "nobody has taken it");
+        go.send(()).unwrap();
+        assert_eq!(screen.printed().await, Ok(()));
+        assert_eq!(took.recv(), Ok(5));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_away_is_noticed() {
+        let (screen, go, _took) = slow();
+        screen.print(line());
+        drop(go);
+        assert_eq!(screen.printed().await, Err(Closed));
+        screen.closed().await;
     }
 }

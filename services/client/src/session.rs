@@ -3,8 +3,8 @@
 //! [`state::State`] decides; this file moves bytes and watches the clock. The session ends
 //!
 //! * when the input has ended (end of file, or `quit`) and everything asked for was answered and shown, at the latest
-//!   after the linger time;
-//! * when the server does not let the client in, or cannot be reached at the first attempt;
+//!   when nothing came of it for the linger time;
+//! * when the server does not let the client in, or a moderator puts it out, or it cannot be reached at the first attempt;
 //! * when a connection is lost and reconnecting is off;
 //! * on a signal, and when the output is closed.
 
@@ -15,6 +15,7 @@ use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
+use crate::bookmarks::{self, Bookmarks, Places};
 use crate::input::{Command, Typed};
 use crate::screen::Screen;
 use crate::signals::Signals;
@@ -22,13 +23,15 @@ use backoff::Backoff;
 use connection::{Connection, Transfer};
 use event::Event;
 use liveness::{Due, Liveness};
-use state::{Refusal, State};
+use state::{Refusal, State, Unanswered};
 
 pub(crate) mod backoff;
 pub(crate) mod connection;
+mod dial;
 pub(crate) mod event;
 mod liveness;
 mod membership;
+pub(crate) use membership::Position;
 mod outbox;
 mod query;
 mod state;
@@ -51,11 +54,13 @@ pub(crate) struct Options {
     pub(crate) user: Option<String>,
     /// Groups to join at once.
     pub(crate) join: Vec<String>,
-    /// How many of their newest messages to see first.
+    /// How many of their newest messages to see first, of those that are not in `places`.
     pub(crate) last: Option<u64>,
+    /// How far groups were seen in an earlier run.
+    pub(crate) places: Places,
     /// Whether to connect again.
     pub(crate) reconnect: bool,
-    /// How long to wait for answers after the input ended.
+    /// How long to wait after the input ended while nothing comes of what was asked for.
     pub(crate) linger: Duration,
     /// Whether to stay when the input has ended.
     pub(crate) follow: bool,
@@ -86,15 +91,21 @@ pub(crate) enum Error {
     /// The server does not let the client in.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The linger time is over.
-    #[error("gave up waiting for the server: {0} posts without an answer, it is unknown whether they were posted")]
-    Unanswered(usize),
+    /// The linger time is over, and posts are left.
+    #[error("gave up waiting for the server: {0}")]
+    Unanswered(Unanswered),
+    /// The linger time is over, and something else is left.
+    #[error("what was asked for did not come in time: {0}")]
+    Late(String),
     /// Some of what was asked for was refused.
     #[error("{0} of the commands failed")]
     Failures(u64),
     /// Nobody reads what is printed.
     #[error("the output is closed")]
     OutputClosed,
+    /// What was seen cannot be kept.
+    #[error(transparent)]
+    Bookmarks(#[from] bookmarks::Error),
 }
 
 /// How a session ended that did not fail.
@@ -113,16 +124,21 @@ type Ended = Result<Outcome, Error>;
 pub(crate) async fn run(
     options: Options,
     input: mpsc::Receiver<Typed>,
-    signals: Signals,
+    signals: &mut Signals,
     screen: &Screen,
+    bookmarks: Option<&mut Bookmarks>,
 ) -> Result<Outcome, Error> {
-    let mut state = State::new(options.user.clone(), backoff::random());
+    let mut state = State::new(options.user.clone(), backoff::random(), options.places.clone());
     for group in &options.join {
-        state.command(Command::Join { group: group.clone(), last: options.last }, Instant::now());
+        let last = options.last.filter(|_| !options.places.contains_key(group));
+        state.command(Command::Join { group: group.clone(), last }, Instant::now());
     }
-    let mut session = Session { options, state, input, signals, screen, give_up: None, input_ended: false };
+    let mut session = Session { options, state, input, signals, screen, bookmarks, give_up: None, input_ended: false };
     let ended = session.run().await;
     session.show();
+    if let Some(bookmarks) = &mut session.bookmarks {
+        bookmarks.note(session.state.places(), screen.queued());
+    }
     ended
 }
 
@@ -130,9 +146,10 @@ struct Session<'a> {
     options: Options,
     state: State,
     input: mpsc::Receiver<Typed>,
-    signals: Signals,
+    signals: &'a mut Signals,
     screen: &'a Screen,
-    /// When to stop waiting for answers.
+    bookmarks: Option<&'a mut Bookmarks>,
+    /// When to stop waiting for answers, if nothing comes of what was asked for until then.
     give_up: Option<Instant>,
     input_ended: bool,
 }
@@ -179,15 +196,18 @@ impl Session<'_> {
         let mut work = std::pin::pin!(work);
         loop {
             self.show();
+            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.wait_on();
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
             }
+            let wake = [self.give_up, self.look_again()].into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
                 () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
                 typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
-                () = sleep_until(self.give_up.unwrap_or_else(far_away).into()) => {}
+                () = sleep_until(wake.into()) => {}
             }
         }
     }
@@ -199,16 +219,21 @@ impl Session<'_> {
         loop {
             connection.queue(self.state.wire());
             self.show();
+            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.wait_on();
             if let Some(ended) = self.is_over(connection.is_flushed()) {
                 return Err(ended);
             }
             if self.state.has_departed() && connection.is_flushed() {
                 return Ok("the server is going away".to_owned());
             }
-            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by];
+            let bookmarks = self.look_again();
+            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by, bookmarks];
             let wake = deadlines.into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 transfer = connection.transfer(self.screen) => match transfer {
+                    // Much is left to be sent, and the server takes it.
+                    Ok(Transfer::Wrote) if connection.unsent() > 0 => self.put_off_giving_up(),
                     Ok(Transfer::Wrote) => {}
                     Ok(Transfer::Read) => {
                         liveness.heard(Instant::now());
@@ -250,6 +275,7 @@ impl Session<'_> {
             }
             if let Some(heartbeat) = self.state.take_heartbeat() {
                 liveness.set_heartbeat(heartbeat);
+                connection.set_longest_line(self.state.longest_line());
             }
             if self.state.is_departing() && depart_by.is_none() {
                 depart_by = Some(Instant::now() + DEPARTURE);
@@ -283,34 +309,68 @@ impl Session<'_> {
         let failures = self.state.failures();
         let settled = match self.options.interactive {
             // Who asks to leave waits for nothing but the fate of what was posted.
-            true => self.state.unanswered() == 0,
+            true => !self.state.has_unanswered(),
             false => self.state.is_settled() && self.state.was_online(),
         };
         if settled && flushed {
             let failed = failures > 0 && !self.options.interactive;
             return Some(if failed { Err(Error::Failures(failures)) } else { Ok(Outcome::Done) });
         }
-        (Instant::now() >= give_up).then(|| match self.state.unanswered() {
-            0 => Err(self.lost("gave up waiting for its answers")),
-            posts => Err(Error::Unanswered(posts)),
+        (Instant::now() >= give_up).then(|| {
+            Err(match self.state.unanswered() {
+                Some(posts) => Error::Unanswered(posts),
+                None => Error::Late(self.state.open()),
+            })
         })
     }
 
-    /// Scripts are read only while there is a connection, so that their commands are carried out in their order.
+    /// Puts off giving up if something came of what was asked for, or if it may be there and is not read because the screen
+    /// is behind.
+    fn wait_on(&mut self) {
+        if self.state.take_progress() || self.screen.is_behind() {
+            self.put_off_giving_up();
+        }
+    }
+
+    fn put_off_giving_up(&mut self) {
+        self.give_up = self.give_up.map(|_| Instant::now() + self.options.linger);
+    }
+
+    /// Scripts are read only while there is a connection: what they want to say meanwhile waits in front of the session,
+    /// where whoever runs them can see that it waits.
     fn takes_input(&self) -> bool {
         let ready = self.options.interactive || self.state.is_online();
         !self.input_ended && ready && self.state.has_room() && !self.screen.is_behind()
     }
 
     fn on_typed(&mut self, typed: Option<Typed>) {
-        match typed {
-            Some(Typed::Command(command)) => self.state.command(command, Instant::now()),
-            Some(Typed::Mistake(text)) => self.state.fail(text),
-            None => {
-                self.input_ended = true;
-                self.give_up = (!self.options.follow).then(|| Instant::now() + self.options.linger);
-            }
+        let quits = match typed {
+            Some(Typed::Command(Command::Quit)) => true,
+            Some(Typed::Command(command)) => return self.state.command(command, Instant::now()),
+            Some(Typed::Mistake(text)) => return self.state.fail(text),
+            None => false,
+        };
+        self.input_ended = true;
+        // Who follows stays when the input ends, but not when told to quit.
+        if quits || !self.options.follow {
+            self.give_up = Some(Instant::now() + self.options.linger);
         }
+    }
+
+    /// Notes what was seen, and keeps what of that is printed by now.
+    fn bookmark(&mut self) -> Result<(), bookmarks::Error> {
+        let now = Instant::now();
+        let Some(bookmarks) = self.bookmarks.as_deref_mut().filter(|bookmarks| bookmarks.is_due(now)) else {
+            return Ok(());
+        };
+        if self.state.has_moved() {
+            bookmarks.note(self.state.places(), self.screen.queued());
+        }
+        bookmarks.keep(self.screen.printed_bytes(), now)
+    }
+
+    fn look_again(&self) -> Option<Instant> {
+        self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.deadline(self.state.has_moved()))
     }
 
     fn show(&mut self) {

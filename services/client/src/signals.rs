@@ -2,31 +2,47 @@
 
 use std::io;
 
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 /// Waits for an interrupt, a termination or the loss of the terminal.
 pub(crate) struct Signals {
     #[cfg(unix)]
-    kinds: [(u8, tokio::signal::unix::Signal); 3],
+    kinds: Vec<(u8, Signal)>,
 }
+
+/// SIGHUP, SIGINT, SIGTERM.
+#[cfg(unix)]
+const ENDING: [u8; 3] = [1, 2, 15];
 
 #[cfg(unix)]
 impl Signals {
-    /// Begins to listen: from now on these signals do not end the process by themselves.
+    /// Begins to listen: from now on these signals do not end the process by themselves. Those that whoever started the
+    /// process had it ignore, as `nohup` does, stay ignored.
     pub(crate) fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |number: u8| Ok::<_, io::Error>((number, signal(SignalKind::from_raw(number.into()))?));
-        // SIGHUP, SIGINT, SIGTERM.
-        Ok(Self { kinds: [listen(1)?, listen(2)?, listen(15)?] })
+        let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
+        let heard = ENDING.into_iter().filter(|number| ignored & (1_u64 << (number - 1)) == 0);
+        let listen = |number: u8| signal(SignalKind::from_raw(number.into())).map(|kind| (number, kind));
+        Ok(Self { kinds: heard.map(listen).collect::<io::Result<_>>()? })
     }
 
     /// The number of the signal that came. Cancel safe.
     pub(crate) async fn next(&mut self) -> u8 {
-        let [(hangup, hangups), (interrupt, interrupts), (term, terms)] = &mut self.kinds;
-        tokio::select! {
-            _ = hangups.recv() => *hangup,
-            _ = interrupts.recv() => *interrupt,
-            _ = terms.recv() => *term,
-        }
+        std::future::poll_fn(|cx| {
+            let came =
+                self.kinds.iter_mut().find_map(|(number, kind)| kind.poll_recv(cx).is_ready().then_some(*number));
+            came.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
     }
+}
+
+/// The signals that are ignored, a bit for each, as `/proc/PID/status` tells them. Where there is no such file, as
+/// elsewhere than on Linux, there is no way to ask: none are.
+#[cfg(unix)]
+fn ignored(status: &str) -> u64 {
+    let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    field.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(not(unix))]
@@ -42,5 +58,16 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         2
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_the_status() {
+        assert_eq!(ignored("Name:\ttertulia\nSigBlk:\t00000000000000ff\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(ignored("Name:\tx\n"), 0);
     }
 }

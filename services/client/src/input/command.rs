@@ -8,6 +8,8 @@
 //!    with such a word.
 //! 4. Any other line is posted to the current group, which is the group that was joined or posted to last by a command.
 //!
+//! With `--raw` there is one rule: every line is posted as it stands to the group that was joined.
+//!
 //! Which group is current depends on what was typed alone, never on what the server says meanwhile: a text cannot end up
 //! in a group that its author did not name.
 
@@ -103,12 +105,19 @@ const HISTORY: u64 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     current: Option<String>,
+    /// Whether no line is a command.
+    raw: bool,
 }
 
 impl Reader {
     /// Begins with that group as the current one.
     pub(crate) fn new(current: Option<String>) -> Self {
-        Self { current }
+        Self { current, raw: false }
+    }
+
+    /// Takes every line as a text for that group.
+    pub(crate) fn raw(group: String) -> Self {
+        Self { current: Some(group), raw: true }
     }
 
     /// The current group.
@@ -118,6 +127,9 @@ impl Reader {
 
     /// Says what a line means; `None` if nothing.
     pub(crate) fn read(&mut self, line: &str) -> Result<Option<Command>, Mistake> {
+        if self.raw {
+            return self.say(line).map(Some);
+        }
         let text = line.trim();
         if text.is_empty() {
             return Ok(None);
@@ -297,6 +309,14 @@ mod tests {
         assert_eq!(read("say quit smoking"), post("Dogs", "quit smoking"));
         assert_eq!(read("//etc/passwd"), post("Dogs", "/etc/passwd"));
         assert_eq!(read("/say /etc"), post("Dogs", "/etc"));
+    }
+
+    #[test]
+    fn raw_lines_are_texts_whatever_they_look_like() {
+        let mut reader = Reader::raw("Dogs".into());
+        for line in ["quit", "/leave", "//x", "  a  ", "", "join me"] {
+            assert_eq!(reader.read(line), Ok(Some(post("Dogs", line))));
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) enum Error {
 }
 
 /// Starts the line editor. Returns what is typed, and the way to print above the line that is being typed.
-pub(crate) fn start(current: Option<String>) -> Result<(mpsc::Receiver<Typed>, Above), Error> {
+pub(crate) fn start(reader: Reader) -> Result<(mpsc::Receiver<Typed>, Above), Error> {
     let config = Config::builder().max_history_size(HISTORY)?.history_ignore_space(true).build();
     let mut editor = Editor::<(), DefaultHistory>::with_config(config)?;
     let history = history_file();
@@ -43,7 +43,6 @@ pub(crate) fn start(current: Option<String>) -> Result<(mpsc::Receiver<Typed>, A
     let mut printer = editor.create_external_printer()?;
     let above = Box::new(move |text| printer.print(text).is_ok());
     let (typed, receiver) = mpsc::channel(WAITING);
-    let reader = Reader::new(current);
     thread::Builder::new().name("input".into()).spawn(move || edit(editor, reader, history.as_deref(), &typed))?;
     Ok((receiver, above))
 }
@@ -56,23 +55,43 @@ fn edit(
 ) {
     let mut interrupted = false;
     loop {
-        let next = match editor.readline(&prompt(&reader)) {
+        let read = editor.readline(&prompt(&reader));
+        if let Ok(line) = &read {
+            remember(&mut editor, line, history);
+        }
+        let was_interrupted = std::mem::replace(&mut interrupted, matches!(read, Err(ReadlineError::Interrupted)));
+        let (next, ends) = match read {
             Ok(line) => {
-                interrupted = false;
-                remember(&mut editor, &line, history);
-                understand(&mut reader, &line)
+                let next = understand(&mut reader, &line);
+                let quits = next == Some(Typed::Command(Command::Quit));
+                (next, quits)
             }
-            // The first one drops the line, as in a shell.
-            Err(ReadlineError::Interrupted) if !interrupted => {
-                interrupted = true;
-                Some(Typed::Mistake("Control-D or quit ends the session, as does another Control-C".to_owned()))
+            Err(error) => {
+                let (next, ends) = without_line(&error, was_interrupted);
+                (Some(next), ends)
             }
-            Err(_) => return,
         };
-        let Some(next) = next else { continue };
-        if next == Typed::Command(Command::Quit) || typed.blocking_send(next).is_err() {
+        let is_heard = next.is_none_or(|next| typed.blocking_send(next).is_ok());
+        if ends || !is_heard {
             return;
         }
+    }
+}
+
+/// What it means that no line came, and whether none will. Pure.
+fn without_line(error: &ReadlineError, was_interrupted: bool) -> (Typed, bool) {
+    match error {
+        // The first one drops the line, as in a shell.
+        ReadlineError::Interrupted if !was_interrupted => {
+            let help = "Control-D or quit ends the session, as does another Control-C";
+            (Typed::Mistake(help.to_owned()), false)
+        }
+        ReadlineError::Interrupted | ReadlineError::Eof => (Typed::Command(Command::Quit), true),
+        // A byte that is no text, as some keyboards and pastes send them: the line is lost, the conversation goes on.
+        ReadlineError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            (Typed::Mistake("what was typed is not UTF-8, and the line was dropped".to_owned()), false)
+        }
+        error => (Typed::Mistake(format!("cannot read the keyboard any more: {error}")), true),
     }
 }
 
@@ -140,5 +159,31 @@ impl Restore {
                 out.write_all(b"\x1b[?2004l\r\x1b[J").and_then(|()| out.flush()).ok();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_input_and_a_second_interrupt_quit() {
+        let quit = (Typed::Command(Command::Quit), true);
+        assert_eq!(without_line(&ReadlineError::Eof, false), quit);
+        assert_eq!(without_line(&ReadlineError::Interrupted, true), quit);
+        assert!(matches!(without_line(&ReadlineError::Interrupted, false), (Typed::Mistake(_), false)));
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_costs_its_line_alone() {
+        let invalid = ReadlineError::Io(io::ErrorKind::InvalidData.into());
+        assert!(matches!(without_line(&invalid, false), (Typed::Mistake(_), false)));
+    }
+
+    #[test]
+    fn a_keyboard_that_fails_is_told_before_the_end() {
+        let gone = ReadlineError::Io(io::Error::other("unplugged"));
+        let (Typed::Mistake(told), true) = without_line(&gone, false) else { panic!("it ends with a mistake") };
+        assert!(told.contains("unplugged"));
     }
 }

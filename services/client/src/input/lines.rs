@@ -6,6 +6,9 @@ use std::thread;
 /// A longer line is not taken.
 const MAX_LINE: usize = 1024 * 1024;
 
+/// What some programs put before a text to say that it is UTF-8.
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Why a line is of no use.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LineError {
@@ -21,33 +24,46 @@ pub(crate) enum LineError {
 }
 
 /// Gives each line of standard input, without its end, to `take`, on a thread of its own; ends with the input, on an
-/// error of it, or when `take` returns false.
-pub(crate) fn spawn(take: impl FnMut(Result<&str, LineError>) -> bool + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("input".into()).spawn(move || read(io::stdin().lock(), take))?;
+/// error of it, or when `take` returns false. A byte order mark before the first line is no part of it. At the end of the
+/// input, `at_end` is called.
+pub(crate) fn spawn(
+    take: impl FnMut(Result<&str, LineError>) -> bool + Send + 'static,
+    at_end: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let run = move || {
+        if read(io::stdin().lock(), take) {
+            at_end();
+        }
+    };
+    thread::Builder::new().name("input".into()).spawn(run)?;
     Ok(())
 }
 
-fn read(mut input: impl BufRead, mut take: impl FnMut(Result<&str, LineError>) -> bool) {
+/// Whether the input ended.
+fn read(mut input: impl BufRead, mut take: impl FnMut(Result<&str, LineError>) -> bool) -> bool {
     let mut line = Vec::new();
     let mut skipping = false;
+    let mut is_first = true;
     loop {
         line.clear();
         match input.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line) {
-            Ok(0) => return,
+            Ok(0) => return true,
             Ok(_) => {}
             Err(error) => {
                 take(Err(error.into()));
-                return;
+                return false;
             }
         }
         let whole = line.ends_with(b"\n") || line.len() <= MAX_LINE;
+        let text = if is_first { line.strip_prefix(MARK).unwrap_or(&line) } else { &line };
+        is_first = false;
         let go_on = match (skipping, whole) {
-            (false, true) => take(text(&line)),
+            (false, true) => take(self::text(text)),
             (false, false) => take(Err(LineError::TooLong)),
             (true, _) => true,
         };
         if !go_on {
-            return;
+            return false;
         }
         skipping = !whole;
     }
@@ -98,6 +114,18 @@ mod tests {
     #[test]
     fn what_is_not_text_is_skipped() {
         assert_eq!(all(b"\xff\nnext\n"), [format!("error: {}", LineError::NotUtf8), "next".into()]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_taken_off_the_first_line_alone() {
+        assert_eq!(all("\u{feff}one\n\u{feff}two\n".as_bytes()), ["one", "\u{feff}two"]);
+        assert_eq!(all("\u{feff}".as_bytes()), [""]);
+    }
+
+    #[test]
+    fn the_end_of_the_input_is_told_from_any_other() {
+        assert!(read(&b"1\n"[..], |_| true));
+        assert!(!read(&b"1\n"[..], |_| false));
     }
 
     #[test]

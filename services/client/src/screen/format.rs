@@ -30,6 +30,13 @@ pub(crate) struct Lines {
     pub(crate) err: String,
 }
 
+impl Lines {
+    /// How many bytes they have.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.out.len() + self.err.len()) as u64
+    }
+}
+
 /// Who reads the lines.
 #[derive(Debug, Clone)]
 pub(crate) enum Style {

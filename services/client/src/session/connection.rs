@@ -14,12 +14,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use super::dial::{CONNECT, dial};
 use crate::screen::Screen;
 
-/// No line of a server is longer: a page of history is the longest there is.
-pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
-/// How long an attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(10);
+/// No line of a server is longer, unless it allows longer messages: a page of history is the longest there is.
+pub(crate) const LONGEST_LINE: usize = 16 * 1024 * 1024;
 /// How long a last write may take.
 const CLOSE: Duration = Duration::from_secs(1);
 /// Commands wait while so many bytes wait to be written.
@@ -47,6 +46,7 @@ pub(crate) struct Connection {
     read: ReadHalf<Wire>,
     write: WriteHalf<Wire>,
     lines: LineBuffer,
+    longest_line: usize,
     pending: BytesMut,
     /// Whether something may be encrypted and not sent.
     unflushed: bool,
@@ -55,12 +55,20 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to `HOST:PORT`, with TLS if there is something about it.
     pub(crate) async fn open(address: &str, security: Option<&Security>) -> io::Result<Self> {
-        let wire = match timeout(CONNECT, connect(address, security)).await {
-            Ok(wire) => wire?,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+        let stream = dial(address).await?;
+        stream.set_nodelay(true)?;
+        let wire = match security {
+            None => Wire::Left(stream),
+            Some(security) => Wire::Right(Box::new(encrypt(stream, security).await?)),
         };
         let (read, write) = split(wire);
-        Ok(Self { read, write, lines: LineBuffer::new(), pending: BytesMut::new(), unflushed: false })
+        let (lines, pending) = (LineBuffer::new(), BytesMut::new());
+        Ok(Self { read, write, lines, longest_line: LONGEST_LINE, pending, unflushed: false })
+    }
+
+    /// Takes lines of so many bytes from now on.
+    pub(crate) fn set_longest_line(&mut self, bytes: usize) {
+        self.longest_line = bytes;
     }
 
     /// Moves `bytes` to what is to be written.
@@ -74,6 +82,11 @@ impl Connection {
         self.pending.len() >= ENOUGH_PENDING
     }
 
+    /// How many bytes wait to be written.
+    pub(crate) fn unsent(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Whether everything was written.
     pub(crate) fn is_flushed(&self) -> bool {
         self.pending.is_empty() && !self.unflushed
@@ -81,7 +94,7 @@ impl Connection {
 
     /// The next line that came.
     pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
-        self.lines.next_line(MAX_LINE).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        self.lines.next_line(self.longest_line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Writes and reads what can be. While the screen is behind nothing is read, so that the server holds what comes
@@ -89,7 +102,7 @@ impl Connection {
     ///
     /// Cancel safe: what was read is in the line buffer, and what was written is no longer pending.
     pub(crate) async fn transfer(&mut self, screen: &Screen) -> io::Result<Transfer> {
-        let Self { read, write, lines, pending, unflushed } = self;
+        let Self { read, write, lines, pending, unflushed, .. } = self;
         let reading = async {
             screen.room().await;
             read.read_buf(lines.spare(CHUNK)).await
@@ -128,10 +141,10 @@ impl Connection {
     }
 }
 
-async fn connect(address: &str, security: Option<&Security>) -> io::Result<Wire> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let Some(Security { config, name }) = security else { return Ok(Wire::Left(stream)) };
+async fn encrypt(stream: TcpStream, Security { config, name }: &Security) -> io::Result<TlsStream<TcpStream>> {
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
-    Ok(Wire::Right(Box::new(connecting.await.map_err(explained)?)))
+    match timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(explained),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+    }
 }

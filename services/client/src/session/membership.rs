@@ -1,6 +1,6 @@
 //! One group as its member sees it: what was seen, what was asked for, and what is still to come. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tertulia_protocol::extended::{Join, Joined};
 
@@ -51,23 +51,67 @@ enum Asking {
     Sent(From),
 }
 
+/// What the person should know of a join that was answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// The group began anew: what was seen before is of no more use.
+    pub(crate) anew: bool,
+    /// An earlier attempt to join from then on was never answered: what was posted since is not shown.
+    pub(crate) late: bool,
+}
+
+/// What was missed is being caught up on.
+#[derive(Debug, Clone, Copy)]
+struct CatchUp {
+    /// Up to here.
+    head: u64,
+    /// Whether nothing of it was missing so far.
+    whole: bool,
+}
+
+/// The wait after the first refusal for now, unless the server asks for a longer one.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// No wait is longer, unless the server asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// A group that the person joined.
 #[derive(Debug)]
 pub(crate) struct Membership {
     /// `None` until the first `Joined`.
     position: Option<Position>,
     asking: Asking,
-    leaving: bool,
+    /// To be left once the posts with numbers up to this one are answered.
+    leave: Option<u64>,
+    /// To be joined again after that.
+    again: Option<From>,
+    /// How many `Leave` are not answered.
+    leaves: u32,
     /// Joins that were sent before the last `Leave` and are not answered: what answers them is of no use.
     passed: u32,
     /// What is known to be there: until it was seen, the member is behind.
     known: u64,
+    catch_up: Option<CatchUp>,
+    /// How often in a row the join was refused for now.
+    refusals: u32,
+    /// Whether a join from then on was sent and never answered.
+    late: bool,
 }
 
 impl Membership {
     /// A group that is to be joined.
     pub(crate) fn new(from: From) -> Self {
-        Self { position: None, asking: Asking::Wanted(from, None), leaving: false, passed: 0, known: 0 }
+        Self {
+            position: None,
+            asking: Asking::Wanted(from, None),
+            leave: None,
+            again: None,
+            leaves: 0,
+            passed: 0,
+            known: 0,
+            catch_up: None,
+            refusals: 0,
+            late: false,
+        }
     }
 
     /// Whether a `Join` is on its way, or will be.
@@ -75,14 +119,24 @@ impl Membership {
         self.asking != Asking::No
     }
 
-    /// Whether `Leave` is on its way.
+    /// Whether the person wants to leave, and has not left yet.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving
+        self.leave.is_some() || self.leaves > 0
     }
 
-    /// Joins again, from elsewhere.
+    /// Whether the group is being joined again after what was seen, and not all that was missed has come yet.
+    pub(crate) fn is_resuming(&self) -> bool {
+        matches!(self.asking, Asking::Wanted(From::After(_), _) | Asking::Sent(From::After(_)))
+            || self.catch_up.is_some()
+    }
+
+    /// Joins (again), from elsewhere; after the group was left, if it is to be.
     pub(crate) fn ask(&mut self, from: From) {
-        self.asking = Asking::Wanted(from, None);
+        if self.leave.is_some() {
+            self.again = Some(from);
+        } else {
+            self.asking = Asking::Wanted(from, None);
+        }
     }
 
     /// Gives the `Join` that is to be sent now, if there is one.
@@ -115,11 +169,15 @@ impl Membership {
         is_before
     }
 
-    /// The join was refused for now: it is asked for again at that time.
-    pub(crate) fn join_later(&mut self, at: Instant) {
-        if let Asking::Sent(from) = self.asking {
-            self.asking = Asking::Wanted(from, Some(at));
-        }
+    /// The join was refused for now: it is asked for again after `wait`, or longer if it was refused before. Returns
+    /// after how long, if this was the first refusal in a row.
+    pub(crate) fn join_later(&mut self, now: Instant, wait: Duration) -> Option<Duration> {
+        let Asking::Sent(from) = self.asking else { return None };
+        let grown = FIRST_WAIT.saturating_mul(1 << self.refusals.min(16)).min(LONGEST_WAIT);
+        let wait = wait.max(grown);
+        self.asking = Asking::Wanted(from, Some(now + wait));
+        self.refusals += 1;
+        (self.refusals == 1).then_some(wait)
     }
 
     /// The join was refused. Whether one is still a member, by an earlier join.
@@ -129,10 +187,11 @@ impl Membership {
         self.position.is_some() && !resuming
     }
 
-    /// The join was answered. Returns whether what was seen before is of no more use, because the group began anew.
-    pub(crate) fn joined(&mut self, joined: &Joined<'_>) -> bool {
-        let Asking::Sent(from) = self.asking else { return false };
+    /// The join was answered.
+    pub(crate) fn joined(&mut self, joined: &Joined<'_>) -> News {
+        let Asking::Sent(from) = self.asking else { return News::default() };
         self.asking = Asking::No;
+        self.refusals = 0;
         self.known = if from == From::Now { 0 } else { joined.head };
         let (seen, anew) = match from {
             From::Now => (joined.head, false),
@@ -141,8 +200,18 @@ impl Membership {
             From::After(old) if !joined.recovered && old.seen > joined.head => (0, true),
             From::After(old) => (old.seen, false),
         };
+        let resumed = matches!(from, From::After(_));
+        self.catch_up = resumed.then_some(CatchUp { head: joined.head, whole: true });
         self.position = Some(Position { epoch: joined.epoch, seen });
-        anew
+        News { anew, late: std::mem::take(&mut self.late) && from == From::Now }
+    }
+
+    /// Whether all that was missed has come now, told once: `Some(false)` if some of it is gone.
+    pub(crate) fn caught_up(&mut self) -> Option<bool> {
+        let CatchUp { head, whole } = self.catch_up?;
+        self.position.filter(|position| position.seen >= head)?;
+        self.catch_up = None;
+        Some(whole)
     }
 
     /// A message came.
@@ -153,7 +222,11 @@ impl Membership {
             return Arrival::Repeat;
         }
         position.seen = seq;
-        if seq > expected { Arrival::Gap { first: expected, last: seq - 1 } } else { Arrival::Next }
+        if seq == expected {
+            return Arrival::Next;
+        }
+        self.some_is_gone();
+        Arrival::Gap { first: expected, last: seq - 1 }
     }
 
     /// The server told what is missing. Returns what of that is news.
@@ -161,7 +234,14 @@ impl Membership {
         let position = self.position.as_mut()?;
         let first = first.max(position.seen.saturating_add(1));
         position.seen = position.seen.max(last);
+        self.some_is_gone();
         (first <= last).then_some((first, last))
+    }
+
+    fn some_is_gone(&mut self) {
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.whole = false;
+        }
     }
 
     /// One's own post is in the group, and so will be among its messages.
@@ -171,194 +251,89 @@ impl Membership {
         }
     }
 
-    /// `Leave` was sent.
-    pub(crate) fn leave(&mut self) {
-        self.leaving = true;
-        self.passed += u32::from(matches!(self.asking, Asking::Sent(_)));
-        self.asking = Asking::No;
+    /// To be left once the posts with numbers up to this one are answered. `false` if it is left already.
+    pub(crate) fn leave_after(&mut self, number: u64) -> bool {
+        if self.is_leaving() && !self.is_asking() && self.again.is_none() {
+            return false;
+        }
+        (self.leave, self.again) = (Some(number), None);
+        true
     }
 
-    /// The membership ended. Whether the person wants to be back already.
+    /// With which post the group is to be left, if it is to be.
+    pub(crate) fn leaves_after(&self) -> Option<u64> {
+        self.leave
+    }
+
+    /// The group is left. Whether the server is to be told, since one is a member on this connection, or asked to be.
+    pub(crate) fn leave(&mut self) -> bool {
+        let is_here = match self.asking {
+            Asking::Sent(_) => true,
+            Asking::Wanted(From::After(_), _) => false,
+            Asking::Wanted(..) | Asking::No => self.position.is_some() && self.leaves == 0,
+        };
+        self.leaves += u32::from(is_here);
+        self.passed += u32::from(matches!(self.asking, Asking::Sent(_)));
+        self.leave = None;
+        self.asking = self.again.take().map_or(Asking::No, |from| Asking::Wanted(from, None));
+        if !is_here {
+            self.begin_anew();
+        }
+        is_here
+    }
+
+    /// `Leave` was answered. Whether the person wants to be back already, or is still waited for to go.
     pub(crate) fn left(&mut self) -> bool {
-        self.leaving = false;
-        self.position = None;
-        self.known = 0;
-        self.is_asking()
+        self.leaves = self.leaves.saturating_sub(1);
+        self.begin_anew();
+        self.is_of_use()
+    }
+
+    /// Whether there is something to join, to leave, or to be in.
+    pub(crate) fn is_of_use(&self) -> bool {
+        self.position.is_some() || self.is_asking() || self.is_leaving()
+    }
+
+    fn begin_anew(&mut self) {
+        (self.position, self.known, self.catch_up) = (None, 0, None);
     }
 
     /// The connection broke: the group is to be joined again after what was seen. Returns whether there is something
     /// left to join.
     pub(crate) fn disconnected(&mut self) -> bool {
         self.passed = 0;
-        if self.leaving && !self.left() {
-            return false;
+        self.catch_up = None;
+        if self.leaves > 0 {
+            self.leaves = 0;
+            self.begin_anew();
         }
         self.asking = match (self.asking, self.position) {
             // Also if a join from elsewhere was asked for: resuming leaves no gap.
             (_, Some(position)) => Asking::Wanted(From::After(position), None),
-            (Asking::Wanted(from, _) | Asking::Sent(from), None) => Asking::Wanted(from, None),
+            (Asking::Wanted(from, _) | Asking::Sent(from), None) => {
+                self.late |= self.asking == Asking::Sent(From::Now);
+                Asking::Wanted(from, None)
+            }
             (Asking::No, None) => return false,
         };
         true
     }
 
+    /// How far the group was seen.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// How far the group was seen, and what is known to be there.
+    pub(crate) fn seen_of_known(&self) -> Option<(u64, u64)> {
+        self.position.map(|position| (position.seen, self.known))
+    }
+
     /// Whether all that is known to be there was shown and nothing is asked for.
     pub(crate) fn is_settled(&self) -> bool {
-        !self.leaving && !self.is_asking() && self.position.is_none_or(|position| position.seen >= self.known)
+        !self.is_leaving() && !self.is_asking() && self.position.is_none_or(|position| position.seen >= self.known)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn joined(epoch: u64, head: u64, recovered: bool) -> Joined<'static> {
-        Joined { group_name: "Dogs".into(), epoch, head, members: 1, recovered }
-    }
-
-    fn member(from: From, answer: &Joined<'_>) -> Membership {
-        let mut membership = Membership::new(from);
-        assert!(membership.next_join("Dogs", Instant::now()).is_some());
-        membership.joined(answer);
-        membership
-    }
-
-    #[test]
-    fn a_new_member_sees_what_comes_after_the_head() {
-        let mut dogs = member(From::Now, &joined(1, 7, true));
-        assert!(dogs.is_settled());
-        assert_eq!(dogs.arrived(7), Arrival::Repeat);
-        assert_eq!(dogs.arrived(8), Arrival::Next);
-        assert_eq!(dogs.arrived(8), Arrival::Repeat);
-        assert_eq!(dogs.arrived(11), Arrival::Gap { first: 9, last: 10 });
-        assert_eq!(dogs.arrived(12), Arrival::Next);
-    }
-
-    #[test]
-    fn the_last_few_are_waited_for() {
-        let mut dogs = member(From::Last(2), &joined(1, 7, true));
-        assert!(!dogs.is_settled());
-        assert_eq!(dogs.arrived(6), Arrival::Next);
-        assert!(!dogs.is_settled());
-        assert_eq!(dogs.arrived(7), Arrival::Next);
-        assert!(dogs.is_settled());
-    }
-
-    #[test]
-    fn a_broken_connection_is_resumed_after_what_was_seen() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        assert_eq!(dogs.arrived(8), Arrival::Next);
-        assert!(dogs.disconnected());
-        let join = dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert_eq!((join.after, join.epoch, join.last), (Some(8), Some(5), None));
-        assert!(!dogs.joined(&joined(5, 10, true)));
-        assert!(!dogs.is_settled(), "9 and 10 are still to come");
-        assert_eq!(dogs.arrived(8), Arrival::Repeat);
-        assert_eq!(dogs.arrived(9), Arrival::Next);
-    }
-
-    #[test]
-    fn what_retention_removed_is_told_once() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        assert!(dogs.disconnected());
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(!dogs.joined(&joined(5, 20, false)));
-        assert_eq!(dogs.lagged(8, 15), Some((8, 15)));
-        assert_eq!(dogs.lagged(8, 15), None);
-        assert_eq!(dogs.arrived(16), Arrival::Next);
-    }
-
-    #[test]
-    fn another_epoch_begins_at_its_first_message() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        assert!(dogs.disconnected());
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(dogs.joined(&joined(6, 2, false)));
-        assert_eq!(dogs.arrived(1), Arrival::Next);
-        assert_eq!(dogs.arrived(2), Arrival::Next);
-        assert!(dogs.is_settled());
-    }
-
-    #[test]
-    fn a_group_shorter_than_what_was_seen_began_anew() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        assert!(dogs.disconnected());
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(dogs.joined(&joined(5, 3, false)));
-        assert_eq!(dogs.arrived(1), Arrival::Next);
-    }
-
-    #[test]
-    fn one_is_behind_until_ones_own_post_came_back() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        dogs.posted(5, 9);
-        assert!(!dogs.is_settled());
-        assert_eq!(dogs.arrived(8), Arrival::Next);
-        assert_eq!(dogs.arrived(9), Arrival::Next);
-        assert!(dogs.is_settled());
-        dogs.posted(4, 99);
-        assert!(dogs.is_settled(), "a post in another life of the group is not waited for");
-    }
-
-    #[test]
-    fn leaving_ends_with_the_connection_too() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        dogs.leave();
-        assert!(!dogs.is_settled());
-        assert!(!dogs.disconnected(), "nothing to resume");
-    }
-
-    #[test]
-    fn back_before_the_leave_was_answered() {
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        dogs.leave();
-        dogs.ask(From::Now);
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(dogs.left());
-        assert!(!dogs.joined(&joined(5, 9, true)));
-        assert_eq!(dogs.arrived(10), Arrival::Next);
-    }
-
-    #[test]
-    fn gone_and_back_before_anything_was_answered() {
-        let mut dogs = Membership::new(From::Now);
-        let now = Instant::now();
-        dogs.next_join("Dogs", now).unwrap();
-        dogs.leave();
-        dogs.ask(From::Now);
-        dogs.next_join("Dogs", now).unwrap();
-        assert!(dogs.is_of_before(), "the first join is answered, and left by now");
-        assert!(dogs.left(), "the second one is still to be answered");
-        assert!(!dogs.is_of_before());
-        dogs.joined(&joined(5, 9, true));
-        assert_eq!(dogs.arrived(10), Arrival::Next);
-    }
-
-    #[test]
-    fn a_refused_join_is_repeated_not_before_its_time() {
-        let mut dogs = Membership::new(From::Last(3));
-        let now = Instant::now();
-        let later = now + std::time::Duration::from_secs(2);
-        dogs.next_join("Dogs", now).unwrap();
-        dogs.join_later(later);
-        assert_eq!(dogs.deadline(), Some(later));
-        assert_eq!(dogs.next_join("Dogs", now), None);
-        assert_eq!(dogs.next_join("Dogs", later).unwrap().last, Some(3));
-    }
-
-    #[test]
-    fn a_refusal_ends_a_membership_only_if_there_is_no_earlier_one() {
-        let mut dogs = Membership::new(From::Now);
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(!dogs.join_refused());
-
-        let mut dogs = member(From::Now, &joined(5, 7, true));
-        dogs.ask(From::Last(3));
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(dogs.join_refused(), "the first join holds");
-
-        assert!(dogs.disconnected());
-        dogs.next_join("Dogs", Instant::now()).unwrap();
-        assert!(!dogs.join_refused(), "the connection that held it is gone");
-    }
-}
+mod tests;

@@ -1,28 +1,63 @@
 //! Posts that were not answered yet: kept, sent, sent again with the same `id`. Pure.
+//!
+//! Each group has a lane of its own, so that one whose posts are refused for now holds up no other. Posts of a lane go in
+//! the order in which they were typed, several in flight at once; after a refusal for now they go one at a time until one
+//! is stored. What was in flight behind the refused one may be stored before it all the same.
+//!
+//! A post is *in doubt* when it was sent and nobody said what became of it. The server stores a repeat once, but only as
+//! long as it remembers the id. So it is looked for in the stream of its group first, where there is one, and given up
+//! where that cannot be told any more; see [`Next::Forgotten`].
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tertulia_protocol::Code;
+
+use lane::Lane;
+pub(crate) use lane::Pending;
+
+mod lane;
 
 /// As many posts wait at most.
 const MOST_POSTS: usize = 1_000;
 /// As many bytes of text wait at most; one post is always taken.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A post that was sent so often without an answer is given up.
+/// A post whose connection broke so often before its answer, or that was refused for now so often, is given up.
 const MOST_TRIES: u32 = 20;
+/// For how long after it was first sent a post in doubt is repeated. A server remembers ids for `shard.dedup_time`, 5
+/// minutes by default, and does not tell clients for how long; this leaves a minute for the way and for slow clocks.
+const REMEMBERED: Duration = Duration::from_secs(240);
 
-/// A post that waits for its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pending {
-    /// Makes a retry harmless.
-    pub(crate) id: String,
-    /// The group.
-    pub(crate) group: String,
-    /// The text.
-    pub(crate) text: String,
-    /// Whether it was sent once, and it is not known what became of that.
-    pub(crate) in_doubt: bool,
-    sent: bool,
-    tries: u32,
+/// How many posts may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// One of all.
+    One,
+    /// So many of each group.
+    OfEach(usize),
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<'a> {
+    /// Send this one; it is taken as sent.
+    Send(&'a Pending),
+    /// This one is in doubt for so long that the server may have forgotten its id: a repeat could be stored twice.
+    Forgotten(Pending),
+}
+
+/// What comes of a post that was refused for now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// There is no such post.
+    Nothing,
+    /// It keeps its place and is sent again; `news` if it is the first refusal of its kind for a while.
+    Later {
+        /// Whether the person does not know yet.
+        news: bool,
+    },
+    /// It was tried too often.
+    Never(Pending),
 }
 
 /// The posts that wait, in the order in which they were typed.
@@ -30,7 +65,8 @@ pub(crate) struct Pending {
 pub(crate) struct Outbox {
     prefix: String,
     count: u64,
-    posts: VecDeque<Pending>,
+    lanes: BTreeMap<String, Lane>,
+    len: usize,
     bytes: usize,
     /// Nothing is sent before.
     hold: Option<Instant>,
@@ -39,27 +75,40 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// An empty outbox. `random` must differ between all clients of one user, for it makes the ids differ.
     pub(crate) fn new(random: u64) -> Self {
-        Self { prefix: format!("{random:016x}"), count: 0, posts: VecDeque::new(), bytes: 0, hold: None }
+        let prefix = format!("{random:016x}");
+        Self { prefix, count: 0, lanes: BTreeMap::new(), len: 0, bytes: 0, hold: None }
     }
 
     /// Whether there is no room for another post.
     pub(crate) fn is_full(&self) -> bool {
-        self.posts.len() >= MOST_POSTS || self.bytes >= MOST_BYTES
-    }
-
-    /// How many posts wait.
-    pub(crate) fn len(&self) -> usize {
-        self.posts.len()
+        self.len >= MOST_POSTS || self.bytes >= MOST_BYTES
     }
 
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.posts.is_empty()
+        self.len == 0
+    }
+
+    /// All that wait, in the order in which they were typed.
+    pub(crate) fn posts(&self) -> Vec<&Pending> {
+        let mut posts: Vec<_> = self.lanes.values().flat_map(Lane::posts).collect();
+        posts.sort_by_key(|post| post.number);
+        posts
     }
 
     /// Whether no answer is due.
     pub(crate) fn nothing_in_flight(&self) -> bool {
-        self.posts.iter().all(|post| !post.sent)
+        self.lanes.values().all(|lane| lane.in_flight() == 0)
+    }
+
+    /// The number of the post that was typed last.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether a post in that group waits that was typed before the one after `number`.
+    pub(crate) fn has_before(&self, group: &str, number: u64) -> bool {
+        self.lanes.get(group).is_some_and(|lane| lane.posts().any(|post| post.number <= number))
     }
 
     /// Takes a post in. The caller asks [`Outbox::is_full`] first.
@@ -67,165 +116,117 @@ impl Outbox {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
         self.bytes += text.len();
-        self.posts.push_back(Pending { id, group, text, in_doubt: false, sent: false, tries: 0 });
+        self.len += 1;
+        let post = Pending::new(id, self.count, group.clone(), text);
+        self.lanes.entry(group).or_default().push(post);
     }
 
-    /// The next post to send, taken as sent; `window` posts are in flight at most.
-    pub(crate) fn next(&mut self, now: Instant, window: usize) -> Option<&Pending> {
-        if self.hold.is_some_and(|until| now < until) {
+    /// What to do now: of all posts that are the next of their group, and of which `may_go` is true, the one typed first.
+    pub(crate) fn next(&mut self, now: Instant, window: Window, may_go: impl Fn(&Pending) -> bool) -> Option<Next<'_>> {
+        self.end_holds(now);
+        let most = match window {
+            Window::One if !self.nothing_in_flight() => return None,
+            Window::One => 1,
+            Window::OfEach(most) => most,
+        };
+        if self.hold.is_some() {
             return None;
         }
-        self.hold = None;
-        let in_flight = self.posts.iter().filter(|post| post.sent).count();
-        if in_flight >= window {
-            return None;
+        let next = self.lanes.values().filter_map(|lane| lane.next(most)).filter(|post| may_go(post));
+        let post = next.min_by_key(|post| post.number)?;
+        let (group, id) = (post.group.clone(), post.id.clone());
+        if post.in_doubt_since().is_some_and(|since| now >= since + REMEMBERED) {
+            return self.take(&id).map(Next::Forgotten);
         }
-        let post = self.posts.iter_mut().find(|post| !post.sent)?;
-        post.sent = true;
-        post.tries += 1;
-        Some(post)
+        self.lanes.get_mut(&group)?.send(&id, now).map(Next::Send)
     }
 
     /// When [`Outbox::next`] is worth asking again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.hold
+        self.lanes.values().filter_map(Lane::hold).chain(self.hold).min()
+    }
+
+    /// The post with that id is in the log.
+    pub(crate) fn stored(&mut self, id: &str) -> Option<Pending> {
+        if let Some(lane) = self.lane_of(id) {
+            lane.stored_one();
+        }
+        self.take(id)
     }
 
     /// The post with that id is done with, for better or worse.
     pub(crate) fn take(&mut self, id: &str) -> Option<Pending> {
-        let at = self.posts.iter().position(|post| post.id == id)?;
-        let post = self.posts.remove(at)?;
-        self.bytes -= post.text.len();
+        let lane = self.lane_of(id)?;
+        let post = lane.take(id)?;
+        self.forget(std::slice::from_ref(&post));
         Some(post)
     }
 
-    /// The post was refused for now. It keeps its place, and nothing is sent before `at`. Returns it if it was tried
-    /// too often.
-    pub(crate) fn retry(&mut self, id: &str, at: Instant) -> Option<Pending> {
-        let post = self.posts.iter_mut().find(|post| post.id == id)?;
-        if post.tries >= MOST_TRIES {
-            return self.take(id);
+    /// The post was refused for now. It keeps its place, and nothing of its group is sent before `at`; nothing at all if
+    /// there were too many posts.
+    pub(crate) fn refused_for_now(&mut self, id: &str, code: Code, at: Instant) -> Again {
+        // Who is asked to slow down is held up in all groups, and not asked to give up.
+        let at = match code {
+            Code::RateLimited => {
+                self.hold = self.hold.max(Some(at));
+                None
+            }
+            _ => Some(at),
+        };
+        let Some(lane) = self.lane_of(id) else { return Again::Nothing };
+        if lane.refused(id, at) >= MOST_TRIES {
+            return self.take(id).map_or(Again::Nothing, Again::Never);
         }
-        post.sent = false;
-        self.hold = Some(self.hold.map_or(at, |hold| hold.max(at)));
-        None
+        Again::Later { news: lane.is_news(code) }
     }
 
     /// It is not known what became of the post with that id.
     pub(crate) fn doubt(&mut self, id: &str) {
-        if let Some(post) = self.posts.iter_mut().find(|post| post.id == id) {
-            post.in_doubt = true;
+        if let Some(lane) = self.lane_of(id) {
+            lane.doubt(id);
+        }
+    }
+
+    /// What was in doubt in that group is not in its log.
+    pub(crate) fn not_stored(&mut self, group: &str) {
+        if let Some(lane) = self.lanes.get_mut(group) {
+            lane.not_stored();
         }
     }
 
     /// The connection broke: what was sent is sent again. Returns the posts that were tried too often.
     pub(crate) fn disconnected(&mut self) -> Vec<Pending> {
         self.hold = None;
-        for post in &mut self.posts {
-            post.in_doubt |= post.sent;
-            post.sent = false;
-        }
-        self.drain_if(|post| post.tries >= MOST_TRIES)
+        self.lanes.values_mut().for_each(Lane::disconnected);
+        self.drain_if(|post| post.unanswered() >= MOST_TRIES)
     }
 
     /// Takes out the posts that may be in the log already: they were sent and not answered.
     pub(crate) fn take_uncertain(&mut self) -> Vec<Pending> {
-        self.drain_if(|post| post.tries > 0)
+        self.drain_if(Pending::is_uncertain)
     }
 
     fn drain_if(&mut self, gone: impl Fn(&Pending) -> bool) -> Vec<Pending> {
-        let (out, kept): (Vec<_>, Vec<_>) = self.posts.drain(..).partition(|post| gone(post));
-        self.posts = kept.into();
-        self.bytes -= out.iter().map(|post| post.text.len()).sum::<usize>();
+        let out: Vec<_> = self.lanes.values_mut().flat_map(|lane| lane.drain_if(&gone)).collect();
+        self.forget(&out);
         out
+    }
+
+    fn forget(&mut self, gone: &[Pending]) {
+        self.len -= gone.len();
+        self.bytes -= gone.iter().map(|post| post.text.len()).sum::<usize>();
+        self.lanes.retain(|_, lane| lane.posts().next().is_some());
+    }
+
+    fn lane_of(&mut self, id: &str) -> Option<&mut Lane> {
+        self.lanes.values_mut().find(|lane| lane.posts().any(|post| post.id == id))
+    }
+
+    fn end_holds(&mut self, now: Instant) {
+        self.hold = self.hold.filter(|until| now < *until);
+        self.lanes.values_mut().for_each(|lane| lane.end_hold(now));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn outbox(texts: &[&str]) -> Outbox {
-        let mut outbox = Outbox::new(0xa1);
-        for text in texts {
-            outbox.push("Dogs".into(), (*text).into());
-        }
-        outbox
-    }
-
-    fn sent(outbox: &mut Outbox, now: Instant, window: usize) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        while let Some(post) = outbox.next(now, window) {
-            all.push((post.id.clone(), post.text.clone()));
-        }
-        all
-    }
-
-    #[test]
-    fn what_was_sent_and_not_answered_is_sent_again_in_order_with_its_id() {
-        let now = Instant::now();
-        let mut outbox = outbox(&["one", "two", "three"]);
-        let first = sent(&mut outbox, now, 9);
-        assert_eq!(first[0], ("00000000000000a1-1".into(), "one".into()));
-        assert_eq!(outbox.take(&first[1].0).unwrap().text, "two");
-        assert!(outbox.disconnected().is_empty());
-        assert_eq!(sent(&mut outbox, now, 9), [first[0].clone(), first[2].clone()]);
-    }
-
-    #[test]
-    fn a_window_is_kept() {
-        let now = Instant::now();
-        let mut outbox = outbox(&["one", "two"]);
-        let first = sent(&mut outbox, now, 1);
-        assert_eq!(first.len(), 1);
-        outbox.take(&first[0].0).unwrap();
-        assert_eq!(sent(&mut outbox, now, 1)[0].1, "two");
-    }
-
-    #[test]
-    fn a_refused_post_holds_those_behind_it() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(1);
-        let mut outbox = outbox(&["one", "two"]);
-        let id = outbox.next(now, 1).unwrap().id.clone();
-        assert_eq!(outbox.retry(&id, later), None);
-        assert_eq!(outbox.deadline(), Some(later));
-        assert_eq!(sent(&mut outbox, now, 9), []);
-        let texts: Vec<_> = sent(&mut outbox, later, 9).into_iter().map(|(_, text)| text).collect();
-        assert_eq!(texts, ["one", "two"]);
-    }
-
-    #[test]
-    fn a_post_that_breaks_every_connection_is_given_up() {
-        let now = Instant::now();
-        let mut outbox = outbox(&["poison"]);
-        for _ in 1..MOST_TRIES {
-            outbox.next(now, 9).unwrap();
-            assert!(outbox.disconnected().is_empty());
-        }
-        outbox.next(now, 9).unwrap();
-        assert_eq!(outbox.disconnected().len(), 1);
-        assert!(outbox.is_empty());
-    }
-
-    #[test]
-    fn room_is_bounded_by_count_and_bytes() {
-        let mut many = outbox(&[""; MOST_POSTS]);
-        assert!(many.is_full());
-        let id = many.next(Instant::now(), 9).unwrap().id.clone();
-        many.take(&id).unwrap();
-        assert!(!many.is_full());
-        assert!(outbox(&[&"x".repeat(MOST_BYTES)]).is_full());
-    }
-
-    #[test]
-    fn only_what_was_sent_is_uncertain() {
-        let mut outbox = outbox(&["one", "two"]);
-        outbox.next(Instant::now(), 1).unwrap();
-        outbox.disconnected();
-        assert_eq!(outbox.take_uncertain().len(), 1);
-        assert_eq!(outbox.len(), 1);
-    }
-}
+mod tests;

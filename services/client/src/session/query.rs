@@ -16,6 +16,8 @@ const MOST_QUERIES: usize = 16;
 pub(crate) const MOST_HISTORY: u64 = 1_000;
 /// No further page of history is asked for once so many bytes are held.
 const MOST_HISTORY_BYTES: usize = 16 * 1024 * 1024;
+/// The same in words.
+const MOST_HISTORY_MIB: usize = MOST_HISTORY_BYTES / (1024 * 1024);
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,33 @@ pub(crate) enum Query {
     },
 }
 
+impl Query {
+    /// The group that it is about, if it is about one.
+    fn group(&self) -> Option<&str> {
+        match self {
+            Self::History { group, .. } | Self::Members { group } => Some(group),
+            Self::Groups { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::History { group, .. } => write!(f, "the history of {group}"),
+            Self::Members { group } => write!(f, "the members of {group}"),
+            Self::Groups { .. } => f.write_str("the groups"),
+        }
+    }
+}
+
+/// A question, and the number of the post that was typed last before it.
+#[derive(Debug)]
+struct Asked {
+    query: Query,
+    number: u64,
+}
+
 /// What to do after a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -49,12 +78,14 @@ enum Next {
 /// The questions that wait; the first is on its way.
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
-    waiting: VecDeque<Query>,
+    waiting: VecDeque<Asked>,
     sent: bool,
     /// Where the next page of the first question begins: a name.
     after: Option<String>,
     /// What was gathered of the first question, if it is `History`: pages come newest first.
     gathered: VecDeque<Line>,
+    /// The life of the group that this is of.
+    epoch: Option<u64>,
     bytes: usize,
 }
 
@@ -69,9 +100,14 @@ impl Queries {
         self.waiting.is_empty()
     }
 
-    /// Takes a question in.
-    pub(crate) fn push(&mut self, query: Query) {
-        self.waiting.push_back(query);
+    /// Those that wait, in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Query> {
+        self.waiting.iter().map(|asked| &asked.query)
+    }
+
+    /// Takes a question in; `number` is that of the post that was typed last.
+    pub(crate) fn push(&mut self, query: Query, number: u64) {
+        self.waiting.push_back(Asked { query, number });
     }
 
     /// The connection broke: the first question is asked again, from where its last page ended.
@@ -79,12 +115,16 @@ impl Queries {
         self.sent = false;
     }
 
-    /// The line to send now, if there is one.
-    pub(crate) fn next_line(&mut self) -> Option<FromClient<'_>> {
+    /// The line to send now, if there is one. `is_before` says whether a post in that group waits that was typed before:
+    /// the question waits for it, so that its answer shows what the post has done.
+    pub(crate) fn next_line(&mut self, is_before: impl Fn(&str, u64) -> bool) -> Option<FromClient<'_>> {
         if self.sent {
             return None;
         }
-        let query = self.waiting.front()?;
+        let Asked { query, number } = self.waiting.front()?;
+        if query.group().is_some_and(|group| is_before(group, *number)) {
+            return None;
+        }
         self.sent = true;
         let after = self.after.as_deref().map(Into::into);
         Some(match query {
@@ -103,12 +143,19 @@ impl Queries {
         })
     }
 
-    /// A page of history came. An answer that nobody asked for is dropped, here and below.
-    pub(crate) fn history(&mut self, page: History<'_>, show: &mut Vec<Event>) {
-        let Some(Query::History { group, count }) = self.waiting.front() else { return };
+    /// A page of history came. Whether it was asked for: what nobody asked for is dropped, here and below.
+    pub(crate) fn history(&mut self, page: History<'_>, show: &mut Vec<Event>) -> bool {
+        let Some(Asked { query: Query::History { group, count }, .. }) = self.waiting.front() else { return false };
         if !self.sent || *group != page.group_name {
-            return;
+            return false;
         }
+        // The group began anew between two pages: what was gathered is of a life that is over.
+        if self.epoch.is_some_and(|epoch| epoch != page.epoch) {
+            self.forget_gathered();
+            self.turn(Next::AskAgain);
+            return true;
+        }
+        self.epoch = Some(page.epoch);
         let empty = page.messages.is_empty();
         for message in page.messages.into_iter().rev() {
             self.bytes += message.message.len();
@@ -120,32 +167,40 @@ impl Queries {
                 text: message.message.into_owned(),
             });
         }
-        let enough = self.gathered.len() as u64 >= *count || self.bytes >= MOST_HISTORY_BYTES;
-        if page.more && !empty && !enough {
-            return self.turn(Next::AskAgain);
+        let enough = self.gathered.len() as u64 >= *count;
+        let full = self.bytes >= MOST_HISTORY_BYTES;
+        if page.more && !empty && !enough && !full {
+            self.turn(Next::AskAgain);
+            return true;
+        }
+        if page.more && !enough && full {
+            let shown = self.gathered.len();
+            show.push(Event::Note(format!("only {shown} messages of {group}: they have over {MOST_HISTORY_MIB} MiB")));
         }
         show.extend(self.gathered.drain(..).map(Event::Past));
         self.turn(Next::Done);
+        true
     }
 
     /// A page of members came.
-    pub(crate) fn members(&mut self, page: Members<'_>, show: &mut Vec<Event>) {
-        let Some(Query::Members { group }) = self.waiting.front() else { return };
+    pub(crate) fn members(&mut self, page: Members<'_>, show: &mut Vec<Event>) -> bool {
+        let Some(Asked { query: Query::Members { group }, .. }) = self.waiting.front() else { return false };
         if !self.sent || *group != page.group_name {
-            return;
+            return false;
         }
         let users: Vec<String> = page.members.into_iter().map(Into::into).collect();
         let group = group.clone();
         let next = self.follow(page.more, users.last().cloned());
         show.push(Event::Members { group, users });
         self.turn(next);
+        true
     }
 
     /// A page of groups came.
-    pub(crate) fn groups(&mut self, page: Groups<'_>, show: &mut Vec<Event>) {
-        let Some(Query::Groups { .. }) = self.waiting.front() else { return };
+    pub(crate) fn groups(&mut self, page: Groups<'_>, show: &mut Vec<Event>) -> bool {
+        let Some(Asked { query: Query::Groups { .. }, .. }) = self.waiting.front() else { return false };
         if !self.sent {
-            return;
+            return false;
         }
         let line = |group: tertulia_protocol::extended::GroupSummary<'_>| GroupLine {
             name: group.group_name.into_owned(),
@@ -156,12 +211,12 @@ impl Queries {
         let next = self.follow(page.more, groups.last().map(|group| group.name.clone()));
         show.push(Event::Groups(groups));
         self.turn(next);
+        true
     }
 
     /// The first question was refused.
     pub(crate) fn refused(&mut self) {
         if self.sent {
-            self.gathered.clear();
             self.turn(Next::Done);
         }
     }
@@ -180,8 +235,13 @@ impl Queries {
         if next == Next::Done {
             self.waiting.pop_front();
             self.after = None;
-            self.bytes = 0;
+            self.forget_gathered();
         }
+    }
+
+    fn forget_gathered(&mut self) {
+        self.gathered.clear();
+        (self.epoch, self.bytes) = (None, 0);
     }
 }
 
@@ -198,8 +258,12 @@ mod tests {
         History { group_name: "Dogs".into(), epoch: 1, messages, more }
     }
 
+    fn next_line(queries: &mut Queries) -> Option<FromClient<'_>> {
+        queries.next_line(|_, _| false)
+    }
+
     fn request(queries: &mut Queries) -> (Option<u64>, Option<u64>) {
-        match queries.next_line() {
+        match next_line(queries) {
             Some(FromClient::History(request)) => (request.before, request.limit),
             other => panic!("{other:?}"),
         }
@@ -208,9 +272,9 @@ mod tests {
     #[test]
     fn pages_of_history_are_put_together_oldest_first() {
         let (mut queries, mut shown) = (Queries::default(), Vec::new());
-        queries.push(Query::History { group: "Dogs".into(), count: 5 });
+        queries.push(Query::History { group: "Dogs".into(), count: 5 }, 0);
         assert_eq!(request(&mut queries), (None, Some(5)));
-        assert_eq!(queries.next_line(), None, "one at a time");
+        assert_eq!(next_line(&mut queries), None, "one at a time");
         queries.history(page(8..=10, true), &mut shown);
         assert!(shown.is_empty());
         assert_eq!(request(&mut queries), (Some(8), Some(2)));
@@ -224,7 +288,7 @@ mod tests {
     #[test]
     fn a_question_that_was_cut_short_goes_on_where_it_was() {
         let (mut queries, mut shown) = (Queries::default(), Vec::new());
-        queries.push(Query::History { group: "Dogs".into(), count: 5 });
+        queries.push(Query::History { group: "Dogs".into(), count: 5 }, 0);
         request(&mut queries);
         queries.history(page(8..=10, true), &mut shown);
         request(&mut queries);
@@ -233,17 +297,56 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_two_lives_of_a_group_are_not_mixed() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.push(Query::History { group: "Dogs".into(), count: 5 }, 0);
+        request(&mut queries);
+        queries.history(page(8..=10, true), &mut shown);
+        request(&mut queries);
+        queries.history(History { epoch: 2, ..page(1..=1, false) }, &mut shown);
+        assert!(shown.is_empty());
+        assert_eq!(request(&mut queries), (None, Some(5)), "from the newest of the new life");
+        queries.history(History { epoch: 2, ..page(1..=2, false) }, &mut shown);
+        assert_eq!(shown.len(), 2);
+        assert!(queries.is_empty());
+    }
+
+    #[test]
+    fn a_question_waits_for_the_posts_before_it() {
+        let mut queries = Queries::default();
+        queries.push(Query::Members { group: "Dogs".into() }, 3);
+        queries.push(Query::Groups { prefix: None }, 3);
+        let waits = |group: &str, number: u64| group == "Dogs" && number >= 2;
+        assert_eq!(queries.next_line(waits), None);
+        assert!(matches!(next_line(&mut queries), Some(FromClient::Members(_))));
+        queries.refused();
+        assert!(matches!(queries.next_line(waits), Some(FromClient::Groups(_))), "that one is about no group");
+    }
+
+    #[test]
+    fn history_that_is_cut_for_its_size_says_so() {
+        let (mut queries, mut shown) = (Queries::default(), Vec::new());
+        queries.push(Query::History { group: "Dogs".into(), count: 5 }, 0);
+        request(&mut queries);
+        let mut page = page(9..=10, true);
+        page.messages[0].message = "x".repeat(MOST_HISTORY_BYTES).into();
+        queries.history(page, &mut shown);
+        assert!(matches!(&shown[..], [Event::Note(_), Event::Past(_), Event::Past(_)]), "{}", shown.len());
+        assert!(queries.is_empty());
+    }
+
+    #[test]
     fn a_server_that_promises_more_and_gives_nothing_is_not_followed() {
         let (mut queries, mut shown) = (Queries::default(), Vec::new());
-        queries.push(Query::Members { group: "Dogs".into() });
+        queries.push(Query::Members { group: "Dogs".into() }, 0);
         let answer = |names: &[&str]| Members {
             group_name: "Dogs".into(),
             members: names.iter().map(|name| (*name).to_owned().into()).collect(),
             more: true,
         };
-        queries.next_line().unwrap();
+        next_line(&mut queries).unwrap();
         queries.members(answer(&["ada", "bob"]), &mut shown);
-        let Some(FromClient::Members(next)) = queries.next_line() else { panic!("asks on") };
+        let Some(FromClient::Members(next)) = next_line(&mut queries) else { panic!("asks on") };
         assert_eq!(next.after.as_deref(), Some("bob"));
         queries.members(answer(&["ada", "bob"]), &mut shown);
         assert!(queries.is_empty(), "the same page again is no progress");
@@ -252,12 +355,12 @@ mod tests {
     #[test]
     fn a_refused_question_makes_room_for_the_next() {
         let mut queries = Queries::default();
-        queries.push(Query::Members { group: "Cats".into() });
-        queries.push(Query::Groups { prefix: None });
-        queries.next_line().unwrap();
+        queries.push(Query::Members { group: "Cats".into() }, 0);
+        queries.push(Query::Groups { prefix: None }, 0);
+        next_line(&mut queries).unwrap();
         queries.refused();
-        assert!(matches!(queries.next_line(), Some(FromClient::Groups(_))));
-        assert!(queries.next_line().is_none());
+        assert!(matches!(next_line(&mut queries), Some(FromClient::Groups(_))));
+        assert!(next_line(&mut queries).is_none());
     }
 
     #[test]

@@ -4,23 +4,29 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tertulia_protocol::extended::{FromClient, FromServer, Hello, Joined, Left, LeftReason, Limits, Post, Welcome};
+use tertulia_protocol::extended::{FromClient, Hello, Limits, Post};
 use tertulia_protocol::{VERSION, codec};
 
-use super::backoff;
-use super::event::{Event, Line};
-use super::membership::{Arrival, From, Membership};
-use super::outbox::{Outbox, Pending};
+use super::connection::LONGEST_LINE;
+use super::event::Event;
+use super::membership::{From, Membership};
+use super::outbox::{Next, Outbox, Pending, Window};
 use super::query::{MOST_HISTORY, Queries, Query};
+use crate::bookmarks::Places;
 use crate::input::Command;
 
+mod frames;
+mod open;
 mod refusal;
 
+pub(crate) use open::Unanswered;
 pub(crate) use refusal::Refusal;
 
-/// Posts in flight at once on a server without a limit of posts. One that has a limit may refuse a post and take the
-/// next; there, only one is in flight, so that they keep their order.
+/// Posts in flight at once in a group, on a server without a limit of posts. One that has a limit refuses a post now and
+/// then and takes the next; there, only one of all is in flight, so that they keep their order.
 const WINDOW: usize = 256;
+/// No server is believed to send longer lines than that.
+const LONGEST_LINE_BELIEVED: u64 = 1024 * 1024 * 1024;
 
 /// How far the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +63,21 @@ pub(crate) struct State {
     heartbeat: Option<Duration>,
     reconnect_after: Option<Duration>,
     failures: u64,
+    progress: bool,
+    /// How far groups were seen that are not joined, or not any more.
+    places: Places,
+    /// How far those were seen in an earlier run that were not joined in this one yet.
+    resume: Places,
+    /// Whether one was seen further.
+    moved: bool,
     wire: Vec<u8>,
     events: Vec<Event>,
 }
 
 impl State {
-    /// A session that is not connected yet. `random` makes the ids of its posts differ from all others.
-    pub(crate) fn new(user: Option<String>, random: u64) -> Self {
+    /// A session that is not connected yet. `random` makes the ids of its posts differ from all others; `places` is how far
+    /// an earlier one had seen.
+    pub(crate) fn new(user: Option<String>, random: u64, places: Places) -> Self {
         Self {
             identity: Identity { asked: user, known: None },
             phase: Phase::Offline,
@@ -75,6 +89,10 @@ impl State {
             heartbeat: None,
             reconnect_after: None,
             failures: 0,
+            progress: false,
+            resume: places.clone(),
+            places,
+            moved: false,
             wire: Vec::new(),
             events: Vec::new(),
         }
@@ -146,14 +164,33 @@ impl State {
         !self.outbox.is_full() && !self.queries.is_full()
     }
 
-    /// Whether all that was asked for was answered, and all that is known to be there was shown.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.outbox.is_empty() && self.queries.is_empty() && self.groups.values().all(Membership::is_settled)
+    /// Whether something came of what was asked for, since the last time.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 
-    /// How many posts were not answered.
-    pub(crate) fn unanswered(&self) -> usize {
-        self.outbox.len()
+    /// Whether a group was seen further than when [`State::places`] was asked last.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// How far each group was seen.
+    pub(crate) fn places(&mut self) -> &Places {
+        self.moved = false;
+        for (group, membership) in &self.groups {
+            if let Some(position) = membership.position() {
+                self.places.insert(group.clone(), position);
+            }
+        }
+        &self.places
+    }
+
+    /// How long the lines of this server may be: a message is in one, however its characters are escaped.
+    pub(crate) fn longest_line(&self) -> usize {
+        let Limits { message_bytes, line_bytes, .. } = self.limits;
+        let message = if message_bytes > 0 { message_bytes } else { line_bytes };
+        let escaped = message.saturating_mul(6).saturating_add(4 * 1024).min(LONGEST_LINE_BELIEVED);
+        usize::try_from(escaped).unwrap_or(usize::MAX).max(LONGEST_LINE)
     }
 
     /// When [`State::tick`] is due.
@@ -182,6 +219,7 @@ impl State {
         for post in self.outbox.disconnected() {
             self.give_up(&post);
         }
+        self.leave_where_due();
     }
 
     /// Time went by.
@@ -200,12 +238,15 @@ impl State {
     pub(crate) fn command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Join { group, last } => self.join(group, last),
-            Command::Leave { group } => self.leave(group),
+            Command::Leave { group } => self.leave(&group),
             Command::Post { group, text } => self.outbox.push(group, text),
-            Command::Members { group } => self.queries.push(Query::Members { group }),
-            Command::Groups { prefix } => self.queries.push(Query::Groups { prefix }),
+            Command::Members { group } => self.ask(Query::Members { group }),
+            Command::Groups { prefix } => self.ask(Query::Groups { prefix }),
             Command::History { group, count } => {
-                self.queries.push(Query::History { group, count: count.clamp(1, MOST_HISTORY) });
+                if count > MOST_HISTORY {
+                    self.note(format!("only the newest {MOST_HISTORY} messages of {group}: no more are shown at once"));
+                }
+                self.ask(Query::History { group, count: count.clamp(1, MOST_HISTORY) });
             }
             Command::Help => self.events.push(Event::Help),
             Command::Quit => {}
@@ -213,140 +254,13 @@ impl State {
         self.pump(now);
     }
 
-    /// A line of the server came.
-    ///
-    /// # Errors
-    /// If the server does not let the client in.
-    pub(crate) fn line(&mut self, line: &[u8], now: Instant) -> Result<(), Refusal> {
-        if line.is_empty() {
-            return Ok(());
-        }
-        match codec::decode_server(line) {
-            Ok(Some(frame)) => self.frame(frame, now)?,
-            Ok(None) => {}
-            Err(fault) if self.phase == Phase::Greeting => return Err(Refusal::NotTertulia(fault)),
-            Err(fault) => {
-                self.events.push(Event::Problem(format!("a line of the server was not understood: {fault}")));
-            }
-        }
-        self.pump(now);
-        Ok(())
-    }
-
-    fn frame(&mut self, frame: FromServer<'_>, now: Instant) -> Result<(), Refusal> {
-        if self.phase == Phase::Greeting {
-            match frame {
-                FromServer::Welcome(welcome) => self.welcome(welcome),
-                FromServer::Rejected(rejected) => return self.not_let_in(&rejected),
-                FromServer::Error(text) => return Err(Refusal::TurnedAway(text.into_owned())),
-                FromServer::GoingAway(away) => {
-                    self.reconnect_after = Some(backoff::asked(away.reconnect_after_ms));
-                    return Err(Refusal::TurnedAway(format!("the server is going away: {}", away.reason)));
-                }
-                _ => {}
-            }
-            return Ok(());
-        }
-        match frame {
-            FromServer::Joined(joined) => self.joined(&joined),
-            FromServer::Left(left) => self.left(&left),
-            FromServer::Message(message) => {
-                let line = Line {
-                    seq: message.seq,
-                    at: message.at,
-                    group: message.group_name.into_owned(),
-                    sender: message.sender.into_owned(),
-                    text: message.message.into_owned(),
-                };
-                self.message(line);
-            }
-            FromServer::Lagged(lagged) => {
-                let news = self.groups.get_mut(&*lagged.group_name).and_then(|m| m.lagged(lagged.first, lagged.last));
-                if let Some((first, last)) = news {
-                    self.events.push(Event::Missing { group: lagged.group_name.into_owned(), first, last });
-                }
-            }
-            FromServer::Posted(posted) => {
-                let known = posted.id.and_then(|id| self.outbox.take(&id)).is_some();
-                match self.groups.get_mut(&*posted.group_name) {
-                    Some(membership) if known => membership.posted(posted.epoch, posted.seq),
-                    None if known => self.note(format!("posted to {}, where you are no member", posted.group_name)),
-                    _ => {}
-                }
-            }
-            FromServer::History(page) => self.queries.history(page, &mut self.events),
-            FromServer::Members(page) => self.queries.members(page, &mut self.events),
-            FromServer::Groups(page) => self.queries.groups(page, &mut self.events),
-            FromServer::Ping {} => codec::encode(&FromClient::Pong {}, &mut self.wire),
-            FromServer::GoingAway(away) => {
-                self.phase = Phase::Departing;
-                self.reconnect_after = Some(backoff::asked(away.reconnect_after_ms));
-                self.note(format!("the server is going away: {}", away.reason));
-            }
-            FromServer::Rejected(rejected) => self.rejected(&rejected, now),
-            FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
-            FromServer::Welcome(_) | FromServer::Pong {} => {}
-        }
-        Ok(())
-    }
-
-    fn welcome(&mut self, welcome: Welcome<'_>) {
-        self.phase = Phase::Online;
-        self.limits = welcome.limits;
-        self.heartbeat = Some(Duration::from_millis(welcome.heartbeat));
-        let user = welcome.user.into_owned();
-        let again = if self.was_online { " again" } else { "" };
-        self.note(format!("connected{again} to {} as {user}", welcome.server));
-        self.was_online = true;
-        self.identity.known = Some(user);
-    }
-
-    fn joined(&mut self, joined: &Joined<'_>) {
-        let group = &*joined.group_name;
-        let Some(membership) = self.groups.get_mut(group) else { return };
-        if membership.is_of_before() {
-            return;
-        }
-        if membership.joined(joined) {
-            self.note(format!("{group} began anew: what was seen before is not part of it"));
-        }
-        let (members, head) = (joined.members, joined.head);
-        let people = if members == 1 { "you alone".to_owned() } else { format!("{members} members") };
-        self.note(format!("joined {group}: {people}, {head} messages so far"));
-    }
-
-    fn left(&mut self, left: &Left<'_>) {
-        let group = &*left.group_name;
-        let Some(membership) = self.groups.get_mut(group) else { return };
-        if !membership.left() || left.reason != LeftReason::Leave {
-            self.groups.remove(group);
-        }
-        let detail = left.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        let problem = match left.reason {
-            LeftReason::Leave => return self.note(format!("left {group}")),
-            LeftReason::Kicked => format!("you were kicked from {group}{detail}"),
-            LeftReason::Banned => format!("you were banned from {group}{detail}"),
-            LeftReason::Closed => format!("{group} was closed{detail}"),
-            LeftReason::Deleted => format!("{group} was deleted{detail}"),
-            _ => format!("your membership of {group} ended{detail}"),
-        };
-        self.events.push(Event::Problem(problem));
-    }
-
-    fn message(&mut self, line: Line) {
-        let Some(membership) = self.groups.get_mut(&line.group) else { return };
-        match membership.arrived(line.seq) {
-            Arrival::Repeat => return,
-            Arrival::Next => {}
-            Arrival::Gap { first, last } => {
-                self.events.push(Event::Missing { group: line.group.clone(), first, last });
-            }
-        }
-        self.events.push(Event::Message(line));
-    }
-
     fn join(&mut self, group: String, last: Option<u64>) {
-        let from = last.map_or(From::Now, From::Last);
+        let resumed = self.resume.remove(&group);
+        let from = match (last, resumed) {
+            (Some(last), _) => From::Last(last),
+            (None, Some(position)) => From::After(position),
+            (None, None) => From::Now,
+        };
         match self.groups.get_mut(&group) {
             None => {
                 self.groups.insert(group, Membership::new(from));
@@ -358,21 +272,22 @@ impl State {
         }
     }
 
-    fn leave(&mut self, group: String) {
-        let Some(membership) = self.groups.get_mut(&group) else {
-            return self.fail(format!("you are not a member of {group}"));
-        };
-        if self.phase == Phase::Online {
-            membership.leave();
-            codec::encode(&FromClient::Leave { group_name: group.into() }, &mut self.wire);
-        } else {
-            self.groups.remove(&group);
-            self.note(format!("left {group}"));
+    /// Posts that were typed before are answered first, since they may need the membership.
+    fn leave(&mut self, group: &str) {
+        let number = self.outbox.last_number();
+        let is_member = self.groups.get_mut(group).is_some_and(|membership| membership.leave_after(number));
+        if !is_member {
+            self.fail(format!("you are not a member of {group}"));
         }
     }
 
-    /// Writes what can be sent now: joins first, since posts may need them.
+    fn ask(&mut self, query: Query) {
+        self.queries.push(query, self.outbox.last_number());
+    }
+
+    /// Writes what can be sent now: joins before posts, since those may need them.
     fn pump(&mut self, now: Instant) {
+        self.leave_where_due();
         if self.phase != Phase::Online {
             return;
         }
@@ -381,34 +296,86 @@ impl State {
                 codec::encode(&FromClient::Join(join), &mut self.wire);
             }
         }
-        let window = if self.limits.posts_per_second > 0 { 1 } else { WINDOW };
-        while let Some(post) = self.outbox.next(now, window) {
+        self.send_posts(now);
+        let outbox = &self.outbox;
+        if let Some(line) = self.queries.next_line(|group, number| outbox.has_before(group, number)) {
+            codec::encode(&line, &mut self.wire);
+        }
+    }
+
+    /// Leaves the groups that are to be left and of which no earlier post waits.
+    fn leave_where_due(&mut self) {
+        // What a server that goes away does not take any more is left with the connection.
+        if self.phase == Phase::Departing {
+            return;
+        }
+        let outbox = &self.outbox;
+        let is_due = |group: &str, number| !outbox.has_before(group, number);
+        let due = self.groups.iter().filter(|(group, m)| m.leaves_after().is_some_and(|number| is_due(group, number)));
+        let due: Vec<String> = due.map(|(group, _)| group.clone()).collect();
+        for group in due {
+            let Some(membership) = self.groups.get_mut(&group) else { continue };
+            self.places.extend(membership.position().map(|position| (group.clone(), position)));
+            if membership.leave() {
+                codec::encode(&FromClient::Leave { group_name: group.into() }, &mut self.wire);
+                continue;
+            }
+            if !membership.is_of_use() {
+                self.groups.remove(&group);
+            }
+            self.note(format!("left {group}"));
+        }
+    }
+
+    fn send_posts(&mut self, now: Instant) {
+        let window = if self.limits.posts_per_second > 0 { Window::One } else { Window::OfEach(WINDOW) };
+        let groups = &self.groups;
+        // What may be in the log is looked for in the stream first; what was typed after a `leave` goes after it.
+        let may_go = |post: &Pending| {
+            groups.get(&post.group).is_none_or(|membership| {
+                let is_of_before = membership.leaves_after().is_none_or(|number| post.number <= number);
+                is_of_before && !(post.is_in_doubt() && membership.is_resuming())
+            })
+        };
+        let mut failed = Vec::new();
+        while let Some(next) = self.outbox.next(now, window, may_go) {
+            let post = match next {
+                Next::Send(post) => post,
+                Next::Forgotten(post) => {
+                    failed.push(unknown(&post));
+                    continue;
+                }
+            };
             let before = self.wire.len();
             let id = Some((&post.id).into());
             let line = Post { group_name: (&post.group).into(), message: (&post.text).into(), id, traceparent: None };
             codec::encode(&FromClient::Post(line), &mut self.wire);
             // A line over the limit would cost the connection, again and again.
             let bytes = (self.wire.len() - before - 1) as u64;
-            if self.limits.line_bytes > 0 && bytes > self.limits.line_bytes {
+            let max = self.limits.line_bytes;
+            if max > 0 && bytes > max {
                 self.wire.truncate(before);
-                let (id, max) = (post.id.clone(), self.limits.line_bytes);
+                let id = post.id.clone();
                 self.outbox.take(&id);
-                self.fail(format!("not posted: a line has at most {max} bytes on this server, this one has {bytes}"));
+                failed.push(format!("not posted: a line has at most {max} bytes on this server, this one has {bytes}"));
             }
         }
-        if let Some(line) = self.queries.next_line() {
-            codec::encode(&line, &mut self.wire);
+        for problem in failed {
+            self.fail(problem);
         }
     }
 
     fn give_up(&mut self, post: &Pending) {
-        let start: String = post.text.chars().take(40).collect();
-        self.fail(format!("it is unknown whether this was posted to {}: {start}", post.group));
+        self.fail(unknown(post));
     }
 
     fn note(&mut self, text: String) {
         self.events.push(Event::Note(text));
     }
+}
+
+fn unknown(post: &Pending) -> String {
+    format!("it is unknown whether this was posted to {}: {}", post.group, open::beginning(&post.text))
 }
 
 #[cfg(test)]

@@ -7,9 +7,13 @@ use tertulia_protocol::{Code, Fault};
 
 use super::State;
 use crate::session::backoff;
+use crate::session::event::Event;
+use crate::session::outbox::Again;
 
 /// When to try again if the server does not say.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Nobody waits longer for a group to be made.
+const WORTH_WAITING: Duration = Duration::from_secs(10);
 
 /// The server did not let the client in.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,9 @@ pub(crate) enum Refusal {
     /// A guest's name of an earlier connection was refused; the next attempt asks for a new one.
     #[error("refused: {0}; asking for another guest name")]
     GuestName(String),
+    /// A moderator ended the connection. Who is told so does not come straight back.
+    #[error("{0}")]
+    Dismissed(String),
     /// The other end speaks something else.
     #[error("that is no tertulia server: {0}")]
     NotTertulia(Fault),
@@ -48,55 +55,95 @@ impl State {
     }
 
     /// Something after `Hello` was refused.
-    pub(super) fn rejected(&mut self, rejected: &Rejected<'_>, now: Instant) {
-        let wait = rejected.retry_after_ms.map_or(AGAIN, backoff::asked).max(Duration::from_millis(50));
-        let later = now + wait;
-        let passing = matches!(rejected.code, Code::RateLimited | Code::Unavailable | Code::Draining);
-        let group = rejected.group_name.as_deref();
-        let text = &rejected.message;
-
+    pub(super) fn rejected(&mut self, rejected: &Rejected<'_>, now: Instant) -> Result<(), Refusal> {
+        let text = &*rejected.message;
         if let Some(id) = rejected.id.as_deref() {
-            if rejected.outcome_unknown {
-                self.outbox.doubt(id);
-            }
-            let gone = if passing { self.outbox.retry(id, later) } else { self.outbox.take(id) };
-            match gone {
-                // An earlier attempt may have come through: this refusal is of the last one.
-                Some(post) if post.in_doubt => {
-                    self.give_up(&post);
-                    self.note(text.clone().into_owned());
-                }
-                Some(post) => self.fail(format!("not posted to {}: {text}", post.group)),
-                None => {}
-            }
-            return;
+            self.post_refused(rejected, id, now);
+            return Ok(());
         }
-        match (rejected.request.as_deref(), group) {
-            (Some("Join"), Some(group)) => {
-                let Some(membership) = self.groups.get_mut(group) else { return };
-                if membership.is_of_before() {
-                    return;
-                }
-                if passing {
-                    return membership.join_later(later);
-                }
-                if !membership.join_refused() {
-                    self.groups.remove(group);
-                }
-                self.fail(format!("not joined {group}: {text}"));
-            }
+        match (rejected.request.as_deref(), rejected.group_name.as_deref()) {
+            (Some("Join"), Some(group)) => self.join_refused(rejected, group, now),
             (Some("Leave"), Some(group)) => {
                 if self.groups.get_mut(group).is_some_and(|membership| !membership.left()) {
                     self.groups.remove(group);
                 }
-                self.fail(text.clone().into_owned());
+                self.fail(text.to_owned());
             }
-            // A server that does not know the kind of a question may not say which one it was.
-            (Some("History" | "Members" | "Groups") | None, _) if !self.queries.is_empty() => {
+            (None, _) if rejected.code == Code::Kicked => return Err(Refusal::Dismissed(text.to_owned())),
+            (Some("History" | "Members" | "Groups"), _) => {
                 self.queries.refused();
-                self.fail(text.clone().into_owned());
+                self.fail(text.to_owned());
             }
-            _ => self.fail(text.clone().into_owned()),
+            _ => {
+                // A server that does not know the kind of a question may not say which one it was.
+                if rejected.request.is_none() && matches!(rejected.code, Code::UnknownKind | Code::Malformed) {
+                    self.queries.refused();
+                }
+                self.fail(text.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn post_refused(&mut self, rejected: &Rejected<'_>, id: &str, now: Instant) {
+        let text = &*rejected.message;
+        if rejected.outcome_unknown {
+            self.outbox.doubt(id);
+        }
+        let passing = matches!(rejected.code, Code::RateLimited | Code::Unavailable | Code::Draining);
+        let gone = if passing {
+            let wait = asked(rejected);
+            match self.outbox.refused_for_now(id, rejected.code, now + wait) {
+                Again::Nothing | Again::Later { news: false } => return,
+                Again::Later { news: true } => return self.not_now(text, wait),
+                Again::Never(post) => post,
+            }
+        } else {
+            let Some(post) = self.outbox.take(id) else { return };
+            post
+        };
+        // An earlier attempt may have come through: this refusal is of the last one.
+        if gone.is_in_doubt() {
+            self.give_up(&gone);
+            self.note(text.to_owned());
+        } else {
+            self.fail(format!("not posted to {}: {text}", gone.group));
         }
     }
+
+    fn join_refused(&mut self, rejected: &Rejected<'_>, group: &str, now: Instant) {
+        let text = &*rejected.message;
+        let Some(membership) = self.groups.get_mut(group) else { return };
+        if membership.is_of_before() {
+            return;
+        }
+        let wait = asked(rejected);
+        let passing = match rejected.code {
+            Code::Unavailable | Code::Draining => true,
+            // Who was a member comes back as soon as there is room.
+            Code::GroupFull | Code::ServerFull => membership.is_resuming(),
+            Code::RateLimited => wait <= WORTH_WAITING || membership.is_resuming(),
+            _ => false,
+        };
+        if passing {
+            if let Some(wait) = membership.join_later(now, wait) {
+                self.not_now(text, wait);
+            }
+            return;
+        }
+        if !membership.join_refused() {
+            self.groups.remove(group);
+        }
+        self.fail(format!("not joined {group}: {text}"));
+    }
+
+    fn not_now(&mut self, text: &str, wait: Duration) {
+        let seconds = wait.as_secs_f64();
+        self.events.push(Event::Problem(format!("not yet: {text}; trying again in {seconds:.1} s")));
+    }
+}
+
+/// The wait that the server asks for.
+fn asked(rejected: &Rejected<'_>) -> Duration {
+    rejected.retry_after_ms.map_or(AGAIN, backoff::asked).max(Duration::from_millis(50))
 }

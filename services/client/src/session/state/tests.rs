@@ -1,6 +1,13 @@
 //! The session against a server that is played by hand.
 
 use super::*;
+use crate::session::membership::Position;
+
+mod doubt;
+mod open;
+mod order;
+mod places;
+mod refusals;
 
 const EPOCH: u64 = 77;
 
@@ -12,7 +19,7 @@ struct Play {
 
 impl Play {
     fn offline(user: Option<&str>) -> Self {
-        Self { state: State::new(user.map(str::to_owned), 0xa1), now: Instant::now() }
+        Self { state: State::new(user.map(str::to_owned), 0xa1, Places::new()), now: Instant::now() }
     }
 
     /// A session of `ada` past its greeting.
@@ -49,7 +56,21 @@ impl Play {
     }
 
     fn post(&mut self, text: &str) {
-        self.type_in(Command::Post { group: "Dogs".into(), text: text.into() });
+        self.post_to("Dogs", text);
+    }
+
+    fn post_to(&mut self, group: &str, text: &str) {
+        self.type_in(Command::Post { group: group.into(), text: text.into() });
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.state.tick(self.now);
+    }
+
+    /// How many posts are not answered.
+    fn unanswered(&self) -> usize {
+        self.state.outbox.posts().len()
     }
 
     fn hear(&mut self, line: &str) {
@@ -89,6 +110,13 @@ fn joined(epoch: u64, head: u64, recovered: bool) -> String {
 
 fn message(seq: u64) -> String {
     format!(r#"{{"Message":{{"group_name":"Dogs","message":"woof","seq":{seq},"sender":"bob","at":1}}}}"#)
+}
+
+/// A message that ada posted.
+fn own(seq: u64, id: u64) -> String {
+    format!(
+        r#"{{"Message":{{"group_name":"Dogs","message":"woof","seq":{seq},"sender":"ada","at":1,"id":"00000000000000a1-{id}"}}}}"#
+    )
 }
 
 fn posted(id: u64, seq: u64) -> String {
@@ -169,15 +197,17 @@ fn a_post_is_kept_until_it_is_answered_and_repeated_with_its_id() {
     play.post("two");
     assert_eq!(play.sent(), [post_line("one", 1), post_line("two", 2)]);
     play.hear(&posted(1, 8));
-    assert_eq!(play.state.unanswered(), 1);
+    assert_eq!(play.unanswered(), 1);
     play.reconnect();
-    assert_eq!(play.sent().last(), Some(&post_line("two", 2)));
-    play.hear(&joined(EPOCH, 9, true));
-    play.hear(&posted(2, 9));
-    assert_eq!(play.state.unanswered(), 0);
-    assert!(!play.state.is_settled(), "8 and 9 were not shown yet");
-    play.hear(&message(8));
+    play.sent();
+    play.hear(&joined(EPOCH, 8, true));
+    play.hear(&own(8, 1));
+    assert_eq!(play.sent(), [post_line("two", 2)]);
+    play.hear(&posted(2, 10));
+    assert_eq!(play.unanswered(), 0);
+    assert!(!play.state.is_settled(), "9 and 10 were not shown yet");
     play.hear(&message(9));
+    play.hear(&own(10, 2));
     assert!(play.state.is_settled());
     assert_eq!(play.state.failures(), 0);
 }
@@ -192,21 +222,6 @@ fn a_refused_post_is_a_failure_and_is_not_repeated() {
     play.sent();
     play.reconnect();
     assert!(!play.sent().iter().any(|line| line.contains("Post")));
-}
-
-#[test]
-fn a_post_refused_for_now_is_repeated_in_time_and_before_those_behind_it() {
-    let mut play = Play::in_dogs();
-    play.post("one");
-    play.sent();
-    play.hear(&rejected("unavailable", r#","request":"Post","id":"00000000000000a1-1","retry_after_ms":2000"#));
-    play.post("two");
-    assert!(play.sent().is_empty());
-    assert_eq!(play.state.deadline(), Some(play.now + Duration::from_secs(2)));
-    play.now += Duration::from_secs(2);
-    play.state.tick(play.now);
-    assert_eq!(play.sent(), [post_line("one", 1), post_line("two", 2)]);
-    assert_eq!(play.state.failures(), 0);
 }
 
 #[test]
@@ -228,7 +243,7 @@ fn a_line_that_would_cost_the_connection_is_not_sent() {
     play.post(&"x".repeat(200));
     play.post("short");
     assert_eq!(play.sent(), [post_line("short", 2)]);
-    assert_eq!((play.state.failures(), play.state.unanswered()), (1, 1));
+    assert_eq!((play.state.failures(), play.unanswered()), (1, 1));
 }
 
 #[test]
@@ -302,21 +317,6 @@ fn kicked_is_told_and_not_resumed() {
 }
 
 #[test]
-fn a_refused_join_is_a_failure_and_a_passing_refusal_is_not() {
-    let mut play = Play::online();
-    play.type_in(Command::Join { group: "Dogs".into(), last: None });
-    play.sent();
-    play.hear(&rejected("unavailable", r#","request":"Join","group_name":"Dogs","retry_after_ms":1000"#));
-    assert_eq!(play.state.failures(), 0);
-    play.now += Duration::from_secs(1);
-    play.state.tick(play.now);
-    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs"}}"#]);
-    play.hear(&rejected("group_full", r#","request":"Join","group_name":"Dogs""#));
-    assert_eq!(play.state.failures(), 1);
-    assert!(play.state.is_settled());
-}
-
-#[test]
 fn leaving_and_coming_back() {
     let mut play = Play::in_dogs();
     play.type_in(Command::Leave { group: "Dogs".into() });
@@ -350,16 +350,6 @@ fn messages_of_groups_that_were_not_joined_are_not_shown() {
 }
 
 #[test]
-fn a_question_that_the_server_does_not_know_holds_up_nothing() {
-    let mut play = Play::online();
-    play.type_in(Command::Groups { prefix: None });
-    play.type_in(Command::Members { group: "Dogs".into() });
-    play.hear(&rejected("unknown_kind", ""));
-    assert_eq!(play.sent(), [r#"{"Groups":{}}"#, r#"{"Members":{"group_name":"Dogs"}}"#]);
-    assert_eq!(play.state.failures(), 1);
-}
-
-#[test]
 fn commands_wait_when_there_is_no_room() {
     let mut play = Play::offline(Some("ada"));
     let mut taken = 0;
@@ -369,4 +359,26 @@ fn commands_wait_when_there_is_no_room() {
         assert!(taken < 10_000, "there is always room");
     }
     assert!(taken >= 100);
+}
+
+#[test]
+fn history_beyond_what_is_shown_at_once_is_told() {
+    let mut play = Play::online();
+    play.type_in(Command::History { group: "Dogs".into(), count: 5_000 });
+    assert_eq!(play.sent(), [r#"{"History":{"group_name":"Dogs","limit":1000}}"#]);
+    assert!(matches!(&play.shown()[..], [Event::Note(text)] if text.contains("1000")));
+}
+
+#[test]
+fn a_server_with_long_messages_has_long_lines() {
+    assert_eq!(Play::online().state.longest_line(), LONGEST_LINE);
+    let longest = |limits: Limits| {
+        let mut play = Play::online();
+        play.state.limits = limits;
+        play.state.longest_line()
+    };
+    let mib = 1024 * 1024;
+    assert_eq!(longest(Limits { message_bytes: 10 * mib, ..Limits::default() }), 60 * 1024 * 1024 + 4 * 1024);
+    assert_eq!(longest(Limits { line_bytes: 10 * mib, ..Limits::default() }), 60 * 1024 * 1024 + 4 * 1024);
+    assert_eq!(longest(Limits { message_bytes: u64::MAX, ..Limits::default() }), 1024 * 1024 * 1024);
 }

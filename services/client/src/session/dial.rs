@@ -1,0 +1,115 @@
+//! Reaching a host that has several addresses.
+//!
+//! Some of them may lead nowhere without a word, as where a machine has an address of IPv6 and no way out: so each gets a
+//! head start, and then the next is tried beside it. The first that answers is taken.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long one step of an attempt to connect may take.
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
+/// How long an address is tried alone.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// Connects to `HOST:PORT`.
+pub(super) async fn dial(address: &str) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = in_time(lookup_host(address)).await?.collect();
+    first_of(addresses, |address| in_time(TcpStream::connect(address))).await
+}
+
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match timeout(CONNECT, step).await {
+        Ok(done) => done,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+    }
+}
+
+/// What the first address leads to that leads anywhere; else why the last one did not.
+async fn first_of<T, Connecting>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> Connecting,
+) -> io::Result<T>
+where
+    T: Send + 'static,
+    Connecting: Future<Output = io::Result<T>> + Send + 'static,
+{
+    let mut addresses = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    loop {
+        let answer = match addresses.next() {
+            Some(address) => {
+                attempts.spawn(connect(address));
+                let Ok(answer) = timeout(HEAD_START, attempts.join_next()).await else { continue };
+                answer
+            }
+            None => attempts.join_next().await,
+        };
+        match answer {
+            Some(Ok(Ok(connected))) => return Ok(connected),
+            Some(Ok(Err(failure))) => error = failure,
+            Some(Err(failure)) => error = failure.into(),
+            None => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn addresses(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| ([127, 0, 0, 1], port).into()).collect()
+    }
+
+    /// Port 1 never answers, port 2 refuses, port 3 answers after a second, port 4 after five.
+    async fn play(address: SocketAddr) -> io::Result<u16> {
+        match address.port() {
+            1 => std::future::pending().await,
+            2 => return Err(io::ErrorKind::ConnectionRefused.into()),
+            3 => sleep(Duration::from_secs(1)).await,
+            _ => sleep(Duration::from_secs(5)).await,
+        }
+        Ok(address.port())
+    }
+
+    async fn reached(order: &[u16]) -> (io::Result<u16>, Duration) {
+        let start = Instant::now();
+        let all = addresses(4);
+        let order = order.iter().map(|port| all[usize::from(*port) - 1]);
+        (first_of(order, play).await, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_leads_nowhere_holds_up_the_next_for_a_moment_only() {
+        let (port, after) = reached(&[1, 3]).await;
+        assert_eq!(port.unwrap(), 3);
+        assert_eq!(after, Duration::from_secs(3), "two for the one, one for the other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_lets_the_next_have_its_turn_at_once() {
+        let (port, after) = reached(&[2, 3]).await;
+        assert_eq!((port.unwrap(), after), (3, Duration::from_secs(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_slow_may_still_be_the_first() {
+        let (port, after) = reached(&[4, 1]).await;
+        assert_eq!((port.unwrap(), after), (4, Duration::from_secs(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn if_none_answers_it_is_said_why() {
+        let (port, _) = reached(&[2, 2]).await;
+        assert_eq!(port.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(reached(&[]).await.0.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,191 @@
+//! The outbox, and the clock it sees.
+
+use super::*;
+
+fn outbox(texts: &[&str]) -> Outbox {
+    let mut outbox = Outbox::new(0xa1);
+    for text in texts {
+        outbox.push("Dogs".into(), (*text).into());
+    }
+    outbox
+}
+
+fn one(outbox: &mut Outbox, now: Instant, window: usize) -> Option<(String, String)> {
+    match outbox.next(now, Window::OfEach(window), |_| true)? {
+        Next::Send(post) => Some((post.id.clone(), post.text.clone())),
+        Next::Forgotten(post) => panic!("forgotten: {post:?}"),
+    }
+}
+
+fn sent(outbox: &mut Outbox, now: Instant, window: usize) -> Vec<(String, String)> {
+    std::iter::from_fn(|| one(outbox, now, window)).collect()
+}
+
+fn texts(sent: &[(String, String)]) -> Vec<&str> {
+    sent.iter().map(|(_, text)| text.as_str()).collect()
+}
+
+#[test]
+fn what_was_sent_and_not_answered_is_sent_again_in_order_with_its_id() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one", "two", "three"]);
+    let first = sent(&mut outbox, now, 9);
+    assert_eq!(first[0], ("00000000000000a1-1".into(), "one".into()));
+    assert_eq!(outbox.stored(&first[1].0).unwrap().text, "two");
+    assert!(outbox.disconnected().is_empty());
+    assert_eq!(sent(&mut outbox, now, 9), [first[0].clone(), first[2].clone()]);
+}
+
+#[test]
+fn a_window_is_kept_for_each_group() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one", "two"]);
+    outbox.push("Cats".into(), "meow".into());
+    let first = sent(&mut outbox, now, 1);
+    assert_eq!(texts(&first), ["one", "meow"]);
+    outbox.stored(&first[0].0).unwrap();
+    assert_eq!(texts(&sent(&mut outbox, now, 1)), ["two"]);
+}
+
+#[test]
+fn where_one_is_in_flight_the_order_of_typing_holds_over_all_groups() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one"]);
+    outbox.push("Cats".into(), "meow".into());
+    outbox.push("Dogs".into(), "two".into());
+    let mut order = Vec::new();
+    while let Some(Next::Send(post)) = outbox.next(now, Window::One, |_| true) {
+        let (id, text) = (post.id.clone(), post.text.clone());
+        assert_eq!(outbox.next(now, Window::One, |_| true), None, "one at a time");
+        outbox.stored(&id).unwrap();
+        order.push(text);
+    }
+    assert_eq!(order, ["one", "meow", "two"]);
+}
+
+#[test]
+fn a_refused_post_holds_those_behind_it_in_its_group() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut outbox = outbox(&["one", "two"]);
+    outbox.push("Cats".into(), "meow".into());
+    let (id, _) = one(&mut outbox, now, 1).unwrap();
+    assert_eq!(outbox.refused_for_now(&id, Code::Unavailable, later), Again::Later { news: true });
+    assert_eq!(outbox.deadline(), Some(later));
+    assert_eq!(texts(&sent(&mut outbox, now, 9)), ["meow"]);
+    assert_eq!(texts(&sent(&mut outbox, later, 9)), ["one"], "one at a time, until one is stored");
+    assert_eq!(outbox.refused_for_now(&id, Code::Unavailable, later), Again::Later { news: false });
+    assert_eq!(texts(&sent(&mut outbox, later, 9)), ["one"]);
+    outbox.stored(&id).unwrap();
+    assert_eq!(texts(&sent(&mut outbox, later, 9)), ["two"]);
+}
+
+#[test]
+fn what_is_in_flight_behind_a_refused_post_is_waited_for() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one", "two", "three"]);
+    let first = sent(&mut outbox, now, 9);
+    outbox.refused_for_now(&first[0].0, Code::Unavailable, now);
+    assert_eq!(sent(&mut outbox, now, 9), []);
+    outbox.refused_for_now(&first[1].0, Code::Unavailable, now);
+    outbox.refused_for_now(&first[2].0, Code::Unavailable, now);
+    assert_eq!(texts(&sent(&mut outbox, now, 9)), ["one"]);
+}
+
+#[test]
+fn too_many_posts_hold_all_groups_and_are_never_given_up() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut outbox = outbox(&["one"]);
+    outbox.push("Cats".into(), "meow".into());
+    for _ in 0..2 * MOST_TRIES {
+        let (id, text) = one(&mut outbox, now, 1).unwrap();
+        assert_eq!(text, "one");
+        assert!(matches!(outbox.refused_for_now(&id, Code::RateLimited, later), Again::Later { .. }));
+        assert_eq!(one(&mut outbox, now, 1), None);
+        outbox.hold = None;
+    }
+    one(&mut outbox, now, 1).unwrap();
+    assert!(outbox.disconnected().is_empty());
+}
+
+#[test]
+fn a_post_that_is_refused_again_and_again_is_given_up() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one"]);
+    for _ in 1..MOST_TRIES {
+        let (id, _) = one(&mut outbox, now, 1).unwrap();
+        assert!(matches!(outbox.refused_for_now(&id, Code::Unavailable, now), Again::Later { .. }));
+    }
+    let (id, _) = one(&mut outbox, now, 1).unwrap();
+    assert!(matches!(outbox.refused_for_now(&id, Code::Unavailable, now), Again::Never(post) if post.text == "one"));
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn a_post_that_breaks_every_connection_is_given_up() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["poison"]);
+    for _ in 1..MOST_TRIES {
+        one(&mut outbox, now, 9).unwrap();
+        assert!(outbox.disconnected().is_empty());
+    }
+    one(&mut outbox, now, 9).unwrap();
+    assert_eq!(outbox.disconnected().len(), 1);
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn a_post_whose_id_may_be_forgotten_is_not_repeated() {
+    let now = Instant::now();
+    let late = now + REMEMBERED;
+    let mut outbox = outbox(&["one", "two"]);
+    one(&mut outbox, now, 1).unwrap();
+    outbox.disconnected();
+    let forgotten = outbox.next(late, Window::OfEach(9), |_| true);
+    assert!(matches!(forgotten, Some(Next::Forgotten(post)) if post.text == "one"));
+    assert_eq!(texts(&sent(&mut outbox, late, 9)), ["two"], "that one was never sent");
+}
+
+#[test]
+fn a_post_that_was_not_found_in_the_log_is_repeated_at_any_time() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one"]);
+    one(&mut outbox, now, 1).unwrap();
+    outbox.disconnected();
+    outbox.not_stored("Dogs");
+    let late = now + REMEMBERED * 2;
+    assert_eq!(texts(&sent(&mut outbox, late, 9)), ["one"]);
+    outbox.disconnected();
+    assert_eq!(texts(&sent(&mut outbox, late + REMEMBERED / 2, 9)), ["one"], "the time counts from the second one");
+}
+
+#[test]
+fn a_refusal_settles_the_doubt_only_of_the_attempt_that_it_answers() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one"]);
+    let (id, _) = one(&mut outbox, now, 1).unwrap();
+    outbox.refused_for_now(&id, Code::Unavailable, now);
+    assert_eq!(texts(&sent(&mut outbox, now + REMEMBERED, 9)), ["one"], "it was never in doubt");
+    outbox.disconnected();
+    assert!(outbox.posts()[0].is_in_doubt());
+}
+
+#[test]
+fn room_is_bounded_by_count_and_bytes() {
+    let mut many = outbox(&[""; MOST_POSTS]);
+    assert!(many.is_full());
+    let (id, _) = one(&mut many, Instant::now(), 9).unwrap();
+    many.stored(&id).unwrap();
+    assert!(!many.is_full());
+    assert!(outbox(&[&"x".repeat(MOST_BYTES)]).is_full());
+}
+
+#[test]
+fn only_what_was_sent_is_uncertain() {
+    let mut outbox = outbox(&["one", "two"]);
+    one(&mut outbox, Instant::now(), 1).unwrap();
+    outbox.disconnected();
+    assert_eq!(outbox.take_uncertain().len(), 1);
+    assert_eq!(outbox.posts().len(), 1);
+}

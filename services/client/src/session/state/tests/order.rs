@@ -1,0 +1,72 @@
+//! What was typed first is done first.
+
+use super::*;
+
+fn leave() -> Command {
+    Command::Leave { group: "Dogs".into() }
+}
+
+const LEAVE: &str = r#"{"Leave":{"group_name":"Dogs"}}"#;
+
+#[test]
+fn who_posts_and_leaves_is_a_member_until_the_post_is_answered() {
+    let mut play = Play::in_dogs();
+    play.post("one");
+    play.type_in(leave());
+    assert_eq!(play.sent(), [post_line("one", 1)]);
+    play.hear(&posted(1, 8));
+    assert_eq!(play.sent(), [LEAVE]);
+    play.hear(r#"{"Left":{"group_name":"Dogs","reason":"leave"}}"#);
+    assert!(play.state.is_settled());
+}
+
+#[test]
+fn what_is_typed_after_a_leave_comes_after_it() {
+    let mut play = Play::in_dogs();
+    play.post("one");
+    play.type_in(leave());
+    play.post("two");
+    play.type_in(Command::Join { group: "Dogs".into(), last: Some(1) });
+    assert_eq!(play.sent(), [post_line("one", 1)]);
+    play.hear(&posted(1, 8));
+    assert_eq!(
+        play.sent(),
+        [LEAVE.to_owned(), r#"{"Join":{"group_name":"Dogs","last":1}}"#.into(), post_line("two", 2)]
+    );
+}
+
+#[test]
+fn who_leaves_offline_is_back_for_what_was_posted_before() {
+    let mut play = Play::in_dogs();
+    play.state.disconnected();
+    play.post("one");
+    play.type_in(leave());
+    play.connect("ada");
+    let resume = format!(r#"{{"Join":{{"group_name":"Dogs","after":7,"epoch":{EPOCH}}}}}"#);
+    assert_eq!(play.sent(), [resume, post_line("one", 1)]);
+    play.hear(&joined(EPOCH, 7, true));
+    play.hear(&posted(1, 8));
+    assert_eq!(play.sent(), [LEAVE]);
+}
+
+#[test]
+fn who_leaves_offline_and_has_nothing_to_post_has_left() {
+    let mut play = Play::in_dogs();
+    play.state.disconnected();
+    play.type_in(leave());
+    assert_eq!(play.shown(), [Event::Note("left Dogs".into())]);
+    play.type_in(leave());
+    assert_eq!(play.state.failures(), 1);
+    play.connect("ada");
+    assert!(play.sent().is_empty());
+}
+
+#[test]
+fn a_question_shows_what_the_posts_before_it_have_done() {
+    let mut play = Play::in_dogs();
+    play.post("one");
+    play.type_in(Command::History { group: "Dogs".into(), count: 1 });
+    assert_eq!(play.sent(), [post_line("one", 1)]);
+    play.hear(&posted(1, 8));
+    assert_eq!(play.sent(), [r#"{"History":{"group_name":"Dogs","limit":1}}"#]);
+}
