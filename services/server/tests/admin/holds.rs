@@ -89,7 +89,8 @@ async fn who_is_held_and_what_is_closed_is_listed_page_by_page_and_ended_one_by_
     }
     let left = admin.list_holds(ListHoldsRequest::default()).await.unwrap().into_inner().holds;
     assert_eq!(left.len(), 3, "{left:?}");
-    (ada.expect("Left").await, ada.join("Dogs").await);
+    ada.expect("Left").await;
+    ada.join("Dogs").await;
     let (code, _) = failure(admin.remove_hold(RemoveHoldRequest::default()).await);
     assert_eq!(code, InvalidArgument);
     let foreign = ListHoldsRequest { page_token: "00".into(), ..ListHoldsRequest::default() };
