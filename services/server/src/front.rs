@@ -23,5 +23,5 @@ pub mod metrics;
 pub mod registry;
 
 pub use config::{Config, Limits, ProxyProtocol};
-pub use listener::{Front, REFUSED_AT_ONCE, bind, listen, reserve};
+pub use listener::{Front, INTRODUCTIONS, REFUSED_AT_ONCE, bind, listen, reserve};
 pub use registry::{CloseReason, Registry};

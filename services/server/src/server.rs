@@ -12,7 +12,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::Config;
 use crate::config::checks::longest_line;
 use crate::drain::{Accepting, drain};
-use crate::front::{self, Front};
+use crate::front::{self, Front, ProxyProtocol};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
 use crate::reload::Reload;
@@ -114,8 +114,8 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     match signals.unless(shards.begin_holds()).await {
         Some(Ok(())) => {}
         Some(Err(error)) => {
-            end(cluster.as_ref(), &*engine).await;
-            return Err(anyhow::Error::new(error).context("cannot tell whom moderators hold"));
+            let error = anyhow::Error::new(error).context("cannot tell whom moderators hold");
+            return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
         }
         None => return give_up_start(config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await,
     }
@@ -141,8 +141,15 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     );
     let relay = service.relay();
     let admin =
-        admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin))
-            .context("cannot serve the admin API")?;
+        admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin));
+    let admin = match admin {
+        Ok(admin) => admin,
+        // Such as a token whose file has gone meanwhile. Others are not left to find out that this node is.
+        Err(error) => {
+            let error = anyhow::Error::new(error).context("cannot serve the admin API");
+            return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
+        }
+    };
 
     let every = config.tls.reload_interval;
     secure.follow(&reload, every, &serving, &tasks);
@@ -155,8 +162,15 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     };
     let is_started = signals.unless(starting).await.is_some();
     let addresses = listeners.addresses;
-    let accepting = Accepting::start(&front, listen("chat", listeners.chat, addresses.chat)?);
-    let admin_listener = listen("admin", listeners.admin, addresses.admin)?;
+    let chat_listener = listen("chat", listeners.chat, addresses.chat);
+    let admin_listener = listen("admin", listeners.admin, addresses.admin);
+    let (chat_listener, admin_listener) = match (chat_listener, admin_listener) {
+        (Ok(chat), Ok(admin)) => (chat, admin),
+        (Err(error), _) | (_, Err(error)) => {
+            return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
+        }
+    };
+    let accepting = Accepting::start(&front, chat_listener);
     tasks.spawn(admin.serve(admin_listener, serving.clone(), tasks.clone()));
     tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
     if is_started {
@@ -233,6 +247,21 @@ async fn give_up_start(
     }
 }
 
+/// What stands in the way of the start; before it is told, the other nodes are, unless that takes long or a signal comes.
+async fn fail_start(
+    error: anyhow::Error,
+    grace: Duration,
+    signals: &mut Signals,
+    cluster: Option<&Cluster>,
+    engine: &dyn Log,
+) -> anyhow::Error {
+    tokio::select! {
+        ended = tokio::time::timeout(grace, end(cluster, engine)) => tracing::debug!(in_time = ended.is_ok(), "left"),
+        what = signals.next() => tracing::debug!(what, "left at once"),
+    }
+    error
+}
+
 /// The log, and the engine behind it if it is one that several nodes can share.
 async fn open_log(config: &Config, node: &str) -> anyhow::Result<(Arc<dyn Log>, Option<Nats>)> {
     Ok(match config.log.engine {
@@ -282,7 +311,8 @@ fn shard_config(config: &Config) -> shard::Config {
 /// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
 fn within_descriptors(config: &Config) -> front::Limits {
     let mut limits = config.limits.clone();
-    let not_chat = config.admin.connections + config.http.connections + front::REFUSED_AT_ONCE;
+    let introductions = if config.chat.proxy_protocol == ProxyProtocol::Required { front::INTRODUCTIONS } else { 0 };
+    let not_chat = config.admin.connections + config.http.connections + front::REFUSED_AT_ONCE + introductions;
     let others = OTHER_DESCRIPTORS + not_chat as u64;
     let wanted = limits.connections as u64 + others;
     let allowed = match rlimit::increase_nofile_limit(wanted) {

@@ -11,6 +11,7 @@ use tertulia_protocol::codec::encode;
 use tertulia_protocol::{NameRules, classic};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +33,7 @@ use crate::tls::{self, Acceptor, Refused, Stream};
 pub const REFUSED_AT_ONCE: usize = 256;
 
 /// Connections that may be about to tell where they are from; one more takes the place of the oldest.
-const INTRODUCTIONS: usize = 1_024;
+pub const INTRODUCTIONS: usize = 1_024;
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Front {
 struct Introductions {
     places: Arc<Places>,
     complaint: Complaint,
+    /// Those that have told begin one after the other, as those do that are accepted: many may tell at the same moment.
+    turn: Mutex<()>,
 }
 
 /// Takes an address, and does not listen yet: whoever connects is refused.
@@ -137,7 +140,7 @@ impl Front {
             ProxyProtocol::Off => None,
             ProxyProtocol::Required => {
                 let places = Places::new(INTRODUCTIONS);
-                Some(Arc::new(Introductions { places, complaint: Complaint::default() }))
+                Some(Arc::new(Introductions { places, complaint: Complaint::default(), turn: Mutex::default() }))
             }
         };
         Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default(), introductions }
@@ -198,7 +201,14 @@ impl Front {
             };
             match stop.run_until_cancelled(told).await {
                 None => {}
-                Some(Ok(from)) => front.start(socket, from.unwrap_or(peer), &stop),
+                Some(Ok(from)) => {
+                    let turn = introductions.turn.lock().await;
+                    if let Some(tls) = &front.tls {
+                        tls.room().await;
+                    }
+                    front.start(socket, from.unwrap_or(peer), &stop);
+                    drop(turn);
+                }
                 Some(Err(why)) => {
                     front.shared.metrics.no_proxy_header.increment(1);
                     if introductions.complaint.is_due() {

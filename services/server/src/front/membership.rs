@@ -356,6 +356,7 @@ impl Membership {
             self.next = first;
         }
         let new = page.records.iter().skip_while(|record| record.seq < self.next);
+        let before = self.next;
         if let Some(last) = self.write(new, around) {
             let count = last + 1 - self.next;
             self.next = last + 1;
@@ -363,7 +364,7 @@ impl Membership {
             around.metrics.catchup_messages.increment(count);
         }
         if self.next > page.head.seq {
-            self.go_live(subscription, around, Some(self.status.head()));
+            self.go_live(subscription, around, Some((self.status.head(), self.next > before)));
         } else {
             self.state = State::CatchingUp { subscription, page: None };
         }
@@ -378,13 +379,20 @@ impl Membership {
         self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
     }
 
-    /// Takes up the broadcast, unless there are messages up to `head`, neither of those that were read nor in it: those were in it before
-    /// the log that was read, which another node writes, was known to hold them.
-    fn go_live(&mut self, mut subscription: Subscription, around: &Surroundings<'_>, head: Option<u64>) {
+    /// Takes up the broadcast, unless something is missing in between: it has moved on, or the log that was read, which another node
+    /// writes, was not known to hold all up to the head. `read`, if anything could be: the head, and whether the last page had something.
+    fn go_live(&mut self, mut subscription: Subscription, around: &Surroundings<'_>, read: Option<(u64, bool)>) {
         let has_room = around.out.len() < around.max_outbound;
         let state = loop {
             match subscription.try_recv() {
                 Ok(delivery) if delivery.batch.last() < self.next => {}
+                Ok(delivery) if read.is_some() && delivery.batch.first() > self.next => {
+                    // It is in the log too, and what is missing before it.
+                    return match read {
+                        Some((_, true)) => self.state = State::CatchingUp { subscription, page: None },
+                        _ => self.read_later(subscription, around.shards, READ_AGAIN),
+                    };
+                }
                 Ok(delivery) if !has_room && is_too_large_to_keep(&delivery) => {
                     return self.fall_behind(subscription, around);
                 }
@@ -392,7 +400,7 @@ impl Membership {
                 // It was read from the log meanwhile; if not all of it, what comes next shows that, or the head does.
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(TryRecvError::Closed) => break State::Closed,
-                Err(TryRecvError::Empty) if head.is_some_and(|head| head >= self.next) => {
+                Err(TryRecvError::Empty) if read.is_some_and(|(head, _)| head >= self.next) => {
                     return self.read_later(subscription, around.shards, READ_AGAIN);
                 }
                 Err(TryRecvError::Empty) => break State::Live(ReusableBoxFuture::new(receive(subscription))),

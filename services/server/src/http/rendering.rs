@@ -14,8 +14,8 @@ struct Inner<R> {
     render: R,
     /// How many times it was begun.
     begun: AtomicU64,
-    /// What came of the last time, with its number.
-    last: Mutex<(u64, Bytes)>,
+    /// What came of the last time, with its number. Locked as long as it is being made.
+    last: Arc<Mutex<(u64, Bytes)>>,
 }
 
 impl<R> Clone for Rendering<R> {
@@ -32,22 +32,25 @@ impl<R> fmt::Debug for Rendering<R> {
 
 impl<R: Fn() -> String + Send + Sync + 'static> Rendering<R> {
     pub(super) fn new(render: R) -> Self {
-        Self(Arc::new(Inner { render, begun: AtomicU64::new(0), last: Mutex::default() }))
+        Self(Arc::new(Inner { render, begun: AtomicU64::new(0), last: Arc::default() }))
     }
 
     /// The text as it is now. Those who ask while it is made for somebody else share what is made next, since what is made then may be
     /// older than their question. `None` if it cannot be made.
     pub(super) async fn text(&self) -> Option<Bytes> {
         let asked = self.0.begun.load(Ordering::Acquire);
-        let mut last = self.0.last.lock().await;
+        let mut last = Arc::clone(&self.0.last).lock_owned().await;
         if last.0 > asked {
             return Some(last.1.clone());
         }
         let number = self.0.begun.fetch_add(1, Ordering::AcqRel) + 1;
         let inner = Arc::clone(&self.0);
-        let text = tokio::task::spawn_blocking(move || (inner.render)()).await.ok()?;
-        *last = (number, Bytes::from(text));
-        Some(last.1.clone())
+        // It goes to its end though nobody may wait for it any more, and so does the lock.
+        let rendered = tokio::task::spawn_blocking(move || {
+            *last = (number, Bytes::from((inner.render)()));
+            last.1.clone()
+        });
+        rendered.await.ok()
     }
 }
 
@@ -80,5 +83,14 @@ mod tests {
         }
         go.send(()).unwrap();
         assert_eq!(rendering.text().await.unwrap(), "2");
+
+        // Whoever has left does not leave what it asked for to go on beside the next.
+        let mut left = Box::pin(rendering.text());
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        let mut next = Box::pin(rendering.text());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        (0..2).for_each(|_| go.send(()).unwrap());
+        assert_eq!(next.await.unwrap(), "4");
     }
 }

@@ -325,6 +325,18 @@ impl Holds {
         });
     }
 
+    /// Notes a hold that the node before told of with a shard, unless it is known here that it was ended: that one may not have heard of it.
+    pub fn inherit(&self, hold: Hold) {
+        let is_ended = {
+            let state = self.read();
+            let of_this = |(_, known): &&(Instant, Hold)| known.group == hold.group && known.target == hold.target;
+            state.recent.iter().rfind(of_this).is_some_and(|(_, newest)| newest.until <= now_ms())
+        };
+        if !is_ended {
+            self.apply(hold);
+        }
+    }
+
     /// Whether a hold is in force here that ends as late as this one, or hardly sooner.
     #[must_use]
     pub fn covers(&self, hold: &Hold) -> bool {

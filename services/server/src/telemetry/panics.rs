@@ -12,7 +12,14 @@ const PANICS: &str = "tertulia_panics_total";
 pub(super) fn init() {
     describe_counter!(PANICS, Unit::Count, "Tasks and threads of the server that panicked; each is a bug");
     counter!(PANICS).absolute(0);
-    panic::set_hook(Box::new(tell));
+    let as_ever = panic::take_hook();
+    panic::set_hook(Box::new(move |panicked| {
+        tell(panicked);
+        // Whoever wants no log still wants to know.
+        if !tracing::enabled!(tracing::Level::ERROR) {
+            as_ever(panicked);
+        }
+    }));
 }
 
 fn tell(panicked: &PanicHookInfo<'_>) {

@@ -100,8 +100,8 @@ pub struct Refused {
 /// # Errors
 /// As [`TcpListener::accept`].
 pub async fn next(listener: &TcpListener, tls: Option<&Acceptor>) -> io::Result<(TcpStream, SocketAddr)> {
-    if let Some(Acceptor(inner)) = tls {
-        inner.slots.room().await;
+    if let Some(tls) = tls {
+        tls.room().await;
     }
     listener.accept().await
 }
@@ -138,7 +138,8 @@ impl Acceptor {
     /// The files cannot be used.
     pub fn new(config: &Config, source: &Source) -> Result<(Self, u128), Error> {
         let contents = source.read()?;
-        let identity = Arc::new(source.identity(&contents)?);
+        let fingerprint = contents.fingerprint();
+        let identity = Arc::new(source.identity(contents)?);
         let metrics = Metrics::new(source.port, config.handshakes);
         metrics.failing.set(0.0);
         let inner = Inner {
@@ -150,7 +151,7 @@ impl Acceptor {
         };
         let acceptor = Self(Arc::new(inner));
         acceptor.tell(source, &identity);
-        Ok((acceptor, contents.fingerprint()))
+        Ok((acceptor, fingerprint))
     }
 
     /// Carries out the handshake of one connection. It counts from this call on, not from when it is first polled: call this in the
@@ -174,6 +175,11 @@ impl Acceptor {
             metrics.ended(&result.as_ref().map(drop).map_err(|refused| refused.reason));
             result
         }
+    }
+
+    /// Returns when another handshake may begin. For one caller at a time, the one that begins them. Cancel-safe.
+    pub async fn room(&self) {
+        self.0.slots.room().await;
     }
 
     async fn shake_hands(&self, socket: TcpStream) -> Result<Stream, (Reason, Option<TcpStream>)> {

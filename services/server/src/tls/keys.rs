@@ -106,6 +106,7 @@ pub struct Source {
 }
 
 /// What files held.
+#[derive(Clone)]
 pub(super) struct Contents {
     cert: Vec<u8>,
     key: Vec<u8>,
@@ -126,6 +127,15 @@ pub(super) struct Identity {
     pub(super) expiring: String,
     /// Differs when those who may vouch for clients do.
     pub(super) authorities: u128,
+    /// What it was made of.
+    contents: Contents,
+}
+
+impl fmt::Debug for Contents {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents").finish_non_exhaustive()
+    }
 }
 
 impl Identity {
@@ -174,7 +184,7 @@ impl Source {
     }
 
     /// Makes of them what the port shows.
-    pub(super) fn identity(&self, contents: &Contents) -> Result<Identity, Error> {
+    pub(super) fn identity(&self, contents: Contents) -> Result<Identity, Error> {
         let chain = certificates(&contents.cert).map_err(|fault| self.fault(&self.cert, "cert_file", fault))?;
         let Described { subject, validity, expires, expiring } =
             describe(&chain).map_err(|fault| self.fault(&self.cert, "cert_file", fault))?;
@@ -185,11 +195,17 @@ impl Source {
             };
             self.fault(&self.key, "key_file", fault)
         })?;
-        let config = self.config(contents, chain, key)?;
+        let config = self.config(&contents, chain, key)?;
         let mut authorities = Xxh3::new();
         authorities.update(contents.client_ca.as_deref().unwrap_or_default());
         let authorities = authorities.digest128();
-        Ok(Identity { config: Arc::new(config), subject, validity, expires, expiring, authorities })
+        Ok(Identity { config: Arc::new(config), subject, validity, expires, expiring, authorities, contents })
+    }
+
+    /// The certificate of one, and of another those who may vouch for clients.
+    pub(super) fn with_authorities(&self, shown: &Identity, others: &Identity) -> Result<Identity, Error> {
+        let client_ca = others.contents.client_ca.clone();
+        self.identity(Contents { client_ca, ..shown.contents.clone() })
     }
 
     /// What is wrong with a certificate that is not good now.

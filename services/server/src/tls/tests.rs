@@ -39,6 +39,18 @@ impl Directory {
         cert.der().clone()
     }
 
+    /// Another authority for the certificates of clients.
+    pub(super) fn authorise(&self) {
+        let CertifiedKey { cert, .. } = generate_simple_self_signed(["authority".to_owned()]).unwrap();
+        self.write("ca.pem", &cert.pem());
+    }
+
+    pub(super) fn source_with_authorities(&self) -> Source {
+        let file = |name: &str| self.0.path().join(name);
+        let files = Files { cert_file: Some(file("cert.pem")), key_file: Some(file("key.pem")) };
+        Source::new(Port::Admin, &files, Some(&file("ca.pem"))).unwrap()
+    }
+
     pub(super) fn source(&self) -> Source {
         let file = |name: &str| Some(self.0.path().join(name));
         let files = Files { cert_file: file("cert.pem"), key_file: file("key.pem") };
@@ -85,7 +97,7 @@ fn files_that_cannot_be_used_are_named_with_their_option() {
     let directory = Directory::new();
     let told = || {
         let source = directory.source();
-        let error = source.read().and_then(|contents| source.identity(&contents).map(drop)).unwrap_err();
+        let error = source.read().and_then(|contents| source.identity(contents).map(drop)).unwrap_err();
         error.to_string().replace(directory.0.path().to_str().unwrap(), "DIR")
     };
     assert!(told().starts_with("cannot read DIR/cert.pem (chat.tls.cert_file): "), "{}", told());

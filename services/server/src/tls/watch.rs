@@ -55,6 +55,7 @@ impl Watch {
             None => self.on_used(),
             // Such as one of an older backup: the one that is shown is better.
             Some(Ok((_, identity))) if !is_better(&identity, &self.acceptor.current()) => {
+                self.trust_as(&identity);
                 self.on_unusable(&self.source.not_valid(&identity));
             }
             Some(Ok((fingerprint, identity))) => {
@@ -63,6 +64,16 @@ impl Watch {
                 self.on_used();
             }
             Some(Err(error)) => self.on_unusable(&error),
+        }
+    }
+
+    /// Who may not vouch for clients any more is not to go on because of a certificate that came with that.
+    fn trust_as(&self, new: &Identity) {
+        let shown = self.acceptor.current();
+        if shown.authorities != new.authorities
+            && let Ok(identity) = self.source.with_authorities(&shown, new)
+        {
+            self.acceptor.replace(&self.source, identity);
         }
     }
 
@@ -78,7 +89,7 @@ impl Watch {
             if fingerprint == used {
                 return None;
             }
-            Some(source.identity(&contents).map(|identity| (fingerprint, identity)))
+            Some(source.identity(contents).map(|identity| (fingerprint, identity)))
         });
         // It only fails when the runtime is about to end.
         reading.await.ok().flatten()
@@ -126,5 +137,29 @@ mod tests {
                 assert!(watch.complaint.as_ref().unwrap().contains("is good from"), "{:?}", watch.complaint);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn authorities_change_though_the_certificate_beside_them_is_not_good() {
+        let directory = Directory::new();
+        issue_for(&directory, -1, 2);
+        let source = || directory.source_with_authorities();
+        directory.authorise();
+        let (acceptor, used) = Acceptor::new(&config(8, AGAIN), &source()).unwrap();
+        let mut told = acceptor.authorities();
+        let mut watch = Watch { acceptor, source: Arc::new(source()), used, complaint: None };
+        let before = watch.acceptor.current();
+        issue_for(&directory, -20, 10);
+        directory.authorise();
+        for _ in 0..2 {
+            watch.look().await;
+            let now = watch.acceptor.current();
+            assert!(now.validity == before.validity && now.authorities != before.authorities);
+            assert!(watch.complaint.is_some());
+        }
+        assert!(told.has_changed().unwrap());
+        told.mark_unchanged();
+        watch.look().await;
+        assert!(!told.has_changed().unwrap(), "nobody is told twice");
     }
 }

@@ -404,6 +404,27 @@ async fn who_was_caught_up_and_has_no_room_keeps_nothing_large_of_what_came_mean
     }
 }
 
+/// The broadcast has moved on while a page was read: that is no falling behind of the member's.
+#[tokio::test]
+async fn who_is_caught_up_where_much_is_posted_reads_on_until_nothing_is_missing() {
+    let mut world = World::new(Dialect::Extended, 0);
+    world.post_to_begin().await;
+    world.join(JoinFrom::After { seq: 0, epoch: None }).await;
+    let read = world.shards.read(&world.group, Range::After(0), PAGE).await;
+    // More than the broadcast holds.
+    for _ in 0..5 {
+        world.post(1).await;
+    }
+    world.around(usize::MAX, |member, around| member.on_page(read, around));
+    let member = world.member.as_ref().unwrap();
+    assert_eq!((member.next, member.status.lagging()), (3, 0));
+    assert!(matches!(member.state, State::CatchingUp { page: None, .. }), "it reads on at once");
+    assert!(world.poll(usize::MAX), "it has all there is");
+    assert!(matches!(world.member.as_ref().unwrap().state, State::Live(_)));
+    world.take();
+    world.check();
+}
+
 /// Notes that it was called.
 #[derive(Default)]
 struct Bell(std::sync::atomic::AtomicBool);

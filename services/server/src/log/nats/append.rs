@@ -189,6 +189,7 @@ impl Core {
         loop {
             let Some(fence) = self.shard(shard).fence() else { return Err(Failure::Lost) };
             let published = self.link.publish(shard, fence, &messages).await;
+            let is_full = matches!(&published, Published::Full(_));
             if let Published::Full(reason) = &published {
                 self.trouble.had_no_room(stream, reason.clone());
             }
@@ -220,7 +221,9 @@ impl Core {
                 }
                 Published::Full(reason) | Published::Unknown(reason) => {
                     tracing::warn!(shard, reason, "an append has no certain answer: finding out how it ended");
-                    self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    if !is_full {
+                        self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    }
                     // Questions may be answered all the same, as where the disk is full.
                     self.trouble.set(Cause::Append(shard), Some(reason.clone()));
                     self.metrics.unresolved.increment(1.0);

@@ -326,3 +326,19 @@ async fn they_are_listed_in_the_order_of_their_places_as_long_as_they_are_in_for
     assert_eq!(holds.find(all[0].clone()), Some(everywhere));
     assert_eq!(holds.find((None, Some(user("ada")))), None);
 }
+
+#[test]
+fn what_was_ended_does_not_come_back_with_a_shard() {
+    let holds = Holds::new(None, 100, true);
+    let of_ada = hold("Dogs", Some(user("ada")), HOUR);
+    holds.apply(of_ada.clone());
+    holds.apply(hold("Cats", Some(user("ada")), HOUR));
+    holds.apply(hold("Dogs", Some(user("ada")), Duration::ZERO));
+    holds.inherit(of_ada.clone());
+    assert_eq!(holds.find((of_ada.group.clone(), of_ada.target.clone())), None);
+    // Made anew, it is one more.
+    holds.apply(of_ada.clone());
+    holds.inherit(of_ada.clone());
+    holds.inherit(hold("Dogs", Some(user("bob")), HOUR));
+    assert_eq!(holds.len(), 3);
+}

@@ -92,7 +92,7 @@ impl Owner {
         // Who ordered may have given up.
         match order {
             Order::Own { reign, holds, done } => {
-                holds.into_iter().for_each(|hold| self.shared.holds.apply(hold));
+                holds.into_iter().for_each(|hold| self.shared.holds.inherit(hold));
                 let owned = self.step_up(reign).await;
                 // Who ordered looks again later anyway.
                 done.send(owned).unwrap_or_default();
