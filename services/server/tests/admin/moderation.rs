@@ -9,7 +9,7 @@ use tertulia_proto::admin::v1::{
 };
 use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, Unavailable};
 
-use crate::world::{Chatter, World, failure};
+use crate::world::{Chatter, NEVER, World, failure};
 
 fn kick(group: &str, target: Target, reason: &str, hold_seconds: u32) -> KickMemberRequest {
     KickMemberRequest { group_name: group.into(), target: Some(target), reason: reason.into(), hold_seconds }
@@ -100,13 +100,16 @@ async fn a_hold_keeps_out_of_joins_and_posts_until_it_passes() {
     // It holds somebody who is no member, too.
     admin.kick_member(kick("Cats", Target::User("bob".into()), "", 60)).await.unwrap();
     join_is_refused(&mut bob, "Cats", "kicked").await;
-    loop {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        ada.send(&json!({"Join": {"group_name": "Dogs"}})).await;
-        if ada.next().await.unwrap().get("Joined").is_some() {
-            break;
+    let passed = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            ada.send(&json!({"Join": {"group_name": "Dogs"}})).await;
+            if ada.next().await.unwrap().get("Joined").is_some() {
+                break;
+            }
         }
-    }
+    };
+    tokio::time::timeout(NEVER, passed).await.expect("the hold does not pass");
     world.stop().await;
 }
 
@@ -240,9 +243,12 @@ async fn a_closed_group_keeps_its_messages_and_opens_again() {
     assert_eq!(ada.join("Dogs").await["head"], 1);
     admin.close_group(close(1)).await.unwrap();
     ada.expect("Left").await;
-    while admin.get_group(get()).await.unwrap().into_inner().group.unwrap().closed_until.is_some() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let open = async {
+        while admin.get_group(get()).await.unwrap().into_inner().group.unwrap().closed_until.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, open).await.expect("the group stays closed");
     ada.join("Dogs").await;
     let unknown = CloseGroupRequest { group_name: "Cats".into(), ..Default::default() };
     assert_eq!(failure(admin.close_group(unknown).await).0, NotFound);
