@@ -10,6 +10,7 @@ mod faults;
 mod full;
 mod latency;
 mod leaving;
+mod metrics;
 mod slow;
 mod talker;
 mod together;
