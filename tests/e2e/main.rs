@@ -13,4 +13,5 @@ mod lists;
 mod many_groups;
 mod order;
 mod resume;
+mod terminal;
 mod tls;

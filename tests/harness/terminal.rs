@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
@@ -43,6 +44,14 @@ impl Terminal {
     /// Ends the input, as Control-D does.
     pub fn hang_up(&mut self) {
         self.keyboard = None;
+    }
+
+    /// Sends a signal, such as `Signal::INT`, as Control-C does.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// The next line of output.
