@@ -331,3 +331,44 @@ impl Client {
 fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
     recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers questions for history with these pages.
+    async fn answer(listener: TcpListener, pages: [serde_json::Value; 2]) -> Result<()> {
+        let mut peer = RawClient::new(listener.accept().await?.0);
+        let limits = json!({"line_bytes": 1, "message_bytes": 1, "group_name_bytes": 1, "groups": 1,
+            "posts_per_second": 0, "page": 1});
+        let welcome = json!({"version": 1, "server": "x", "session": "c", "user": "ada", "limits": limits,
+            "heartbeat": 30_000});
+        peer.expect_json(&json!({"Hello": {}})).await?;
+        peer.line(&json!({"Welcome": welcome}).to_string()).await?;
+        for page in pages {
+            peer.expect_json(&json!({"History": {}})).await?;
+            peer.line(&json!({"History": page}).to_string()).await?;
+        }
+        peer.expect_closed().await
+    }
+
+    #[tokio::test]
+    async fn a_log_is_of_one_life() {
+        for (epoch, is_right) in [(7, true), (8, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let connector = Connector::new(listener.local_addr().unwrap());
+            let page = |epoch: u64, seq: u64, more: bool| {
+                let message = json!({"message": "x", "seq": seq, "sender": "ada", "at": 1});
+                json!({"group_name": "Dogs", "epoch": epoch, "messages": [message], "more": more})
+            };
+            let server = tokio::spawn(answer(listener, [page(7, 1, true), page(epoch, 2, false)]));
+            let mut client = connector.extended("ada").await.unwrap();
+            let log = client.read_log("Dogs").await;
+            assert_eq!(log.is_ok(), is_right, "{log:?}");
+            drop(client);
+            server.await.unwrap().unwrap();
+        }
+    }
+}
