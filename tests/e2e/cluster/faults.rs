@@ -13,8 +13,9 @@ use harness::{Client, Connector, ServerOptions, check};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::listener::listen;
 use crate::machine;
-use crate::talker::{CURTAIN, Places, Story, Talker, all_answered, listen};
+use crate::talker::{CURTAIN, Places, Story, Talker, all_answered};
 
 const NODES: usize = 3;
 /// How long a node stays paused or cut off: longer than its lease.
