@@ -76,8 +76,10 @@ def server_binary():
     """The built server, for `check-config`: the one that TERTULIA_TEST_SERVER names, or that of this workspace."""
     if os.environ.get("TERTULIA_TEST_SERVER"):
         return Path(os.environ["TERTULIA_TEST_SERVER"])
+    # Where cargo puts it; a relative path is one from the root, where make runs.
+    target = ROOT / (os.environ.get("CARGO_TARGET_DIR") or "target")
     for profile in ("debug", "release"):
-        program = ROOT / "target" / profile / "tertulia-server"
+        program = target / profile / "tertulia-server"
         if program.is_file():
             return program
     skip("the server is not built: cargo build --bin tertulia-server")

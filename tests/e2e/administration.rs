@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::Server;
@@ -139,7 +139,9 @@ async fn the_lines_of_the_readme_do_what_they_say() -> Result<()> {
     let mut ada = connector.extended("ada").await?;
     let mut bob = connector.extended("bob").await?;
     let mut seen = String::new();
+    let began = Instant::now();
     for attempt in 0.. {
+        ensure!(began.elapsed() < PATIENCE, "the watcher does not begin to watch");
         ada.join(&format!("Door-{attempt}")).await?;
         let first = tokio::time::timeout(Duration::from_millis(100), events.read_line(&mut seen)).await;
         ada.writer.leave(&format!("Door-{attempt}")).await?;

@@ -1,8 +1,12 @@
-//! Every code of `Rejected` that can be provoked from outside, and what stays of the connection.
+//! Every code of `Rejected` that can be provoked from outside, and what stays of the connection. (`draining` cannot: connections end before
+//! what they talk to does. `services/server/tests/stopping.rs` has it.)
+
+use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use harness::{RawClient, Server, ServerOptions};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use crate::extended::{ask, hello, join};
 
@@ -244,6 +248,27 @@ async fn rate_limited() -> Result<()> {
     assert!(posted.len() == BURST || posted.len() == BURST + 1, "{posted:?} {refused:?}");
     assert_eq!(posted[..BURST], (0..BURST).map(|number| json!(number.to_string())).collect::<Vec<_>>());
     lives(&mut client).await
+}
+
+#[tokio::test]
+async fn rate_limited_who_makes_groups_under_ever_new_names() -> Result<()> {
+    let server = ServerOptions::new().set("limits.new_groups_per_address", 2).start().await?;
+    for (user, group) in [("ada", "a"), ("bob", "b")] {
+        join(&mut hello(&server, user).await?, group).await?;
+    }
+    let mut client = hello(&server, "cyd").await?;
+    let refusal = rejected("rate_limited", json!({"request": "Join", "group_name": "c"}));
+    let answer = ask(&mut client, json!({"Join": {"group_name": "c"}}), refusal).await?;
+    let wait = answer["Rejected"]["retry_after_ms"].as_u64();
+    assert!(wait.is_some_and(|wait| (1..=3_600_000).contains(&wait)), "{answer}");
+    join(&mut client, "b").await?;
+    // Where somebody else comes from, groups can be made.
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into())?;
+    let mut other = RawClient::new(socket.connect(server.chat()).await?);
+    ask(&mut other, json!({"Hello": {"version": 1, "user": "cyd"}}), json!({"Welcome": {}})).await?;
+    join(&mut other, "c").await?;
+    Ok(())
 }
 
 #[tokio::test]

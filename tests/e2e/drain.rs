@@ -8,7 +8,8 @@ use anyhow::{Result, bail, ensure};
 use harness::deadline::{PATIENCE, poll_until};
 use harness::metrics::{Metrics, get};
 use harness::recording::End;
-use harness::{Client, Event, Server, ServerOptions};
+use harness::{Client, Event, ServerOptions};
+use rustix::process::Signal;
 
 const GROUP: &str = "Dogs";
 const GRACE: Duration = Duration::from_secs(20);
@@ -32,7 +33,8 @@ async fn read_out(client: &mut Client) -> Result<bool> {
 #[tokio::test]
 async fn what_was_acknowledged_is_delivered_and_the_exit_is_clean() -> Result<()> {
     const POSTERS: usize = 8;
-    let mut server = Server::start().await?;
+    let options = ServerOptions::new().on_disk().set("log.retention.messages", 0).set("log.retention.bytes", 0);
+    let mut server = options.start().await?;
     let connector = server.connector();
     let mut listener = connector.extended("listener").await?;
     listener.join(GROUP).await?;
@@ -101,7 +103,12 @@ async fn what_was_acknowledged_is_delivered_and_the_exit_is_clean() -> Result<()
     assert!(acknowledged > 50, "{acknowledged}");
     recordings.push(listener);
     assert!(recordings.iter().all(|recording| recording.end == End::Cut));
-    harness::check(&recordings, &[]).assert_clean();
+    // All of it is there when the server is back.
+    server.restart().await?;
+    let mut reader = connector.at(server.chat()).extended("reader").await?;
+    let log = reader.read_log(GROUP).await?;
+    recordings.push(reader.settled());
+    harness::check(&recordings, &[log]).assert_clean();
     Ok(())
 }
 
@@ -174,6 +181,22 @@ async fn a_client_that_takes_nothing_does_not_hold_it_beyond_the_grace() -> Resu
     assert!(log.contains("connections that do not take what waits for them are cut off"), "{log}");
     assert_eq!(status.code(), Some(0), "{status}");
     drop(stuck);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interrupt_is_as_good_as_a_termination() -> Result<()> {
+    let mut server = ServerOptions::new().on_disk().set("drain.linger", "10s").start().await?;
+    let mut client = server.connector().extended("ada").await?;
+    client.join(GROUP).await?;
+    server.process().signal(Signal::INT)?;
+    client.reader.until("GoingAway", |event| matches!(event, Event::GoingAway(_)).then_some(())).await?;
+    client.post(GROUP, "last words", "1").await?;
+    drop(client);
+    assert_eq!(server.wait(GRACE).await?.code(), Some(0));
+    server.restart().await?;
+    let log = server.connector().extended("reader").await?.read_log(GROUP).await?;
+    assert_eq!(log.messages.len(), 1, "{log:?}");
     Ok(())
 }
 

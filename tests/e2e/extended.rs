@@ -3,6 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use harness::deadline::{PATIENCE, poll_until};
+use harness::metrics::Metrics;
 use harness::{Event, RawClient, Server, ServerOptions, check};
 use serde_json::{Value, json};
 
@@ -262,6 +264,15 @@ async fn whoever_says_nothing_at_all_is_closed() -> Result<()> {
     for client in [&mut silent, &mut groupless, &mut halfway] {
         while client.next_line().await?.is_some() {}
     }
+    // Each for its own reason: sooner or later the heartbeat would have ended the last one, too.
+    for reason in ["hello_timeout", "idle", "line_timeout"] {
+        poll_until(PATIENCE, reason, async || {
+            let metrics = Metrics::scrape(server.http()).await?;
+            let closed = metrics.sum("tertulia_connections_closed_total", &[("reason", reason)]);
+            Ok((closed != Some(1.0)).then(|| metrics.describe("tertulia_connections_closed_total")))
+        })
+        .await?;
+    }
     Ok(())
 }
 
@@ -350,7 +361,7 @@ async fn a_full_house_is_told_before_the_dialect_is_known() -> Result<()> {
     three.expect_closed().await?;
     drop(one);
     // Room is made as soon as the server has seen the end of a connection.
-    harness::deadline::poll_until(Duration::from_secs(10), "room for another", async || {
+    poll_until(Duration::from_secs(10), "room for another", async || {
         let mut client = server.connector().raw().await?;
         client.line(r#"{"Hello":{"version":1}}"#).await?;
         let line = client.json().await?;

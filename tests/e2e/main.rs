@@ -13,6 +13,7 @@ mod lists;
 mod many_groups;
 mod order;
 mod proxied;
+mod reconnecting;
 mod resume;
 mod terminal;
 mod tls;

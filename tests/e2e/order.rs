@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::deadline::{PATIENCE, poll_until};
 use harness::metrics::Metrics;
 use harness::{RawClient, Server, ServerOptions};
@@ -75,11 +75,15 @@ async fn who_leaves_after_a_post_has_its_answer_first() -> Result<()> {
             if let Some(joined) = line.get("Joined") {
                 break joined["head"].clone();
             }
-            seen.extend(line.as_object().into_iter().flat_map(|line| line.keys().cloned()));
+            seen.push(line);
         };
-        let place = |kind: &str| seen.iter().position(|seen| seen == kind);
-        assert!(place("Posted") < place("Left"), "{seen:?}");
-        assert!(place("Message").is_none_or(|message| Some(message) < place("Left")), "{seen:?}");
+        let place = |kind: &str, id: Option<&str>| {
+            seen.iter().position(|line| line.get(kind).is_some_and(|it| id.is_none() || it["id"].as_str() == id))
+        };
+        let left = place("Left", None).with_context(|| format!("no Left: {seen:?}"))?;
+        let id = round.to_string();
+        assert!(place("Posted", Some(&id)).is_some_and(|posted| posted < left), "{seen:?}");
+        assert!(place("Message", None).is_none_or(|message| message < left), "{seen:?}");
         // Both posts were before the join.
         assert_eq!(head, json!(2 * (round + 1)));
         for (seq, message) in [(2 * round + 1, round.to_string()), (2 * round + 2, "from outside".to_owned())] {

@@ -1,11 +1,11 @@
 //! Which build of the server a test starts: this one, or an older one that it is to follow without a loss.
 
 use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::environment;
 use crate::process::binary;
 
 /// Says where the server of the older build is, as `make test-upgrade` does. Read here and nowhere else.
@@ -40,12 +40,9 @@ pub fn are_two() -> bool {
     std::env::var_os(OTHER).is_some()
 }
 
-/// Says which builds a test is about to run, past the test runner, which shows nothing of a test that passes: whoever reads that it
-/// passed is to know what that means.
+/// Says which builds a test is about to run.
 pub fn announce() {
-    let said = writeln!(std::io::stderr(), "upgrade from {} to {}", Build::Older, Build::This);
-    // Nobody reads it then.
-    said.unwrap_or_default();
+    environment::announce(&format!("upgrade from {} to {}", Build::Older, Build::This));
 }
 
 impl fmt::Display for Build {

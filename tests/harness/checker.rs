@@ -15,6 +15,7 @@ mod members;
 mod posts;
 mod truth;
 mod violation;
+mod without_id;
 
 use truth::Truth;
 pub use violation::Violation;

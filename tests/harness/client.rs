@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tertulia_protocol::code::Code;
 use tertulia_protocol::codec::LineBuffer;
@@ -37,6 +37,7 @@ pub struct Connector {
     shared: Arc<Shared>,
     patience: Duration,
     small_buffers: bool,
+    may_be_torn: bool,
 }
 
 impl Connector {
@@ -50,7 +51,7 @@ impl Connector {
     #[must_use]
     pub fn among(addresses: &[SocketAddr]) -> Self {
         let (addresses, next) = (addresses.into(), Arc::default());
-        Self { addresses, next, shared: Arc::default(), patience: PATIENCE, small_buffers: false }
+        Self { addresses, next, shared: Arc::default(), patience: PATIENCE, small_buffers: false, may_be_torn: false }
     }
 
     /// Connections to another server that is one with this.
@@ -71,6 +72,13 @@ impl Connector {
     #[must_use]
     pub fn small_buffers(mut self) -> Self {
         self.small_buffers = true;
+        self
+    }
+
+    /// Lets a connection end within a line, as one does whose server is killed. Else that is a fault.
+    #[must_use]
+    pub fn may_be_torn(mut self) -> Self {
+        self.may_be_torn = true;
         self
     }
 
@@ -127,6 +135,7 @@ impl Connector {
             dialect,
             shared: Arc::clone(&self.shared),
             patience: self.patience,
+            may_be_torn: self.may_be_torn,
             recording: Arc::clone(&recording),
         };
         Client { reader, writer: Writer { stream: write, dialect, recording, patience: self.patience } }
@@ -241,6 +250,7 @@ impl Client {
 
     async fn read_pages(&mut self, group: &str, patience: Duration) -> Result<GroupLog> {
         let mut log = GroupLog { group: group.into(), epoch: 0, messages: Vec::new() };
+        let mut is_first = true;
         let began = Instant::now();
         loop {
             let after = log.messages.last().map_or(0, |message| message.seq);
@@ -260,7 +270,9 @@ impl Client {
                 }
                 Err(it) => bail!("waited for {what}, got {it:?}"),
             };
-            log.epoch = page.epoch;
+            let epoch = log.epoch;
+            ensure!(is_first || page.epoch == epoch, "{what} is of epoch {}, what came before of {epoch}", page.epoch);
+            (log.epoch, is_first) = (page.epoch, false);
             log.messages.extend(page.messages.iter().cloned());
             if !page.more {
                 return Ok(log);
@@ -318,4 +330,45 @@ impl Client {
 
 fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
     recording.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers questions for history with these pages.
+    async fn answer(listener: TcpListener, pages: [serde_json::Value; 2]) -> Result<()> {
+        let mut peer = RawClient::new(listener.accept().await?.0);
+        let limits = json!({"line_bytes": 1, "message_bytes": 1, "group_name_bytes": 1, "groups": 1,
+            "posts_per_second": 0, "page": 1});
+        let welcome = json!({"version": 1, "server": "x", "session": "c", "user": "ada", "limits": limits,
+            "heartbeat": 30_000});
+        peer.expect_json(&json!({"Hello": {}})).await?;
+        peer.line(&json!({"Welcome": welcome}).to_string()).await?;
+        for page in pages {
+            peer.expect_json(&json!({"History": {}})).await?;
+            peer.line(&json!({"History": page}).to_string()).await?;
+        }
+        peer.expect_closed().await
+    }
+
+    #[tokio::test]
+    async fn a_log_is_of_one_life() {
+        for (epoch, is_right) in [(7, true), (8, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let connector = Connector::new(listener.local_addr().unwrap());
+            let page = |epoch: u64, seq: u64, more: bool| {
+                let message = json!({"message": "x", "seq": seq, "sender": "ada", "at": 1});
+                json!({"group_name": "Dogs", "epoch": epoch, "messages": [message], "more": more})
+            };
+            let server = tokio::spawn(answer(listener, [page(7, 1, true), page(epoch, 2, false)]));
+            let mut client = connector.extended("ada").await.unwrap();
+            let log = client.read_log("Dogs").await;
+            assert_eq!(log.is_ok(), is_right, "{log:?}");
+            drop(client);
+            server.await.unwrap().unwrap();
+        }
+    }
 }

@@ -6,7 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::environment;
 
 /// A conversation of our own, which is always there.
 const OURS: &str = include_str!("../conversations/reading-circle.log");
@@ -81,13 +83,16 @@ impl Conversation {
 /// beside the repository. `None`, after a message, if there are none.
 ///
 /// # Errors
-/// If they are there but cannot be read.
+/// If they are there but cannot be read, or `TERTULIA_IRC_DIR` names what is no directory.
 pub fn real_conversations() -> Result<Option<Vec<Conversation>>> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let named = std::env::var_os("TERTULIA_IRC_DIR").map(PathBuf::from);
-    let directory = named.unwrap_or_else(|| repository.join("../shared/data/irc"));
+    let directory = named.clone().unwrap_or_else(|| repository.join("../shared/data/irc"));
     if !directory.is_dir() {
-        println!("skipped: no conversations in {} (TERTULIA_IRC_DIR says where they are)", directory.display());
+        // They are no part of the repository, so nobody needs to have them; but who names a place is to hear that there are none.
+        ensure!(named.is_none(), "TERTULIA_IRC_DIR = {}: is no directory", directory.display());
+        let missing = format!("no conversations in {} (TERTULIA_IRC_DIR says where they are)", directory.display());
+        environment::announce(&format!("left out: {missing}"));
         return Ok(None);
     }
     let entries = std::fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;

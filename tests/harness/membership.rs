@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use tertulia_protocol::code::Code;
+use tertulia_protocol::extended::LeftReason;
 
 use crate::recording::{Event, Joined, Lagged, Recording, Sent};
 
@@ -30,6 +31,10 @@ pub enum Fault {
     },
     /// `Joined` came without a `Join`.
     NotAsked,
+    /// `Joined` promised all that was asked for, after a place that is of another life of the group.
+    RecoveredElsewhere,
+    /// `Left` came without a `Leave`, and no moderator is said to have had a hand in it.
+    LeftUnasked,
 }
 
 /// What a `Join` asked for.
@@ -65,6 +70,8 @@ struct Standing {
 #[derive(Debug, Clone, Default)]
 pub struct Membership {
     asks: VecDeque<Ask>,
+    /// Each `Leave` that is not answered.
+    leaves: usize,
     standing: Option<Standing>,
     /// The last place of the last membership, which outlives it.
     place: Option<(u64, u64)>,
@@ -86,16 +93,20 @@ impl Membership {
     /// `Joined` came. Answers how the membership begins; `None` if it goes on where it was.
     ///
     /// # Errors
-    /// If nobody asked.
+    /// If nobody asked, or it says what cannot be.
     pub fn joined(&mut self, joined: &Joined) -> Result<Option<Start>, Fault> {
         let ask = self.asks.pop_front();
         if ask.is_none_or(|ask| ask.after.is_none() && ask.last.is_none()) && self.standing.is_some() {
             return ask.map(|_| None).ok_or(Fault::NotAsked);
         }
-        let start = beginning(ask.unwrap_or_default(), joined);
+        let asked = ask.unwrap_or_default();
+        let start = beginning(asked, joined);
         self.standing = Some(Standing { epoch: joined.epoch, next: start, missed: Vec::new() });
         let (Start::Exactly(first) | Start::OldestKept(first)) = start;
         self.place = Some((first.saturating_sub(1), joined.epoch));
+        if joined.recovered && is_of_another_life(asked, joined) {
+            return Err(Fault::RecoveredElsewhere);
+        }
         ask.map(|_| Some(start)).ok_or(Fault::NotAsked)
     }
 
@@ -138,9 +149,32 @@ impl Membership {
         Ok(())
     }
 
+    /// A `Leave` was sent.
+    pub fn asked_to_leave(&mut self) {
+        self.leaves += 1;
+    }
+
+    /// A `Leave` was refused.
+    pub fn leave_refused(&mut self) {
+        self.leaves = self.leaves.saturating_sub(1);
+    }
+
     /// `Left` came.
-    pub fn left(&mut self) {
-        self.standing = None;
+    ///
+    /// # Errors
+    /// If the connection is not a member, or it says that somebody asked and nobody did.
+    pub fn left(&mut self, reason: LeftReason) -> Result<(), Fault> {
+        let was_in = self.standing.take().is_some();
+        if reason == LeftReason::Leave {
+            self.leaves = self.leaves.checked_sub(1).ok_or(Fault::LeftUnasked)?;
+        }
+        if was_in { Ok(()) } else { Err(Fault::Outside) }
+    }
+
+    /// Whether a `Join` was neither answered nor refused.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.asks.is_empty()
     }
 
     /// The epoch of the standing membership.
@@ -162,12 +196,16 @@ impl Membership {
     }
 }
 
+/// Whether the place after which to begin is none of the life that one has joined.
+fn is_of_another_life(ask: Ask, joined: &Joined) -> bool {
+    let epoch_differs = ask.epoch.is_some_and(|epoch| epoch != joined.epoch);
+    ask.after.is_some_and(|after| epoch_differs || after > joined.head)
+}
+
 fn beginning(ask: Ask, joined: &Joined) -> Start {
     match (ask.after, ask.last) {
-        (Some(after), _) => {
-            let another_life = ask.epoch.is_some_and(|epoch| epoch != joined.epoch) || after > joined.head;
-            if another_life && !joined.recovered { Start::OldestKept(1) } else { Start::Exactly(after + 1) }
-        }
+        (Some(_), _) if is_of_another_life(ask, joined) => Start::OldestKept(1),
+        (Some(after), _) => Start::Exactly(after + 1),
         (None, Some(last)) => {
             let first = joined.head.saturating_sub(last) + 1;
             if joined.recovered { Start::Exactly(first) } else { Start::OldestKept(first) }
@@ -183,10 +221,12 @@ pub fn follow(recording: &Recording, group: &str) -> Membership {
     for event in &recording.events {
         let outcome = match event {
             Event::Sent(sent) => {
-                if let Sent::Join { group: it, after, last, epoch } = &**sent
-                    && &**it == group
-                {
-                    membership.asked(Ask { after: *after, last: *last, epoch: *epoch });
+                match &**sent {
+                    Sent::Join { group: it, after, last, epoch } if &**it == group => {
+                        membership.asked(Ask { after: *after, last: *last, epoch: *epoch });
+                    }
+                    Sent::Leave { group: it } if &**it == group => membership.asked_to_leave(),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -197,10 +237,11 @@ pub fn follow(recording: &Recording, group: &str) -> Membership {
             Event::Joined(it) if &*it.group == group => membership.joined(it).map(|_| ()),
             Event::Message(it) if &*it.group == group => membership.message(it.seq),
             Event::Lagged(it) if &*it.group == group => membership.lagged(it),
-            Event::Left(it) if &*it.group == group => {
-                membership.left();
+            Event::Rejected(it) if it.request.as_deref() == Some("Leave") && it.group.as_deref() == Some(group) => {
+                membership.leave_refused();
                 Ok(())
             }
+            Event::Left(it) if &*it.group == group => membership.left(it.reason),
             _ => Ok(()),
         };
         // What is wrong is for the checker to say.
@@ -238,7 +279,8 @@ mod tests {
         assert_eq!(it.message(10), Err(Fault::Gap { expected: 9 }));
         assert_eq!(it.message(9), Err(Fault::OutOfOrder));
         assert_eq!(it.message(11), Ok(()));
-        it.left();
+        it.asked_to_leave();
+        assert_eq!(it.left(LeftReason::Leave), Ok(()));
         assert_eq!(it.message(12), Err(Fault::Outside));
         assert_eq!(it.place(), Some((11, 1)));
     }
@@ -255,6 +297,32 @@ mod tests {
         let mut it = member(ask, &joined(2, 9, false));
         assert_eq!(it.message(3), Ok(()), "another epoch begins with whatever is kept");
         assert_eq!(it.message(5), Err(Fault::Gap { expected: 4 }));
+    }
+
+    #[test]
+    fn nobody_recovers_a_place_of_another_life() {
+        let ask = Ask { after: Some(3), last: None, epoch: Some(1) };
+        for answer in [joined(2, 9, true), joined(1, 2, true)] {
+            let mut it = Membership::default();
+            it.asked(ask);
+            assert_eq!(it.joined(&answer), Err(Fault::RecoveredElsewhere));
+            assert_eq!(it.message(1), Ok(()), "it is in all the same");
+        }
+        // The head itself is of this life.
+        assert_eq!(member(ask, &joined(1, 3, true)).message(4), Ok(()));
+    }
+
+    #[test]
+    fn who_is_in_stays_until_it_asks_or_is_sent_away() {
+        let mut it = member(Ask::default(), &joined(1, 2, true));
+        assert_eq!(it.clone().left(LeftReason::Leave), Err(Fault::LeftUnasked));
+        assert_eq!(it.clone().left(LeftReason::Kicked), Ok(()));
+        it.asked_to_leave();
+        it.asked_to_leave();
+        it.leave_refused();
+        assert_eq!(it.left(LeftReason::Leave), Ok(()));
+        assert_eq!(it.left(LeftReason::Leave), Err(Fault::LeftUnasked));
+        assert_eq!(it.left(LeftReason::Deleted), Err(Fault::Outside));
     }
 
     #[test]

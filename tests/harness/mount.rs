@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::environment;
+
 /// A tmpfs, unmounted when this is dropped. Only root can mount one.
 #[derive(Debug)]
 pub struct Mount(PathBuf);
@@ -26,10 +28,10 @@ impl Mount {
             return Ok(Some(Self(path.to_owned())));
         }
         let why = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
-        if std::env::var_os("TERTULIA_TEST_REQUIRED").is_some_and(|value| value == "1") {
+        if environment::is_all_required() {
             bail!("cannot mount a small disk, and TERTULIA_TEST_REQUIRED = 1: {why}");
         }
-        println!("skipped: cannot mount a small disk: {why}");
+        environment::announce(&format!("skipped: cannot mount a small disk: {why}"));
         Ok(None)
     }
 

@@ -46,7 +46,7 @@ impl Terminal {
         self.keyboard = None;
     }
 
-    /// Sends it a signal.
+    /// Sends a signal, such as `Signal::INT`, as Control-C does.
     ///
     /// # Errors
     /// If it has ended.

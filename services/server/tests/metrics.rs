@@ -2,14 +2,18 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p tertulia-server --test metrics` writes the table anew.
 
-#![allow(clippy::unwrap_used)] // A test fails by panicking, its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking, its helpers too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
+/// How long the server may take to start, and to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 const BEGIN: &str = "<!-- begin of the generated table -->\n";
 const END: &str = "<!-- end of the generated table -->\n";
 
@@ -23,6 +27,7 @@ impl Drop for Server {
     }
 }
 
+/// A page of metrics, as one sees it who has asked before: only then has the port counted a question.
 fn scrape() -> String {
     let data = tempfile::tempdir().unwrap();
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -33,7 +38,11 @@ fn scrape() -> String {
     };
     let cert = format!("chat.tls.cert_file={}", file("tls.crt", certified.cert.pem()));
     let key = format!("chat.tls.key_file={}", file("tls.key", certified.signing_key.serialize_pem()));
-    let child = Command::new(env!("CARGO_BIN_EXE_tertulia-server"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TERTULIA__")) {
+        command.env_remove(name);
+    }
+    let child = command
         .args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
         .arg(data.path().join("data"))
         .args(["--set", &cert, "--set", &key])
@@ -42,11 +51,22 @@ fn scrape() -> String {
         .spawn()
         .unwrap();
     let mut server = Server(child);
-    let mut line = String::new();
-    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut stdout = BufReader::new(server.0.stdout.take().unwrap());
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        tell.send(stdout.read_line(&mut line).map(|_| line))
+    });
+    let line = told.recv_timeout(PATIENCE).expect("it does not say where it listens").unwrap();
     let addresses: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let http = addresses["listening"]["http"].as_str().unwrap();
-    let mut stream = TcpStream::connect(http).unwrap();
+    let http = addresses["listening"]["http"].as_str().unwrap().parse().unwrap();
+    page_of(http);
+    page_of(http)
+}
+
+fn page_of(http: SocketAddr) -> String {
+    let mut stream = TcpStream::connect_timeout(&http, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -3,6 +3,12 @@
 use crate::PAGE;
 use crate::drawing::Arrows;
 
+/// The members of the workspace, whether their list stands on one line or on many.
+pub(crate) fn members(workspace: &str) -> Vec<&str> {
+    let list = workspace.split_once("\nmembers = [").and_then(|(_, list)| list.split_once(']'));
+    list.map_or_else(Vec::new, |(list, _)| list.split('"').skip(1).step_by(2).collect())
+}
+
 /// What is wrong with the crates' dependencies on each other.
 pub(crate) fn faults(place: &str, manifest: &str, arrows: &Arrows) -> Vec<String> {
     let mut faults = Vec::new();

@@ -151,3 +151,10 @@ fn is_found_between_crates() {
         }
     }
 }
+
+#[test]
+fn is_looked_for_in_every_member() {
+    for list in ["[\"a\", \"b/c\"]", "[\n    \"a\",\n    \"b/c\",\n]"] {
+        assert_eq!(manifest::members(&format!("[workspace]\nmembers = {list}\nother = [\"x\"]\n")), ["a", "b/c"]);
+    }
+}

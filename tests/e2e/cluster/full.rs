@@ -136,7 +136,7 @@ async fn storage_that_is_used_up_refuses_posts_and_takes_them_again_by_itself() 
     until_writable(&cluster, true).await?;
     for node in &cluster.nodes {
         let scrape = Metrics::scrape(node.http()).await?;
-        let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).unwrap_or_default();
+        let expired = scrape.sum("tertulia_cluster_expired_nodes_total", &[]).context("no metric of expired nodes")?;
         ensure!(expired == 0.0, "{expired} nodes were taken for dead");
     }
     conclude(clients).await

@@ -10,6 +10,8 @@ mod faults;
 mod full;
 mod latency;
 mod leaving;
+mod listener;
+mod metrics;
 mod slow;
 mod talker;
 mod together;

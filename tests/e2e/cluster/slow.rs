@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::cluster::Cluster;
 use harness::metrics::Metrics;
 use harness::proxy::Carriage;
@@ -58,9 +58,13 @@ async fn two_hundred_milliseconds_each_way_cost_time_and_nothing_else() -> Resul
     }
     for place in 0..3 {
         let scrape = Metrics::scrape(cluster.nodes[place].http()).await?;
-        let value = |name: &str, labels: &[(&str, &str)]| scrape.sum(name, labels).unwrap_or_default();
-        ensure!(value("tertulia_cluster_expired_nodes_total", &[]) == 0.0, "a node was taken for dead");
-        ensure!(value("tertulia_cluster_renewals_total", &[("result", "lapsed")]) == 0.0, "a node was taken for dead");
+        for (name, labels) in [
+            ("tertulia_cluster_expired_nodes_total", &[][..]),
+            ("tertulia_cluster_renewals_total", &[("result", "lapsed")]),
+        ] {
+            let count = scrape.sum(name, labels).with_context(|| format!("no metric {name} of {labels:?}"))?;
+            ensure!(count == 0.0, "a node was taken for dead: {name}");
+        }
     }
     let recordings: Vec<_> = clients.into_iter().map(harness::Client::settled).collect();
     check(&recordings, &logs).assert_clean();

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::Verdict;
 use harness::deadline::{PATIENCE, within};
-use harness::recording::{Dialect, Event, Recording};
+use harness::recording::{Event, Recording, Rejected};
 use harness::{Client, Connector, check};
 use tertulia_protocol::code::Code;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Between two posts of one client, on average.
-const PAUSE: Duration = Duration::from_millis(25);
+pub(crate) const PAUSE: Duration = Duration::from_millis(25);
 /// Before a client connects again, or posts again what was refused.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 /// A post that was not answered for so long, on a connection that is up, is a failure.
 const UNANSWERED: Duration = Duration::from_secs(110);
 /// An answer that takes longer is noted.
@@ -37,7 +37,7 @@ pub(crate) type SlowAnswer = (Instant, Duration, String);
 pub(crate) struct Story {
     pub(crate) recordings: Vec<Recording>,
     pub(crate) slow: Vec<SlowAnswer>,
-    pub(crate) refused: u64,
+    pub(crate) refused: Vec<Arc<Rejected>>,
 }
 
 /// A client.
@@ -49,6 +49,8 @@ pub(crate) struct Talker {
     groups: Vec<String>,
     /// Until when to talk.
     hush: watch::Receiver<bool>,
+    /// Decides what it says where, and when.
+    random: fastrand::Rng,
     /// Told once when all that was said is answered.
     calm: Option<mpsc::UnboundedSender<()>>,
     /// Group, id, text and when it was posted first, by number.
@@ -61,10 +63,9 @@ pub(crate) struct Talker {
 }
 
 impl Talker {
-    /// Starts a client that talks in `groups`, at first on the node in the place `home`.
+    /// Starts a client that talks in `groups`, at first on the node in the place `home`; `random` decides what it says where, and when.
     pub(crate) fn start(
-        user: &str,
-        home: usize,
+        (home, random): (usize, fastrand::Rng),
         places: &Places,
         connector: &Connector,
         groups: &[String],
@@ -72,8 +73,9 @@ impl Talker {
         calm: &mpsc::UnboundedSender<()>,
     ) -> JoinHandle<Result<Story>> {
         let talker = Self {
-            user: user.to_owned(),
+            user: format!("user-{home}"),
             home,
+            random,
             places: Arc::clone(places),
             connector: connector.clone(),
             groups: groups.to_vec(),
@@ -136,7 +138,7 @@ impl Talker {
         let mut curtains = 0;
         loop {
             let quiet = *self.hush.borrow();
-            let pause = PAUSE.mul_f64(0.5 + fastrand::f64());
+            let pause = PAUSE.mul_f64(0.5 + self.random.f64());
             let event = tokio::select! {
                 event = client.reader.next() => event?,
                 () = tokio::time::sleep(pause) => {
@@ -188,7 +190,7 @@ impl Talker {
                 Some(Event::Posted(posted)) => self.answered(posted.id.as_deref()),
                 Some(Event::Rejected(it)) => {
                     ensure!(matches!(it.code, Code::Unavailable | Code::Draining), "{}: {it:?}", self.user);
-                    self.story.refused += 1;
+                    self.story.refused.push(Arc::clone(&it));
                     let when = Instant::now() + AGAIN;
                     match (it.request.as_deref(), it.id.as_deref().and_then(|id| id.parse().ok()), &it.group) {
                         (Some("Post"), Some(number), _) => again.push((when, Again::Post(number))),
@@ -214,7 +216,7 @@ impl Talker {
     }
 
     async fn post(&mut self, client: &mut Client) -> bool {
-        let group = self.groups[fastrand::usize(..self.groups.len())].clone();
+        let group = self.groups[self.random.usize(..self.groups.len())].clone();
         let text = format!("{} says {}", self.user, self.next);
         let id = self.next.to_string();
         self.unanswered.insert(self.next, (group.clone(), text.clone(), Instant::now()));
@@ -256,7 +258,7 @@ impl Talk {
     pub(crate) fn start(count: usize, places: &Places, connector: &Connector, groups: &[String]) -> Self {
         let (hush, quiet) = watch::channel(false);
         let (calm, calmed) = mpsc::unbounded_channel();
-        let start = |number| Talker::start(&format!("user-{number}"), number, places, connector, groups, &quiet, &calm);
+        let start = |number| Talker::start((number, fastrand::Rng::new()), places, connector, groups, &quiet, &calm);
         Self { talkers: (0..count).map(start).collect(), hush, calmed }
     }
 
@@ -304,7 +306,7 @@ pub(crate) async fn conclude(
     let (mut recordings, mut slow) = (Vec::new(), Vec::new());
     for talker in talkers {
         let story = talker.await??;
-        ensure!(story.refused == 0, "{} posts were refused", story.refused);
+        ensure!(story.refused.is_empty(), "refused: {:?}", story.refused);
         slow.extend(story.slow);
         recordings.extend(story.recordings);
     }
@@ -329,48 +331,4 @@ enum Again {
 async fn join(client: &mut Client, group: &str, from: Option<(u64, u64)>) -> bool {
     let (after, epoch) = (from.map(|(seq, _)| seq), from.map(|(_, epoch)| epoch));
     client.writer.join_from(group, after, None, epoch).await.is_ok()
-}
-
-/// Listens in the classic dialect on one node until the curtain falls or the connection ends, and posts now and then. It fails only if the
-/// server says what is not of the protocol.
-pub(crate) fn listen(
-    who: String,
-    connector: Connector,
-    group: String,
-    hush: watch::Receiver<bool>,
-) -> JoinHandle<Result<Recording>> {
-    tokio::spawn(async move {
-        // The node may be down or cut off before the connection is made, and then nothing is heard there.
-        let Ok(mut client) = connector.classic(&who).await else { return Ok(Recording::new(&who, Dialect::Classic)) };
-        if client.writer.join(&group).await.is_err() {
-            return Ok(client.cut());
-        }
-        let mut number = 0;
-        let mut is_in = false;
-        loop {
-            tokio::select! {
-                event = client.reader.next() => match event? {
-                    None => return Ok(client.cut()),
-                    Some(Event::Text(text)) if &*text.text == CURTAIN => return Ok(client.settled()),
-                    Some(Event::Text(_)) => is_in = true,
-                    // The node was cut off when it was asked: it may know nothing of us.
-                    Some(Event::Error(_)) if !is_in => {
-                        tokio::time::sleep(AGAIN).await;
-                        if client.writer.join(&group).await.is_err() {
-                            return Ok(client.cut());
-                        }
-                    }
-                    Some(_) => {}
-                },
-                () = tokio::time::sleep(8 * PAUSE) => {
-                    number += 1;
-                    let text = format!("{who} says {number}");
-                    // Whoever was not taken in may post, and then does not get it.
-                    if is_in && !*hush.borrow() && client.writer.post(&group, &text, None).await.is_err() {
-                        return Ok(client.cut());
-                    }
-                }
-            }
-        }
-    })
 }

@@ -31,7 +31,7 @@ async fn a_later_version_replaces_this_one_and_this_one_replaces_it_under_load()
     let (hush, quiet) = watch::channel(false);
     let (calm, calmed) = mpsc::unbounded_channel();
     let start = |number: usize, places: &Places| {
-        Talker::start(&format!("user-{number}"), number, places, &connector, &groups, &quiet, &calm)
+        Talker::start((number, fastrand::Rng::new()), places, &connector, &groups, &quiet, &calm)
     };
     let mut talkers: Vec<_> = (0..6).map(|number| start(number, &places)).collect();
     let observer = observer(&connector, &groups).await?;

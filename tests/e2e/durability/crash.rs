@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use harness::deadline::PATIENCE;
+use harness::environment::{number, seed};
 use harness::irc::{Conversation, Happening, real_conversations};
 use harness::recording::Dialect;
 use harness::{Build, Client, Server, ServerOptions, check, within};
@@ -46,11 +47,6 @@ impl Rounds {
     fn build(self, kills: u64) -> Build {
         if kills < self.older { Build::Older } else { Build::This }
     }
-}
-
-fn number(variable: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::env::var(variable) else { return Ok(None) };
-    text.parse().map(Some).with_context(|| format!("{variable} = {text}: must be a number"))
 }
 
 /// What the most talkative of a conversation say.
@@ -113,15 +109,14 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() -> Re
 
 /// Kills the server while people talk, and judges what they saw and what is on the disk.
 pub(crate) async fn talk_and_kill(rounds: Rounds) -> Result<()> {
-    let seed = number("TERTULIA_TEST_SEED")?.unwrap_or_else(|| fastrand::u64(..));
-    println!("TERTULIA_TEST_SEED={seed}");
+    let seed = seed()?;
     let began = Instant::now();
     let mut random = fastrand::Rng::with_seed(seed);
 
     let options = ServerOptions::new().on_disk().host(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
     let options = options.set("log.retention.messages", 0).set("log.retention.bytes", 0);
     let mut server = options.build(rounds.build(0)).start().await?;
-    let connector = server.connector();
+    let connector = server.connector().may_be_torn();
     let conversations = conversations()?;
     let groups: Vec<String> = conversations.iter().map(|conversation| conversation.name.clone()).collect();
     // What nobody posted to yet is not on the disk, and a crash ends its life.

@@ -151,6 +151,30 @@ async fn a_directory_belongs_to_one_process() -> Result<()> {
     Ok(())
 }
 
+/// What removes messages takes their ids along, and they are missed when the ids are read from the log again.
+#[tokio::test]
+async fn an_id_is_forgotten_where_its_message_was_removed() -> Result<()> {
+    let mut server = ServerOptions::new().on_disk().start().await?;
+    let mut ada = server.connector().extended("ada").await?;
+    ada.join("Dogs").await?;
+    for seq in 1..=3 {
+        assert_eq!(ada.post("Dogs", &seq.to_string(), &format!("a{seq}")).await?.seq, seq);
+    }
+    let purge = serde_json::json!({"group_name": "Dogs", "through_seq": 2});
+    assert_eq!(server.admin("PurgeHistory", purge).await?["removedMessages"], "2");
+    assert_eq!(ada.post("Dogs", "1", "a1").await?.seq, 1, "as long as nothing ended, it is known");
+    server.terminate()?;
+    assert!(server.wait(PATIENCE).await?.success());
+    server.restart().await?;
+    let mut ada = server.connector().extended("ada").await?;
+    ada.join("Dogs").await?;
+    assert_eq!(ada.post("Dogs", "3", "a3").await?.seq, 3, "it is kept, and so is its id");
+    for (id, seq) in [("a1", 4), ("a2", 5), ("a1", 4)] {
+        assert_eq!(ada.post("Dogs", "again", id).await?.seq, seq, "{id}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_directory_is_made_and_what_stands_in_its_way_is_named() -> Result<()> {
     let home = tempfile::tempdir()?;

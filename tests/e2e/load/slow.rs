@@ -137,7 +137,8 @@ async fn whoever_takes_nothing_for_too_long_is_closed_with_a_reason() -> Result<
     let _machine = machine().await;
     let server = options().set("limits.write_stall", "1s").start().await?;
     let connector = server.connector().patience(PATIENCE);
-    let stuck = members(&connector.clone().small_buffers(), 0..STUCK).await?;
+    // Nobody can tell them where in a line the end comes.
+    let stuck = members(&connector.clone().small_buffers().may_be_torn(), 0..STUCK).await?;
     let healthy = tokio::spawn(read_all(members(&connector, STUCK..STUCK + 10).await?));
     let mut poster = connector.extended("poster").await?;
     let filling = "x".repeat(MESSAGE_BYTES);
@@ -155,7 +156,7 @@ async fn whoever_takes_nothing_for_too_long_is_closed_with_a_reason() -> Result<
     let mut recordings: Vec<_> = healthy.await??.into_iter().map(Client::settled).collect();
     // What they got before is right as far as it goes.
     for mut client in stuck {
-        while client.reader.next().await.is_ok_and(|event| event.is_some()) {}
+        client.reader.until_closed().await?;
         recordings.push(client.cut());
     }
     let log = poster.read_log(GROUP).await?;

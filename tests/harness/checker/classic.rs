@@ -1,12 +1,15 @@
 //! Whether each classic member, who sees no `seq`, saw a run of the one order, and whether its posts are kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::posts::{Claimed, sent_posts};
 use super::truth::Truth;
 use super::{Rules, Verdict, Violation};
 use crate::recording::{Dialect, End, Event, Message, Recording, Sent};
+
+/// How the names begin that the server gives to classic connections.
+const GUEST: &str = "guest-";
 
 /// What one membership saw, piece by piece: how many messages it was told that it missed, then texts.
 #[derive(Debug, Default)]
@@ -22,19 +25,35 @@ type Posts<'a> = BTreeMap<&'a Arc<str>, Vec<&'a Arc<Message>>>;
 /// Judges all classic connections, and what remains without a poster.
 pub(super) fn check(rules: Rules, recordings: &[Recording], truth: &Truth, claimed: &Claimed, verdict: &mut Verdict) {
     let classic: Vec<_> = recordings.iter().filter(|recording| recording.dialect == Dialect::Classic).collect();
+    let users: HashSet<&Arc<str>> = recordings
+        .iter()
+        .filter(|recording| recording.dialect == Dialect::Extended)
+        .filter_map(|recording| recording.user.as_ref())
+        .collect();
+    // What no classic client can have posted has no poster at all.
+    let is_of_a_guest = |message: &Message| {
+        message.sender.starts_with(GUEST) && message.id.is_none() && !users.contains(&message.sender)
+    };
     let mut guests: BTreeMap<&Arc<str>, Posts<'_>> = BTreeMap::new();
+    let mut orphans = Vec::new();
     for group in truth.groups() {
         let Some((life, kept)) = truth.last_life(group) else { continue };
         for message in (kept.first.max(1)..=kept.head).filter_map(|seq| life.at(seq)) {
-            if !claimed.contains(&(Arc::clone(group), message.seq)) {
+            if claimed.contains(&(Arc::clone(group), message.seq)) {
+                continue;
+            }
+            if is_of_a_guest(message) {
                 guests.entry(&message.sender).or_default().entry(group).or_default().push(message);
+            } else {
+                orphans.push((group, message));
             }
         }
     }
     let posters = find_posters(&classic, truth, &mut guests, verdict);
     if rules.all_posters_recorded {
-        let orphans = guests.into_values().flatten();
-        for (group, message) in orphans.flat_map(|(group, messages)| messages.into_iter().map(move |it| (group, it))) {
+        let left = guests.into_values().flatten();
+        orphans.extend(left.flat_map(|(group, messages)| messages.into_iter().map(move |it| (group, it))));
+        for (group, message) in orphans {
             let violation = Violation::NeverPosted { group: Arc::clone(group), message: Arc::clone(message) };
             verdict.violations.push(violation);
         }
@@ -152,9 +171,9 @@ fn check_member(recording: &Recording, posts: &Posts<'_>, truth: &Truth, verdict
                     if let Some(seen) = groups.get_mut(&group).and_then(|seen| seen.last_mut()) {
                         seen.pieces.push((missed, Vec::new()));
                     }
-                } else if let Some(group) = kicked(text) {
+                } else {
                     for (name, stands) in &mut standing {
-                        *stands &= !group.starts_with(&***name);
+                        *stands &= !is_removal(text, name);
                     }
                 }
             }
@@ -177,9 +196,12 @@ fn is_loss(text: &str) -> bool {
     loss(text).is_some()
 }
 
-/// `You were kicked from group 'Dogs'.`: what follows the first quote.
-fn kicked(text: &str) -> Option<&str> {
-    text.strip_prefix("You were kicked from group '")
+/// Whether a text tells that one is not in `group` any more: `You were kicked from group 'Dogs'.`, `Group 'Dogs' was closed: a reason`.
+fn is_removal(text: &str, group: &str) -> bool {
+    let kicked = format!("You were kicked from group '{group}'");
+    let (closed, deleted) = (format!("Group '{group}' was closed"), format!("Group '{group}' was deleted"));
+    let rest = [kicked, closed, deleted].iter().find_map(|told| text.strip_prefix(told.as_str()));
+    rest.is_some_and(|rest| rest == "." || rest.starts_with(": "))
 }
 
 /// Lays the memberships of one connection in one group along the group's order, one after the other.

@@ -17,15 +17,22 @@ pub(super) fn check(recording: &Recording, truth: &mut Truth, verdict: &mut Verd
     let mut groups: HashMap<Arc<str>, Membership> = HashMap::new();
     for event in &recording.events {
         match event {
-            Event::Sent(sent) => {
-                if let Sent::Join { group, after, last, epoch } = &**sent {
+            Event::Sent(sent) => match &**sent {
+                Sent::Join { group, after, last, epoch } => {
                     let ask = Ask { after: *after, last: *last, epoch: *epoch };
                     groups.entry(Arc::clone(group)).or_default().asked(ask);
                 }
-            }
+                Sent::Leave { group } => groups.entry(Arc::clone(group)).or_default().asked_to_leave(),
+                Sent::Post { .. } => {}
+            },
             Event::Rejected(it) if it.request.as_deref() == Some("Join") => {
                 if let Some(membership) = it.group.as_ref().and_then(|group| groups.get_mut(group)) {
                     membership.refused(it.code);
+                }
+            }
+            Event::Rejected(it) if it.request.as_deref() == Some("Leave") => {
+                if let Some(membership) = it.group.as_ref().and_then(|group| groups.get_mut(group)) {
+                    membership.leave_refused();
                 }
             }
             Event::Joined(it) => {
@@ -60,7 +67,11 @@ pub(super) fn check(recording: &Recording, truth: &mut Truth, verdict: &mut Verd
                     verdict.violations.push(Violation::UnfoundedLoss { who, group, first: it.first, kept: kept.first });
                 }
             }
-            Event::Left(it) => groups.entry(Arc::clone(&it.group)).or_default().left(),
+            Event::Left(it) => {
+                let membership = groups.entry(Arc::clone(&it.group)).or_default();
+                let seq = membership.place().map_or(0, |(seq, _)| seq);
+                unexpected(who, &it.group, seq, membership.left(it.reason), verdict);
+            }
             Event::History(page) => {
                 for pair in page.messages.windows(2) {
                     if let [previous, next] = pair
@@ -79,6 +90,10 @@ pub(super) fn check(recording: &Recording, truth: &mut Truth, verdict: &mut Verd
     }
     if recording.end == End::Settled {
         for (group, membership) in &groups {
+            if membership.waits() {
+                let (who, group) = (Arc::clone(who), Arc::clone(group));
+                verdict.violations.push(Violation::JoinUnanswered { who, group });
+            }
             check_end(who, group, membership, truth, verdict);
         }
     }
@@ -96,9 +111,13 @@ fn check_joined(
     who: &Arc<str>,
     it: &Joined,
     start: Result<Option<Start>, Fault>,
-    truth: &Truth,
+    truth: &mut Truth,
     verdict: &mut Verdict,
 ) {
+    // A life in which nothing was said yet may end with the server that began it.
+    if it.head > 0 {
+        truth.alive(&it.group, it.epoch, who, verdict);
+    }
     let (who, group) = (Arc::clone(who), Arc::clone(&it.group));
     let start = match start {
         Ok(start) => start,
@@ -134,14 +153,15 @@ fn check_began(who: &Arc<str>, group: &Arc<str>, epoch: u64, first: u64, truth: 
 }
 
 /// A member that stayed has seen the newest message.
-fn check_end(who: &Arc<str>, group: &Arc<str>, membership: &Membership, truth: &Truth, verdict: &mut Verdict) {
+fn check_end(who: &Arc<str>, group: &Arc<str>, membership: &Membership, truth: &mut Truth, verdict: &mut Verdict) {
     let Some((next, epoch)) = membership.next() else { return };
     let Some(kept) = truth.kept(group) else { return };
-    let (who, group) = (Arc::clone(who), Arc::clone(group));
     if epoch != kept.epoch {
-        verdict.violations.push(Violation::EpochEnded { who, group, epoch });
+        // Whatever may end: who is still in has been told nothing of it.
+        truth.ended(group, epoch, who, verdict);
         return;
     }
+    let (who, group) = (Arc::clone(who), Arc::clone(group));
     let (Start::Exactly(next) | Start::OldestKept(next)) = next;
     if next <= kept.head {
         verdict.violations.push(Violation::NotCaughtUp { who, group, next, head: kept.head });

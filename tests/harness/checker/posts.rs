@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::truth::Truth;
+use super::without_id::{Head, WithoutId};
 use super::{Rules, Verdict, Violation};
 use crate::recording::{Dialect, End, Event, Message, Posted, Recording, Sent};
 
@@ -27,6 +28,22 @@ struct Posts {
     acknowledged: HashMap<PostKey, Arc<Posted>>,
     /// Where an id is kept.
     kept: HashMap<PostKey, u64>,
+    /// Group, epoch and `seq` that a post without an id was given.
+    given: HashSet<(Arc<str>, u64, u64)>,
+}
+
+/// What one connection posted and is not answered yet.
+#[derive(Default)]
+struct Waiting<'a> {
+    /// How often a group and an id.
+    by_id: HashMap<(&'a Arc<str>, &'a Arc<str>), usize>,
+    without_id: HashMap<&'a Arc<str>, WithoutId<'a>>,
+    /// What was known of the group when an id was sent that was sent once.
+    heads: HashMap<(&'a Arc<str>, &'a Arc<str>), Head>,
+    /// Epoch and head of each group as `Joined` told them last.
+    known: HashMap<&'a Arc<str>, Head>,
+    /// Refusals that do not tell which post they are for.
+    refused_without_id: usize,
 }
 
 /// Judges the posts of all extended clients.
@@ -115,38 +132,42 @@ impl Posts {
     fn check_answers(&mut self, rules: Rules, recording: &Recording, truth: &Truth, verdict: &mut Verdict) {
         let who = &recording.who;
         let Some(user) = &recording.user else { return };
-        let mut waiting: HashMap<&Arc<str>, Vec<&Arc<str>>> = HashMap::new();
-        let mut waiting_ids: HashMap<(&Arc<str>, &Arc<str>), usize> = HashMap::new();
-        let mut refused_without_id = 0_usize;
+        let mut waiting = Waiting::default();
         for event in &recording.events {
             match event {
-                Event::Sent(sent) => match &**sent {
-                    Sent::Post { group, id: Some(id), .. } => *waiting_ids.entry((group, id)).or_default() += 1,
-                    Sent::Post { group, text, id: None } => waiting.entry(group).or_default().push(text),
-                    _ => {}
-                },
+                Event::Sent(sent) => {
+                    if let Sent::Post { group, text, id } = &**sent {
+                        self.note_sent(&mut waiting, user, group, text, id.as_ref());
+                    }
+                }
+                Event::Joined(it) => {
+                    waiting.known.insert(&it.group, (it.epoch, it.head));
+                }
                 Event::Posted(it) => {
                     verdict.facts.acknowledged += 1;
-                    let asked = match &it.id {
-                        Some(id) => take_one(&mut waiting_ids, (&it.group, id)),
-                        None => take_acknowledged(it, waiting.entry(&it.group).or_default(), truth),
-                    };
-                    if !asked {
-                        let (who, group) = (Arc::clone(who), Arc::clone(&it.group));
-                        verdict.violations.push(Violation::AckNotAsked { who, group, seq: it.seq });
+                    let (who, group, seq) = (Arc::clone(who), Arc::clone(&it.group), it.seq);
+                    let Some(head) = self.take(&mut waiting, &who, it, truth, verdict) else {
+                        verdict.violations.push(Violation::AckNotAsked { who, group, seq });
                         continue;
+                    };
+                    if let Some((epoch, head)) = head
+                        && epoch == it.epoch
+                        && seq <= head
+                    {
+                        let (who, newest) = (Arc::clone(&who), seq.saturating_sub(1));
+                        verdict.violations.push(Violation::HeadAhead { who, group, head, newest });
                     }
-                    self.check_acknowledged(rules, who, user, it, truth, verdict);
+                    self.check_acknowledged(rules, &who, user, it, truth, verdict);
                 }
                 Event::Rejected(it) if it.request.as_deref() == Some("Post") => {
                     verdict.facts.refused += 1;
                     let (Some(group), Some(id)) = (&it.group, &it.id) else {
-                        refused_without_id += 1;
+                        waiting.refused_without_id += 1;
                         continue;
                     };
-                    take_one(&mut waiting_ids, (group, id));
+                    take_one(&mut waiting.by_id, (group, id));
                     let key = (Arc::clone(user), Arc::clone(group), Arc::clone(id));
-                    let sent_once = self.by_id.get(&key).is_some_and(|texts| texts.len() == 1);
+                    let sent_once = self.is_sent_once(&key);
                     if let Some(seq) = self.kept.get(&key).filter(|_| sent_once && !it.outcome_unknown) {
                         let (who, group) = (Arc::clone(who), Arc::clone(group));
                         verdict.violations.push(Violation::RefusedButKept { who, group, seq: *seq });
@@ -156,15 +177,67 @@ impl Posts {
             }
         }
         if recording.end == End::Settled {
-            let left_ids = waiting_ids.iter().filter(|(_, count)| **count > 0).map(|((group, id), _)| (*group, *id));
-            let left = waiting.iter().flat_map(|(group, texts)| texts.iter().map(|text| (*group, *text)));
-            let unanswered = left_ids.chain(left.skip(refused_without_id));
+            let left_ids = waiting.by_id.iter().filter(|(_, count)| **count > 0).map(|((group, id), _)| (*group, *id));
+            let left = waiting.without_id.iter().flat_map(|(group, posts)| posts.rest().map(|text| (*group, text)));
+            let unanswered = left_ids.chain(left.skip(waiting.refused_without_id));
             verdict.violations.extend(unanswered.map(|(group, post)| Violation::Unanswered {
                 who: Arc::clone(who),
                 group: Arc::clone(group),
                 post: Arc::clone(post),
             }));
         }
+    }
+
+    fn note_sent<'a>(
+        &self,
+        waiting: &mut Waiting<'a>,
+        user: &Arc<str>,
+        group: &'a Arc<str>,
+        text: &'a Arc<str>,
+        id: Option<&'a Arc<str>>,
+    ) {
+        let head = waiting.known.get(group).copied();
+        let Some(id) = id else {
+            waiting.without_id.entry(group).or_default().sent(text, head);
+            return;
+        };
+        *waiting.by_id.entry((group, id)).or_default() += 1;
+        // A repeat is answered with the place of the first try.
+        if let Some(head) = head
+            && self.is_sent_once(&(Arc::clone(user), Arc::clone(group), Arc::clone(id)))
+        {
+            waiting.heads.insert((group, id), head);
+        }
+    }
+
+    /// Takes what an acknowledgement is for out of what waits; answers what was known of the group when that was sent, as far as it had
+    /// to have a higher place. `None` if nothing waits for it.
+    fn take<'a>(
+        &mut self,
+        waiting: &mut Waiting<'a>,
+        who: &Arc<str>,
+        it: &'a Posted,
+        truth: &Truth,
+        verdict: &mut Verdict,
+    ) -> Option<Option<Head>> {
+        if let Some(id) = &it.id {
+            return take_one(&mut waiting.by_id, (&it.group, id)).then(|| waiting.heads.get(&(&it.group, id)).copied());
+        }
+        let text = truth.life(&it.group, it.epoch).and_then(|life| life.at(it.seq)).map(|message| &message.text);
+        let taken = waiting.without_id.entry(&it.group).or_default().acknowledged(it, text)?;
+        if !self.given.insert((Arc::clone(&it.group), it.epoch, it.seq)) {
+            let (who, group) = (Arc::clone(who), Arc::clone(&it.group));
+            verdict.violations.push(Violation::PlaceGivenTwice { who, group, seq: it.seq });
+        } else if let Some((first, later)) = taken.swapped {
+            let (who, group) = (Arc::clone(who), Arc::clone(&it.group));
+            verdict.violations.push(Violation::PostsSwapped { who, group, first, later });
+        }
+        Some(taken.head)
+    }
+
+    /// Whether this was posted no more than once, so that its answer tells of that try.
+    fn is_sent_once(&self, key: &PostKey) -> bool {
+        self.by_id.get(key).is_some_and(|texts| texts.len() == 1)
     }
 
     /// The acknowledged place holds the post.
@@ -227,7 +300,7 @@ impl Posts {
             let Some(id) = id else { continue };
             let key = (Arc::clone(user), Arc::clone(group), Arc::clone(id));
             // A post that was tried again has the place of whichever try came first.
-            let tried_once = self.by_id.get(&key).is_some_and(|texts| texts.len() == 1);
+            let tried_once = self.is_sent_once(&key);
             let Some(seq) = self.kept.get(&key).filter(|_| tried_once) else { continue };
             let first = newest.entry(group).or_default();
             if *seq < *first {
@@ -251,19 +324,6 @@ fn take_one<K: std::hash::Hash + Eq>(waiting: &mut HashMap<K, usize>, key: K) ->
         }
         _ => false,
     }
-}
-
-/// Takes the post without an id that an acknowledgement is for out of those that wait: acknowledgements of one group come
-/// in order, so it is the first with the text that stands in that place.
-fn take_acknowledged(it: &Posted, waiting: &mut Vec<&Arc<str>>, truth: &Truth) -> bool {
-    let text = truth.life(&it.group, it.epoch).and_then(|life| life.at(it.seq)).map(|message| &message.text);
-    let at = match text {
-        Some(text) => waiting.iter().position(|waits| *waits == text),
-        None => (!waiting.is_empty()).then_some(0),
-    };
-    let Some(at) = at else { return false };
-    waiting.remove(at);
-    true
 }
 
 /// How the message in an acknowledged place differs from the post.

@@ -7,6 +7,7 @@ use super::*;
 use crate::membership::Fault;
 use crate::recording::{Dialect, End, Event, Joined, Lagged, Left, Posted, Rejected, Sent, Text};
 
+mod lives;
 mod simulation;
 
 const GROUP: &str = "Dogs";
@@ -24,6 +25,10 @@ fn join(after: Option<u64>, last: Option<u64>) -> Event {
 
 fn joined(head: u64, recovered: bool) -> Event {
     Event::Joined(Arc::new(Joined { group: GROUP.into(), epoch: EPOCH, head, members: 1, recovered }))
+}
+
+fn leave() -> Event {
+    Event::Sent(Arc::new(Sent::Leave { group: GROUP.into() }))
 }
 
 fn left() -> Event {
@@ -274,14 +279,45 @@ fn a_duplicate() {
 fn a_message_after_leaving_or_without_joining() {
     let mut it = Evening::new();
     let at = it.at_bob(4);
-    it.bob.events.insert(at, left());
+    it.bob.events.splice(at..at, [leave(), left()]);
     assert!(matches!(it.broken("membership")[..], [Violation::Unexpected { seq: 4, fault: Fault::Outside, .. }]));
-    it.bob.events.remove(at + 1);
+    it.bob.events.remove(at + 2);
     it.verdict().assert_clean();
 
     let mut it = Evening::new();
     it.listener.events.remove(0);
     assert!(it.broken(ORDER).iter().all(|violation| matches!(violation, Violation::NotARun { .. })));
+}
+
+#[test]
+fn a_member_that_is_put_out_unasked() {
+    let mut it = Evening::new();
+    it.bob.events.push(left());
+    assert!(matches!(it.broken("membership")[..], [Violation::Unexpected { fault: Fault::LeftUnasked, .. }]));
+    // A moderator needs nobody's leave, but then it was in.
+    let kicked = || Event::Left(Arc::new(Left { group: GROUP.into(), reason: LeftReason::Kicked, detail: None }));
+    it.bob.events.pop();
+    it.bob.events.push(kicked());
+    it.verdict().assert_clean();
+    it.bob.events.push(kicked());
+    assert!(matches!(it.broken("membership")[..], [Violation::Unexpected { fault: Fault::Outside, .. }]));
+    // A leave that was refused is not answered by the next one's end.
+    it.bob.events.pop();
+    it.bob.events.pop();
+    it.bob.events.extend([leave(), refused("Leave", Code::NotAMember, None), left()]);
+    assert!(matches!(it.broken("membership")[..], [Violation::Unexpected { fault: Fault::LeftUnasked, .. }]));
+}
+
+#[test]
+fn an_unanswered_join() {
+    let mut it = Evening::new();
+    it.bob.events.push(join(None, None));
+    assert!(matches!(it.broken("membership")[..], [Violation::JoinUnanswered { .. }]));
+    it.bob.end = End::Cut;
+    it.verdict().assert_clean();
+    it.bob.end = End::Settled;
+    it.bob.events.push(refused("Join", Code::Kicked, None));
+    it.verdict().assert_clean();
 }
 
 #[test]
@@ -311,6 +347,8 @@ fn a_lost_beginning() {
         member.events[1] = joined(2, true);
         member.events.retain(|event| !matches!(event, Event::Message(message) if message.seq < 3));
     }
+    // It had posted before it joined.
+    it.ada.events[..3].rotate_right(1);
     it.guest.events = vec![join(None, None), text("three"), text("four")];
     it.listener.events = it.guest.events.clone();
     let violations = it.broken(KEPT);
@@ -374,6 +412,26 @@ fn a_message_that_nobody_posted() {
             member.events.push(text("boo"));
         }
         assert!(matches!(&it.broken(KEPT)[..], [Violation::NeverPosted { message, .. }] if message.seq == 5));
+    }
+}
+
+#[test]
+fn a_classic_post_under_a_name_that_is_no_guests() {
+    for (sender, id) in [("eve", None), ("ada", None), ("guest-user", None), ("guest-abc", Some("x"))] {
+        let mut it = Evening::new();
+        it.bob.user = Some("guest-user".into());
+        // All agree that the classic client's post is of this sender.
+        let changed = message(2, sender, "two", id);
+        for member in [&mut it.ada, &mut it.bob] {
+            for event in &mut member.events {
+                if matches!(event, Event::Message(it) if it.seq == 2) {
+                    *event = Event::Message(Arc::clone(&changed));
+                }
+            }
+        }
+        it.log[1] = changed;
+        it.guest.end = End::Cut;
+        assert!(matches!(&it.broken(KEPT)[..], [Violation::NeverPosted { .. }]), "{sender}");
     }
 }
 
@@ -471,6 +529,24 @@ fn a_classic_member_that_was_kicked_and_came_back() {
     it.verdict().assert_clean();
     it.listener.events.remove(3);
     assert!(matches!(it.broken(ORDER)[0], Violation::NotARun { .. }));
+}
+
+#[test]
+fn a_classic_member_is_sent_out_of_the_group_that_is_named() {
+    for told in ["You were kicked from group 'Dogs': enough", "Group 'Dogs' was closed.", "Group 'Dogs' was deleted: x"]
+    {
+        let mut it = Evening::new();
+        it.listener.events.insert(2, Event::Error(told.into()));
+        assert!(matches!(it.broken(ORDER)[0], Violation::NotARun { fitting: 0, .. }), "{told}");
+    }
+    // Its name begins as theirs does.
+    for told in ["You were kicked from group 'Dogs 2'.", "You were kicked from group 'Dogs's'."] {
+        let mut it = Evening::new();
+        it.listener.events.insert(2, Event::Error(told.into()));
+        it.verdict().assert_clean();
+        it.listener.events.pop();
+        assert!(matches!(it.broken(LOSS)[..], [Violation::NotCaughtUp { .. }]), "it is in all the same");
+    }
 }
 
 #[test]

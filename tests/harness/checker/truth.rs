@@ -1,6 +1,6 @@
 //! The one order of each group, as the log and its members tell it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{GroupLog, Rules, Verdict, Violation};
@@ -52,14 +52,17 @@ pub(super) struct Kept {
 /// The order of all groups.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
+    rules: Rules,
     lives: HashMap<Arc<str>, HashMap<u64, Life>>,
     kept: HashMap<Arc<str>, Kept>,
+    /// Who was found to have seen which life of which group that is over.
+    over: HashSet<(Arc<str>, Arc<str>, u64)>,
 }
 
 impl Truth {
     /// What the logs tell, which are themselves judged.
     pub(super) fn of_logs(rules: Rules, logs: &[GroupLog], verdict: &mut Verdict) -> Self {
-        let mut truth = Self::default();
+        let mut truth = Self { rules, ..Self::default() };
         let witness: Arc<str> = "the log".into();
         for log in logs {
             let mut first = log.messages.first().map_or(0, |message| message.seq);
@@ -114,8 +117,24 @@ impl Truth {
         })
     }
 
+    /// Takes in that `who` was told of this life of a group, in which something was said: it must be the one that the log holds.
+    pub(super) fn alive(&mut self, group: &Arc<str>, epoch: u64, who: &Arc<str>, verdict: &mut Verdict) {
+        if !self.rules.epochs_may_end && self.kept(group).is_some_and(|kept| kept.epoch != epoch) {
+            self.ended(group, epoch, who, verdict);
+        }
+    }
+
+    /// Says once to whom a life is lost.
+    pub(super) fn ended(&mut self, group: &Arc<str>, epoch: u64, who: &Arc<str>, verdict: &mut Verdict) {
+        if self.over.insert((Arc::clone(who), Arc::clone(group), epoch)) {
+            let (who, group) = (Arc::clone(who), Arc::clone(group));
+            verdict.violations.push(Violation::EpochEnded { who, group, epoch });
+        }
+    }
+
     /// Takes in that a member saw `message`; it has to agree with all others and, if it is recent enough, with the log.
     pub(super) fn seen(&mut self, epoch: u64, message: &Arc<Message>, who: &Arc<str>, verdict: &mut Verdict) {
+        self.alive(&message.group, epoch, who, verdict);
         let kept = self.kept(&message.group).filter(|kept| kept.epoch == epoch);
         let missing = kept.is_some_and(|kept| {
             let in_reach = message.seq >= kept.first || kept.first == 0;

@@ -136,6 +136,13 @@ pub enum Violation {
         /// Its id, or its text if it has none.
         post: Arc<str>,
     },
+    /// A join was never answered, although the connection stayed.
+    JoinUnanswered {
+        /// Who asked.
+        who: Arc<str>,
+        /// Where.
+        group: Arc<str>,
+    },
     /// P2: the posts of a classic connection that stayed and was told of no error are not in the log.
     ClassicPostsLost {
         /// Who posted.
@@ -192,7 +199,7 @@ pub enum Violation {
         /// The oldest that is kept.
         kept: u64,
     },
-    /// P3: `Joined` told a head that the group never had.
+    /// P3: `Joined` told a head that the group did not have then, or never had.
     HeadAhead {
         /// Who was told.
         who: Arc<str>,
@@ -200,7 +207,7 @@ pub enum Violation {
         group: Arc<str>,
         /// What it was told.
         head: u64,
-        /// The newest message of all.
+        /// The newest message that there can have been.
         newest: u64,
     },
     /// P4: one id is stored twice.
@@ -226,6 +233,15 @@ pub enum Violation {
         id: Arc<str>,
         /// The places.
         seqs: [u64; 2],
+    },
+    /// P4: two posts without an id were acknowledged with one place.
+    PlaceGivenTwice {
+        /// Who was given it last.
+        who: Arc<str>,
+        /// Where.
+        group: Arc<str>,
+        /// The place.
+        seq: u64,
     },
     /// A post was acknowledged that was not sent.
     AckNotAsked {
@@ -263,12 +279,13 @@ impl Violation {
             | Self::UnfoundedLoss { .. }
             | Self::BeganLate { .. }
             | Self::HeadAhead { .. } => "P3 no silent loss",
-            Self::StoredTwice { .. } | Self::AcksDiffer { .. } => "P4 no duplicates",
+            Self::StoredTwice { .. } | Self::AcksDiffer { .. } | Self::PlaceGivenTwice { .. } => "P4 no duplicates",
+            Self::JoinUnanswered { .. } => "membership",
             Self::Unexpected { fault, .. } => match fault {
                 Fault::Repeated => "P4 no duplicates",
                 Fault::OutOfOrder => "P1 order",
-                Fault::Gap { .. } | Fault::LaggedElsewhere { .. } => "P3 no silent loss",
-                Fault::Outside | Fault::NotAsked => "membership",
+                Fault::Gap { .. } | Fault::LaggedElsewhere { .. } | Fault::RecoveredElsewhere => "P3 no silent loss",
+                Fault::Outside | Fault::NotAsked | Fault::LeftUnasked => "membership",
             },
         }
     }

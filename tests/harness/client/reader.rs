@@ -26,6 +26,7 @@ pub struct Reader {
     pub(super) dialect: Dialect,
     pub(super) shared: Arc<Shared>,
     pub(super) patience: Duration,
+    pub(super) may_be_torn: bool,
     pub(super) recording: Arc<Mutex<Recording>>,
 }
 
@@ -34,7 +35,7 @@ impl Reader {
     /// while it waits.
     ///
     /// # Errors
-    /// If the server sends what is not of the documented shape.
+    /// If the server sends what is not of the documented shape, or closes the connection within a line.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(line) = self.lines.next_line(LONGEST_LINE)? {
@@ -45,10 +46,13 @@ impl Reader {
                 lock(&self.recording).events.push(event.clone());
                 return Ok(Some(event));
             }
-            // A connection that is reset has ended like one that is closed.
-            let read = self.stream.read_buf(self.lines.spare(READ_BYTES)).await.unwrap_or(0);
-            if read == 0 {
-                return Ok(None);
+            match self.stream.read_buf(self.lines.spare(READ_BYTES)).await {
+                Ok(0) if self.lines.has_partial() && !self.may_be_torn => {
+                    bail!("the server closed the connection within a line, after {} bytes of it", self.lines.len());
+                }
+                // A connection that is reset has ended like one that is closed, wherever that was.
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
             }
         }
     }
@@ -110,4 +114,28 @@ fn describe_end(recording: &Recording) -> String {
         text.chars().take(LONGEST).collect::<String>()
     });
     format!("{} saw last: {:#?}", recording.who, shown.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use crate::Connector;
+
+    #[tokio::test]
+    async fn a_connection_ends_between_two_lines() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let strict = Connector::new(listener.local_addr().unwrap());
+        let lenient = strict.clone().may_be_torn();
+        for (connector, after, is_right) in
+            [(&strict, "\n", true), (&strict, "\n{\"Mess", false), (&lenient, "\n{\"Mess", true), (&strict, "", false)]
+        {
+            let mut client = connector.classic("ada").await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.write_all(format!("{{\"Error\":\"x\"}}{after}").as_bytes()).await.unwrap();
+            drop(peer);
+            assert_eq!(client.reader.until_closed().await.is_ok(), is_right, "{after:?}");
+        }
+    }
 }

@@ -53,6 +53,22 @@ impl Server {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await
     }
 
+    /// Waits until so many connections are served.
+    async fn until_serving(&self, connections: usize) {
+        let serving = async {
+            while self.tracker.len() < connections {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(NEVER / 2, serving).await.expect("a connection is not taken in");
+    }
+
+    /// Waits until no connection is served; the tracker empties without a shutdown.
+    async fn until_idle(&self) {
+        self.tracker.close();
+        timeout(NEVER / 2, self.tracker.wait()).await.expect("a connection stays");
+    }
+
     /// Stops it and waits until no task is left.
     async fn stop(self) {
         self.shutdown.cancel();
@@ -164,16 +180,9 @@ async fn a_peer_that_does_not_read_is_closed() {
     let server = Server::start(1, patience, "x".repeat(64 << 20)).await;
     let mut stuck = server.connect().await;
     stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    // The only place is free again once it was closed; the tracker empties without a shutdown.
-    server.tracker.close();
-    timeout(NEVER / 2, async {
-        while server.tracker.is_empty() {
-            tokio::task::yield_now().await;
-        }
-        server.tracker.wait().await;
-    })
-    .await
-    .unwrap();
+    // The only place is free again once it was closed.
+    server.until_serving(1).await;
+    server.until_idle().await;
     drop(stuck);
     server.stop().await;
 }
@@ -183,13 +192,10 @@ async fn the_oldest_connection_gives_way_and_the_place_comes_back() {
     let server = Server::start(1, LENIENT, String::new()).await;
     let mut first = server.connect().await;
     first.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
-    while server.tracker.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    server.until_serving(1).await;
     assert_eq!(body(&server.get("/livez").await), "ok\n", "whoever says nothing keeps no probe out");
     assert_eq!(read_to_end(&mut first).await, "");
-    server.tracker.close();
-    server.tracker.wait().await;
+    server.until_idle().await;
     assert_eq!(body(&server.get("/livez").await), "ok\n");
     server.stop().await;
 }
@@ -201,9 +207,7 @@ async fn a_shutdown_closes_idle_and_half_begun_connections() {
     let mut idle = server.connect().await;
     let mut begun = server.connect().await;
     begun.write_all(b"GET /liv").await.unwrap();
-    while server.tracker.len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    server.until_serving(2).await;
     let address = server.address;
     server.stop().await;
     assert_eq!(read_to_end(&mut idle).await, "");

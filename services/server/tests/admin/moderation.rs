@@ -239,9 +239,11 @@ async fn a_closed_group_keeps_its_messages_and_opens_again() {
     assert_eq!(ada.join("Dogs").await["head"], 1);
     admin.close_group(close(1)).await.unwrap();
     ada.expect("Left").await;
-    while admin.get_group(get()).await.unwrap().into_inner().group.unwrap().closed_until.is_some() {
+    let is_open = async || {
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        admin.get_group(get()).await.unwrap().into_inner().group.unwrap().closed_until.is_none()
+    };
+    until("the group is open", is_open).await;
     ada.join("Dogs").await;
     let unknown = CloseGroupRequest { group_name: "Cats".into(), ..Default::default() };
     assert_eq!(failure(admin.close_group(unknown).await).0, NotFound);

@@ -1,6 +1,7 @@
 //! The trace of a post.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -205,7 +206,9 @@ async fn a_member_that_does_not_read_keeps_the_delivery_open_until_it_is_gone() 
     // Fill the socket of the one that does not read, and what the server holds for it.
     let long = json!({"Post": {"group_name": "Dogs", "message": "x".repeat(8_000)}});
     let mut filled = 0.0;
+    let began = Instant::now();
     while filled < 100_000.0 {
+        assert!(began.elapsed() < NEVER, "what one does not read goes somewhere: {filled} bytes wait");
         ada.send(&long).await;
         ada.expect("Posted").await;
         filled = server.metric("tertulia_outbound_bytes_max").await;

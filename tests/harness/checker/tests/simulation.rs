@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EPOCH, GROUP, join, joined, left, message, post, posted, recording, text};
+use super::{EPOCH, GROUP, join, joined, leave, left, message, post, posted, recording, text};
 use crate::checker::{GroupLog, check};
 use crate::recording::{Dialect, End, Event, Message, Recording};
 
@@ -106,7 +106,7 @@ impl Simulation {
     fn leave(&mut self, at: usize) {
         let member = &mut self.members[at];
         if member.recording.dialect == Dialect::Extended && member.place.take().is_some() {
-            member.recording.events.push(left());
+            member.recording.events.extend([leave(), left()]);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::embedded::simulated::Random;
 use crate::log::{AppendError, PageLimit};
+use crate::random::seed_of_tests;
 
 /// A group of the model: epoch, oldest and newest `seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +105,10 @@ async fn round(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_engine_does_what_the_model_does() {
-    let base = u64::from(std::process::id()) << 32;
-    for n in 0..60 {
-        let seed = base + n;
+    let first = seed_of_tests();
+    for seed in (0..60).map(|n| first.wrapping_add(n)) {
         let result = tokio::spawn(round(seed)).await;
-        assert!(result.is_ok(), "failed with seed {seed}");
+        assert!(result.is_ok(), "failed with TERTULIA_TEST_SEED={seed}");
     }
 }
 

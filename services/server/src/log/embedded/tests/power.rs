@@ -6,6 +6,7 @@ use super::*;
 use crate::log::AppendError;
 use crate::log::config::Durability;
 use crate::log::embedded::simulated::{Faults, Random};
+use crate::random::seed_of_tests;
 
 const ROUNDS: u64 = 120;
 const CUTS_PER_ROUND: u64 = 4;
@@ -162,11 +163,10 @@ async fn round(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_messages_survive_power_cuts() {
-    let base = u64::from(std::process::id()) << 32;
-    for n in 0..ROUNDS {
-        let seed = base + n;
+    let first = seed_of_tests();
+    for seed in (0..ROUNDS).map(|n| first.wrapping_add(n)) {
         let result = tokio::spawn(round(seed)).await;
-        assert!(result.is_ok(), "failed with seed {seed}: add it to seeds_that_failed_before");
+        assert!(result.is_ok(), "failed with TERTULIA_TEST_SEED={seed}: add it to seeds_that_failed_before");
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::log::Retention;
+use crate::random::seed_of_tests;
 
 mod sky;
 
@@ -251,13 +252,13 @@ async fn judge(seed: u64, sky: &Sky, told: &HashMap<UserName, Vec<Said>>) {
     assert!(count > 300, "seed {seed}: only {count} posts");
 }
 
-/// `TERTULIA_CHANCE_RUNS` says how often.
+/// `TERTULIA_CHANCE_RUNS` says how often, `TERTULIA_TEST_SEED` which is the first.
 #[test]
 fn whatever_happens_posts_keep_their_order_and_are_stored_once() {
-    let runs = std::env::var("TERTULIA_CHANCE_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
-    for _ in 0..runs {
-        let seed = fastrand::u64(..);
-        println!("seed {seed}");
+    let runs = std::env::var("TERTULIA_CHANCE_RUNS").map_or(10, |runs| runs.parse().expect("TERTULIA_CHANCE_RUNS"));
+    let first = seed_of_tests();
+    for seed in (0..runs).map(|run| first.wrapping_add(run)) {
+        println!("TERTULIA_TEST_SEED={seed}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(run(seed));
     }
