@@ -118,6 +118,9 @@ class Chart(unittest.TestCase):
         apart = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=kubernetes.io/hostname"
         self.assertNotIn("affinity", render(None, "--set", apart).one("Job")["spec"]["template"]["spec"])
         self.assertEqual(render().one("Job")["spec"]["activeDeadlineSeconds"], 600)
+        asked = [[one["name"] for one in render(None, "--set", f"config.chat.proxy_protocol={how}").one("Pod")["spec"]["containers"]]
+                 for how in ("off", "required")]
+        self.assertEqual(asked, [["ready", "chat"], ["ready"]])
 
     def test_wrong_values_are_refused_by_name(self):
         cases = [
