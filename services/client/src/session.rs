@@ -15,7 +15,7 @@ use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use crate::bookmarks::{self, Bookmarks, Places};
+use crate::bookmarks::{Bookmarks, Places};
 use crate::input::{Command, Typed};
 use crate::screen::Screen;
 use crate::signals::Signals;
@@ -103,9 +103,6 @@ pub(crate) enum Error {
     /// Nobody reads what is printed.
     #[error("the output is closed")]
     OutputClosed,
-    /// What was seen cannot be kept.
-    #[error(transparent)]
-    Bookmarks(#[from] bookmarks::Error),
 }
 
 /// How a session ended that did not fail.
@@ -196,7 +193,7 @@ impl Session<'_> {
         let mut work = std::pin::pin!(work);
         loop {
             self.show();
-            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.bookmark();
             self.wait_on();
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
@@ -219,7 +216,7 @@ impl Session<'_> {
         loop {
             connection.queue(self.state.wire());
             self.show();
-            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.bookmark();
             self.wait_on();
             if let Some(ended) = self.is_over(connection.is_flushed()) {
                 return Err(ended);
@@ -357,16 +354,23 @@ impl Session<'_> {
         }
     }
 
-    /// Notes what was seen, and keeps what of that is printed by now.
-    fn bookmark(&mut self) -> Result<(), bookmarks::Error> {
+    /// Notes what was seen, and keeps what of that is printed by now. Where that cannot be kept the session goes on, and
+    /// the person is told once.
+    fn bookmark(&mut self) {
         let now = Instant::now();
         let Some(bookmarks) = self.bookmarks.as_deref_mut().filter(|bookmarks| bookmarks.is_due(now)) else {
-            return Ok(());
+            return;
         };
         if self.state.has_moved() {
             bookmarks.note(self.state.places(), self.screen.queued());
         }
-        bookmarks.keep(self.screen.printed_bytes(), now)
+        let was_failing = bookmarks.is_failing();
+        if let Err(error) = bookmarks.keep(self.screen.printed_bytes(), now)
+            && !was_failing
+        {
+            self.state.show(Event::Problem(error.to_string()));
+            self.show();
+        }
     }
 
     fn look_again(&self) -> Option<Instant> {
