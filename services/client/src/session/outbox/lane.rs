@@ -26,7 +26,8 @@ pub(crate) struct Pending {
     /// How often the connection broke before its answer, and when first.
     broken: u32,
     broken_since: Option<Instant>,
-    /// How often it was refused for now, other than for the number of posts, and since when on this connection.
+    /// How often it was refused for now, other than for the number of posts, and since when. It counts from the last one of
+    /// the group that was stored, and on one connection.
     refusals: u32,
     refused_since: Option<Instant>,
     /// When it was first sent, of all the times that may have come through.
@@ -74,6 +75,10 @@ impl Pending {
     pub(super) fn breaks_connections(&self, now: Instant) -> bool {
         let is_over = |since| now.saturating_duration_since(since) >= PATIENCE;
         self.broken >= MOST_BROKEN && self.broken_since.is_some_and(is_over)
+    }
+
+    fn is_not_refused(&mut self) {
+        (self.refusals, self.refused_since) = (0, None);
     }
 
     fn is_not_stored(&mut self) {
@@ -137,7 +142,10 @@ impl Lane {
     }
 
     pub(super) fn stored_one(&mut self) {
-        self.careful = false;
+        if std::mem::take(&mut self.careful) {
+            // Posts are taken again: those that wait are not given up for how long that was not so.
+            self.posts.iter_mut().for_each(Pending::is_not_refused);
+        }
     }
 
     /// There were too many posts: it is sent again.
@@ -189,7 +197,7 @@ impl Lane {
                 post.broken_since.get_or_insert(now);
             }
             post.of_before = post.in_doubt;
-            (post.refusals, post.refused_since) = (0, None);
+            post.is_not_refused();
         }
     }
 

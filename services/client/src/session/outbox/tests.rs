@@ -147,6 +147,21 @@ fn a_post_that_is_refused_is_tried_later_and_later_and_given_up_after_a_long_tim
 }
 
 #[test]
+fn those_behind_a_post_that_was_stored_in_the_end_have_all_the_time_again() {
+    let now = Instant::now();
+    let mut outbox = outbox(&["one", "two"]);
+    let first = sent(&mut outbox, now, 9);
+    for (id, _) in &first {
+        refused(&mut outbox, id, now);
+    }
+    let late = now + PATIENCE;
+    assert_eq!(texts(&sent(&mut outbox, late, 9)), ["one"]);
+    outbox.stored(&first[0].0).unwrap();
+    assert_eq!(texts(&sent(&mut outbox, late, 9)), ["two"]);
+    assert!(matches!(refused(&mut outbox, &first[1].0, late), Again::Later { .. }));
+}
+
+#[test]
 fn a_post_that_breaks_every_connection_for_a_long_time_is_given_up() {
     let start = Instant::now();
     let breaks = |times: u32, now: Instant| {
