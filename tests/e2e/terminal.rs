@@ -206,6 +206,87 @@ async fn a_follower_that_is_started_again_misses_and_repeats_nothing() -> Result
 }
 
 #[tokio::test]
+async fn a_state_file_is_for_one_run_at_a_time() -> Result<()> {
+    let server = Server::start().await?;
+    let home = tempfile::tempdir()?;
+    let (address, state) = (server.chat().to_string(), home.path().join("state").display().to_string());
+    let (_bob, _ada) = two(&server, &address, &["--state", &state]).await?;
+    let second = Terminal::start(&[&address, "--join", GROUP, "--state", &state])?;
+    let (code, complaints) = second.end(END).await?;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("is in use by another tertulia"), "{complaints}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_state_file_that_cannot_be_written_ends_no_session_and_fails_it() -> Result<()> {
+    let server = Server::start().await?;
+    let home = tempfile::tempdir()?;
+    let (address, state) = (server.chat().to_string(), home.path().join("state").display().to_string());
+    let (_bob, mut ada) = two(&server, &address, &["--state", &state]).await?;
+    // It is written there first.
+    std::fs::create_dir(home.path().join("state.new"))?;
+    for text in ["second", "third"] {
+        ada.types(text).await?;
+        expect_text(&mut ada, text).await?;
+        // It is written once a second.
+        sleep(Duration::from_millis(1_500)).await;
+    }
+    ada.types("quit").await?;
+    let (code, complaints) = ada.end(END).await?;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert_eq!(complaints.matches("cannot write").count(), 2, "once at the time and once at the end: {complaints}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn posts_without_an_answer_are_told_when_the_connection_is_not_made_again() -> Result<()> {
+    let server = Server::start().await?;
+    let proxy = Proxy::start(server.chat()).await?;
+    let (mut bob, mut ada) = two(&server, &proxy.address().to_string(), &["--no-reconnect"]).await?;
+    proxy.set(Carriage::Slow(Duration::from_millis(500)));
+    ada.types("once").await?;
+    bob.reader.until_text(GROUP, "once").await?;
+    // The answer is on its way back, and never comes.
+    proxy.set(Carriage::Closed);
+    let (code, complaints) = ada.end(END).await?;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("it is unknown whether 1 post came through; the first: once"), "{complaints}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_before_the_welcome_is_not_made_again() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let mut ada = Terminal::start(&[&listener.local_addr()?.to_string(), "--join", GROUP])?;
+    ada.hang_up();
+    let (mut peer, _) = within(PATIENCE, "a connection", async { Ok(listener.accept().await?) }).await?;
+    within(PATIENCE, "a greeting", async { Ok(peer.read_u8().await?) }).await?;
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO))?;
+    drop(peer);
+    let (code, complaints) = ada.end(Duration::from_secs(5)).await?;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("is lost"), "{complaints}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_typed_is_heard_as_soon_as_the_output_was_taken() -> Result<()> {
+    const BYTES: usize = 3 * 1024 * 1024;
+    let options = ServerOptions::new().set("limits.message_bytes", "4MiB").set("shard.append_bytes", "4MiB");
+    let options = options.set("limits.line_bytes", "32MiB").set("limits.outbound_bytes", "32MiB");
+    // Nothing that the server says wakes the client.
+    let server = options.set("chat.heartbeat", "60s").start().await?;
+    let (mut bob, mut ada) = two(&server, &server.chat().to_string(), &[]).await?;
+    post_all(&mut bob, std::iter::once(("1".into(), "x".repeat(BYTES)))).await?;
+    // All has come by then, and far more is left than a pipe holds.
+    sleep(Duration::from_secs(2)).await;
+    expect_text(&mut ada, &"x".repeat(BYTES)).await?;
+    ada.types("heard").await?;
+    within(Duration::from_secs(10), "the answer", expect_text(&mut ada, "heard")).await
+}
+
+#[tokio::test]
 async fn who_follows_can_quit() -> Result<()> {
     let server = Server::start().await?;
     let (_bob, mut ada) = two(&server, &server.chat().to_string(), &["--follow"]).await?;

@@ -124,26 +124,33 @@ output, its fields separated by tabs, and everything else on standard error:
 TIME is UTC. Control characters are written as escapes (\\n, \\t, \\u{1b}), so that no message can drive a terminal; in
 records a backslash is written as two.
 
-With --state a group that was joined by an earlier run is joined after the last message that was printed, whatever --last
-says, and what was missed follows. The file never says more than was printed: after an orderly end nothing is missing or
-there twice; after a kill or a power cut, what was printed in the last second comes again. A file is for one server.
+With --state a group that was joined by an earlier run is joined after the last message that was printed, and what was
+missed follows; also with --last on the command line, while `join GROUP --last N` shows the newest N. The file never says
+more than was printed: after an orderly end nothing is missing or there twice; after a kill or a power cut, what was
+printed in the last second comes again. A file is for one server, and for one run at a time, which FILE.lock beside it
+sees to. One that cannot be written at the start is an error; later on it is told, and the session goes on.
 
-With --raw every line is posted to the group of --join as it stands, an empty one too.
+With --raw every line is posted to the group of --join as it stands, an empty one too. Only a carriage return at its end
+and a byte order mark at the start of the input are no part of it.
 
 The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
 an answer are posted again under the same id, so that nothing is missing or there twice. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent) and it cannot be looked for among the group's
-messages. Posts to a group keep the order in which they were typed, except that ones on their way may be stored before one
-that is refused for now (the log is not available, or there are too many). Leaving a group, and questions about it, wait
-for the posts typed before them. When standard input ends, the session ends once every post is answered and every message
-known of is printed. A moderator who closes the connection ends the session.
+messages. A post that the server does not take for now is tried again later and later, every ten seconds in the end or
+when the server asks for it, and given up once no post to its group was taken for ten minutes on one connection (never,
+if there are only too many posts); so is one on which twenty connections broke within ten minutes or more. Posts wait
+for a join that is put off. What was not posted is told with how it begins. Posts to a group keep the order in which
+they were typed, except that ones on their way may be stored before one that is refused for now (the log is not
+available, or there are too many). Leaving a group, and questions about it, wait for the posts typed before them. When
+standard input ends, the session ends once every post is answered and every message known of is printed. A moderator
+who closes the connection ends the session.
 
 Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
 connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
-was asked for did not come in time, nobody reads the output, the output was cut off (by a signal or an error; else it is
-waited for), or, when standard input is no terminal, a command failed or a post was refused; 2 for a wrong command line;
-128 and the number of the signal that ended it (one that was ignored from the start, as with nohup, does not). One line on
-standard error says why.
+was asked for did not come in time, nobody reads the output, the output was cut off (by a signal or an error; else it
+is waited for), the file of --state could not be written in the end, or, when standard input is no terminal, a command
+failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
+ignored from the start, as with nohup, does not). One line on standard error says why.
 ";
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! The file has one line for each group: its name, the epoch and the last `seq`, separated by tabs (a name has none). It is
 //! replaced as a whole, once a second at most, and never says more than was printed. So a run that ends in an orderly way
 //! goes on exactly where it was; after a kill or a power cut, what was printed in the last second comes again.
+//!
+//! Beside it is `FILE.lock`, which whoever runs with the file holds: two runs would each put back what the other kept.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,6 +39,12 @@ pub(crate) enum Error {
         /// From 1.
         line: usize,
     },
+    /// Somebody else keeps places in it.
+    #[error("{} is in use by another tertulia: each needs a file of its own", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -55,17 +63,39 @@ pub(crate) struct Bookmarks {
     next: VecDeque<(u64, String)>,
     /// Nothing is noted before.
     due: Option<Instant>,
+    /// Whether it could not be written the last time.
+    failing: bool,
+    /// Locked for as long as this is open.
+    _lock: File,
 }
 
 impl Bookmarks {
-    /// Reads the file, if there is one.
+    /// Reads the file, if there is one, and tries to write it.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, is something else, or is in use.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, Places), Error> {
-        let places = match std::fs::read_to_string(&path) {
-            Ok(text) => read(&text).map_err(|line| Error::Line { path: path.clone(), line })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Places::new(),
+        let path = behind_links(path);
+        // What is no file has no place for a lock beside it, and is not to be replaced.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(Error::Read { path, source: io::Error::other("it is no file") });
+        }
+        let lock = lock(&path)?;
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(Error::Read { path, source }),
         };
-        Ok((Self { path, next: VecDeque::new(), due: None }, places))
+        let places = read(&text).map_err(|line| Error::Line { path: path.clone(), line })?;
+        let mut bookmarks = Self { path, next: VecDeque::new(), due: None, failing: false, _lock: lock };
+        // Better told now than when something is to be kept.
+        bookmarks.write(&text)?;
+        Ok((bookmarks, places))
+    }
+
+    /// Whether the file could not be written the last time.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
     }
 
     /// Whether it is time to look where things stand.
@@ -83,7 +113,7 @@ impl Bookmarks {
         self.next.push_back((mark, write(places)));
     }
 
-    /// Writes what has become true now that so many bytes are printed.
+    /// Writes what has become true now that so many bytes are printed. What cannot be written is kept for the next time.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -94,7 +124,17 @@ impl Bookmarks {
             newest = Some(text);
         }
         let Some(text) = newest else { return Ok(()) };
-        replace(&self.path, &text).map_err(|source| Error::Write { path: self.path.clone(), source })
+        let written = self.write(&text);
+        if written.is_err() {
+            self.next.push_front((printed, text));
+        }
+        written
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        let written = replace(&self.path, text);
+        self.failing = written.is_err();
+        written.map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 }
 
@@ -112,20 +152,53 @@ fn write(places: &Places) -> String {
     places.iter().map(|(group, place)| format!("{group}\t{}\t{}\n", place.epoch, place.seen)).collect()
 }
 
+/// What the path leads to: a link to the file is not to be replaced.
+fn behind_links(path: PathBuf) -> PathBuf {
+    if let Ok(whole) = path.canonicalize() {
+        return whole;
+    }
+    // The file may be still to come.
+    match (path.read_link(), path.parent()) {
+        (Ok(target), Some(directory)) => directory.join(target),
+        _ => path,
+    }
+}
+
+/// The path with more at its end.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Takes the lock of the file. It ends with the process, however that ends; what it is held on stays.
+fn lock(path: &Path) -> Result<File, Error> {
+    let name = beside(path, ".lock");
+    let file = File::create(&name).map_err(|source| Error::Write { path: name.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        // Some file systems know no locks.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(source)) => Err(Error::Write { path: name, source }),
+    }
+}
+
 /// Whoever reads the file sees what it held before, or all of `text`.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
+    let new = beside(path, ".new");
     let mut file = File::create(&new)?;
+    if let Ok(old) = path.metadata() {
+        file.set_permissions(old.permissions())?;
+    }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&new, path)?;
-    // The new name is kept by its directory.
+    // The new name is kept by its directory. Not all file systems let that be asked for.
     #[cfg(unix)]
     if let Some(directory) = path.parent() {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        File::open(directory)?.sync_all()?;
+        File::open(directory).and_then(|directory| directory.sync_all()).ok();
     }
     Ok(())
 }
@@ -151,7 +224,7 @@ mod tests {
     fn the_file_never_says_more_than_was_printed() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("state");
-        let held = || Bookmarks::open(path.clone()).map(|(_, places)| places).unwrap();
+        let held = || read(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let (mut bookmarks, before) = Bookmarks::open(path.clone()).unwrap();
         assert_eq!(before, Places::new());
         let now = Instant::now();
@@ -175,5 +248,62 @@ mod tests {
         std::fs::write(&path, "#!/bin/sh\n").unwrap();
         assert!(matches!(Bookmarks::open(path), Err(Error::Line { line: 1, .. })));
         assert!(matches!(Bookmarks::open(home.path().to_owned()), Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn a_file_is_for_one_run_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state");
+        let first = Bookmarks::open(path.clone()).unwrap();
+        assert!(matches!(Bookmarks::open(path.clone()), Err(Error::InUse { .. })));
+        drop(first);
+        Bookmarks::open(path).unwrap();
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_told_at_the_start() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("none").join("state");
+        assert!(matches!(Bookmarks::open(path), Err(Error::Write { .. })));
+        let path = home.path().join("state");
+        std::fs::create_dir(home.path().join("state.new")).unwrap();
+        assert!(matches!(Bookmarks::open(path), Err(Error::Write { .. })));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_as_soon_as_it_can_be() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, now) = (home.path().join("state"), Instant::now());
+        let (mut bookmarks, _) = Bookmarks::open(path.clone()).unwrap();
+        let in_the_way = home.path().join("state.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        bookmarks.note(&places(7), 100);
+        for _ in 0..2 {
+            assert!(matches!(bookmarks.keep(100, now), Err(Error::Write { .. })));
+            assert!(bookmarks.is_failing());
+        }
+        std::fs::remove_dir(in_the_way).unwrap();
+        bookmarks.keep(100, now).unwrap();
+        assert!(!bookmarks.is_failing());
+        assert_eq!(read(&std::fs::read_to_string(path).unwrap()), Ok(places(7)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_and_the_mode_of_the_file_are_kept() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let home = tempfile::tempdir().unwrap();
+        let (path, link) = (home.path().join("state"), home.path().join("link"));
+        symlink("state", &link).unwrap();
+        for is_there in [false, true] {
+            let (mut bookmarks, _) = Bookmarks::open(link.clone()).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            bookmarks.note(&places(7), 0);
+            bookmarks.keep(0, Instant::now()).unwrap();
+            assert!(link.is_symlink(), "{is_there}");
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(read(&std::fs::read_to_string(&path).unwrap()), Ok(places(7)));
+        }
     }
 }

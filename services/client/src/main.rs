@@ -123,7 +123,11 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
     let result = Box::pin(session::run(options, input, &mut signals, &screen, bookmarks.as_mut())).await;
     let outcome = finish(result.map_err(Into::into), &screen, signals.next()).await;
     let kept = bookmarks.map_or(Ok(()), |mut bookmarks| bookmarks.keep(screen.printed_bytes(), Instant::now()));
-    outcome.and_then(|outcome| Ok(kept.map(|()| outcome)?))
+    match (outcome, kept) {
+        (outcome, Ok(())) => outcome,
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Err(outcome), Err(error)) => Err(anyhow::anyhow!("{}; {error}", told(&outcome))),
+    }
 }
 
 /// Prints the rest. After a session that did all it was asked to, its reader may take as long as it likes, until a signal

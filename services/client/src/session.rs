@@ -9,25 +9,29 @@
 //! * on a signal, and when the output is closed.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tertulia_tls_client::Security;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use crate::bookmarks::{self, Bookmarks, Places};
+use crate::bookmarks::{Bookmarks, Places};
 use crate::input::{Command, Typed};
 use crate::screen::Screen;
 use crate::signals::Signals;
 use backoff::Backoff;
+use clock::Clock;
 use connection::{Connection, Transfer};
 use event::Event;
 use liveness::{Due, Liveness};
-use state::{Refusal, State, Unanswered};
+use state::{Refusal, State};
 
 pub(crate) mod backoff;
+mod clock;
 pub(crate) mod connection;
 mod dial;
+mod end;
+pub(crate) use end::{Error, Outcome};
 pub(crate) mod event;
 mod liveness;
 mod membership;
@@ -69,54 +73,6 @@ pub(crate) struct Options {
     pub(crate) interactive: bool,
 }
 
-/// Why a session failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// There is nobody.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// Where.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The connection ended, and it is not to be made again.
-    #[error("the connection to {address} is lost: {reason}")]
-    Lost {
-        /// Where.
-        address: String,
-        /// Why.
-        reason: String,
-    },
-    /// The server does not let the client in.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The linger time is over, and posts are left.
-    #[error("gave up waiting for the server: {0}")]
-    Unanswered(Unanswered),
-    /// The linger time is over, and something else is left.
-    #[error("what was asked for did not come in time: {0}")]
-    Late(String),
-    /// Some of what was asked for was refused.
-    #[error("{0} of the commands failed")]
-    Failures(u64),
-    /// Nobody reads what is printed.
-    #[error("the output is closed")]
-    OutputClosed,
-    /// What was seen cannot be kept.
-    #[error(transparent)]
-    Bookmarks(#[from] bookmarks::Error),
-}
-
-/// How a session ended that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// All was said.
-    Done,
-    /// That signal came.
-    Signal(u8),
-}
-
 /// The session is over.
 type Ended = Result<Outcome, Error>;
 
@@ -133,8 +89,11 @@ pub(crate) async fn run(
         let last = options.last.filter(|_| !options.places.contains_key(group));
         state.command(Command::Join { group: group.clone(), last }, Instant::now());
     }
-    let mut session = Session { options, state, input, signals, screen, bookmarks, give_up: None, input_ended: false };
+    let clock = Clock::new(Instant::now(), SystemTime::now());
+    let mut session =
+        Session { options, state, input, signals, screen, bookmarks, clock, give_up: None, input_ended: false };
     let ended = session.run().await;
+    session.tell_unanswered(&ended);
     session.show();
     if let Some(bookmarks) = &mut session.bookmarks {
         bookmarks.note(session.state.places(), screen.queued());
@@ -149,6 +108,7 @@ struct Session<'a> {
     signals: &'a mut Signals,
     screen: &'a Screen,
     bookmarks: Option<&'a mut Bookmarks>,
+    clock: Clock,
     /// When to stop waiting for answers, if nothing comes of what was asked for until then.
     give_up: Option<Instant>,
     input_ended: bool,
@@ -177,7 +137,8 @@ impl Session<'_> {
                     }
                 }
             };
-            self.state.disconnected();
+            let now = self.now();
+            self.state.disconnected(now);
             if !self.options.reconnect {
                 return Err(Error::Lost { address, reason });
             }
@@ -196,7 +157,7 @@ impl Session<'_> {
         let mut work = std::pin::pin!(work);
         loop {
             self.show();
-            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.bookmark();
             self.wait_on();
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
@@ -206,6 +167,7 @@ impl Session<'_> {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
                 () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
                 () = sleep_until(wake.into()) => {}
             }
@@ -219,7 +181,7 @@ impl Session<'_> {
         loop {
             connection.queue(self.state.wire());
             self.show();
-            self.bookmark().map_err(|error| Err(error.into()))?;
+            self.bookmark();
             self.wait_on();
             if let Some(ended) = self.is_over(connection.is_flushed()) {
                 return Err(ended);
@@ -247,13 +209,15 @@ impl Session<'_> {
                         return Err(Err(self.lost(reason)));
                     }
                     Ok(Transfer::Ended) => return Ok("the server closed it".to_owned()),
-                    Err(error) => return Ok(error.to_string()),
+                    Err(error) => return self.broken(&error),
                 },
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
                 () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                // Then the input is heard again.
+                () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() && !connection.is_congested() => self.on_typed(typed),
                 () = sleep_until(wake.into()) => {
-                    let now = Instant::now();
+                    let now = self.now();
                     self.state.tick(now);
                     match liveness.check(now) {
                         Due::Nothing => {}
@@ -285,12 +249,12 @@ impl Session<'_> {
 
     /// Takes all lines that came. `Ok(Err(reason))` if this connection is of no more use.
     fn take_lines(&mut self, connection: &mut Connection) -> Result<Result<(), String>, Ended> {
-        let now = Instant::now();
+        let now = self.now();
         loop {
             let line = match connection.next_line() {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error.to_string())),
+                Err(error) => return self.broken(&error).map(Err),
             };
             match self.state.line(line, now) {
                 Ok(()) => {}
@@ -344,29 +308,37 @@ impl Session<'_> {
     }
 
     fn on_typed(&mut self, typed: Option<Typed>) {
+        let now = self.now();
         let quits = match typed {
             Some(Typed::Command(Command::Quit)) => true,
-            Some(Typed::Command(command)) => return self.state.command(command, Instant::now()),
+            Some(Typed::Command(command)) => return self.state.command(command, now),
             Some(Typed::Mistake(text)) => return self.state.fail(text),
             None => false,
         };
         self.input_ended = true;
         // Who follows stays when the input ends, but not when told to quit.
         if quits || !self.options.follow {
-            self.give_up = Some(Instant::now() + self.options.linger);
+            self.give_up = Some(now + self.options.linger);
         }
     }
 
-    /// Notes what was seen, and keeps what of that is printed by now.
-    fn bookmark(&mut self) -> Result<(), bookmarks::Error> {
+    /// Notes what was seen, and keeps what of that is printed by now. Where that cannot be kept the session goes on, and
+    /// the person is told once.
+    fn bookmark(&mut self) {
         let now = Instant::now();
         let Some(bookmarks) = self.bookmarks.as_deref_mut().filter(|bookmarks| bookmarks.is_due(now)) else {
-            return Ok(());
+            return;
         };
         if self.state.has_moved() {
             bookmarks.note(self.state.places(), self.screen.queued());
         }
-        bookmarks.keep(self.screen.printed_bytes(), now)
+        let was_failing = bookmarks.is_failing();
+        if let Err(error) = bookmarks.keep(self.screen.printed_bytes(), now)
+            && !was_failing
+        {
+            self.state.show(Event::Problem(error.to_string()));
+            self.show();
+        }
     }
 
     fn look_again(&self) -> Option<Instant> {
@@ -378,6 +350,31 @@ impl Session<'_> {
         if !events.is_empty() {
             self.screen.show(&events, self.state.user());
         }
+    }
+
+    /// Tells of the posts that are left, unless the end itself does.
+    fn tell_unanswered(&mut self, ended: &Ended) {
+        if matches!(ended, Ok(Outcome::Done) | Err(Error::Unanswered(_))) {
+            return;
+        }
+        if let Some(posts) = self.state.unanswered() {
+            self.state.show(Event::Problem(posts.to_string()));
+        }
+    }
+
+    /// What the time is. A sleep of the machine is told to whoever counts on how long a server remembers.
+    fn now(&mut self) -> Instant {
+        let now = Instant::now();
+        if let Some(slept) = self.clock.slept(now, SystemTime::now()) {
+            self.state.slept(slept);
+        }
+        now
+    }
+
+    /// The connection broke: why, or the end if it never was of use.
+    fn broken(&self, error: &io::Error) -> Result<String, Ended> {
+        let reason = error.to_string();
+        if self.state.was_online() { Ok(reason) } else { Err(Err(self.lost(&reason))) }
     }
 
     fn lost(&self, reason: &str) -> Error {

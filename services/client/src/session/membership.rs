@@ -119,6 +119,11 @@ impl Membership {
         self.asking != Asking::No
     }
 
+    /// Whether the join was refused for now and is not answered yet: no post is taken before.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.refusals > 0 && self.is_asking()
+    }
+
     /// Whether the person wants to leave, and has not left yet.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leave.is_some() || self.leaves > 0
@@ -136,6 +141,7 @@ impl Membership {
             self.again = Some(from);
         } else {
             self.asking = Asking::Wanted(from, None);
+            self.refusals = 0;
         }
     }
 
@@ -184,6 +190,7 @@ impl Membership {
     pub(crate) fn join_refused(&mut self) -> bool {
         let resuming = matches!(self.asking, Asking::Sent(From::After(_)));
         self.asking = Asking::No;
+        self.refusals = 0;
         self.position.is_some() && !resuming
     }
 
@@ -275,6 +282,7 @@ impl Membership {
         self.leaves += u32::from(is_here);
         self.passed += u32::from(matches!(self.asking, Asking::Sent(_)));
         self.leave = None;
+        self.refusals = 0;
         self.asking = self.again.take().map_or(Asking::No, |from| Asking::Wanted(from, None));
         if !is_here {
             self.begin_anew();

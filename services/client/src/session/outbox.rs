@@ -22,8 +22,15 @@ mod lane;
 const MOST_POSTS: usize = 1_000;
 /// As many bytes of text wait at most; one post is always taken.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A post whose connection broke so often before its answer, or that was refused for now so often, is given up.
-const MOST_TRIES: u32 = 20;
+/// A post that was refused for now for so long, on one connection, is given up; so is one whose connection broke for so
+/// long before its answer, and [`MOST_BROKEN`] times.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// So many connections that a post broke may have had other reasons.
+const MOST_BROKEN: u32 = 20;
+/// The wait after the first refusal for now, unless the server asks for a longer one.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// No wait is longer, unless the server asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For how long after it was first sent a post in doubt is repeated. A server remembers ids for `shard.dedup_time`, 5
 /// minutes by default, and does not tell clients for how long; this leaves a minute for the way and for slow clocks.
 const REMEMBERED: Duration = Duration::from_secs(240);
@@ -55,8 +62,10 @@ pub(crate) enum Again {
     Later {
         /// Whether the person does not know yet.
         news: bool,
+        /// After how long.
+        wait: Duration,
     },
-    /// It was tried too often.
+    /// It was tried for too long.
     Never(Pending),
 }
 
@@ -135,7 +144,7 @@ impl Outbox {
         let next = self.lanes.values().filter_map(|lane| lane.next(most)).filter(|post| may_go(post));
         let post = next.min_by_key(|post| post.number)?;
         let (group, id) = (post.group.clone(), post.id.clone());
-        if post.in_doubt_since().is_some_and(|since| now >= since + REMEMBERED) {
+        if post.in_doubt_for(now).is_some_and(|age| age >= REMEMBERED) {
             return self.take(&id).map(Next::Forgotten);
         }
         self.lanes.get_mut(&group)?.send(&id, now).map(Next::Send)
@@ -162,22 +171,28 @@ impl Outbox {
         Some(post)
     }
 
-    /// The post was refused for now. It keeps its place, and nothing of its group is sent before `at`; nothing at all if
-    /// there were too many posts.
-    pub(crate) fn refused_for_now(&mut self, id: &str, code: Code, at: Instant) -> Again {
+    /// In which group the post with that id is to be.
+    pub(crate) fn group_of(&self, id: &str) -> Option<&str> {
+        self.lanes.values().flat_map(Lane::posts).find(|post| post.id == id).map(|post| &*post.group)
+    }
+
+    /// The post was refused for now. It keeps its place, and nothing of its group is sent before `wait` is over, or a
+    /// longer time if it was refused before; nothing at all if there were too many posts.
+    pub(crate) fn refused_for_now(&mut self, id: &str, code: Code, now: Instant, wait: Duration) -> Again {
         // Who is asked to slow down is held up in all groups, and not asked to give up.
-        let at = match code {
-            Code::RateLimited => {
-                self.hold = self.hold.max(Some(at));
-                None
-            }
-            _ => Some(at),
-        };
-        let Some(lane) = self.lane_of(id) else { return Again::Nothing };
-        if lane.refused(id, at) >= MOST_TRIES {
-            return self.take(id).map_or(Again::Nothing, Again::Never);
+        let is_slowed = code == Code::RateLimited;
+        if is_slowed {
+            self.hold = self.hold.max(Some(now + wait));
         }
-        Again::Later { news: lane.is_news(code) }
+        let Some(lane) = self.lane_of(id) else { return Again::Nothing };
+        if is_slowed {
+            lane.slowed(id);
+            return Again::Later { news: lane.is_news(code), wait };
+        }
+        match lane.refused(id, now, wait) {
+            Some(wait) => Again::Later { news: lane.is_news(code), wait },
+            None => self.take(id).map_or(Again::Nothing, Again::Never),
+        }
     }
 
     /// It is not known what became of the post with that id.
@@ -187,18 +202,23 @@ impl Outbox {
         }
     }
 
-    /// What was in doubt in that group is not in its log.
+    /// What was in doubt in that group when the connection began is not in its log.
     pub(crate) fn not_stored(&mut self, group: &str) {
         if let Some(lane) = self.lanes.get_mut(group) {
             lane.not_stored();
         }
     }
 
-    /// The connection broke: what was sent is sent again. Returns the posts that were tried too often.
-    pub(crate) fn disconnected(&mut self) -> Vec<Pending> {
+    /// The connection broke: what was sent is sent again. Returns the posts that were tried for too long.
+    pub(crate) fn disconnected(&mut self, now: Instant) -> Vec<Pending> {
         self.hold = None;
-        self.lanes.values_mut().for_each(Lane::disconnected);
-        self.drain_if(|post| post.unanswered() >= MOST_TRIES)
+        self.lanes.values_mut().for_each(|lane| lane.disconnected(now));
+        self.drain_if(|post| post.breaks_connections(now))
+    }
+
+    /// The machine was asleep for that long, while servers forgot.
+    pub(crate) fn slept(&mut self, time: Duration) {
+        self.lanes.values_mut().for_each(|lane| lane.slept(time));
     }
 
     /// Takes out the posts that may be in the log already: they were sent and not answered.

@@ -20,6 +20,7 @@ mod open;
 mod refusal;
 
 pub(crate) use open::Unanswered;
+use open::{not_posted, unknown};
 pub(crate) use refusal::Refusal;
 
 /// Posts in flight at once in a group, on a server without a limit of posts. One that has a limit refuses a post now and
@@ -177,12 +178,19 @@ impl State {
     /// How far each group was seen.
     pub(crate) fn places(&mut self) -> &Places {
         self.moved = false;
-        for (group, membership) in &self.groups {
-            if let Some(position) = membership.position() {
-                self.places.insert(group.clone(), position);
-            }
-        }
+        self.keep_places();
         &self.places
+    }
+
+    fn keep_places(&mut self) {
+        let positions = self.groups.iter().filter_map(|(group, m)| Some((group.clone(), m.position()?)));
+        self.places.extend(positions);
+    }
+
+    /// Keeps how far a group was seen that may be forgotten now.
+    fn keep_place(&mut self, group: &str) {
+        let position = self.groups.get(group).and_then(Membership::position);
+        self.places.extend(position.map(|position| (group.to_owned(), position)));
     }
 
     /// How long the lines of this server may be: a message is in one, however its characters are escaped.
@@ -211,12 +219,13 @@ impl State {
     }
 
     /// The connection ended, or could not be made.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn disconnected(&mut self, now: Instant) {
         self.phase = Phase::Offline;
         self.wire.clear();
+        self.keep_places();
         self.groups.retain(|_, membership| membership.disconnected());
         self.queries.disconnected();
-        for post in self.outbox.disconnected() {
+        for post in self.outbox.disconnected(now) {
             self.give_up(&post);
         }
         self.leave_where_due();
@@ -225,6 +234,11 @@ impl State {
     /// Time went by.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.pump(now);
+    }
+
+    /// The machine was asleep, which its steady clock did not count.
+    pub(crate) fn slept(&mut self, time: Duration) {
+        self.outbox.slept(time);
     }
 
     /// The server was silent for long.
@@ -255,10 +269,10 @@ impl State {
     }
 
     fn join(&mut self, group: String, last: Option<u64>) {
-        let resumed = self.resume.remove(&group);
-        let from = match (last, resumed) {
+        // Until the group is joined: a join that is refused, or left before its answer, has seen nothing of it.
+        let from = match (last, self.resume.get(&group)) {
             (Some(last), _) => From::Last(last),
-            (None, Some(position)) => From::After(position),
+            (None, Some(position)) => From::After(*position),
             (None, None) => From::Now,
         };
         match self.groups.get_mut(&group) {
@@ -314,8 +328,8 @@ impl State {
         let due = self.groups.iter().filter(|(group, m)| m.leaves_after().is_some_and(|number| is_due(group, number)));
         let due: Vec<String> = due.map(|(group, _)| group.clone()).collect();
         for group in due {
+            self.keep_place(&group);
             let Some(membership) = self.groups.get_mut(&group) else { continue };
-            self.places.extend(membership.position().map(|position| (group.clone(), position)));
             if membership.leave() {
                 codec::encode(&FromClient::Leave { group_name: group.into() }, &mut self.wire);
                 continue;
@@ -330,11 +344,13 @@ impl State {
     fn send_posts(&mut self, now: Instant) {
         let window = if self.limits.posts_per_second > 0 { Window::One } else { Window::OfEach(WINDOW) };
         let groups = &self.groups;
-        // What may be in the log is looked for in the stream first; what was typed after a `leave` goes after it.
+        // What may be in the log is looked for in the stream first; what was typed after a `leave` goes after it, and what
+        // needs a join that was refused for now after that.
         let may_go = |post: &Pending| {
             groups.get(&post.group).is_none_or(|membership| {
                 let is_of_before = membership.leaves_after().is_none_or(|number| post.number <= number);
-                is_of_before && !(post.is_in_doubt() && membership.is_resuming())
+                let is_sought = post.is_in_doubt() && membership.is_resuming();
+                is_of_before && !is_sought && !membership.is_put_off()
             })
         };
         let mut failed = Vec::new();
@@ -355,9 +371,10 @@ impl State {
             let max = self.limits.line_bytes;
             if max > 0 && bytes > max {
                 self.wire.truncate(before);
+                let why = format!("a line has at most {max} bytes on this server, this one has {bytes}");
+                failed.push(not_posted(post, &why));
                 let id = post.id.clone();
                 self.outbox.take(&id);
-                failed.push(format!("not posted: a line has at most {max} bytes on this server, this one has {bytes}"));
             }
         }
         for problem in failed {
@@ -372,10 +389,6 @@ impl State {
     fn note(&mut self, text: String) {
         self.events.push(Event::Note(text));
     }
-}
-
-fn unknown(post: &Pending) -> String {
-    format!("it is unknown whether this was posted to {}: {}", post.group, open::beginning(&post.text))
 }
 
 #[cfg(test)]

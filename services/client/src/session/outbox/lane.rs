@@ -1,9 +1,11 @@
 //! The posts of one group.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tertulia_protocol::Code;
+
+use super::{FIRST_WAIT, LONGEST_WAIT, MOST_BROKEN, PATIENCE};
 
 /// A post that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,19 +20,39 @@ pub(crate) struct Pending {
     pub(crate) text: String,
     /// Whether it was sent, and it is not known what became of that.
     in_doubt: bool,
+    /// Whether it was so when the connection began: then the messages that were missed tell.
+    of_before: bool,
     sent: bool,
-    /// How often the connection broke before its answer.
-    unanswered: u32,
-    /// How often it was refused for now, other than for its number.
+    /// How often the connection broke before its answer, and when first.
+    broken: u32,
+    broken_since: Option<Instant>,
+    /// How often it was refused for now, other than for the number of posts, and since when. It counts from the last one of
+    /// the group that was stored, and on one connection.
     refusals: u32,
+    refused_since: Option<Instant>,
     /// When it was first sent, of all the times that may have come through.
     first_sent: Option<Instant>,
+    /// For how long the machine was asleep since.
+    asleep: Duration,
 }
 
 impl Pending {
     pub(super) fn new(id: String, number: u64, group: String, text: String) -> Self {
-        let (in_doubt, sent, first_sent) = (false, false, None);
-        Self { id, number, group, text, in_doubt, sent, unanswered: 0, refusals: 0, first_sent }
+        Self {
+            id,
+            number,
+            group,
+            text,
+            in_doubt: false,
+            of_before: false,
+            sent: false,
+            broken: 0,
+            broken_since: None,
+            refusals: 0,
+            refused_since: None,
+            first_sent: None,
+            asleep: Duration::ZERO,
+        }
     }
 
     /// Whether an earlier attempt may have come through, whatever becomes of the present one.
@@ -43,13 +65,25 @@ impl Pending {
         self.sent || self.in_doubt
     }
 
-    /// Since when it may be in the log, if it is in doubt.
-    pub(super) fn in_doubt_since(&self) -> Option<Instant> {
-        self.first_sent.filter(|_| self.in_doubt)
+    /// For how long it may be in the log, if it is in doubt.
+    pub(super) fn in_doubt_for(&self, now: Instant) -> Option<Duration> {
+        let since = self.first_sent.filter(|_| self.in_doubt)?;
+        Some(now.saturating_duration_since(since) + self.asleep)
     }
 
-    pub(super) fn unanswered(&self) -> u32 {
-        self.unanswered
+    /// Whether it was sent on so many connections that broke, for so long, that it may be the reason.
+    pub(super) fn breaks_connections(&self, now: Instant) -> bool {
+        let is_over = |since| now.saturating_duration_since(since) >= PATIENCE;
+        self.broken >= MOST_BROKEN && self.broken_since.is_some_and(is_over)
+    }
+
+    fn is_not_refused(&mut self) {
+        (self.refusals, self.refused_since) = (0, None);
+    }
+
+    fn is_not_stored(&mut self) {
+        (self.in_doubt, self.of_before) = (false, false);
+        (self.first_sent, self.asleep) = (None, Duration::ZERO);
     }
 }
 
@@ -108,21 +142,33 @@ impl Lane {
     }
 
     pub(super) fn stored_one(&mut self) {
-        self.careful = false;
+        if std::mem::take(&mut self.careful) {
+            // Posts are taken again: those that wait are not given up for how long that was not so.
+            self.posts.iter_mut().for_each(Pending::is_not_refused);
+        }
     }
 
-    /// The post was refused for now: it is sent again, not before that time if there is one. Returns how often that was
-    /// so.
-    pub(super) fn refused(&mut self, id: &str, at: Option<Instant>) -> u32 {
+    /// There were too many posts: it is sent again.
+    pub(super) fn slowed(&mut self, id: &str) -> Option<&mut Pending> {
         self.careful = true;
-        self.hold = self.hold.max(at);
-        let Some(post) = self.posts.iter_mut().find(|post| post.id == id) else { return 0 };
+        let post = self.posts.iter_mut().find(|post| post.id == id)?;
         self.in_flight -= usize::from(std::mem::take(&mut post.sent));
-        post.refusals += u32::from(at.is_some());
         if !post.in_doubt {
-            post.first_sent = None;
+            post.is_not_stored();
         }
-        post.refusals
+        Some(post)
+    }
+
+    /// The post was refused for now: it is sent again after `wait`, or longer if it was refused before. Returns after how
+    /// long; `None` if that was so for too long.
+    pub(super) fn refused(&mut self, id: &str, now: Instant, wait: Duration) -> Option<Duration> {
+        let post = self.slowed(id)?;
+        let grown = FIRST_WAIT.saturating_mul(1 << post.refusals.min(16)).min(LONGEST_WAIT);
+        post.refusals = post.refusals.saturating_add(1);
+        let since = *post.refused_since.get_or_insert(now);
+        let wait = wait.max(grown);
+        self.hold = self.hold.max(Some(now + wait));
+        (now.saturating_duration_since(since) < PATIENCE).then_some(wait)
     }
 
     /// Whether it is news to the person that something is refused so.
@@ -132,23 +178,32 @@ impl Lane {
 
     pub(super) fn doubt(&mut self, id: &str) {
         if let Some(post) = self.posts.iter_mut().find(|post| post.id == id) {
-            post.in_doubt = true;
+            // What was sent on this connection may be stored behind the messages that were missed.
+            (post.in_doubt, post.of_before) = (true, false);
         }
     }
 
     pub(super) fn not_stored(&mut self) {
-        for post in self.posts.iter_mut().filter(|post| post.in_doubt && !post.sent) {
-            (post.in_doubt, post.first_sent) = (false, None);
-        }
+        self.posts.iter_mut().filter(|post| post.of_before && !post.sent).for_each(Pending::is_not_stored);
     }
 
-    pub(super) fn disconnected(&mut self) {
+    pub(super) fn disconnected(&mut self, now: Instant) {
         self.hold = None;
         self.in_flight = 0;
         for post in &mut self.posts {
-            post.in_doubt |= post.sent;
-            post.unanswered += u32::from(post.sent);
-            post.sent = false;
+            if std::mem::take(&mut post.sent) {
+                post.in_doubt = true;
+                post.broken = post.broken.saturating_add(1);
+                post.broken_since.get_or_insert(now);
+            }
+            post.of_before = post.in_doubt;
+            post.is_not_refused();
+        }
+    }
+
+    pub(super) fn slept(&mut self, time: Duration) {
+        for post in self.posts.iter_mut().filter(|post| post.first_sent.is_some()) {
+            post.asleep += time;
         }
     }
 

@@ -107,6 +107,7 @@ impl State {
         self.progress |= !membership.is_resuming();
         let News { anew, late } = membership.joined(joined);
         self.moved = true;
+        self.resume.remove(group);
         if anew {
             self.note(format!("{group} began anew: what was seen before is not part of it"));
         }
@@ -141,8 +142,8 @@ impl State {
 
     fn left(&mut self, left: &Left<'_>) {
         let group = &*left.group_name;
+        self.keep_place(group);
         let Some(membership) = self.groups.get_mut(group) else { return };
-        self.places.extend(membership.position().map(|position| (group.to_owned(), position)));
         if !membership.left() || left.reason != LeftReason::Leave {
             self.groups.remove(group);
         }

@@ -2,6 +2,7 @@
 
 use super::{Phase, State};
 use crate::session::membership::Membership;
+use crate::session::outbox::Pending;
 
 /// Posts that were not answered when the session was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +32,18 @@ impl std::fmt::Display for Unanswered {
 }
 
 /// What a text begins with.
-pub(super) fn beginning(text: &str) -> String {
+fn beginning(text: &str) -> String {
     text.chars().take(40).collect()
+}
+
+/// What is said of a post that is not in the log.
+pub(super) fn not_posted(post: &Pending, why: &str) -> String {
+    format!("not posted to {}: {why}; the text: {}", post.group, beginning(&post.text))
+}
+
+/// What is said of a post that may be.
+pub(super) fn unknown(post: &Pending) -> String {
+    format!("it is unknown whether this was posted to {}: {}", post.group, beginning(&post.text))
 }
 
 impl State {

@@ -6,8 +6,10 @@ use tertulia_protocol::extended::Rejected;
 use tertulia_protocol::{Code, Fault};
 
 use super::State;
+use super::open::not_posted;
 use crate::session::backoff;
 use crate::session::event::Event;
+use crate::session::membership::Membership;
 use crate::session::outbox::Again;
 
 /// When to try again if the server does not say.
@@ -64,6 +66,7 @@ impl State {
         match (rejected.request.as_deref(), rejected.group_name.as_deref()) {
             (Some("Join"), Some(group)) => self.join_refused(rejected, group, now),
             (Some("Leave"), Some(group)) => {
+                self.keep_place(group);
                 if self.groups.get_mut(group).is_some_and(|membership| !membership.left()) {
                     self.groups.remove(group);
                 }
@@ -90,12 +93,19 @@ impl State {
         if rejected.outcome_unknown {
             self.outbox.doubt(id);
         }
-        let passing = matches!(rejected.code, Code::RateLimited | Code::Unavailable | Code::Draining);
+        let passing = match rejected.code {
+            Code::RateLimited | Code::Unavailable | Code::Draining => true,
+            // It was on its way behind a join that was refused for now, and is held until that is answered.
+            Code::NotAMember | Code::NoSuchGroup => {
+                let group = self.outbox.group_of(id).and_then(|group| self.groups.get(group));
+                group.is_some_and(Membership::is_put_off)
+            }
+            _ => false,
+        };
         let gone = if passing {
-            let wait = asked(rejected);
-            match self.outbox.refused_for_now(id, rejected.code, now + wait) {
-                Again::Nothing | Again::Later { news: false } => return,
-                Again::Later { news: true } => return self.not_now(text, wait),
+            match self.outbox.refused_for_now(id, rejected.code, now, asked(rejected)) {
+                Again::Nothing | Again::Later { news: false, .. } => return,
+                Again::Later { news: true, wait } => return self.not_now(text, wait),
                 Again::Never(post) => post,
             }
         } else {
@@ -107,7 +117,7 @@ impl State {
             self.give_up(&gone);
             self.note(text.to_owned());
         } else {
-            self.fail(format!("not posted to {}: {text}", gone.group));
+            self.fail(not_posted(&gone, text));
         }
     }
 

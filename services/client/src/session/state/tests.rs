@@ -47,7 +47,7 @@ impl Play {
     }
 
     fn reconnect(&mut self) {
-        self.state.disconnected();
+        self.state.disconnected(self.now);
         self.connect("ada");
     }
 
@@ -217,7 +217,7 @@ fn a_refused_post_is_a_failure_and_is_not_repeated() {
     let mut play = Play::in_dogs();
     play.post("one");
     play.hear(&rejected("message_too_long", r#","request":"Post","group_name":"Dogs","id":"00000000000000a1-1""#));
-    assert_eq!(play.shown(), [Event::Problem("not posted to Dogs: no".into())]);
+    assert_eq!(play.shown(), [Event::Problem("not posted to Dogs: no; the text: one".into())]);
     assert_eq!(play.state.failures(), 1);
     play.sent();
     play.reconnect();
@@ -242,6 +242,11 @@ fn a_line_that_would_cost_the_connection_is_not_sent() {
     let mut play = Play::in_dogs();
     play.post(&"x".repeat(200));
     play.post("short");
+    let told = format!(
+        "not posted to Dogs: a line has at most 200 bytes on this server, this one has 269; the text: {}",
+        "x".repeat(40)
+    );
+    assert_eq!(play.shown(), [Event::Problem(told)]);
     assert_eq!(play.sent(), [post_line("short", 2)]);
     assert_eq!((play.state.failures(), play.unanswered()), (1, 1));
 }
@@ -252,7 +257,7 @@ fn a_guest_comes_back_under_its_name() {
     play.state.connected();
     assert_eq!(play.sent(), [r#"{"Hello":{"version":1}}"#]);
     play.hear(&welcome("guest-1", 0));
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.state.connected();
     assert_eq!(play.sent(), [r#"{"Hello":{"version":1,"user":"guest-1"}}"#]);
 }
@@ -262,14 +267,14 @@ fn a_guest_whose_name_is_refused_repeats_nothing_that_may_be_stored() {
     let mut play = Play::offline(None);
     play.connect("guest-1");
     play.post("one");
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.post("two");
     play.state.connected();
     play.sent();
     let refused = play.state.line(rejected("bad_user_name", "").as_bytes(), play.now);
     assert!(matches!(refused, Err(Refusal::GuestName(_))), "{refused:?}");
     assert_eq!(play.state.failures(), 1);
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.state.connected();
     assert_eq!(play.sent(), [r#"{"Hello":{"version":1}}"#]);
     play.hear(&welcome("guest-2", 0));

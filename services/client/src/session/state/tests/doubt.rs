@@ -9,7 +9,7 @@ const LONG: u64 = 300;
 fn back_in_dogs_after(seconds: u64) -> Play {
     let mut play = Play::in_dogs();
     play.post("one");
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.now += Duration::from_secs(seconds);
     play.connect("ada");
     assert!(!play.sent().iter().any(|line| line.contains("Post")), "the stream of Dogs tells first");
@@ -75,7 +75,7 @@ fn a_poster_who_is_no_member_repeats_only_while_the_server_remembers() {
     for (seconds, repeated) in [(0, true), (LONG, false)] {
         let mut play = Play::online();
         play.post("one");
-        play.state.disconnected();
+        play.state.disconnected(play.now);
         play.post("two");
         play.now += Duration::from_secs(seconds);
         play.connect("ada");
@@ -90,7 +90,7 @@ fn a_poster_who_is_no_member_repeats_only_while_the_server_remembers() {
 fn what_was_typed_behind_a_post_in_doubt_stays_behind_it() {
     let mut play = Play::in_dogs();
     play.post("one");
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.post("two");
     play.connect("ada");
     assert!(!play.sent().iter().any(|line| line.contains("Post")));

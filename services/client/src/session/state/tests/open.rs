@@ -21,7 +21,7 @@ fn all_that_is_waited_for_is_named() {
     play.type_in(Command::Members { group: "Dogs".into() });
     play.type_in(Command::Groups { prefix: None });
     assert_eq!(play.state.open(), "joining Cats, leaving Dogs, the members of Dogs, the groups");
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     assert_eq!(play.state.open(), "joining Cats, the members of Dogs, the groups, a connection");
 }
 
@@ -32,7 +32,7 @@ fn posts_never_sent_and_posts_in_doubt_are_counted_apart() {
     assert_eq!(play.state.unanswered(), None);
     play.post("one");
     assert_eq!(told(&play), "it is unknown whether 1 post came through; the first: one");
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.post("two");
     play.post("three");
     assert_eq!(

@@ -38,7 +38,7 @@ fn what_is_typed_after_a_leave_comes_after_it() {
 #[test]
 fn who_leaves_offline_is_back_for_what_was_posted_before() {
     let mut play = Play::in_dogs();
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.post("one");
     play.type_in(leave());
     play.connect("ada");
@@ -52,7 +52,7 @@ fn who_leaves_offline_is_back_for_what_was_posted_before() {
 #[test]
 fn who_leaves_offline_and_has_nothing_to_post_has_left() {
     let mut play = Play::in_dogs();
-    play.state.disconnected();
+    play.state.disconnected(play.now);
     play.type_in(leave());
     assert_eq!(play.shown(), [Event::Note("left Dogs".into())]);
     play.type_in(leave());

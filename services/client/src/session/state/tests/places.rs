@@ -15,6 +15,9 @@ fn back() -> Play {
     play
 }
 
+/// The join of Dogs that goes on there.
+const RESUME: &str = r#"{"Join":{"group_name":"Dogs","after":7,"epoch":77}}"#;
+
 fn join(last: Option<u64>) -> Command {
     Command::Join { group: "Dogs".into(), last }
 }
@@ -51,4 +54,55 @@ fn what_was_left_is_kept_for_the_next_run_and_joined_as_of_now_in_this_one() {
     assert_eq!(play.state.places().get("Dogs"), Some(&place(8)));
     play.type_in(join(None));
     assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs"}}"#]);
+}
+
+#[test]
+fn a_join_that_was_refused_has_seen_nothing() {
+    let mut play = back();
+    play.type_in(join(None));
+    let refused = r#","request":"Join","group_name":"Dogs""#;
+    play.hear(&rejected("kicked", refused));
+    assert_eq!(play.state.failures(), 1);
+    play.sent();
+    play.type_in(join(None));
+    assert_eq!(play.sent(), [RESUME]);
+    play.hear(&joined(EPOCH, 9, true));
+    play.hear(&message(8));
+    assert_eq!(play.seqs(), ["8"]);
+}
+
+#[test]
+fn who_left_before_the_join_was_answered_has_seen_nothing() {
+    let mut play = back();
+    play.type_in(join(None));
+    play.type_in(Command::Leave { group: "Dogs".into() });
+    play.sent();
+    play.type_in(join(None));
+    assert_eq!(play.sent(), [RESUME]);
+    play.hear(&joined(EPOCH, 9, true));
+    play.hear(r#"{"Left":{"group_name":"Dogs","reason":"leave"}}"#);
+    play.hear(&joined(EPOCH, 9, true));
+    play.hear(&message(8));
+    assert_eq!(play.seqs(), ["8"]);
+}
+
+#[test]
+fn how_far_a_group_was_seen_outlives_leaves_and_joins_that_come_to_nothing() {
+    let mut play = Play::in_dogs();
+    play.type_in(Command::Leave { group: "Dogs".into() });
+    play.hear(&message(8));
+    play.state.disconnected(play.now);
+    assert_eq!(play.state.places().get("Dogs"), Some(&place(8)));
+
+    let mut play = Play::in_dogs();
+    play.type_in(Command::Leave { group: "Dogs".into() });
+    play.hear(&message(8));
+    play.hear(&rejected("unavailable", r#","request":"Leave","group_name":"Dogs""#));
+    assert_eq!(play.state.places().get("Dogs"), Some(&place(8)));
+
+    let mut play = Play::in_dogs();
+    play.hear(&message(8));
+    play.reconnect();
+    play.hear(&rejected("kicked", r#","request":"Join","group_name":"Dogs""#));
+    assert_eq!(play.state.places().get("Dogs"), Some(&place(8)));
 }

@@ -120,3 +120,43 @@ fn what_is_refused_without_a_word_of_what_is_no_answer_to_a_question() {
     play.hear(&rejected("protocol", ""));
     assert!(!play.state.is_settled());
 }
+
+#[test]
+fn posts_wait_for_a_join_that_is_refused_for_now() {
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.post("one");
+    play.post("two");
+    assert_eq!(play.sent().len(), 3);
+    play.hear(&join_refused("unavailable", ""));
+    play.hear(&post_refused("unavailable", 1));
+    // The server was back when that one came, and there was no member.
+    play.hear(&post_refused("not_a_member", 2));
+    for _ in 0..6 {
+        play.post("three");
+        play.wait(60);
+        assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs"}}"#]);
+        play.hear(&join_refused("unavailable", ""));
+    }
+    play.wait(60);
+    play.sent();
+    play.hear(&joined(EPOCH, 7, true));
+    assert_eq!(play.sent(), [post_line("one", 1)]);
+    play.hear(&posted(1, 8));
+    assert_eq!(play.sent()[0], post_line("two", 2));
+    assert_eq!(play.state.failures(), 0);
+}
+
+#[test]
+fn who_is_not_let_in_for_good_is_told_so_of_the_posts_too() {
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.hear(&join_refused("unavailable", ""));
+    play.post("one");
+    play.wait(1);
+    play.sent();
+    play.hear(&join_refused("group_full", ""));
+    assert_eq!(play.sent(), [post_line("one", 1)]);
+    play.hear(&post_refused("not_a_member", 1));
+    assert_eq!(problems(&mut play).last().unwrap(), "not posted to Dogs: no; the text: one");
+}
