@@ -117,8 +117,9 @@ impl Applier {
                 Err(error @ TableError::Broken(_)) => {
                     let advice = "stop the server, look at it with `tertulia-server log verify`, and restore a backup";
                     let reason = format!("{error}; {advice}");
-                    self.backlog.set_failing(Some(reason.clone()));
-                    self.trouble.set(Cause::Tables, Some(reason));
+                    // First the trouble: whoever is told that nothing is applied any more finds that nothing is taken either.
+                    self.trouble.set(Cause::Tables, Some(reason.clone()));
+                    self.backlog.set_failing(Some(reason));
                     return None;
                 }
                 Err(error) => {
