@@ -30,4 +30,4 @@ pub mod token;
 pub use config::Config;
 pub use serve::Server;
 pub use service::Service;
-pub use token::{Token, check};
+pub use token::{Token, Tokens};

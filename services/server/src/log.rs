@@ -44,6 +44,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// The id that its poster gave it.
+    #[must_use]
+    pub fn id_of_client(&self) -> Option<&str> {
+        self.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str)
+    }
+
     /// What the record counts for in limits by size, in bytes: its texts and a constant.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -57,7 +57,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let environment = |name: &str| std::env::var(name).ok();
     let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
     let secure = Secure::new(&config)?;
-    admin::check(&config.admin).context("cannot serve the admin API")?;
+    let tokens = admin::Tokens::of(&config.admin).context("cannot serve the admin API")?;
     let listeners = Listeners::reserve(&config)?;
     let node = node_name(&config, &listeners);
     let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -140,11 +140,9 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         serving.clone(),
     );
     let relay = service.relay();
-    let admin =
-        admin::Server::new(&config.admin, service, readiness.clone(), tracer.clone(), secure.of(tls::Port::Admin));
-    let admin = match admin {
+    let secured = secure.of(tls::Port::Admin);
+    let admin = match admin::Server::new(&config.admin, tokens, service, readiness.clone(), tracer.clone(), secured) {
         Ok(admin) => admin,
-        // Such as a token whose file has gone meanwhile. Others are not left to find out that this node is.
         Err(error) => {
             let error = anyhow::Error::new(error).context("cannot serve the admin API");
             return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
@@ -255,10 +253,8 @@ async fn fail_start(
     cluster: Option<&Cluster>,
     engine: &dyn Log,
 ) -> anyhow::Error {
-    tokio::select! {
-        ended = tokio::time::timeout(grace, end(cluster, engine)) => tracing::debug!(in_time = ended.is_ok(), "left"),
-        what = signals.next() => tracing::debug!(what, "left at once"),
-    }
+    // Whatever comes of that, the error is what ends the server.
+    drop(give_up_start(grace, signals, cluster, engine).await);
     error
 }
 

@@ -1,7 +1,6 @@
 //! What was said in a group, for those who have to judge it.
 
 use tertulia_proto::admin::v1::{ListMessagesRequest, ListMessagesResponse, Message};
-use tertulia_protocol::PostId;
 
 use super::arguments;
 use super::pages::{self, List};
@@ -43,19 +42,18 @@ impl Service {
 /// The life of the group, and the message before which a page begins.
 fn place(parts: [String; 2]) -> Result<(u64, u64), Error> {
     let [Ok(epoch), Ok(seq)] = parts.each_ref().map(|part| part.parse()) else {
-        return Err(Error::argument("page_token is none of this list with these filters"));
+        return Err(pages::foreign());
     };
     Ok((epoch, seq))
 }
 
 fn tell(epoch: u64, record: &Record) -> Message {
-    let id = record.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str);
     Message {
         seq: record.seq,
         epoch,
         at: Some(tertulia_proto::timestamp(record.at)),
         user: record.sender.as_str().to_owned(),
-        id: id.unwrap_or_default().to_owned(),
+        id: record.id_of_client().unwrap_or_default().to_owned(),
         text: record.message.to_string(),
     }
 }

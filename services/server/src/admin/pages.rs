@@ -31,6 +31,11 @@ pub(super) fn size(asked: i32) -> Result<usize, Error> {
     usize::try_from(size).map_err(|_| Error::argument(format!("page_size must not be negative, this one is {asked}")))
 }
 
+/// What is said of a token that the server did not make for this list.
+pub(super) fn foreign() -> Error {
+    Error::argument("page_token is none of this list with these filters")
+}
+
 impl List<'_> {
     /// The token of a page that begins after the entry that `last` names.
     pub(super) fn token(&self, last: &[&str]) -> String {
@@ -53,8 +58,7 @@ impl List<'_> {
         }
         let parts = bytes(token).and_then(|bytes| self.parts(&bytes));
         let parts = parts.and_then(|parts| parts.try_into().ok());
-        let unknown = || Error::argument("page_token is none of this list with these filters");
-        parts.map(Some).ok_or_else(unknown)
+        parts.map(Some).ok_or_else(foreign)
     }
 
     fn parts(&self, bytes: &[u8]) -> Option<Vec<String>> {

@@ -23,7 +23,7 @@ use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
 use super::gate::{Caller, Gate};
-use super::token::{self, Tokens};
+use super::token::Tokens;
 use super::{Config, Service, health, reflection};
 use crate::complaint::Complaint;
 use crate::places::{Place, Places};
@@ -70,9 +70,6 @@ const PATIENCE: Patience = Patience {
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The token cannot be used.
-    #[error(transparent)]
-    Token(#[from] token::Error),
     /// The descriptors of the API are not in order.
     #[error("cannot describe the admin API")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -91,29 +88,31 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of `service`, whose calls `tracer` may choose to be traced; reads the token, if the configuration names one. With `tls`,
-    /// callers must speak it.
+    /// A server of `service`, whose calls `tracer` may choose to be traced. Callers must present a token, if there are `tokens`, and speak
+    /// TLS, if there is `tls`.
     ///
     /// # Errors
-    /// If the token cannot be used.
+    /// If the API cannot be described.
     pub fn new(
         config: &Config,
+        tokens: Option<Tokens>,
         service: Service,
         readiness: Readiness,
         tracer: Tracer,
         tls: Option<Acceptor>,
     ) -> Result<Self, Error> {
-        Ok(Self { tls, ..Self::with_patience(config, service, readiness, tracer, PATIENCE)? })
+        Ok(Self { tls, ..Self::with_patience(config, tokens, service, readiness, tracer, PATIENCE)? })
     }
 
     fn with_patience(
         config: &Config,
+        tokens: Option<Tokens>,
         service: Service,
         readiness: Readiness,
         tracer: Tracer,
         patience: Patience,
     ) -> Result<Self, Error> {
-        let tokens = config.token_file.clone().map(Tokens::read).transpose()?.map(Arc::new);
+        let tokens = tokens.map(Arc::new);
         let metrics = Arc::clone(&service.metrics);
         let max_request = service.max_message + REQUEST_BYTES;
         let (health, health_service) = health_reporter();

@@ -78,17 +78,9 @@ impl Token {
     }
 }
 
-/// Checks that there is a token where the configuration names a file for it.
-///
-/// # Errors
-/// There is none that can be used.
-pub fn check(config: &Config) -> Result<(), Error> {
-    config.token_file.as_deref().map_or(Ok(()), |file| Token::read(file).map(drop))
-}
-
 /// The token that is in a file now.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub struct Tokens {
     file: PathBuf,
     current: RwLock<Token>,
     /// Tells of each new one.
@@ -96,6 +88,14 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
+    /// Reads the token, if the configuration names a file for it.
+    ///
+    /// # Errors
+    /// There is none in it that can be used.
+    pub fn of(config: &Config) -> Result<Option<Self>, Error> {
+        config.token_file.clone().map(Self::read).transpose()
+    }
+
     /// # Errors
     /// As [`Token::read`].
     pub(super) fn read(file: PathBuf) -> Result<Self, Error> {

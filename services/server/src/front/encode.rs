@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tertulia_protocol::codec::{classic_message, extended_message};
-use tertulia_protocol::{Dialect, GroupName, PostId, extended};
+use tertulia_protocol::{Dialect, GroupName, extended};
 
 use crate::shard::{Batch, Record};
 
@@ -27,7 +27,7 @@ pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: 
                 seq: record.seq,
                 sender: record.sender.as_str().into(),
                 at: record.at,
-                id: shown(record).map(Into::into),
+                id: record.id_of_client().map(Into::into),
             };
             extended_message(&message, out);
         }
@@ -41,7 +41,7 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
         seq: record.seq,
         sender: record.sender.as_str().into(),
         at: record.at,
-        id: shown(record).map(Into::into),
+        id: record.id_of_client().map(Into::into),
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
 pub(super) fn past_bytes(record: &Record) -> usize {
     /// The names of the fields, and two numbers.
     const AROUND: usize = 96;
-    let texts = [&record.message, record.sender.as_str(), shown(record).unwrap_or_default()];
+    let texts = [&record.message, record.sender.as_str(), record.id_of_client().unwrap_or_default()];
     AROUND + texts.iter().map(|text| json_bytes(text)).sum::<usize>()
 }
 
@@ -63,15 +63,10 @@ fn json_bytes(text: &str) -> usize {
     text.bytes().map(width).sum()
 }
 
-/// The id that its poster gave it.
-fn shown(record: &Record) -> Option<&str> {
-    record.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str)
-}
-
 #[cfg(test)]
 mod tests {
-    use tertulia_protocol::UserName;
     use tertulia_protocol::codec::encode;
+    use tertulia_protocol::{PostId, UserName};
 
     use super::*;
 

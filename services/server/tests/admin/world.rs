@@ -88,7 +88,8 @@ impl World {
         let registry = Arc::clone(front.registry());
         let service =
             admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, serving.clone());
-        let server = admin::Server::new(&config, service, readiness.clone(), Tracer::default(), None).unwrap();
+        let tokens = admin::Tokens::of(&config).unwrap();
+        let server = admin::Server::new(&config, tokens, service, readiness.clone(), Tracer::default(), None).unwrap();
         if let Some(every) = follow {
             server.follow_token(Reload::default().looks(every), &serving, &tasks);
         }

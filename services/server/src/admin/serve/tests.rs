@@ -39,7 +39,8 @@ impl Serving {
         let registry = Arc::clone(front.registry());
         let service = Service::new(&Config::default(), shards.clone(), registry, None, 100, stop.clone());
         let server =
-            Server::with_patience(&Config::default(), service, Readiness::new(), Tracer::default(), patience).unwrap();
+            Server::with_patience(&Config::default(), None, service, Readiness::new(), Tracer::default(), patience)
+                .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tracker.spawn(server.serve(listener, stop.clone(), tracker.clone()));
