@@ -45,6 +45,10 @@ RUNTIME = Row("Runtime and ports", [
         query(rate("tertulia_http_connections_refused_total", "pod"), "{{pod}} refused per second")]),
     graph("Connections of one address", "Connections of the address with the most. Counted only where limits.connections_per_address is set.",
           [query(total("tertulia_connections_per_address_max", "pod", "max"), "{{pod}}")]),
+    graph("Panics and lost lines", "Tasks of the server that panicked, each of which is a bug, and lines of its own log that whatever reads them "
+          "did not take in time, in the interval.", [
+        query(f"sum by (pod) (increase(tertulia_panics_total{{{CHOSEN}}}[$__rate_interval]))", "{{pod}} panics"),
+        query(f"sum by (pod) (increase(tertulia_log_lines_lost_total{{{CHOSEN}}}[$__rate_interval]))", "{{pod}} lines")]),
     graph("HTTP requests", "Requests per second to the HTTP port, by page and status.",
           [query(rate("tertulia_http_requests_total", "page, status"), "{{page}} {{status}}")], "cps"),
     graph("Admin requests", "Calls per second of the admin API, by method and gRPC code.",

@@ -66,6 +66,9 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
+        // There from the start: what appears with its first count has a rate only from the second one on.
+        handovers().increment(0);
+        dropped().increment(0);
         Self {
             nodes: gauge!(NODES),
             version: gauge!(MAP_VERSION),
