@@ -112,6 +112,27 @@ async fn a_bad_hello_ends_the_connection() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_the_first_line() -> Result<()> {
+    let server = Server::start().await?;
+    let mut client = server.connector().raw().await?;
+    let hello = json!({"Hello": {"version": 1, "user": "ada"}});
+    client.line(&format!("\u{feff}{hello}")).await?;
+    client.expect_json(&json!({"Welcome": {"user": "ada"}})).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_posts_half_a_character_hears_which_post_it_was() -> Result<()> {
+    let server = Server::start().await?;
+    let mut client = hello(&server, "ada").await?;
+    join(&mut client, "Dogs").await?;
+    client.line(r#"{"Post":{"group_name":"Dogs","message":"half \ud83d","id":"a7"}}"#).await?;
+    let refusal = json!({"Rejected": {"code": "malformed", "request": "Post", "group_name": "Dogs", "id": "a7"}});
+    client.expect_json(&refusal).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_hello_is_refused_and_changes_nothing() -> Result<()> {
     let server = Server::start().await?;
     let mut client = hello(&server, "ada").await?;

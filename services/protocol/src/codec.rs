@@ -21,6 +21,10 @@ pub struct Fault {
     pub message: String,
     /// The kind of line, if it could be told and is known.
     pub kind: Option<&'static str>,
+    /// The `group_name` of a line of a known kind, if there is one that can be read: so that its sender finds what was refused.
+    pub group_name: Option<String>,
+    /// As `group_name`, the `id`.
+    pub id: Option<String>,
 }
 
 /// Reads a line of a classic client, without its line end.
@@ -98,7 +102,7 @@ pub fn is_hello(line: &[u8]) -> bool {
 
 /// Says what is wrong with a line that is known to be wrong; only here is the time spent to find out.
 fn fault(line: &[u8], error: &serde_json::Error, kinds: &[&'static str]) -> Fault {
-    let malformed = |message: String| Fault { code: Code::Malformed, message, kind: None };
+    let malformed = |message| Fault { code: Code::Malformed, message, kind: None, group_name: None, id: None };
     if let Err(utf8) = std::str::from_utf8(line) {
         return malformed(format!("the line is not UTF-8 at column {}", utf8.valid_up_to() + 1));
     }
@@ -112,13 +116,16 @@ fn fault(line: &[u8], error: &serde_json::Error, kinds: &[&'static str]) -> Faul
     }
     let mut fault = malformed(format!("the line is not valid: {}", describe(error)));
     if let Ok(Outer(outer)) = serde_json::from_slice::<Outer<'_>>(line) {
-        let mut keys = outer.keys();
-        let (Some(kind), None) = (keys.next(), keys.next()) else { return shape() };
+        let mut entries = outer.iter();
+        let (Some((kind, fields)), None) = (entries.next(), entries.next()) else { return shape() };
         fault.kind = kinds.iter().copied().find(|known| known == kind);
         if fault.kind.is_none() {
             fault.code = Code::UnknownKind;
             let kind = shorten(kind);
             fault.message = format!("unknown kind of line '{kind}': expected one of {}", kinds.join(", "));
+        } else if let Ok(Outer(fields)) = serde_json::from_str::<Outer<'_>>(fields.get()) {
+            let text = |name| serde_json::from_str(fields.get(name)?.get()).ok();
+            (fault.group_name, fault.id) = (text("group_name"), text("id"));
         }
     }
     fault

@@ -65,7 +65,7 @@ pub(crate) struct News {
 struct CatchUp {
     /// Up to here.
     head: u64,
-    /// Whether nothing of it was missing so far.
+    /// Whether nothing of it was missing so far, of what was posted to the same life of the group.
     whole: bool,
 }
 
@@ -208,7 +208,7 @@ impl Membership {
             From::After(old) => (old.seen, false),
         };
         let resumed = matches!(from, From::After(_));
-        self.catch_up = resumed.then_some(CatchUp { head: joined.head, whole: true });
+        self.catch_up = resumed.then_some(CatchUp { head: joined.head, whole: !anew });
         self.position = Some(Position { epoch: joined.epoch, seen });
         News { anew, late: std::mem::take(&mut self.late) && from == From::Now }
     }

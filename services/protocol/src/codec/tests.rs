@@ -50,6 +50,23 @@ fn a_fault_names_what_and_where() {
 }
 
 #[test]
+fn a_fault_says_which_group_and_id_the_line_was_about_as_far_as_they_can_be_read() {
+    let about = |line: &[u8]| {
+        let fault = decode_extended(line).unwrap_err();
+        assert_eq!(fault.code, Code::Malformed);
+        (fault.group_name, fault.id)
+    };
+    let (dogs, a7) = (Some("Dogs".to_owned()), Some("a7".to_owned()));
+    let post = br#"{"Post":{"group_name":"Dogs","message":"half \ud83d","id":"a7"}}"#;
+    assert_eq!(about(post), (dogs.clone(), a7.clone()));
+    assert_eq!(about(br#"{"Post":{"id":"a7","group_name":"half \ud83d","message":""}}"#), (None, a7));
+    assert_eq!(about(br#"{"Join":{"group_name":"Dogs","after":1.0}}"#), (dogs.clone(), None));
+    assert_eq!(about(br#"{"Post":{"group_name":"Dogs","message":"","id":7}}"#), (dogs, None));
+    assert_eq!(about(br#"{"Post":["Dogs"]}"#), (None, None));
+    assert_eq!(about(br#"{"Post":{"group_name":"Dogs","id":"a7","#), (None, None));
+}
+
+#[test]
 fn unknown_fields_are_ignored_and_missing_ones_have_defaults() {
     let frame = decode_extended(br#"{"Join":{"group_name":"G","colour":[1,{"a":2}],"after":null}}"#).unwrap();
     assert_eq!(frame, FromClient::Join(Join { group_name: "G".into(), ..Join::default() }));

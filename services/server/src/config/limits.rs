@@ -20,12 +20,12 @@ pub(super) static LIMITS: &[Entry] = &[
     )
     .bound("`bad_group_name`", REJECTED),
     Entry::new("limits.connections", int(1, 10_000_000), "Connections in total.").bound(
-        "an `Error` line before the dialect is known, and the connection is closed",
+        "an `Error` line before the dialect is known, and the connection is closed; with TLS it is closed without one",
         "tertulia_connections_open",
     ),
     Entry::new("limits.connections_per_address", int(0, 10_000_000), "Connections from one address, or from one network of 64 bits of IPv6; 0: no limit.")
         .bound(
-            "an `Error` line before the dialect is known, and the connection is closed",
+            "an `Error` line before the dialect is known, and the connection is closed; with TLS it is closed without one",
             "tertulia_connections_per_address_max",
         ),
     Entry::new("limits.groups_per_connection", int(1, 1_000_000), "Groups that one connection may be a member of.")

@@ -369,7 +369,12 @@ impl Task {
             }
         }
         match Pin::new(&mut self.socket).poll_flush(cx) {
-            Poll::Ready(Ok(())) => self.unflushed = false,
+            Poll::Ready(Ok(())) => {
+                if std::mem::take(&mut self.unflushed) && self.clocks.pinged.is_some() {
+                    // Only now is all that was encrypted on its way, and the question may be the last of it.
+                    self.clocks.pinged = Some(tokio::time::Instant::now());
+                }
+            }
             Poll::Ready(Err(_)) => return Err(failed(self.phase)),
             Poll::Pending => self.unflushed = true,
         }

@@ -32,6 +32,8 @@ impl Task {
 
     /// The first line decides the dialect.
     fn on_first_line(&mut self, line: &[u8]) {
+        // Some libraries begin what they write with a byte order mark.
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         match decode_extended(line) {
             Ok(extended::FromClient::Hello(hello)) => self.on_hello(&hello),
             Err(fault) if is_hello(line) => {
@@ -128,7 +130,8 @@ impl Task {
 
     fn on_fault(&mut self, fault: Fault) {
         self.shared.metrics.requests.malformed.increment(1);
-        self.refuse(Refused { request: fault.kind, ..Refused::new(fault.code, fault.message) });
+        let (group, id) = (fault.group_name.as_deref().map(told), fault.id.as_deref().map(told));
+        self.refuse(Refused { request: fault.kind, group, id, ..Refused::new(fault.code, fault.message) });
         self.malformed += 1;
         let max = self.shared.limits.malformed_lines;
         if self.malformed >= max {

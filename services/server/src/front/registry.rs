@@ -49,10 +49,10 @@ pub struct Fill {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
     /// As many connections as allowed.
-    #[error("Too many connections: this server takes {0}; try again later")]
+    #[error("Too many connections: this server takes {0}; try again later; the connection is closed")]
     Total(usize),
     /// As many connections from one address as allowed.
-    #[error("Too many connections from your address: this server takes {0}")]
+    #[error("Too many connections from your address: this server takes {0}; the connection is closed")]
     Address(usize),
 }
 
@@ -154,7 +154,9 @@ impl Registry {
     /// Tells extended clients to connect again elsewhere and at once, one after the other within that time. Until it is told, each is
     /// served as before.
     pub async fn send_away(&self, reason: &Arc<str>, within: Duration) {
-        let all = self.list(None, usize::MAX, is_extended);
+        // Also those that have not said yet how they speak: an extended one is told when it has.
+        let may_hear = |connection: &Connection| connection.session().is_none() || is_extended(connection);
+        let all = self.list(None, usize::MAX, may_hear);
         let count = u32::try_from(all.len().max(1)).unwrap_or(u32::MAX);
         let begun = tokio::time::Instant::now();
         for (place, connection) in (0u32..).zip(&all) {

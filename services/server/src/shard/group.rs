@@ -73,6 +73,11 @@ impl Group {
         self.head
     }
 
+    /// Up to here places are given.
+    pub(super) fn tail(&self) -> u64 {
+        self.tail
+    }
+
     pub(super) fn newest_at(&self) -> u64 {
         self.newest_at
     }

@@ -174,6 +174,9 @@ impl Owner {
         if self.load(name).await?.is_none() {
             self.create(name, session)?;
         }
+        if self.may_have_seen(name, from) && !self.settle_in_time().await {
+            return Err(unavailable(name));
+        }
         // Only who asks for the past needs to know where it begins now.
         let first = match from {
             JoinFrom::Now => 0,
@@ -211,6 +214,13 @@ impl Owner {
             progress,
             from,
         })
+    }
+
+    /// Whether a new member says that it has seen what an append that has not returned would store. The log may have that already, and who
+    /// reads the log may have it from there: what became of it is to be known before anybody is told that it is not there.
+    fn may_have_seen(&self, name: &GroupName, from: JoinFrom) -> bool {
+        let JoinFrom::After { seq, .. } = from else { return false };
+        self.groups.get(name).is_some_and(|group| (group.head() + 1..=group.tail()).contains(&seq))
     }
 
     /// Ends a membership; answers whether there was one. `asked`: its client wants it, else the connection is gone.

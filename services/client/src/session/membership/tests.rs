@@ -70,6 +70,18 @@ fn another_epoch_begins_at_its_first_message() {
 }
 
 #[test]
+fn what_a_group_that_began_anew_has_tells_nothing_of_what_was_posted_before() {
+    for joined_now in [joined(6, 1, false), joined(5, 1, false)] {
+        let mut dogs = member(From::Now, &joined(5, 7, true));
+        assert!(dogs.disconnected());
+        dogs.next_join("Dogs", Instant::now()).unwrap();
+        assert!(dogs.joined(&joined_now).anew);
+        dogs.arrived(1);
+        assert_eq!(dogs.caught_up(), Some(false), "a post of the life before may have been stored");
+    }
+}
+
+#[test]
 fn a_group_shorter_than_what_was_seen_began_anew() {
     let mut dogs = member(From::Now, &joined(5, 7, true));
     assert!(dogs.disconnected());

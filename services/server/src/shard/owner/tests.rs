@@ -324,6 +324,27 @@ async fn nothing_is_delivered_or_acknowledged_before_the_log_has_it_and_posts_ga
 }
 
 #[tokio::test]
+async fn who_has_read_from_the_log_what_its_append_has_not_returned_for_resumes_after_that() {
+    let world = World::new(Config::default(), BOUNDS);
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let epoch = world.join(&ada).await.unwrap().epoch;
+    world.mood(SLOW);
+    world.send_posts(&ada, &["a"]).await;
+    let from = JoinFrom::After { seq: 1, epoch: Some(epoch) };
+    let (group, session) = (world.group.clone(), Arc::clone(&bob));
+    assert!(world.shards.send(0, Request::Join { group, session, from }).await);
+    world.log.0.gate.add_permits(1);
+    let Event::Joined(joined) = next_event(&bob.inbox).await else { panic!("not joined") };
+    assert_eq!((joined.head, joined.subscribed_at), (1, 1), "what it has seen is there");
+    assert_eq!(answers(&ada, 1).await, [Ok(1)]);
+    // What nobody has posted is waited for by nobody.
+    let from = JoinFrom::After { seq: 2, epoch: Some(epoch) };
+    let (group, session) = (world.group.clone(), Arc::clone(&bob));
+    assert!(world.shards.send(0, Request::Join { group, session, from }).await);
+    assert!(matches!(next_event(&bob.inbox).await, Event::Joined(joined) if joined.head == 1));
+}
+
+#[tokio::test]
 async fn a_failed_append_refuses_all_that_hangs_on_it_and_leaves_no_hole() {
     let world = World::new(Config::default(), BOUNDS);
     let ada = session(1, "ada");
