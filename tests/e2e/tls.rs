@@ -212,7 +212,9 @@ async fn handshakes_that_stall_or_fail_cost_others_nothing() -> Result<()> {
     let address = secured.server.chat().to_string();
     let mut plain = Terminal::start(&["--classic", &address])?;
     plain.types("join Dogs").await?;
-    plain.expect_in_session("error from server: This port speaks TLS: connect with it; the connection is closed").await?;
+    plain
+        .expect_in_session("error from server: This port speaks TLS: connect with it; the connection is closed")
+        .await?;
     secured.until_metric(HANDSHAKES, &result("plaintext"), 1.0).await?;
     let mut garbage = TcpStream::connect(secured.server.chat()).await?;
     garbage.write_all(b"\x16\x03\x01\x00\x04abcd").await?;

@@ -327,7 +327,11 @@ async fn secure(
             tracing::debug!(peer = %admitted.connection.peer, reason = reason.as_str(), "no TLS connection");
             shared.metrics.closed(CloseReason::Tls);
             if let Some(mut socket) = plaintext {
-                Box::pin(dismiss(&mut socket, "This port speaks TLS: connect with it; the connection is closed".to_owned())).await;
+                Box::pin(dismiss(
+                    &mut socket,
+                    "This port speaks TLS: connect with it; the connection is closed".to_owned(),
+                ))
+                .await;
             }
         }
         None => shared.metrics.closed(CloseReason::Drain),
