@@ -6,6 +6,8 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use tertulia_server::config::{self, Config, Errors, docs, print};
@@ -65,18 +67,20 @@ fn run(config: Config) -> ExitCode {
     let result = runtime.block_on(server::run(config, telemetry));
     // A look-up of a host name, such as of a NATS server, may still be blocked: nobody waits for it.
     runtime.shutdown_timeout(LAST_THREADS);
-    let Err(error) = result else { return ExitCode::SUCCESS };
     // `{:#}` puts an error and its causes on one line.
-    let text = format!("{error:#}");
-    if log_format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
-        // Whoever reads the log reads no other lines.
-        tracing::error!(error = text, "the server ends");
-        drop(written);
-        return ExitCode::from(FAILURE);
+    let failed = result.err().map(|error| format!("{error:#}"));
+    // Whoever reads the log reads no other lines.
+    let in_log = log_format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR);
+    if let Some(error) = failed.as_ref().filter(|_| in_log) {
+        tracing::error!(error, "the server ends");
     }
     // What was logged stands before what is said last.
-    drop(written);
-    fail(&text)
+    in_time(move || drop(written));
+    match failed {
+        None => ExitCode::SUCCESS,
+        Some(_) if in_log => ExitCode::from(FAILURE),
+        Some(error) => fail(&error),
+    }
 }
 
 fn ask(health: &Health, config: &Config) -> ExitCode {
@@ -121,5 +125,21 @@ fn fail(error: &dyn fmt::Display) -> ExitCode {
 /// Says what is wrong on one line of stderr; without a stderr there is nobody to tell.
 fn complain(error: &dyn fmt::Display) {
     let line = error.to_string().replace(['\n', '\r'], " ");
-    drop(writeln!(io::stderr(), "tertulia-server: {line}"));
+    in_time(move || drop(writeln!(io::stderr(), "tertulia-server: {line}")));
+}
+
+/// Does what is done last, but waits for it no longer than this: whoever reads stderr may have stopped, and a server that has ended and does not
+/// go is not started again.
+fn in_time(last: impl FnOnce() + Send + 'static) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let (done, waiting) = mpsc::channel();
+    let doing = move || {
+        last();
+        // Nobody may be waiting any more.
+        done.send(()).ok();
+    };
+    // Without a thread for it there is nobody to tell.
+    if thread::Builder::new().name("last".to_owned()).spawn(doing).is_ok() {
+        waiting.recv_timeout(PATIENCE).ok();
+    }
 }

@@ -170,6 +170,8 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     };
     let accepting = Accepting::start(&front, chat_listener);
     tasks.spawn(admin.serve(admin_listener, serving.clone(), tasks.clone()));
+    // Once before anybody is told that the node is ready.
+    look_at_log(&shards, cluster.as_ref(), &readiness);
     tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
     if is_started {
         readiness.clear(Reason::Starting);
@@ -238,7 +240,8 @@ async fn give_up_start(
 ) -> anyhow::Result<()> {
     tokio::select! {
         ended = tokio::time::timeout(grace, end(cluster, engine)) => {
-            tracing::info!(in_time = ended.is_ok(), "stopped");
+            anyhow::ensure!(ended.is_ok(), "grace time is over: what the start had begun is cut off");
+            tracing::info!("stopped");
             Ok(())
         }
         what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
@@ -334,14 +337,18 @@ async fn watch_log(shards: Shards, cluster: Option<Cluster>, readiness: Readines
     const EVERY: Duration = Duration::from_millis(250);
     let mut ticks = tokio::time::interval(EVERY);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match shards.outage() {
-            Some(outage) => readiness.set(Reason::Log, outage),
-            None => readiness.clear(Reason::Log),
-        }
-        match cluster.as_ref().and_then(Cluster::trouble) {
-            Some(trouble) => readiness.set(Reason::Cluster, trouble),
-            None => readiness.clear(Reason::Cluster),
-        }
+        look_at_log(&shards, cluster.as_ref(), &readiness);
+    }
+}
+
+fn look_at_log(shards: &Shards, cluster: Option<&Cluster>, readiness: &Readiness) {
+    match shards.outage() {
+        Some(outage) => readiness.set(Reason::Log, outage),
+        None => readiness.clear(Reason::Log),
+    }
+    match cluster.and_then(Cluster::trouble) {
+        Some(trouble) => readiness.set(Reason::Cluster, trouble),
+        None => readiness.clear(Reason::Cluster),
     }
 }
 

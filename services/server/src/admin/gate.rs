@@ -74,15 +74,16 @@ pub(super) struct Gate {
 impl Gate {
     /// Answers a request.
     pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller, place: &Place) -> Response<Body> {
-        let began = Instant::now();
         let peer = caller.address;
         let method = Method::of(request.uri().path());
         let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let is_trusted = self.trusts(&request, place);
         // Strangers have no traces: they would use up what the collector takes.
-        let is_let_in = self.lets_in(&request, place);
-        let call = if is_let_in { self.tracer.call(traceparent, method.is_of_api()) } else { None };
-        let response = if is_let_in {
-            let trace = call.as_ref().map(Call::trace_id);
+        let call = if is_trusted { self.tracer.call(traceparent, method.is_of_api()) } else { None };
+        let mut account =
+            Account { metrics: &self.metrics, method, peer, began: Instant::now(), call, code: Code::Cancelled };
+        let response = if is_trusted || request.uri().path().starts_with(OPEN) {
+            let trace = account.call.as_ref().map(Call::trace_id);
             request.extensions_mut().insert(Peer { caller: Some(caller), trace });
             let mut routes = self.routes.clone();
             match tokio::time::timeout(self.patience, routes.call(request)).await {
@@ -97,15 +98,12 @@ impl Gate {
             refuse(Error::Unauthenticated)
         };
         // An error is in the headers; what ends well says so only after its messages.
-        let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-        self.metrics.answered(method, code, began.elapsed());
-        if let Some(call) = call {
-            call.answered(method.name(), peer, code as i32, is_failure(code));
-        }
+        account.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         response
     }
 
-    fn lets_in(&self, request: &Request<Incoming>, place: &Place) -> bool {
+    /// Whether the request has the token, where there is one.
+    fn trusts(&self, request: &Request<Incoming>, place: &Place) -> bool {
         let presented = || request.headers().get(AUTHORIZATION);
         let is_trusted = self
             .tokens
@@ -114,7 +112,26 @@ impl Gate {
         if is_trusted {
             place.prove();
         }
-        is_trusted || request.uri().path().starts_with(OPEN)
+        is_trusted
+    }
+}
+
+/// What is measured of a request when it goes, be it answered or given up by its caller: then nothing else would tell that it was slow.
+struct Account<'a> {
+    metrics: &'a Metrics,
+    method: Method,
+    peer: SocketAddr,
+    began: Instant,
+    call: Option<Call>,
+    code: Code,
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        self.metrics.answered(self.method, self.code, self.began.elapsed());
+        if let Some(call) = self.call.take() {
+            call.answered(self.method.name(), self.peer, self.code as i32, is_failure(self.code));
+        }
     }
 }
 
@@ -126,4 +143,25 @@ fn is_failure(code: Code) -> bool {
 
 fn refuse(error: Error) -> Response<Body> {
     Status::from(error).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_its_caller_gives_up_is_measured() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let metrics = Metrics::new();
+            let method = Method::of("/tertulia.admin.v1.AdminService/ListGroups");
+            let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+            drop(Account { metrics: &metrics, method, peer, began: Instant::now(), call: None, code: Code::Cancelled });
+        });
+        let text = recorder.handle().render();
+        let line = r#"tertulia_admin_requests_total{method="ListGroups",code="CANCELLED"} 1"#;
+        assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
+    }
 }

@@ -18,11 +18,15 @@ pub(super) async fn follow(
     mut readiness: watch::Receiver<Reasons>,
     stop: CancellationToken,
 ) {
+    let mut told = None;
     loop {
         let ready = readiness.borrow_and_update().is_empty();
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in SERVICES {
-            reporter.set_service_status(service, status).await;
+        // Whoever watches is sent whatever is set here, and reasons change more often than what follows from them.
+        if told.replace(ready) != Some(ready) {
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for service in SERVICES {
+                reporter.set_service_status(service, status).await;
+            }
         }
         match stop.run_until_cancelled(readiness.changed()).await {
             Some(Ok(())) => {}

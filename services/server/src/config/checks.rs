@@ -156,6 +156,10 @@ impl Checks<'_> {
     fn nats(&mut self) {
         let Config { nats, log, .. } = self.config;
         if log.engine != Engine::Nats {
+            // What is written down is shown, also where it is not used.
+            if let Err(error) = nats.addresses() {
+                self.rule(!nats.urls.contains('@'), "nats.urls", &[], |_| error.to_string());
+            }
             return;
         }
         if let Err(error) = nats.addresses() {

@@ -130,7 +130,7 @@ impl Layer {
             self.faulty.push(entry.key);
             self.errors.push(Error::NotAllowed {
                 key: entry.key.to_owned(),
-                value: without_secrets(&show(value)),
+                value: show(value),
                 origin,
                 rule: match entry.kind {
                     Kind::Retentions => overrides::read(value).err().unwrap_or_default(),
@@ -220,10 +220,11 @@ fn nearest(key: &str) -> Option<&'static Entry> {
     misspelt.filter(is_near).or_else(misplaced)
 }
 
-/// A value as an error shows it: short, on one line, without quotes where none are needed.
+/// A value as an error shows it: without secrets, short, on one line, without quotes where none are needed.
 fn show(value: &ValueKind) -> String {
     match value {
-        ValueKind::String(text) => show_text(text),
+        // Before it is cut: what is left may not show any more that it is one.
+        ValueKind::String(text) => show_text(&without_secrets(text)),
         ValueKind::Nil => "null".to_owned(),
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(_) => "a list".to_owned(),

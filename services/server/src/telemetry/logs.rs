@@ -4,6 +4,8 @@
 //! server never waits for whoever reads its log.
 
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::{Unit, counter, describe_counter};
 use tracing::Subscriber;
@@ -25,37 +27,93 @@ const WAITING: usize = 8_192;
 #[derive(Debug)]
 pub struct Written(#[expect(dead_code, reason = "for its end")] WorkerGuard);
 
-/// How many lines were lost.
+/// How many lines were lost: those that did not fit into the queue, and those that stderr refused.
 #[derive(Debug, Clone)]
-pub(super) struct Lost(ErrorCounter);
+pub(super) struct Lost {
+    in_queue: ErrorCounter,
+    refused: Arc<AtomicUsize>,
+}
 
 impl Lost {
     const NAME: &str = "tertulia_log_lines_lost_total";
 
     pub(super) fn describe() {
-        describe_counter!(Self::NAME, Unit::Count, "Lines of the server's own log that stderr did not take in time.");
+        describe_counter!(
+            Self::NAME,
+            Unit::Count,
+            "Lines of the server's own log that stderr did not take, or not in time."
+        );
     }
 
     /// Brings the metric up to date.
     pub(super) fn observe(&self) {
-        counter!(Self::NAME).absolute(self.0.dropped_lines() as u64);
+        counter!(Self::NAME).absolute(self.lines() as u64);
+    }
+
+    fn lines(&self) -> usize {
+        self.in_queue.dropped_lines() + self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts the lines that cannot be written (a full disk, a pipe that nobody reads any more), which nobody else would hear of.
+struct Counting<W> {
+    inner: W,
+    refused: Arc<AtomicUsize>,
+    /// Part of a line was written: the next one is not to look like the rest of it.
+    is_cut: bool,
+}
+
+impl<W: io::Write> Counting<W> {
+    /// Writes a line; answers how much of it was.
+    fn put(&mut self, line: &[u8]) -> usize {
+        let mut done = 0;
+        while done < line.len() {
+            match self.inner.write(&line[done..]) {
+                Ok(count) if count > 0 => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        done
+    }
+}
+
+impl<W: io::Write> io::Write for Counting<W> {
+    /// Each call has one line. It never fails: a line that is lost is counted.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.is_cut {
+            self.is_cut = self.put(b"\n") == 0;
+        }
+        let done = if self.is_cut { 0 } else { self.put(line) };
+        if done < line.len() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.is_cut |= done > 0;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // What could not be written is counted.
+        drop(self.inner.flush());
+        Ok(())
     }
 }
 
 /// Everything that is logged in this process from now on goes to stderr.
 pub(super) fn init(config: &Config) -> Result<(Lost, Written), Error> {
     let colours = io::stderr().is_terminal();
-    let (writer, written) = beside(io::stderr());
-    let lost = Lost(writer.error_counter());
+    let (writer, lost, written) = beside(io::stderr());
     subscriber(config, colours, writer)?.try_init().map_err(|cause| Error::Log { cause })?;
     Ok((lost, written))
 }
 
 /// A writer that never waits.
-fn beside(writer: impl io::Write + Send + 'static) -> (NonBlocking, Written) {
+fn beside(inner: impl io::Write + Send + 'static) -> (NonBlocking, Lost, Written) {
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).thread_name("log");
-    let (writer, guard) = builder.finish(writer);
-    (writer, Written(guard))
+    let refused = Arc::<AtomicUsize>::default();
+    let (writer, guard) = builder.finish(Counting { inner, refused: Arc::clone(&refused), is_cut: false });
+    let lost = Lost { in_queue: writer.error_counter(), refused };
+    (writer, lost, Written(guard))
 }
 
 fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<impl Subscriber + Send + Sync, Error>
@@ -63,7 +121,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let mut levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
-    if config.log_level != "off" && !config.log_level.contains(MODERATION) {
+    if !config.log_level.eq_ignore_ascii_case("off") && !config.log_level.contains(MODERATION) {
         let always = format!("{MODERATION}=info").parse().map_err(|cause| Error::Levels { cause })?;
         levels = levels.add_directive(always);
     }
@@ -78,7 +136,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tracing::{debug, info, subscriber::with_default, warn};
 
@@ -124,15 +182,45 @@ mod tests {
     #[test]
     fn nobody_waits_for_whoever_reads_the_log() {
         let (take, stuck) = std::sync::mpsc::channel();
-        let (writer, written) = beside(Stuck(stuck));
-        let lost = Lost(writer.error_counter());
+        let (writer, lost, written) = beside(Stuck(stuck));
         with_default(subscriber(&Config::default(), false, writer).unwrap(), || {
             (0..WAITING + 100).for_each(|count| info!(count, "a line"));
         });
         // One may be with the thread that writes.
-        assert!((99..=100).contains(&lost.0.dropped_lines()), "{}", lost.0.dropped_lines());
+        assert!((99..=100).contains(&lost.lines()), "{}", lost.lines());
         drop(take);
         drop(written);
+    }
+
+    /// A stderr on a disk that has so much room.
+    struct Full(Captured, usize);
+
+    impl io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.1);
+            self.1 -= count;
+            if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { self.0.write(&bytes[..count]) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_the_next_one_stands_alone() {
+        use io::Write;
+        let (captured, refused) = (Captured::default(), Arc::<AtomicUsize>::default());
+        let inner = Full(captured.clone(), 8);
+        let mut writer = Counting { inner, refused: Arc::clone(&refused), is_cut: false };
+        for line in ["first\n", "second\n", "third\n"] {
+            writer.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(refused.load(Ordering::Relaxed), 2);
+        writer.inner.1 = 100;
+        writer.write_all(b"fourth\n").unwrap();
+        assert_eq!(refused.load(Ordering::Relaxed), 2);
+        assert_eq!(*captured.0.lock().unwrap(), b"first\nse\nfourth\n");
     }
 
     #[test]

@@ -167,20 +167,25 @@ impl Source {
 
     /// Reads the files. It blocks.
     pub(super) fn read(&self) -> Result<Contents, Error> {
-        let read = |path: &Path, name| {
-            let unreadable = |cause| Error::Unreadable { path: path.to_owned(), option: self.option(name), cause };
-            let length = std::fs::metadata(path).map_err(unreadable)?.len();
-            if length > FILE_BYTES {
-                let fault = format!("has {length} bytes: no file of certificates or keys is longer than {FILE_BYTES}");
-                return Err(Error::Content { path: path.to_owned(), option: self.option(name), fault });
-            }
-            std::fs::read(path).map_err(unreadable)
-        };
         Ok(Contents {
-            cert: read(&self.cert, "cert_file")?,
-            key: read(&self.key, "key_file")?,
-            client_ca: self.client_ca.as_deref().map(|path| read(path, "client_ca_file")).transpose()?,
+            cert: self.read_file(&self.cert, "cert_file")?,
+            key: self.read_file(&self.key, "key_file")?,
+            client_ca: self.read_client_ca()?,
         })
+    }
+
+    fn read_client_ca(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.client_ca.as_deref().map(|path| self.read_file(path, "client_ca_file")).transpose()
+    }
+
+    fn read_file(&self, path: &Path, name: &str) -> Result<Vec<u8>, Error> {
+        let unreadable = |cause| Error::Unreadable { path: path.to_owned(), option: self.option(name), cause };
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > FILE_BYTES {
+            let fault = format!("has {length} bytes: no file of certificates or keys is longer than {FILE_BYTES}");
+            return Err(Error::Content { path: path.to_owned(), option: self.option(name), fault });
+        }
+        std::fs::read(path).map_err(unreadable)
     }
 
     /// Makes of them what the port shows.
@@ -202,10 +207,13 @@ impl Source {
         Ok(Identity { config: Arc::new(config), subject, validity, expires, expiring, authorities, contents })
     }
 
-    /// The certificate of one, and of another those who may vouch for clients.
-    pub(super) fn with_authorities(&self, shown: &Identity, others: &Identity) -> Result<Identity, Error> {
-        let client_ca = others.contents.client_ca.clone();
-        self.identity(Contents { client_ca, ..shown.contents.clone() })
+    /// The certificate that is shown, with those who may vouch for clients now; `None` if these are the same. It blocks.
+    pub(super) fn with_authorities(&self, shown: &Identity) -> Result<Option<Identity>, Error> {
+        let client_ca = self.read_client_ca()?;
+        if client_ca == shown.contents.client_ca {
+            return Ok(None);
+        }
+        self.identity(Contents { client_ca, ..shown.contents.clone() }).map(Some)
     }
 
     /// What is wrong with a certificate that is not good now.

@@ -39,6 +39,11 @@ impl Directory {
         cert.der().clone()
     }
 
+    /// What is there for a key is none.
+    pub(super) fn lose_key(&self) {
+        self.write("key.pem", "not yet");
+    }
+
     /// Another authority for the certificates of clients.
     pub(super) fn authorise(&self) {
         let CertifiedKey { cert, .. } = generate_simple_self_signed(["authority".to_owned()]).unwrap();

@@ -55,7 +55,7 @@ impl Watch {
             None => self.on_used(),
             // Such as one of an older backup: the one that is shown is better.
             Some(Ok((_, identity))) if !is_better(&identity, &self.acceptor.current()) => {
-                self.trust_as(&identity);
+                self.trust_anew().await;
                 self.on_unusable(&self.source.not_valid(&identity));
             }
             Some(Ok((fingerprint, identity))) => {
@@ -63,16 +63,19 @@ impl Watch {
                 self.used = fingerprint;
                 self.on_used();
             }
-            Some(Err(error)) => self.on_unusable(&error),
+            Some(Err(error)) => {
+                self.trust_anew().await;
+                self.on_unusable(&error);
+            }
         }
     }
 
-    /// Who may not vouch for clients any more is not to go on because of a certificate that came with that.
-    fn trust_as(&self, new: &Identity) {
-        let shown = self.acceptor.current();
-        if shown.authorities != new.authorities
-            && let Ok(identity) = self.source.with_authorities(&shown, new)
-        {
+    /// Who may not vouch for clients any more is not to go on because of a certificate or a key that cannot be used.
+    async fn trust_anew(&self) {
+        let (source, shown) = (Arc::clone(&self.source), self.acceptor.current());
+        let reading = tokio::task::spawn_blocking(move || source.with_authorities(&shown));
+        // What is wrong with these files is told as what is wrong with all of them.
+        if let Ok(Ok(Some(identity))) = reading.await {
             self.acceptor.replace(&self.source, identity);
         }
     }
@@ -161,5 +164,13 @@ mod tests {
         told.mark_unchanged();
         watch.look().await;
         assert!(!told.has_changed().unwrap(), "nobody is told twice");
+        // Nor is a key that belongs to no certificate in their way.
+        let before = watch.acceptor.current();
+        directory.lose_key();
+        directory.authorise();
+        watch.look().await;
+        let now = watch.acceptor.current();
+        assert!(now.validity == before.validity && now.authorities != before.authorities);
+        assert!(watch.complaint.is_some() && told.has_changed().unwrap());
     }
 }
