@@ -1,6 +1,7 @@
 """Chart and manifests, without a cluster: linted, rendered over a matrix of values, held against the schemas of Kubernetes, against rules of
 our own, and the configuration in them against the server."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from support import ROOT, need, need_python_libraries, run, server_binary
 need_python_libraries()
 import yaml  # noqa: E402
 
+from api import Api  # noqa: E402
 from manifests import Manifests, check, check_dns, check_restricted, check_traces, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
@@ -35,6 +37,14 @@ def refusal(*more):
     # By the schema or in words, and not because a template stumbled.
     assert "meet the specifications of the schema" in done.stderr or "execution error at" in done.stderr, done.stderr
     return done.stderr
+
+
+def upgrade(there, *more):
+    """What Helm renders, or says, where this StatefulSet is there."""
+    there = copy.deepcopy(there)
+    there["metadata"].setdefault("annotations", {}).update({"meta.helm.sh/release-name": "release", "meta.helm.sh/release-namespace": "chat"})
+    with Api(there) as api:
+        return run("helm", "template", "release", CHART, "--namespace", "chat", "--dry-run=server", "--disable-openapi-validation", *more, check=False, env={"KUBECONFIG": api.kubeconfig})
 
 
 class Chart(unittest.TestCase):
@@ -194,6 +204,66 @@ class Chart(unittest.TestCase):
         for assignment, said in cases:
             with self.subTest(assignment):
                 self.assertIn(said, refusal("--set", assignment))
+
+    def test_what_kubernetes_would_not_change_is_refused_before_the_configuration_changes(self):
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        orphan = "kubectl --namespace chat delete statefulset release-tertulia --cascade=orphan"
+        claim = render(ROOT / "tests/deploy/values/storage.yaml").one("StatefulSet")
+        # As Kubernetes writes it, and as what stands behind Helm adds to it.
+        (template,) = claim["spec"]["volumeClaimTemplates"]
+        template["spec"]["resources"]["requests"]["storage"] = "102400Mi"
+        template["spec"]["volumeMode"], template["status"] = "Filesystem", {"phase": "Pending"}
+        template["metadata"]["labels"]["added"] = "later"
+        same = ("--values", ROOT / "tests/deploy/values/storage.yaml")
+        for more in ("config.limits.groups=7", "persistence.whenDeleted=Retain", "persistence.size=100Gi"):
+            done = upgrade(claim, *same, "--set", more)
+            self.assertEqual(done.returncode, 0, f"{more}: {done.stderr}")
+        cases = [
+            ("config.log.engine=memory", "are on the claim data-release-tertulia-0, and config.log.engine 'memory'"),
+            (nats, "config.log.engine 'nats'"),
+            ("persistence.enabled=false", "persistence.enabled 'false' has none"),
+            ("persistence.size=101Gi", "persistence.size of an installed release change: edit the size of the claim data-release-tertulia-0, delete"),
+            ("persistence.storageClass=,persistence.selector=null", "persistence.selector, persistence.storageClass of an installed release"),
+            ("persistence.accessModes={ReadWriteOnce}", "persistence.accessModes of an installed release"),
+            ("persistence.labels.backup=weekly,persistence.annotations.owner=me", "persistence.labels, persistence.annotations of an installed release"),
+        ]
+        for more, said in cases:
+            with self.subTest(more):
+                done = upgrade(claim, *same, "--set", more)
+                self.assertIn("execution error at", done.stderr)
+                self.assertIn(said, done.stderr)
+                self.assertIn(orphan, done.stderr)
+        # No class, and the default class.
+        self.assertIn("persistence.storageClass of", upgrade(render(ROOT / "tests/deploy/values/static-volume.yaml").one("StatefulSet")).stderr)
+        none = render(None, "--set", "persistence.enabled=false").one("StatefulSet")
+        self.assertIn("this release has no claim", upgrade(none).stderr)
+        self.assertEqual(upgrade(none, "--set", nats).returncode, 0)
+        # Another release, which is not there yet.
+        none["metadata"]["name"] = "other"
+        self.assertEqual(upgrade(none).returncode, 0)
+
+    def test_an_autoscaler_has_the_number_of_pods_to_itself(self):
+        on = ("--values", ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
+
+        def after(there, *more):
+            done = upgrade(there, *on, *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            made = Manifests(done.stdout).one("StatefulSet")
+            return made["spec"].get("replicas"), made["metadata"].get("annotations", {}).get("tertulia/replicas")
+
+        # From the start on: a revision that is gone back to names no number either.
+        first = render(on[1]).one("StatefulSet")
+        self.assertNotIn("replicas", first["spec"])
+        first["spec"]["replicas"] = 7
+        self.assertEqual(after(first), (None, "autoscaler"))
+        self.assertEqual(after(first, "--set", "replicas=0"), (0, None))
+        # Turned on later: what the revision before named must not be left out.
+        fixed = render(ROOT / "tests/deploy/values/cluster.yaml").one("StatefulSet")
+        fixed["spec"]["replicas"] = 5
+        self.assertEqual(after(fixed), (5, None))
+        # Parked, and back.
+        fixed["spec"]["replicas"] = 0
+        self.assertEqual(after(fixed), (None, "autoscaler"))
 
     def test_what_is_near_to_what_is_refused_is_taken(self):
         for assignment in (

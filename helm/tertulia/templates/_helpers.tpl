@@ -179,3 +179,30 @@ ipFamilies:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{/* What the claims of the pods are made from. */}}
+{{- define "tertulia.claims" -}}
+- apiVersion: v1
+  kind: PersistentVolumeClaim
+  metadata:
+    name: data
+    labels:
+      {{- include "tertulia.merged" (list (include "tertulia.selectorLabels" . | fromYaml) .Values.persistence.labels) | nindent 6 }}
+    {{- with .Values.persistence.annotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    accessModes:
+      {{- toYaml .Values.persistence.accessModes | nindent 6 }}
+    {{- with .Values.persistence.storageClass }}
+    storageClassName: {{ eq . "-" | ternary "" . | quote }}
+    {{- end }}
+    {{- with .Values.persistence.selector }}
+    selector:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    resources:
+      requests:
+        storage: {{ .Values.persistence.size | quote }}
+{{- end }}
