@@ -14,7 +14,7 @@ need_python_libraries()
 import yaml  # noqa: E402
 
 from api import Api  # noqa: E402
-from manifests import Manifests, check, check_dns, check_restricted, check_traces, seconds  # noqa: E402
+from manifests import Manifests, check, check_dns, check_restricted, check_traces, quantity, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -241,6 +241,15 @@ class Chart(unittest.TestCase):
         # Another release, which is not there yet.
         none["metadata"]["name"] = "other"
         self.assertEqual(upgrade(none).returncode, 0)
+
+    def test_the_memory_has_room_for_what_the_configuration_allows(self):
+        config = json.loads(run(server_binary(), "print-config", "--format", "json").stdout)
+        limits, log = config["limits"], config["log"]
+        # docs/tls.md and docs/benchmarks.md have what a connection takes, within TLS and in the kernel.
+        needed = limits["connections"] * (11 + 4) * 1024 + limits["all_posts_in_flight_bytes"] + sum(log[name] for name in ("table_cache_bytes", "unapplied_bytes", "cache_bytes"))
+        for manifests in (render(), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)):
+            (container,) = manifests.server()[1]["containers"]
+            self.assertGreater(quantity(container["resources"]["limits"]["memory"]), needed + 2000 * limits["outbound_bytes"])
 
     def test_an_autoscaler_has_the_number_of_pods_to_itself(self):
         on = ("--values", ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
