@@ -581,9 +581,9 @@ class Chart(unittest.TestCase):
         def spec(*more):
             return render(None, *more).one("StatefulSet")["spec"]
 
-        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate"})
         self.assertEqual(spec("--set", "updateStrategy.type=OnDelete")["updateStrategy"], {"type": "OnDelete"})
-        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"maxUnavailable": 1, "partition": 2})
+        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"partition": 2})
         nats = "config.log.engine=nats,config.nats.urls=nats://nats"
         seconds = [spec("--set", each).get("minReadySeconds") for each in ("replicas=1", "minReadySeconds=7", nats, f"{nats},minReadySeconds=0")]
         self.assertEqual(seconds, [None, 7, 5, 0])
@@ -790,6 +790,11 @@ class Compose(unittest.TestCase):
             self.assertTrue(node["read_only"] and node["cap_drop"] == ["ALL"])
             self.assertGreater(seconds(node["stop_grace_period"]), 20)
             self.assertTrue(all(port.startswith("127.0.0.1:") for port in node["ports"]))
+        # One image, built once: some engines refuse to write the same name a second time at the same moment. Whoever does not build it looks for it nowhere else.
+        self.assertEqual(len({node["image"] for node in nodes.values()}), 1)
+        (builder,) = [name for name, node in nodes.items() if "build" in node]
+        self.assertEqual({node.get("pull_policy") for name, node in nodes.items() if name != builder}, {"never"})
+        self.assertTrue((self.folder / nodes[builder]["build"]["context"] / nodes[builder]["build"]["dockerfile"]).is_file())
         used = {volume.split(":")[0] for server in servers.values() for volume in server["volumes"] if not volume.startswith(".")}
         self.assertEqual(used, set(compose["volumes"]))
         self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())
