@@ -406,8 +406,10 @@ class Chart(unittest.TestCase):
             return render(None, *more).one("PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"]
 
         nats = ("--set", "config.log.engine=nats,config.nats.urls=nats://nats")
-        self.assertEqual((policy(), policy(*nats)), ("AlwaysAllow", "IfHealthyBudget"))
-        self.assertEqual(policy(*nats, "--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
+        self.assertEqual(policy(), "AlwaysAllow")
+        wanted = {"replicas=1": "AlwaysAllow", "replicas=2": "IfHealthyBudget", "autoscaling.enabled=true": "IfHealthyBudget", "autoscaling.enabled=true,autoscaling.minReplicas=1": "AlwaysAllow"}
+        self.assertEqual({pods: policy(*nats, "--set", pods) for pods in wanted}, wanted)
+        self.assertEqual(policy(*nats, "--set", "replicas=2,podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
         self.assertIn("/podDisruptionBudget/unhealthyPodEvictionPolicy", refusal("--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=Never"))
 
     def test_an_empty_dir_is_never_outgrown(self):
