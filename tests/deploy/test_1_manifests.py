@@ -675,16 +675,35 @@ class Kustomize(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "nats.conf"
             file.write_text(text.replace("/data", folder))
-            run("nats-server", "-t", "--config", file, env={"POD_NAME": "tertulia-nats-0"})
+            environment = self.environment_of_nats(container, "3e7")
+            run("nats-server", "-t", "--config", file, env=environment)
+            # The token counts as it is, also where it looks like a number.
+            self.assertEqual(environment["NATS_TOKEN"], '"3e7"')
+        self.assertIn("  token: $NATS_TOKEN\n", text)
         for name, nodes in (("nats", 1), ("cluster", 3)):
             overlay = Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/overlays/{name}").stdout)
             self.assertEqual(overlay.config()["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
             self.assertEqual(overlay.config()["nats"]["replicas"], stateful["replicas"])
             self.assertEqual(overlay.one("StatefulSet")["spec"]["replicas"], nodes)
+            # Both have the token of one Secret.
+            (token,) = [each["valueFrom"]["secretKeyRef"] for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})]
+            (volume,) = [volume["secret"] for volume in overlay.server()[1]["volumes"] if volume["name"] == "nats"]
+            self.assertEqual((volume["secretName"], overlay.config()["nats"]["token_file"]), (token["name"], f"/etc/tertulia-nats/{token['key']}"))
             self.assert_lets_in(manifests, overlay)
         # The pods of the chart too, whatever they are called.
         for name in ("tertulia", "chat"):
             self.assert_lets_in(manifests, render(ROOT / "tests/deploy/values/cluster.yaml", "--set", f"nameOverride={name}"))
+
+    @staticmethod
+    def environment_of_nats(container, token):
+        """As Kubernetes makes it."""
+        environment = {}
+        for each in container["env"]:
+            value = each.get("value", token if "secretKeyRef" in each.get("valueFrom", {}) else "tertulia-nats-0")
+            for name, earlier in environment.items():
+                value = value.replace(f"$({name})", earlier)
+            environment[each["name"]] = value
+        return environment
 
     def assert_lets_in(self, nats, server):
         """Servers of NATS let in the pods of the server, by the port for clients, and nobody else by it."""
@@ -735,7 +754,7 @@ class Kustomize(unittest.TestCase):
         for spec in (one, other):
             for constraint in spec["topologySpreadConstraints"]:
                 constraint.pop("labelSelector")
-            spec["volumes"] = [volume["name"] for volume in spec["volumes"]]
+            spec["volumes"] = sorted(volume["name"] for volume in spec["volumes"])
         self.assertEqual(sorted(one), sorted(other))
         for key in one:
             if key == "containers":
