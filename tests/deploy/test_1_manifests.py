@@ -736,6 +736,24 @@ class Kustomize(unittest.TestCase):
                 secrets = [volume["secret"]["secretName"] for volume in manifests.server()[1]["volumes"] if "secret" in volume]
                 self.assertEqual(sorted(secrets), sorted(f"tertulia-{name.removeprefix('tls-')}-tls" if "tls" in name else "tertulia-admin" for name in names))
 
+    def test_no_fixed_users_on_openshift(self):
+        fixed = {"runAsUser", "runAsGroup", "fsGroup"}
+        for part in ("overlays/single", "overlays/cluster", "nats"):
+            manifests = [Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/{part}").stdout)]
+            with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+                up = "../../deploy/kubernetes"
+                (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"{up}/{part}"], "components": [f"{up}/components/openshift"]}))
+                manifests.append(Manifests(run("kubectl", "kustomize", folder).stdout))
+            before, after = ([spec["securityContext"] for _, _, spec in each.pods()] for each in manifests)
+            self.assertEqual(after, [{key: value for key, value in each.items() if key not in fixed} for each in before], part)
+        # What the README of the chart says.
+        (said,) = [line for line in (CHART / "README.md").read_text().splitlines() if "podSecurityContext.runAsUser=null" in line]
+        option = said.partition("`--set ")[2].partition("`")[0]
+        pods = list(render(None, "--set", option).pods())
+        self.assertEqual(len(pods), 3)
+        for kind, _, spec in pods:
+            self.assertEqual(set(spec["securityContext"]), {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}, kind)
+
     def test_the_chart_and_the_overlays_describe_the_same_server(self):
         self.same_server("single", {"config": {}})
         self.same_server("cluster", yaml.safe_load((ROOT / "tests/deploy/values/cluster.yaml").read_text()))
