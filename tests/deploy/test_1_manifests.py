@@ -182,8 +182,8 @@ class Chart(unittest.TestCase):
             ("service.type=NodePort,service.loadBalancerClass=a", "service.loadBalancerClass needs service.type LoadBalancer"),
             # Files of the log that the volume has no room for.
             ("persistence.size=256Mi", "persistence.size (256Mi) is too small: config.log.reserve_bytes (256MiB) stay free, and 4 files"),
-            ("persistence.size=511Mi", "that is 512Mi"),
-            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1280Mi"),
+            ("persistence.size=639Mi", "and a quarter more for the file system and the tables; that is 640Mi"),
+            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1600Mi"),
             ("persistence.size=1Gi,config.log.spare_segments=0,config.log.segment_bytes=512 MiB", "and 2 files of config.log.segment_bytes (512 MiB)"),
             # What would win over the configuration that the chart goes by.
             ("extraEnv[0].name=TERTULIA__DRAIN__GRACE", "set config.drain.grace instead"),
@@ -276,8 +276,9 @@ class Chart(unittest.TestCase):
 
     def test_what_is_near_to_what_is_refused_is_taken(self):
         for assignment in (
-            "persistence.size=512Mi",
-            "persistence.size=257Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
+            "persistence.size=640Mi",
+            "persistence.size=800Mi,config.log.reserve_bytes=384MiB",
+            "persistence.size=160Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
             "persistence.size=1Mi,config.log.engine=memory",
             "service.type=LoadBalancer,service.nodePorts.chat=30088,service.externalTrafficPolicy=Local",
             "extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES,extraArgs={--set,limits.groups=1}",

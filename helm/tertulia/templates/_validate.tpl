@@ -84,15 +84,16 @@
 {{- end }}
 {{- end }}
 
-{{/* A volume on which the server would never get ready: it keeps log.reserve_bytes free, and its files must have room beside them. */}}
+{{/* A volume on which the server would never get ready, or would refuse posts soon: it keeps log.reserve_bytes free, its files must have room beside them, and the file system takes its share (ext4 up to a tenth), as do the tables. */}}
 {{- define "tertulia.validateVolume" -}}
 {{- $reserve := include "tertulia.given" (list . "256MiB" "log" "reserve_bytes") }}
 {{- $segment := include "tertulia.given" (list . "64MiB" "log" "segment_bytes") }}
 {{- if and (include "tertulia.bytes" $reserve) (include "tertulia.bytes" $segment) }}
 {{- $files := include "tertulia.segments" . }}
-{{- $needed := add (include "tertulia.bytes" $reserve) (mul $files (include "tertulia.bytes" $segment)) }}
+{{- $needed := add (include "tertulia.bytes" $reserve) (mul $files (include "tertulia.bytes" $segment)) | mul 5 | add 3 }}
+{{- $needed = div $needed 4 }}
 {{- if lt (include "tertulia.quantity" .Values.persistence.size | int64) $needed }}
-{{- fail (printf "persistence.size (%s) is too small: config.log.reserve_bytes (%s) stay free, and %s files of config.log.segment_bytes (%s) need room; that is %dMi" .Values.persistence.size $reserve $files $segment (div (add $needed 1048575) 1048576)) }}
+{{- fail (printf "persistence.size (%s) is too small: config.log.reserve_bytes (%s) stay free, and %s files of config.log.segment_bytes (%s) need room, and a quarter more for the file system and the tables; that is %dMi" .Values.persistence.size $reserve $files $segment (div (add $needed 1048575) 1048576)) }}
 {{- end }}
 {{- end }}
 {{- end }}
