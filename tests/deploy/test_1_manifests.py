@@ -591,6 +591,28 @@ class Chart(unittest.TestCase):
         seconds = [spec("--set", each).get("minReadySeconds") for each in ("replicas=1", "minReadySeconds=7", nats, f"{nats},minReadySeconds=0")]
         self.assertEqual(seconds, [None, 7, 5, 0])
 
+    def test_names_that_look_like_numbers(self):
+        names = ["admin.existingSecret", "nats.existingSecret", "serviceAccount.name", "priorityClassName", "runtimeClassName", "service.loadBalancerClass", "tls.admin.clientCASecret"]
+        names += [f"tls.{port}.existingSecret" for port in ("chat", "admin", "http")] + [f"tls.{port}.{key}" for port in ("chat", "admin", "http") for key in ("certKey", "keyKey")]
+        names += ["tls.admin.clientCAKey", "tls.chat.caKey", "admin.existingSecretKey", "persistence.storageClass"]
+        on = "service.type=LoadBalancer,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true,autoscaling.enabled=true,tls.chat.certificate.enabled=true,tls.chat.certificate.issuerRef.name=a"
+        for more in ("autoscaling.enabled=false", "config.log.engine=nats,config.nats.urls=nats://nats", "autoscaling.enabled=false,persistence.enabled=false"):
+            done = run("helm", "template", "2024", CHART, "--namespace", "2024", "--set", f"{on},{more},fullnameOverride=on", "--set-string", ",".join(f"{name}=7" for name in names) + ",persistence.size=1000000000")
+            manifests = Manifests(done.stdout)
+            manifests.validate()
+            for item in manifests.objects:
+                self.assertEqual(item["metadata"]["namespace"], "2024")
+            self.assertEqual(manifests.one("ServiceMonitor")["spec"]["namespaceSelector"]["matchNames"], ["2024"])
+            self.assertEqual(manifests.one("Certificate")["spec"]["secretName"], "7")
+
+    def test_a_scrape_takes_no_longer_than_the_time_between_two(self):
+        def endpoint(*more):
+            return render(None, "--set", ",".join(("metrics.serviceMonitor.enabled=true", *more))).one("ServiceMonitor")["spec"]["endpoints"][0]
+
+        # Prometheus shortens its own time-out where that is longer, and refuses one that is given.
+        self.assertEqual(endpoint("metrics.serviceMonitor.interval=5s"), {"port": "http", "path": "/metrics", "interval": "5s"})
+        self.assertEqual(endpoint("metrics.serviceMonitor.scrapeTimeout=3s")["scrapeTimeout"], "3s")
+
     def test_addresses_and_names(self):
         manifests = render(ROOT / "tests/deploy/values/both-families.yaml")
         for service in manifests.of("Service"):
