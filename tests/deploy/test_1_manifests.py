@@ -648,6 +648,66 @@ class Chart(unittest.TestCase):
             self.assertIn(f"image: tertulia:{version}\n", (ROOT / "deploy" / name).read_text())
 
 
+class Recovery(unittest.TestCase):
+    """docs/operations.md, on Kubernetes."""
+
+    def setUp(self):
+        need("jq")
+        self.page = (ROOT / "docs/operations.md").read_text().partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
+        self.values, self.job, self.files = (block.partition("```")[0] for block in self.page.split("\n```")[1::2])
+
+    def made(self, script, stateful_set, *words):
+        """What a script of the page would create."""
+        program = script.partition("jq '")[2].partition("'")[0]
+        return json.loads(run("jq", program, "--args", "--", *words, stdin=json.dumps(stateful_set)).stdout)
+
+    def servers(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(self.values.partition("\n")[2])
+            file.flush()
+            yield render(file.name, name="tertulia")
+            yield render(file.name, "--set", "extraArgs={--log-level,debug},extraContainers[0].name=other,initContainers[0].name=before,podSecurityContext.runAsUser=7", name="tertulia")
+        yield Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
+
+    def test_the_way_to_backups(self):
+        server, *_ = self.servers()
+        check(server)
+        self.assertEqual(server.config()["admin"]["backup_dir"], "/backups")
+
+    def test_the_job_and_the_pod_have_the_claim_as_the_server_has_it(self):
+        for server in self.servers():
+            stateful_set = server.one("StatefulSet")
+            (template,) = stateful_set["spec"]["volumeClaimTemplates"]
+            _, spec = server.server()
+            (own,) = [container for container in spec["containers"] if container["name"] == "tertulia"]
+            job = self.made(self.job, stateful_set, "log", "export", "--group", "Dogs")
+            pod = self.made(self.files, stateful_set)
+            Manifests(yaml.safe_dump_all([job, pod])).validate()
+            for kind, each in (("Job", job["spec"]["template"]["spec"]), ("Pod", pod["spec"])):
+                check_restricted(kind, each)
+                (container,) = each["containers"]
+                for field in ("securityContext", "resources", "volumeMounts"):
+                    self.assertEqual(container[field], own[field])
+                self.assertEqual(each["securityContext"], spec["securityContext"])
+                claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in each["volumes"] if "persistentVolumeClaim" in volume}
+                self.assertEqual(claims[template["metadata"]["name"]], f"data-{stateful_set['metadata']['name']}-0")
+                self.assertLessEqual({mount["name"] for mount in container["volumeMounts"]}, {volume["name"] for volume in each["volumes"]})
+            (container,) = job["spec"]["template"]["spec"]["containers"]
+            self.assertEqual((container["image"], container["args"]), (own["image"], ["log", "export", "--group", "Dogs", *own["args"]]))
+
+    def test_the_commands_are_taken_with_the_arguments_of_the_server(self):
+        manifests = render(None, "--set", "extraArgs={--set,limits.groups=5,--log-level,warn}")
+        (own,) = manifests.server()[1]["containers"]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "tertulia.yaml"
+            file.write_text(yaml.safe_dump({**manifests.config(), "log": {"data_dir": f"{folder}/data"}}))
+            more = [str(file) if word == "/etc/tertulia/tertulia.yaml" else word for word in own["args"]]
+            (Path(folder) / "data").mkdir()
+            for words in (("verify",), ("stats",), ("backup", f"{folder}/monday")):
+                done = run(server_binary(), "log", *words, *more, check=False)
+                self.assertNotEqual(done.returncode, 2, done.stderr)
+
+
 class Kustomize(unittest.TestCase):
     def test_every_overlay_is_valid_and_keeps_our_rules(self):
         self.assertTrue(OVERLAYS)
