@@ -1,6 +1,7 @@
 """Chart and manifests, without a cluster: linted, rendered over a matrix of values, held against the schemas of Kubernetes, against rules of
 our own, and the configuration in them against the server."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -12,7 +13,8 @@ from support import ROOT, need, need_python_libraries, run, server_binary
 need_python_libraries()
 import yaml  # noqa: E402
 
-from manifests import Manifests, check, check_dns, check_restricted, check_traces, seconds  # noqa: E402
+from api import Api  # noqa: E402
+from manifests import Manifests, check, check_dns, check_restricted, check_traces, quantity, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -35,6 +37,14 @@ def refusal(*more):
     # By the schema or in words, and not because a template stumbled.
     assert "meet the specifications of the schema" in done.stderr or "execution error at" in done.stderr, done.stderr
     return done.stderr
+
+
+def upgrade(there, *more):
+    """What Helm renders, or says, where this StatefulSet is there."""
+    there = copy.deepcopy(there)
+    there["metadata"].setdefault("annotations", {}).update({"meta.helm.sh/release-name": "release", "meta.helm.sh/release-namespace": "chat"})
+    with Api(there) as api:
+        return run("helm", "template", "release", CHART, "--namespace", "chat", "--dry-run=server", "--disable-openapi-validation", *more, check=False, env={"KUBECONFIG": api.kubeconfig})
 
 
 class Chart(unittest.TestCase):
@@ -172,8 +182,8 @@ class Chart(unittest.TestCase):
             ("service.type=NodePort,service.loadBalancerClass=a", "service.loadBalancerClass needs service.type LoadBalancer"),
             # Files of the log that the volume has no room for.
             ("persistence.size=256Mi", "persistence.size (256Mi) is too small: config.log.reserve_bytes (256MiB) stay free, and 4 files"),
-            ("persistence.size=511Mi", "that is 512Mi"),
-            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1280Mi"),
+            ("persistence.size=639Mi", "and a quarter more for the file system and the tables; that is 640Mi"),
+            ("persistence.size=1Gi,config.log.reserve_bytes=1GiB", "that is 1600Mi"),
             ("persistence.size=1Gi,config.log.spare_segments=0,config.log.segment_bytes=512 MiB", "and 2 files of config.log.segment_bytes (512 MiB)"),
             # What would win over the configuration that the chart goes by.
             ("extraEnv[0].name=TERTULIA__DRAIN__GRACE", "set config.drain.grace instead"),
@@ -195,10 +205,80 @@ class Chart(unittest.TestCase):
             with self.subTest(assignment):
                 self.assertIn(said, refusal("--set", assignment))
 
+    def test_what_kubernetes_would_not_change_is_refused_before_the_configuration_changes(self):
+        nats = "config.log.engine=nats,config.nats.urls=nats://nats"
+        orphan = "kubectl --namespace chat delete statefulset release-tertulia --cascade=orphan"
+        claim = render(ROOT / "tests/deploy/values/storage.yaml").one("StatefulSet")
+        # As Kubernetes writes it, and as what stands behind Helm adds to it.
+        (template,) = claim["spec"]["volumeClaimTemplates"]
+        template["spec"]["resources"]["requests"]["storage"] = "102400Mi"
+        template["spec"]["volumeMode"], template["status"] = "Filesystem", {"phase": "Pending"}
+        template["metadata"]["labels"]["added"] = "later"
+        same = ("--values", ROOT / "tests/deploy/values/storage.yaml")
+        for more in ("config.limits.groups=7", "persistence.whenDeleted=Retain", "persistence.size=100Gi"):
+            done = upgrade(claim, *same, "--set", more)
+            self.assertEqual(done.returncode, 0, f"{more}: {done.stderr}")
+        cases = [
+            ("config.log.engine=memory", "are on the claim data-release-tertulia-0, and config.log.engine 'memory'"),
+            (nats, "config.log.engine 'nats'"),
+            ("persistence.enabled=false", "persistence.enabled 'false' has none"),
+            ("persistence.size=101Gi", "persistence.size of an installed release change: edit the size of the claim data-release-tertulia-0, delete"),
+            ("persistence.storageClass=,persistence.selector=null", "persistence.selector, persistence.storageClass of an installed release"),
+            ("persistence.accessModes={ReadWriteOnce}", "persistence.accessModes of an installed release"),
+            ("persistence.labels.backup=weekly,persistence.annotations.owner=me", "persistence.labels, persistence.annotations of an installed release"),
+        ]
+        for more, said in cases:
+            with self.subTest(more):
+                done = upgrade(claim, *same, "--set", more)
+                self.assertIn("execution error at", done.stderr)
+                self.assertIn(said, done.stderr)
+                self.assertIn(orphan, done.stderr)
+        # No class, and the default class.
+        self.assertIn("persistence.storageClass of", upgrade(render(ROOT / "tests/deploy/values/static-volume.yaml").one("StatefulSet")).stderr)
+        none = render(None, "--set", "persistence.enabled=false").one("StatefulSet")
+        self.assertIn("this release has no claim", upgrade(none).stderr)
+        self.assertEqual(upgrade(none, "--set", nats).returncode, 0)
+        # Another release, which is not there yet.
+        none["metadata"]["name"] = "other"
+        self.assertEqual(upgrade(none).returncode, 0)
+
+    def test_the_memory_has_room_for_what_the_configuration_allows(self):
+        config = json.loads(run(server_binary(), "print-config", "--format", "json").stdout)
+        limits, log = config["limits"], config["log"]
+        # docs/tls.md and docs/benchmarks.md have what a connection takes, within TLS and in the kernel.
+        needed = limits["connections"] * (11 + 4) * 1024 + limits["all_posts_in_flight_bytes"] + sum(log[name] for name in ("table_cache_bytes", "unapplied_bytes", "cache_bytes"))
+        for manifests in (render(), Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)):
+            (container,) = manifests.server()[1]["containers"]
+            self.assertGreater(quantity(container["resources"]["limits"]["memory"]), needed + 2000 * limits["outbound_bytes"])
+
+    def test_an_autoscaler_has_the_number_of_pods_to_itself(self):
+        on = ("--values", ROOT / "tests/deploy/values/cluster-autoscaled.yaml")
+
+        def after(there, *more):
+            done = upgrade(there, *on, *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            made = Manifests(done.stdout).one("StatefulSet")
+            return made["spec"].get("replicas"), made["metadata"].get("annotations", {}).get("tertulia/replicas")
+
+        # From the start on: a revision that is gone back to names no number either.
+        first = render(on[1]).one("StatefulSet")
+        self.assertNotIn("replicas", first["spec"])
+        first["spec"]["replicas"] = 7
+        self.assertEqual(after(first), (None, "autoscaler"))
+        self.assertEqual(after(first, "--set", "replicas=0"), (0, None))
+        # Turned on later: what the revision before named must not be left out.
+        fixed = render(ROOT / "tests/deploy/values/cluster.yaml").one("StatefulSet")
+        fixed["spec"]["replicas"] = 5
+        self.assertEqual(after(fixed), (5, None))
+        # Parked, and back.
+        fixed["spec"]["replicas"] = 0
+        self.assertEqual(after(fixed), (None, "autoscaler"))
+
     def test_what_is_near_to_what_is_refused_is_taken(self):
         for assignment in (
-            "persistence.size=512Mi",
-            "persistence.size=257Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
+            "persistence.size=640Mi",
+            "persistence.size=800Mi,config.log.reserve_bytes=384MiB",
+            "persistence.size=160Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
             "persistence.size=1Mi,config.log.engine=memory",
             "service.type=LoadBalancer,service.nodePorts.chat=30088,service.externalTrafficPolicy=Local",
             "extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES,extraArgs={--set,limits.groups=1}",
@@ -327,8 +407,10 @@ class Chart(unittest.TestCase):
             return render(None, *more).one("PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"]
 
         nats = ("--set", "config.log.engine=nats,config.nats.urls=nats://nats")
-        self.assertEqual((policy(), policy(*nats)), ("AlwaysAllow", "IfHealthyBudget"))
-        self.assertEqual(policy(*nats, "--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
+        self.assertEqual(policy(), "AlwaysAllow")
+        wanted = {"replicas=1": "AlwaysAllow", "replicas=2": "IfHealthyBudget", "autoscaling.enabled=true": "IfHealthyBudget", "autoscaling.enabled=true,autoscaling.minReplicas=1": "AlwaysAllow"}
+        self.assertEqual({pods: policy(*nats, "--set", pods) for pods in wanted}, wanted)
+        self.assertEqual(policy(*nats, "--set", "replicas=2,podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"), "AlwaysAllow")
         self.assertIn("/podDisruptionBudget/unhealthyPodEvictionPolicy", refusal("--set", "podDisruptionBudget.unhealthyPodEvictionPolicy=Never"))
 
     def test_an_empty_dir_is_never_outgrown(self):
@@ -502,12 +584,34 @@ class Chart(unittest.TestCase):
         def spec(*more):
             return render(None, *more).one("StatefulSet")["spec"]
 
-        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+        self.assertEqual(spec()["updateStrategy"], {"type": "RollingUpdate"})
         self.assertEqual(spec("--set", "updateStrategy.type=OnDelete")["updateStrategy"], {"type": "OnDelete"})
-        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"maxUnavailable": 1, "partition": 2})
+        self.assertEqual(spec("--set", "updateStrategy.rollingUpdate.partition=2")["updateStrategy"]["rollingUpdate"], {"partition": 2})
         nats = "config.log.engine=nats,config.nats.urls=nats://nats"
         seconds = [spec("--set", each).get("minReadySeconds") for each in ("replicas=1", "minReadySeconds=7", nats, f"{nats},minReadySeconds=0")]
         self.assertEqual(seconds, [None, 7, 5, 0])
+
+    def test_names_that_look_like_numbers(self):
+        names = ["admin.existingSecret", "nats.existingSecret", "serviceAccount.name", "priorityClassName", "runtimeClassName", "service.loadBalancerClass", "tls.admin.clientCASecret"]
+        names += [f"tls.{port}.existingSecret" for port in ("chat", "admin", "http")] + [f"tls.{port}.{key}" for port in ("chat", "admin", "http") for key in ("certKey", "keyKey")]
+        names += ["tls.admin.clientCAKey", "tls.chat.caKey", "admin.existingSecretKey", "persistence.storageClass"]
+        on = "service.type=LoadBalancer,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true,autoscaling.enabled=true,tls.chat.certificate.enabled=true,tls.chat.certificate.issuerRef.name=a"
+        for more in ("autoscaling.enabled=false", "config.log.engine=nats,config.nats.urls=nats://nats", "autoscaling.enabled=false,persistence.enabled=false"):
+            done = run("helm", "template", "2024", CHART, "--namespace", "2024", "--set", f"{on},{more},fullnameOverride=on", "--set-string", ",".join(f"{name}=7" for name in names) + ",persistence.size=1000000000")
+            manifests = Manifests(done.stdout)
+            manifests.validate()
+            for item in manifests.objects:
+                self.assertEqual(item["metadata"]["namespace"], "2024")
+            self.assertEqual(manifests.one("ServiceMonitor")["spec"]["namespaceSelector"]["matchNames"], ["2024"])
+            self.assertEqual(manifests.one("Certificate")["spec"]["secretName"], "7")
+
+    def test_a_scrape_takes_no_longer_than_the_time_between_two(self):
+        def endpoint(*more):
+            return render(None, "--set", ",".join(("metrics.serviceMonitor.enabled=true", *more))).one("ServiceMonitor")["spec"]["endpoints"][0]
+
+        # Prometheus shortens its own time-out where that is longer, and refuses one that is given.
+        self.assertEqual(endpoint("metrics.serviceMonitor.interval=5s"), {"port": "http", "path": "/metrics", "interval": "5s"})
+        self.assertEqual(endpoint("metrics.serviceMonitor.scrapeTimeout=3s")["scrapeTimeout"], "3s")
 
     def test_addresses_and_names(self):
         manifests = render(ROOT / "tests/deploy/values/both-families.yaml")
@@ -542,6 +646,66 @@ class Chart(unittest.TestCase):
         self.assertIn(f'newTag: "{version}"', (ROOT / "deploy/kubernetes/base/kustomization.yaml").read_text())
         for name in ("compose.yaml", "compose.cluster.yaml"):
             self.assertIn(f"image: tertulia:{version}\n", (ROOT / "deploy" / name).read_text())
+
+
+class Recovery(unittest.TestCase):
+    """docs/operations.md, on Kubernetes."""
+
+    def setUp(self):
+        need("jq")
+        self.page = (ROOT / "docs/operations.md").read_text().partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
+        self.values, self.job, self.files = (block.partition("```")[0] for block in self.page.split("\n```")[1::2])
+
+    def made(self, script, stateful_set, *words):
+        """What a script of the page would create."""
+        program = script.partition("jq '")[2].partition("'")[0]
+        return json.loads(run("jq", program, "--args", "--", *words, stdin=json.dumps(stateful_set)).stdout)
+
+    def servers(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(self.values.partition("\n")[2])
+            file.flush()
+            yield render(file.name, name="tertulia")
+            yield render(file.name, "--set", "extraArgs={--log-level,debug},extraContainers[0].name=other,initContainers[0].name=before,podSecurityContext.runAsUser=7", name="tertulia")
+        yield Manifests(run("kubectl", "kustomize", "deploy/kubernetes/overlays/single").stdout)
+
+    def test_the_way_to_backups(self):
+        server, *_ = self.servers()
+        check(server)
+        self.assertEqual(server.config()["admin"]["backup_dir"], "/backups")
+
+    def test_the_job_and_the_pod_have_the_claim_as_the_server_has_it(self):
+        for server in self.servers():
+            stateful_set = server.one("StatefulSet")
+            (template,) = stateful_set["spec"]["volumeClaimTemplates"]
+            _, spec = server.server()
+            (own,) = [container for container in spec["containers"] if container["name"] == "tertulia"]
+            job = self.made(self.job, stateful_set, "log", "export", "--group", "Dogs")
+            pod = self.made(self.files, stateful_set)
+            Manifests(yaml.safe_dump_all([job, pod])).validate()
+            for kind, each in (("Job", job["spec"]["template"]["spec"]), ("Pod", pod["spec"])):
+                check_restricted(kind, each)
+                (container,) = each["containers"]
+                for field in ("securityContext", "resources", "volumeMounts"):
+                    self.assertEqual(container[field], own[field])
+                self.assertEqual(each["securityContext"], spec["securityContext"])
+                claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in each["volumes"] if "persistentVolumeClaim" in volume}
+                self.assertEqual(claims[template["metadata"]["name"]], f"data-{stateful_set['metadata']['name']}-0")
+                self.assertLessEqual({mount["name"] for mount in container["volumeMounts"]}, {volume["name"] for volume in each["volumes"]})
+            (container,) = job["spec"]["template"]["spec"]["containers"]
+            self.assertEqual((container["image"], container["args"]), (own["image"], ["log", "export", "--group", "Dogs", *own["args"]]))
+
+    def test_the_commands_are_taken_with_the_arguments_of_the_server(self):
+        manifests = render(None, "--set", "extraArgs={--set,limits.groups=5,--log-level,warn}")
+        (own,) = manifests.server()[1]["containers"]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "tertulia.yaml"
+            file.write_text(yaml.safe_dump({**manifests.config(), "log": {"data_dir": f"{folder}/data"}}))
+            more = [str(file) if word == "/etc/tertulia/tertulia.yaml" else word for word in own["args"]]
+            (Path(folder) / "data").mkdir()
+            for words in (("verify",), ("stats",), ("backup", f"{folder}/monday")):
+                done = run(server_binary(), "log", *words, *more, check=False)
+                self.assertNotEqual(done.returncode, 2, done.stderr)
 
 
 class Kustomize(unittest.TestCase):
@@ -594,16 +758,35 @@ class Kustomize(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "nats.conf"
             file.write_text(text.replace("/data", folder))
-            run("nats-server", "-t", "--config", file, env={"POD_NAME": "tertulia-nats-0"})
+            environment = self.environment_of_nats(container, "3e7")
+            run("nats-server", "-t", "--config", file, env=environment)
+            # The token counts as it is, also where it looks like a number.
+            self.assertEqual(environment["NATS_TOKEN"], '"3e7"')
+        self.assertIn("  token: $NATS_TOKEN\n", text)
         for name, nodes in (("nats", 1), ("cluster", 3)):
             overlay = Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/overlays/{name}").stdout)
             self.assertEqual(overlay.config()["nats"]["urls"], f"nats://tertulia-nats:{ports['client']}")
             self.assertEqual(overlay.config()["nats"]["replicas"], stateful["replicas"])
             self.assertEqual(overlay.one("StatefulSet")["spec"]["replicas"], nodes)
+            # Both have the token of one Secret.
+            (token,) = [each["valueFrom"]["secretKeyRef"] for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})]
+            (volume,) = [volume["secret"] for volume in overlay.server()[1]["volumes"] if volume["name"] == "nats"]
+            self.assertEqual((volume["secretName"], overlay.config()["nats"]["token_file"]), (token["name"], f"/etc/tertulia-nats/{token['key']}"))
             self.assert_lets_in(manifests, overlay)
         # The pods of the chart too, whatever they are called.
         for name in ("tertulia", "chat"):
             self.assert_lets_in(manifests, render(ROOT / "tests/deploy/values/cluster.yaml", "--set", f"nameOverride={name}"))
+
+    @staticmethod
+    def environment_of_nats(container, token):
+        """As Kubernetes makes it."""
+        environment = {}
+        for each in container["env"]:
+            value = each.get("value", token if "secretKeyRef" in each.get("valueFrom", {}) else "tertulia-nats-0")
+            for name, earlier in environment.items():
+                value = value.replace(f"$({name})", earlier)
+            environment[each["name"]] = value
+        return environment
 
     def assert_lets_in(self, nats, server):
         """Servers of NATS let in the pods of the server, by the port for clients, and nobody else by it."""
@@ -636,6 +819,24 @@ class Kustomize(unittest.TestCase):
                 secrets = [volume["secret"]["secretName"] for volume in manifests.server()[1]["volumes"] if "secret" in volume]
                 self.assertEqual(sorted(secrets), sorted(f"tertulia-{name.removeprefix('tls-')}-tls" if "tls" in name else "tertulia-admin" for name in names))
 
+    def test_no_fixed_users_on_openshift(self):
+        fixed = {"runAsUser", "runAsGroup", "fsGroup"}
+        for part in ("overlays/single", "overlays/cluster", "nats"):
+            manifests = [Manifests(run("kubectl", "kustomize", f"deploy/kubernetes/{part}").stdout)]
+            with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+                up = "../../deploy/kubernetes"
+                (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"{up}/{part}"], "components": [f"{up}/components/openshift"]}))
+                manifests.append(Manifests(run("kubectl", "kustomize", folder).stdout))
+            before, after = ([spec["securityContext"] for _, _, spec in each.pods()] for each in manifests)
+            self.assertEqual(after, [{key: value for key, value in each.items() if key not in fixed} for each in before], part)
+        # What the README of the chart says.
+        (said,) = [line for line in (CHART / "README.md").read_text().splitlines() if "podSecurityContext.runAsUser=null" in line]
+        option = said.partition("`--set ")[2].partition("`")[0]
+        pods = list(render(None, "--set", option).pods())
+        self.assertEqual(len(pods), 3)
+        for kind, _, spec in pods:
+            self.assertEqual(set(spec["securityContext"]), {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}, kind)
+
     def test_the_chart_and_the_overlays_describe_the_same_server(self):
         self.same_server("single", {"config": {}})
         self.same_server("cluster", yaml.safe_load((ROOT / "tests/deploy/values/cluster.yaml").read_text()))
@@ -654,7 +855,7 @@ class Kustomize(unittest.TestCase):
         for spec in (one, other):
             for constraint in spec["topologySpreadConstraints"]:
                 constraint.pop("labelSelector")
-            spec["volumes"] = [volume["name"] for volume in spec["volumes"]]
+            spec["volumes"] = sorted(volume["name"] for volume in spec["volumes"])
         self.assertEqual(sorted(one), sorted(other))
         for key in one:
             if key == "containers":
@@ -711,6 +912,11 @@ class Compose(unittest.TestCase):
             self.assertTrue(node["read_only"] and node["cap_drop"] == ["ALL"])
             self.assertGreater(seconds(node["stop_grace_period"]), 20)
             self.assertTrue(all(port.startswith("127.0.0.1:") for port in node["ports"]))
+        # One image, built once: some engines refuse to write the same name a second time at the same moment. Whoever does not build it looks for it nowhere else.
+        self.assertEqual(len({node["image"] for node in nodes.values()}), 1)
+        (builder,) = [name for name, node in nodes.items() if "build" in node]
+        self.assertEqual({node.get("pull_policy") for name, node in nodes.items() if name != builder}, {"never"})
+        self.assertTrue((self.folder / nodes[builder]["build"]["context"] / nodes[builder]["build"]["dockerfile"]).is_file())
         used = {volume.split(":")[0] for server in servers.values() for volume in server["volumes"] if not volume.startswith(".")}
         self.assertEqual(used, set(compose["volumes"]))
         self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())

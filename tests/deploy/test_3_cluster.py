@@ -130,6 +130,16 @@ class Chart(unittest.TestCase):
         serves(self, self.namespace)
         self.upgrade()
 
+    def test_6_an_upgrade_that_kubernetes_would_refuse_changes_no_configuration(self):
+        before = self.namespace.ready_pod()
+        config = self.namespace.get("configmap", "tertulia")["data"]
+        for more, why in (("config.log.engine=memory", "are on the claim data-tertulia-0"), ("persistence.size=2Gi", "persistence.size of an installed release")):
+            said = self.upgrade("--set", more, check=False)
+            self.assertNotEqual(said.returncode, 0)
+            self.assertIn(why, said.stdout + said.stderr)
+        self.assertEqual(self.namespace.get("configmap", "tertulia")["data"], config)
+        self.assertEqual(self.namespace.ready_pod(), before)
+
     def test_7_interruptions_lose_nothing(self):
         address = self.namespace.service("tertulia", 8088)
         interruptions = {

@@ -109,6 +109,7 @@ class OnNats(unittest.TestCase):
     def setUpClass(cls):
         cls.namespace = Namespace(cls.__name__.lower())
         cls.addClassCleanup(cls.namespace.remove)
+        cls.namespace.kubectl("create", "secret", "generic", "tertulia-nats", "--from-literal=token=sesame")
         cls.apply("nats")
         cls.namespace.rolled_out("tertulia-nats")
 
@@ -343,7 +344,7 @@ class Release(OnNats):
 
     @staticmethod
     def values(*more):
-        values = ["config.log.engine=nats", "config.nats.urls=nats://tertulia-nats:4222", "config.nats.replicas=3", *more]
+        values = ["config.log.engine=nats", "config.nats.urls=nats://tertulia-nats:4222", "config.nats.replicas=3", "config.nats.token_file=/etc/tertulia-nats/token", "nats.existingSecret=tertulia-nats", *more]
         return [*image_values(), *(word for value in values for word in ("--set", value))]
 
     def upgrade(self, *more):

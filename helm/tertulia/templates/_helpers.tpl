@@ -148,10 +148,10 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -178,4 +178,31 @@ ipFamilyPolicy: {{ . }}
 ipFamilies:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* What the claims of the pods are made from. */}}
+{{- define "tertulia.claims" -}}
+- apiVersion: v1
+  kind: PersistentVolumeClaim
+  metadata:
+    name: data
+    labels:
+      {{- include "tertulia.merged" (list (include "tertulia.selectorLabels" . | fromYaml) .Values.persistence.labels) | nindent 6 }}
+    {{- with .Values.persistence.annotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    accessModes:
+      {{- toYaml .Values.persistence.accessModes | nindent 6 }}
+    {{- with .Values.persistence.storageClass }}
+    storageClassName: {{ eq . "-" | ternary "" . | quote }}
+    {{- end }}
+    {{- with .Values.persistence.selector }}
+    selector:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    resources:
+      requests:
+        storage: {{ .Values.persistence.size | quote }}
 {{- end }}

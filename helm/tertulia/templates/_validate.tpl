@@ -84,15 +84,58 @@
 {{- end }}
 {{- end }}
 
-{{/* A volume on which the server would never get ready: it keeps log.reserve_bytes free, and its files must have room beside them. */}}
+{{/* A volume on which the server would never get ready, or would refuse posts soon: it keeps log.reserve_bytes free, its files must have room beside them, and the file system takes its share (ext4 up to a tenth), as do the tables. */}}
 {{- define "tertulia.validateVolume" -}}
 {{- $reserve := include "tertulia.given" (list . "256MiB" "log" "reserve_bytes") }}
 {{- $segment := include "tertulia.given" (list . "64MiB" "log" "segment_bytes") }}
 {{- if and (include "tertulia.bytes" $reserve) (include "tertulia.bytes" $segment) }}
 {{- $files := include "tertulia.segments" . }}
-{{- $needed := add (include "tertulia.bytes" $reserve) (mul $files (include "tertulia.bytes" $segment)) }}
+{{- $needed := add (include "tertulia.bytes" $reserve) (mul $files (include "tertulia.bytes" $segment)) | mul 5 | add 3 }}
+{{- $needed = div $needed 4 }}
 {{- if lt (include "tertulia.quantity" .Values.persistence.size | int64) $needed }}
-{{- fail (printf "persistence.size (%s) is too small: config.log.reserve_bytes (%s) stay free, and %s files of config.log.segment_bytes (%s) need room; that is %dMi" .Values.persistence.size $reserve $files $segment (div (add $needed 1048575) 1048576)) }}
+{{- fail (printf "persistence.size (%s) is too small: config.log.reserve_bytes (%s) stay free, and %s files of config.log.segment_bytes (%s) need room, and a quarter more for the file system and the tables; that is %dMi" .Values.persistence.size $reserve $files $segment (div (add $needed 1048575) 1048576)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What Kubernetes would refuse to change of a StatefulSet that is there: after Helm has changed the configuration, which the pod that goes on would read at its next start. Labels that are
+there and not here may be from what stands behind Helm. */}}
+{{- define "tertulia.validateClaims" -}}
+{{- $name := include "tertulia.fullname" . }}
+{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
+{{- $there := .spec.volumeClaimTemplates | default list }}
+{{- $here := list }}
+{{- if eq (include "tertulia.storage" $) "claim" }}
+{{- $here = include "tertulia.claims" $ | fromYamlArray }}
+{{- end }}
+{{- $way := printf "delete the StatefulSet and leave its pod (kubectl --namespace %s delete statefulset %s --cascade=orphan), then do this again" $.Release.Namespace $name }}
+{{- if and $there (not $here) }}
+{{- fail (printf "messages of this release are on the claim data-%s-0, and config.log.engine '%s' with persistence.enabled '%v' has none; messages are not moved. To keep them install under another name. To go on without them %s" $name (include "tertulia.engine" $) $.Values.persistence.enabled $way) }}
+{{- else if and $here (not $there) }}
+{{- fail (printf "this release has no claim, and Kubernetes adds none to a StatefulSet that is there; messages are not moved. Install under another name, or %s" $way) }}
+{{- else if $here }}
+{{- $before := first $there }}
+{{- $after := first $here }}
+{{- $changed := list }}
+{{- range $field, $value := dict "accessModes" "accessModes" "storageClass" "storageClassName" "selector" "selector" }}
+{{- if ne (toJson (index $before.spec $value)) (toJson (index $after.spec $value)) }}
+{{- $changed = append $changed $field }}
+{{- end }}
+{{- end }}
+{{- if ne (include "tertulia.quantity" $before.spec.resources.requests.storage) (include "tertulia.quantity" $after.spec.resources.requests.storage) }}
+{{- $changed = append $changed "size" }}
+{{- end }}
+{{- range $field := list "labels" "annotations" }}
+{{- range $key, $value := get $after.metadata $field | default dict }}
+{{- if ne (toString $value) (get (get $before.metadata $field | default dict) $key | toString) }}
+{{- $changed = append $changed $field }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $changed }}
+{{- $first := has "size" $changed | ternary (printf "edit the size of the claim data-%s-0, " $name) "" }}
+{{- fail (printf "Kubernetes does not let persistence.%s of an installed release change: %s%s" ($changed | uniq | join ", persistence.") $first $way) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -110,6 +153,7 @@
 {{- if eq (include "tertulia.storage" .) "claim" }}
 {{- include "tertulia.validateVolume" . }}
 {{- end }}
+{{- include "tertulia.validateClaims" . }}
 {{- range list "chat" "http" }}
 {{- if include "tertulia.isLoopback" (list $ .) }}
 {{- fail (printf "config.%s.address is on loopback, where nobody reaches it: use 0.0.0.0:PORT" .) }}
