@@ -38,8 +38,8 @@ pub(crate) enum Command {
     Log(Log),
 }
 
-/// What to do with a data directory (`--data-dir`, `log.data_dir`). All but the last first bring it up to the end of its commit log, as a
-/// start does.
+/// What to do with a data directory (`--data-dir`, `log.data_dir`). To check, count and back it up first brings it up to the end of its
+/// commit log, as a start does.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Log {
     /// Check all of it: every checksum, and that no group has a gap; exits with 1 at the first fault

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 
+mod clock;
 pub mod config;
 #[cfg(test)]
 pub(crate) mod conformance;

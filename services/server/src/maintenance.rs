@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use tertulia_server::config::Config;
 use tertulia_server::log::Engine;
-use tertulia_server::log::embedded::{self, DirectoryStats, Forgotten, Verified};
+use tertulia_server::log::embedded::{self, DirectoryStats, Forgotten, OfflineError, Verified};
 use tertulia_server::telemetry;
 
 use crate::cli::{Export, ExportFormat, Log, Report, ReportFormat};
@@ -94,11 +94,17 @@ fn export(options: &Export, directory: &Path) -> anyhow::Result<()> {
             let cannot = || format!("cannot write the export to {}", path.display());
             let file = File::create_new(path).with_context(cannot)?;
             let mut out = BufWriter::new(file);
-            let exported = embedded::export(directory, &options.group, &mut out);
-            // It is ours, and what is in it is not whole: the next attempt should not fail for it.
-            let count = exported.inspect_err(|_| drop(fs::remove_file(path)))?;
+            let exported = match embedded::export(directory, &options.group, &mut out) {
+                Err(error) if !matches!(error, OfflineError::Incomplete { .. }) => {
+                    // It is ours, and what is in it is not all that can be had: the next attempt should not fail for it.
+                    drop(fs::remove_file(path));
+                    return Err(error.into());
+                }
+                exported => exported,
+            };
             let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(cannot)?;
             file.sync_all().with_context(cannot)?;
+            let count = exported?;
             writeln!(io::stdout(), "wrote {count} messages to {}", path.display())
                 .context("cannot tell what was done")?;
         }

@@ -16,6 +16,7 @@ mod backup;
 mod commit;
 mod complaints;
 mod disk;
+mod export;
 mod files;
 mod forget;
 mod frame;
@@ -23,12 +24,15 @@ pub mod metrics;
 mod notes;
 mod offline;
 mod open;
+mod open_error;
 mod pace;
 mod queue;
 mod read;
 mod record;
 mod retention;
 mod scan;
+mod spared;
+mod sweep;
 mod table;
 mod tail;
 mod trouble;
@@ -67,8 +71,9 @@ use super::notes::Notes;
 use super::{AppendError, BackupError, Batch, Copied, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 
 pub use self::backup::CopyError;
+pub use self::export::export;
 pub use self::forget::{Forgotten, forget_commit_log};
-pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, export, stats, verify};
+pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, stats, verify};
 pub use self::open::{OpenError, open};
 
 /// The engine.

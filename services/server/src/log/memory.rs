@@ -10,11 +10,10 @@ use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::GroupName;
 
+use super::clock::Clock;
 use super::metrics::{Removed, set_limit};
 use super::retention::Rules;
-use super::{
-    AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats, now_ms,
-};
+use super::{AppendError, Batch, Config, Head, Log, Page, PageLimit, Range, ReadError, Record, Retention, Stats};
 
 /// What a batch takes beside its records, in bytes, with its places in the lists: most are of one message.
 const BATCH: u64 = 192;
@@ -31,6 +30,8 @@ pub struct Memory {
     /// Where each batch is, by the number it came with. Always locked after a shard, never before.
     arrivals: Mutex<BTreeMap<u64, (u16, GroupName)>>,
     next_arrival: AtomicU64,
+    /// What ages are counted to. Locked last.
+    clock: Mutex<Clock>,
     /// Size of all records that are kept, and of the batches they came in.
     bytes: AtomicU64,
     closed: AtomicBool,
@@ -58,6 +59,7 @@ impl Memory {
             names: Mutex::default(),
             arrivals: Mutex::default(),
             next_arrival: AtomicU64::new(0),
+            clock: Mutex::new(Clock::believed()),
             bytes: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             removed: Removed::new(),
@@ -106,7 +108,8 @@ impl Memory {
     /// Applies the group's own bounds.
     fn retain(&self, group: &GroupName, stored: &mut Stored) {
         let Retention { messages, bytes, age } = *self.rules.of(group.as_str());
-        let oldest = if age.is_zero() { 0 } else { now_ms().saturating_sub(age.as_millis() as u64) };
+        let now = if age.is_zero() { None } else { lock(&self.clock).now() };
+        let oldest = now.map_or(0, |now| now.saturating_sub(age.as_millis() as u64));
         let over = |stored: &Stored| {
             let kept = stored.head.seq + 1 - stored.head.first;
             (messages > 0 && kept > messages)
@@ -350,6 +353,7 @@ mod tests {
 
     use super::*;
     use crate::log::config::{RetentionOverride, RetentionOverrides};
+    use crate::log::now_ms;
 
     fn batch(group: &str, first: u64, count: u64) -> Arc<Batch> {
         let record = |seq| Record {

@@ -3,26 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redb::ReadableTable;
-use tertulia_protocol::GroupName;
-
-use super::apply::{Applied, apply};
+use super::apply::{Applied, Upkeep, apply};
 use super::backlog::{Backlog, Block, Work};
 use super::complaints::Complaints;
 use super::files::Files;
 use super::metrics::Metrics;
-use super::record::DecodeError;
-use super::retention::{Look, Rules, oldest_kept};
-use super::table::{GROUPS, MESSAGES, Row, TableError, Tables};
+use super::retention::Rules;
+use super::spared::Spared;
+use super::sweep::Sweep;
+use super::table::{TableError, Tables};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
-use crate::log::config::Retention;
-use crate::log::now_ms;
+use crate::log::clock::Clock;
 
 /// How soon a transaction that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Groups that one look of the sweep goes through.
-const SWEEP_GROUPS: usize = 2048;
+/// For how long posts are taken that cannot be moved into the tables: what hiccups is well by then, and what is not may never be.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The applier.
 #[derive(Debug)]
@@ -36,59 +33,43 @@ pub(crate) struct Applier {
     pub(crate) metrics: Metrics,
     pub(crate) sweep: Sweep,
     pub(crate) complaints: Complaints,
-}
-
-/// A walk over all groups, in slices, for what retention removes where nothing happens.
-#[derive(Debug)]
-pub(crate) struct Sweep {
-    interval: Duration,
-    begun: Instant,
-    /// The last group that was looked at; `None` between two walks.
-    cursor: Option<String>,
-    due: Vec<GroupName>,
-    /// Whether the last look failed.
-    failing: bool,
-}
-
-impl Sweep {
-    /// A first walk at once, since the rules may have changed, or removals may have been left over.
-    pub(crate) fn new(interval: Duration) -> Self {
-        Self { interval, begun: Instant::now(), cursor: Some(String::new()), due: Vec::new(), failing: false }
-    }
+    pub(crate) clock: Clock,
+    /// Since when the tables cannot be written or opened.
+    pub(crate) failing_since: Option<Instant>,
 }
 
 impl Applier {
     /// Applies until the backlog is closed and empty.
     pub(crate) fn run(mut self) {
         let mut trims_left = true;
+        // Whether the last look failed.
+        let mut failing = false;
         loop {
-            let blocks = match self.backlog.next(trims_left || !self.sweep.due.is_empty()) {
+            let blocks = match self.backlog.next(trims_left || self.sweep.has_due()) {
                 Work::Blocks(blocks) => blocks,
                 Work::Idle => Vec::new(),
                 Work::Stop => return,
             };
-            if self.tables.is_suspect()
-                && let Err(error) = self.tables.reopen()
-            {
-                tracing::warn!(%error, "cannot open the tables again after an error of the disk");
+            let now = self.clock.now();
+            if self.is_open() {
+                let looked = self.sweep.look(&self.tables, &self.rules, now, &mut self.complaints);
+                if let Err(error) = &looked
+                    && !failing
+                {
+                    tracing::warn!(%error, "cannot look for what retention removes; trying again");
+                }
+                failing = looked.is_err();
             }
-            let looked = self.look_around();
-            if let Err(error) = &looked
-                && !self.sweep.failing
-            {
-                tracing::warn!(%error, "cannot look for what retention removes; trying again");
-            }
-            self.sweep.failing = looked.is_err();
-            if matches!(looked, Err(TableError::Broken(_))) {
-                // It would be met again at once: not before the next walk.
-                self.sweep.cursor = None;
-            }
-            if blocks.is_empty() && !trims_left && self.sweep.due.is_empty() {
-                self.trouble.set(Cause::Tables, None);
+            // The look may have met an error of the disk.
+            let is_open = self.is_open();
+            if blocks.is_empty() && !trims_left && !self.sweep.has_due() {
+                if is_open {
+                    self.succeeded();
+                }
                 self.report();
                 continue;
             }
-            match self.step(&blocks) {
+            match self.step(&blocks, now) {
                 Some(applied) => trims_left = applied.trims_left,
                 None => return,
             }
@@ -96,19 +77,62 @@ impl Applier {
         }
     }
 
+    /// Opens the tables again if they are not open, or an error of the disk was met since. Answers whether they are open now.
+    fn is_open(&mut self) -> bool {
+        if !self.tables.is_suspect() {
+            return true;
+        }
+        match self.tables.reopen() {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    /// The tables cannot be written, or not opened.
+    fn failed(&mut self, error: &TableError) {
+        if self.failing_since.is_none() {
+            tracing::error!(%error, "cannot move messages into the tables; they stay in the commit log");
+        }
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        self.backlog.set_failing(Some(error.to_string()));
+        if since.elapsed() >= PATIENCE {
+            // More is not taken than what may have to wait for another disk.
+            self.trouble.set(Cause::Tables, Some(format!("the tables cannot be written: {error}")));
+        }
+    }
+
+    /// They can.
+    fn succeeded(&mut self) {
+        if self.failing_since.take().is_some() {
+            self.backlog.set_failing(None);
+            tracing::info!("the tables can be written again");
+        }
+        // Also where they have not failed for long: whoever finds the backlog full meanwhile says so.
+        self.trouble.set(Cause::Tables, None);
+    }
+
     /// One transaction, tried until it succeeds; `None` if the engine ends before, or it cannot succeed.
-    fn step(&mut self, blocks: &[Arc<Block>]) -> Option<Applied> {
-        let mut failed = false;
+    fn step(&mut self, blocks: &[Arc<Block>], now: Option<u64>) -> Option<Applied> {
+        let spares_all = Spared::all();
+        let mut has_failed = false;
         loop {
             let begun = Instant::now();
-            match apply(&self.tables, &self.rules, blocks, &self.sweep.due, now_ms()) {
-                Ok(applied) => {
+            let upkeep = match has_failed {
+                false => self.sweep.upkeep(&self.rules, now),
+                // Whatever retention would read or write must not keep back what is acknowledged.
+                true => Upkeep { rules: &self.rules, due: &[], spared: &spares_all, now },
+            };
+            match apply(&self.tables, blocks, upkeep) {
+                Ok(mut applied) => {
                     self.metrics.apply.record(begun.elapsed());
                     self.metrics.applied_records.increment(applied.records as u64);
                     self.metrics.removed.retention.increment(applied.retired);
                     self.finish(blocks, &applied);
-                    if failed {
-                        tracing::info!("the tables can be written again");
+                    if !has_failed {
+                        self.sweep.done(std::mem::take(&mut applied.again));
                     }
                     return Some(applied);
                 }
@@ -122,16 +146,23 @@ impl Applier {
                     self.backlog.set_failing(Some(reason));
                     return None;
                 }
+                // At once again, without that group.
+                Err(TableError::Unreadable { id, group, error }) => {
+                    self.complaints.of(&group, &error);
+                    self.sweep.spare(id);
+                    self.reopen();
+                }
+                // Nothing of it must be done now.
+                Err(error) if blocks.is_empty() => {
+                    tracing::warn!(%error, "cannot remove what retention removes; trying again later");
+                    self.sweep.give_up();
+                    self.reopen();
+                    return Some(Applied::default());
+                }
                 Err(error) => {
-                    if !failed {
-                        tracing::error!(%error, "cannot move messages into the tables; they stay in the commit log");
-                    }
-                    failed = true;
-                    self.backlog.set_failing(Some(error.to_string()));
-                    // After an error of the disk, redb has to be opened again.
-                    if let Err(error) = self.tables.reopen() {
-                        tracing::debug!(%error, "cannot open the tables again");
-                    }
+                    has_failed = true;
+                    self.failed(&error);
+                    self.reopen();
                     if !self.backlog.pause(RETRY) {
                         return None;
                     }
@@ -140,8 +171,14 @@ impl Applier {
         }
     }
 
+    /// After an error of the disk, redb has to be opened again.
+    fn reopen(&self) {
+        if let Err(error) = self.tables.reopen() {
+            tracing::debug!(%error, "cannot open the tables again");
+        }
+    }
+
     fn finish(&mut self, blocks: &[Arc<Block>], applied: &Applied) {
-        self.sweep.due.clone_from(&applied.again);
         for (group, error) in &applied.damaged {
             self.complaints.of(group.as_str(), error);
         }
@@ -149,50 +186,11 @@ impl Applier {
             self.tail.applied(group, *operations, *head);
         }
         self.backlog.done(blocks.len());
-        self.trouble.set(Cause::Tables, None);
+        self.succeeded();
         if let Some(block) = blocks.last() {
             // The file that the position is in is still needed: it says that the commit log is there.
             self.files.retire(block.position.file);
         }
-    }
-
-    /// Looks at the next groups of the sweep.
-    fn look_around(&mut self) -> Result<(), TableError> {
-        let Self { sweep, complaints, .. } = self;
-        if sweep.cursor.is_none() {
-            if sweep.begun.elapsed() < sweep.interval {
-                return Ok(());
-            }
-            sweep.begun = Instant::now();
-        }
-        // It stays there until the look has succeeded.
-        let from = sweep.cursor.get_or_insert_default().clone();
-        let now = now_ms();
-        let (rules, due) = (&self.rules, &mut sweep.due);
-        sweep.cursor = self.tables.read(|transaction| {
-            let groups = transaction.open_table(GROUPS)?;
-            let messages = transaction.open_table(MESSAGES)?;
-            let mut last = None;
-            let mut seen = 0;
-            for entry in groups.range::<&str>(from.as_str()..)?.take(SWEEP_GROUPS) {
-                let (name, value) = entry?;
-                let name = name.value();
-                last = Some(name.to_owned());
-                seen += 1;
-                // A group that is damaged keeps no other one from being looked at.
-                match look_at(rules.of(name), name, value.value(), now, &messages) {
-                    Ok((is_due, damaged)) => {
-                        due.extend(is_due);
-                        damaged.iter().for_each(|error| complaints.of(name, error));
-                    }
-                    Err(TableError::Decode(error)) => complaints.of(name, &error),
-                    Err(error) => return Err(error),
-                }
-            }
-            // The last group is looked at once more, as the first of the next slice.
-            Ok(last.filter(|_| seen == SWEEP_GROUPS))
-        })?;
-        Ok(())
     }
 
     fn report(&self) {
@@ -200,18 +198,4 @@ impl Applier {
         self.metrics.unapplied_records.set(size.records as f64);
         self.metrics.unapplied_bytes.set(size.bytes as f64);
     }
-}
-
-/// A group if retention removes something of it, and what is damaged of it.
-fn look_at(
-    rule: &Retention,
-    name: &str,
-    row: &[u8],
-    now: u64,
-    messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
-) -> Result<(Option<GroupName>, Option<DecodeError>), TableError> {
-    let row = Row::decode(row)?;
-    let Look { first, damaged, .. } = oldest_kept(rule, &row, now, messages)?;
-    let group = || GroupName::new(name).map_err(|error| DecodeError::new(error.to_string()));
-    Ok(((first > row.head.first).then(group).transpose()?, damaged))
 }

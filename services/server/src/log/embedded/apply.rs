@@ -14,6 +14,7 @@ use super::frame::Position;
 use super::pace::Pace;
 use super::record::{DecodeError, Operation, encode_record};
 use super::retention::{Look, Rules, oldest_kept};
+use super::spared::Spared;
 use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
 
@@ -21,6 +22,23 @@ use crate::log::{Batch, Head, Record};
 const CHUNK_BYTES: usize = 3500;
 /// Chunks removed in one transaction, so that a large removal does not hold up what comes in.
 const TRIM_CHUNKS: usize = 8192;
+/// Chunks of one group that a transaction looks at for retention; the next one goes on.
+const CHUNKS_PER_LOOK: usize = 256;
+/// Chunks of all groups that it looks at, so that it does not hold up what comes in either. Beyond them it looks at one of each group, which is
+/// enough to see that nothing is to be removed, and takes no group's turn away for good.
+const LOOK_CHUNKS: usize = 8192;
+
+/// What a transaction sees to of retention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upkeep<'a> {
+    pub(crate) rules: &'a Rules,
+    /// Groups that are looked at beside those that something came for.
+    pub(crate) due: &'a [GroupName],
+    /// Groups that are left alone.
+    pub(crate) spared: &'a Spared,
+    /// The time that ages are counted to; none while nothing is to be removed for its age.
+    pub(crate) now: Option<u64>,
+}
 
 /// What a transaction did.
 #[derive(Debug, Default)]
@@ -51,14 +69,8 @@ struct Plan<'a> {
     first_before: u64,
 }
 
-/// Applies `blocks` in order, and retention to their groups and to those that are `due`.
-pub(crate) fn apply(
-    tables: &Tables,
-    rules: &Rules,
-    blocks: &[Arc<Block>],
-    due: &[GroupName],
-    now: u64,
-) -> Result<Applied, TableError> {
+/// Applies `blocks` in order, and retention to their groups and to those that are due.
+pub(crate) fn apply(tables: &Tables, blocks: &[Arc<Block>], upkeep: Upkeep<'_>) -> Result<Applied, TableError> {
     let mut plans: HashMap<&GroupName, Plan<'_>, foldhash::fast::FixedState> = HashMap::default();
     for operation in blocks.iter().flat_map(|block| &block.operations) {
         let plan = plans.entry(operation.group()).or_default();
@@ -70,13 +82,13 @@ pub(crate) fn apply(
             plan.operations.push(operation);
         }
     }
-    for group in due {
+    for group in upkeep.due {
         plans.entry(group).or_default();
     }
     let mut plans: Vec<_> = plans.into_iter().collect();
     plans.sort_unstable_by_key(|(group, _)| *group);
     let end = blocks.last().map(|block| block.position);
-    let mut applied = tables.write(|transaction| write(transaction, tables.pace(), rules, &mut plans, end, now))?;
+    let mut applied = tables.write(|transaction| write(transaction, tables.pace(), &mut plans, end, upkeep))?;
     applied.records = blocks.iter().map(|block| block.records).sum();
     let heads = plans.into_iter().map(|(group, plan)| (group.clone(), plan.count, plan.row.map(|row| row.head)));
     applied.groups = heads.collect();
@@ -86,10 +98,9 @@ pub(crate) fn apply(
 fn write(
     transaction: &WriteTransaction,
     pace: &Pace,
-    rules: &Rules,
     plans: &mut [(&GroupName, Plan<'_>)],
     end: Option<Position>,
-    now: u64,
+    upkeep: Upkeep<'_>,
 ) -> Result<Applied, TableError> {
     let mut groups = transaction.open_table(GROUPS)?;
     let mut messages = transaction.open_table(MESSAGES)?;
@@ -120,11 +131,23 @@ fn write(
     }
 
     let mut result = Applied::default();
-    let mut budget = TRIM_CHUNKS;
+    let (mut looks, mut budget) = (LOOK_CHUNKS, TRIM_CHUNKS);
     for (group, plan) in plans.iter_mut() {
         steps.step();
         let Some(row) = &mut plan.row else { continue };
-        let Look { first, more, damaged } = oldest_kept(rules.of(group.as_str()), row, now, &messages)?;
+        let id = row.id;
+        let is_spared = upkeep.spared.has(id);
+        let met_here = |error: TableError| error.met_at(id, || group.to_string());
+        let rule = upkeep.rules.of(group.as_str());
+        let look = match is_spared {
+            true => Look::by_count(rule, row),
+            false => {
+                let chunks = looks.clamp(1, CHUNKS_PER_LOOK);
+                oldest_kept(rule, row, upkeep.now, chunks, &messages).map_err(met_here)?
+            }
+        };
+        let Look { first, chunks, more, damaged } = look;
+        looks = looks.saturating_sub(chunks);
         if more {
             result.again.push((*group).clone());
         }
@@ -132,11 +155,13 @@ fn write(
         result.retired += first - row.head.first;
         row.head.first = first;
         groups.insert(group.as_str(), row.encode().as_slice())?;
-        if first > plan.first_before && !trim(&mut messages, row.id, first - 1, &mut budget)? {
-            trims.insert(row.id, first - 1)?;
+        if first > plan.first_before
+            && (is_spared || !trim(&mut messages, id, first - 1, &mut budget).map_err(met_here)?)
+        {
+            trims.insert(id, first - 1)?;
         }
     }
-    result.trims_left = trim_later(&mut messages, &mut trims, &mut budget)?;
+    result.trims_left = trim_later(&mut messages, &mut trims, upkeep.spared, &mut budget)?;
 
     numbers.insert(meta::NEXT_ID, next_id)?;
     if let Some(end) = end {
@@ -256,18 +281,34 @@ fn trim(
     Ok(*budget > 0)
 }
 
-/// Removes chunks that were left over before. Answers whether some still are.
+/// Removes chunks that were left over before. Answers whether some still are that can be removed.
 fn trim_later(
     messages: &mut Table<'_, (u64, u64), &'static [u8]>,
     trims: &mut Table<'_, u64, u64>,
+    spared: &Spared,
     budget: &mut usize,
 ) -> Result<bool, TableError> {
-    while *budget > 0 {
-        let next = trims.first()?.map(|(id, through)| (id.value(), through.value()));
+    if spared.is_all() {
+        return Ok(false);
+    }
+    let mut from = 0;
+    loop {
+        let mut next = None;
+        for entry in trims.range(from..)? {
+            let (id, through) = entry?;
+            if !spared.has(id.value()) {
+                next = Some((id.value(), through.value()));
+                break;
+            }
+        }
         let Some((id, through)) = next else { return Ok(false) };
-        if trim(messages, id, through, budget)? {
+        if *budget == 0 {
+            return Ok(true);
+        }
+        // Of the group no more is known here: it may be gone.
+        if trim(messages, id, through, budget).map_err(|error| error.met_at(id, || format!("with id {id}")))? {
             trims.remove(id)?;
         }
+        from = id;
     }
-    Ok(trims.first()?.is_some())
 }

@@ -40,7 +40,8 @@ struct State {
     /// When the oldest block came.
     since: Option<Instant>,
     applied: u64,
-    flush: bool,
+    /// The block up to which somebody waits for the tables, until they hold it.
+    flush: Option<u64>,
     closed: bool,
     aborted: bool,
     /// Why the applier cannot go on now.
@@ -151,7 +152,7 @@ impl Backlog {
             }
             let enough = self.is_enough(&state);
             let waited = state.since.is_some_and(|since| since.elapsed() >= self.triggers.interval);
-            if !state.blocks.is_empty() && (enough || waited || state.flush || state.closed) {
+            if !state.blocks.is_empty() && (enough || waited || state.flush.is_some() || state.closed) {
                 return Work::Blocks(self.portion(&state.blocks));
             }
             if state.closed {
@@ -191,9 +192,8 @@ impl Backlog {
         if count > 0 {
             state.since = (!state.blocks.is_empty()).then(Instant::now);
         }
-        if state.blocks.is_empty() {
-            state.flush = false;
-        }
+        // Not only once nothing waits any more: on a busy server that never comes, and the applier would never rest again.
+        state.flush = state.flush.filter(|last| *last > state.applied);
         state.failing = None;
         self.room.notify_all();
     }
@@ -214,7 +214,7 @@ impl Backlog {
 
     /// Lets the applier rest for `time`, unless enough waits, or somebody waits for it; ends early when that comes.
     pub(crate) fn rest(&self, time: Duration) {
-        let presses = |state: &State| self.is_enough(state) || state.flush || state.closed || state.aborted;
+        let presses = |state: &State| self.is_enough(state) || state.flush.is_some() || state.closed || state.aborted;
         let state = self.state();
         drop(self.work.wait_timeout_while(state, time, |state| !presses(state)));
     }
@@ -228,7 +228,7 @@ impl Backlog {
     pub(crate) fn flush(&self) -> bool {
         let mut state = self.state();
         let Some(last) = state.blocks.back().map(|block| block.position.block) else { return true };
-        state.flush = true;
+        state.flush = state.flush.max(Some(last));
         self.work.notify_all();
         loop {
             if state.applied >= last {
@@ -244,7 +244,8 @@ impl Backlog {
     /// Has what waits now moved into the tables without delay.
     pub(crate) fn hurry(&self) {
         let mut state = self.state();
-        state.flush |= !state.blocks.is_empty();
+        let last = state.blocks.back().map(|block| block.position.block);
+        state.flush = state.flush.max(last);
         self.work.notify_all();
     }
 
@@ -274,5 +275,35 @@ impl Backlog {
         self.state().aborted = true;
         self.work.notify_all();
         self.room.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_tables_has_all_blocks_until_then_moved_at_once_and_no_later_ones() {
+        let triggers = Triggers { records: 1, bytes: 1000, interval: Duration::from_secs(3600) };
+        let backlog = Backlog::new(2000, triggers, 0);
+        let push = |block| {
+            let position = Position { block, ..Position::default() };
+            backlog.push(Arc::new(Block::new(position, Vec::new(), 100)));
+        };
+        push(1);
+        push(2);
+        backlog.hurry();
+        assert!(matches!(backlog.next(true), Work::Blocks(_)));
+        // More comes all the time, so that something always waits.
+        push(3);
+        backlog.done(1);
+        assert!(matches!(backlog.next(true), Work::Blocks(_)), "the second block is waited for");
+        push(4);
+        backlog.done(1);
+        assert!(matches!(backlog.next(true), Work::Idle), "what came since can wait");
+        backlog.hurry();
+        backlog.done(2);
+        push(5);
+        assert!(matches!(backlog.next(true), Work::Idle));
     }
 }

@@ -1,9 +1,8 @@
 //! Which groups are damaged: said in the log, and not over and over.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
-
-use super::record::DecodeError;
 
 /// How soon the same is said again of a group.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -18,14 +17,14 @@ pub(crate) struct Complaints {
 
 impl Complaints {
     /// A group's messages or its row cannot be read.
-    pub(crate) fn of(&mut self, group: &str, error: &DecodeError) {
+    pub(crate) fn of(&mut self, group: &str, error: &dyn Display) {
         if !self.is_new(group) {
             return;
         }
         tracing::error!(
             group,
             %error,
-            "what is stored of a group is damaged: of its retention only the bound on the number of messages holds; \
+            "not all that is stored of a group can be read: of its retention only the bound on the number of messages holds; \
              `tertulia-server log verify` says where, a backup has it whole"
         );
     }

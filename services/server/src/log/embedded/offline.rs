@@ -1,14 +1,13 @@
-//! What operators can do with a data directory that no server uses: check it, count it, copy messages out of it.
+//! What operators can do with a data directory that no server uses: check it, count it, back it up.
 //!
 //! All three bring the tables up to the commit log first, as a start does.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
-use tertulia_protocol::GroupName;
 
 use super::backup::{self, CopyError};
 use super::disk::{Directory, Disk};
@@ -16,7 +15,6 @@ use super::notes;
 use super::open::{OpenError, Recovered, recover};
 use super::retention::Rules;
 use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TRIMS, TableError, Tables};
-use crate::log::Record;
 use crate::log::config::{Config, Retention};
 
 /// Why a command on a data directory failed.
@@ -47,6 +45,17 @@ pub enum OfflineError {
     /// The copy cannot be made.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// Something of the group cannot be read.
+    #[error(
+        "the export is not complete: {written} messages were written, and what cannot be read is missing: {missing}. Copy the data directory \
+         to another disk, and look for what is missing there or in a backup"
+    )]
+    Incomplete {
+        /// Messages that were written.
+        written: u64,
+        /// What is missing, and why.
+        missing: String,
+    },
     /// The output cannot be written.
     #[error("cannot write the export: {0}")]
     Output(#[from] io::Error),
@@ -94,19 +103,6 @@ pub struct DirectoryStats {
     pub table_bytes: u64,
     /// Bytes of the commit log on the disk.
     pub commit_log_bytes: u64,
-}
-
-/// A message as it is exported.
-#[derive(Serialize)]
-struct Exported<'a> {
-    group_name: &'a GroupName,
-    epoch: u64,
-    seq: u64,
-    at: u64,
-    sender: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    message: &'a str,
 }
 
 /// Opens a directory as a start would, but without retention: a command to look must not remove anything.
@@ -208,52 +204,4 @@ pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> 
     recovered.tables.close()?;
     // The first look at the copy is not left to the day on which it is needed.
     stats(dest)
-}
-
-/// Writes the messages of a group, oldest first, one JSON object per line. Answers how many.
-///
-/// # Errors
-/// As [`verify`], as far as things are read; and of the output.
-pub fn export(dir: &Path, group: &GroupName, out: &mut dyn Write) -> Result<u64, OfflineError> {
-    let (_disk, recovered) = open(dir)?;
-    let row = recovered.tables.row(group)?.ok_or_else(|| OfflineError::NoGroup(group.to_string()))?;
-    let mut written = 0;
-    let mut failed = None;
-    recovered.tables.read(|transaction| {
-        let messages = transaction.open_table(MESSAGES)?;
-        for entry in messages.range((row.id, row.head.first)..=(row.id, u64::MAX))? {
-            let (key, value) = entry?;
-            for record in Chunk::decode(key.value().1, value.value())?.records()? {
-                if record.seq < row.head.first {
-                    continue;
-                }
-                if let Err(error) = write_line(group, row.head.epoch, &record, out) {
-                    failed = Some(error);
-                    return Ok(());
-                }
-                written += 1;
-            }
-        }
-        Ok(())
-    })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    out.flush()?;
-    recovered.tables.close()?;
-    Ok(written)
-}
-
-fn write_line(group: &GroupName, epoch: u64, record: &Record, out: &mut dyn Write) -> io::Result<()> {
-    let exported = Exported {
-        group_name: group,
-        epoch,
-        seq: record.seq,
-        at: record.at,
-        sender: record.sender.as_str(),
-        id: record.id.as_ref().map(|id| id.as_str()),
-        message: &record.message,
-    };
-    serde_json::to_writer(&mut *out, &exported)?;
-    out.write_all(b"\n")
 }

@@ -1,7 +1,5 @@
 //! Opening: locks the directory, checks what is there, brings the tables up to the commit log, and starts the threads.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::applier::{Applier, Sweep};
-use super::apply::apply;
+use super::applier::Applier;
+use super::apply::{Upkeep, apply};
 use super::backlog::{Backlog, Block, Triggers};
 use super::commit::Writer;
 use super::complaints::Complaints;
@@ -19,142 +17,20 @@ use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position, Step, random_step};
 use super::metrics::Metrics;
 use super::notes::NoteFile;
+pub use super::open_error::OpenError;
 use super::queue::Queue;
 use super::retention::Rules;
 use super::scan;
+use super::spared::Spared;
+use super::sweep::Sweep;
 use super::table::{self, TableError, Tables, meta};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
 use super::usage::Usage;
 use super::{Core, Embedded, Threads};
+use crate::log::ReadError;
+use crate::log::clock::Clock;
 use crate::log::config::Config;
-use crate::log::{ReadError, now_ms};
-
-/// Why the log cannot be opened. Each says what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The disk or the file system failed.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Nothing can be written there.
-    #[error("cannot write in the data directory, at {}: {source}; make it writable for this user, or set log.data_dir", path.display())]
-    NotWritable {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// What is there is not a directory.
-    #[error("the data directory {} is not a directory: move away what is there, or set another log.data_dir", path.display())]
-    NotADirectory {
-        /// What stands in the way.
-        path: PathBuf,
-    },
-    /// Another process uses the directory.
-    #[error(
-        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir",
-        path.display(),
-        process.map(|id| format!(" ({id})")).unwrap_or_default()
-    )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// The id of the other process, if it has told it.
-        process: Option<u32>,
-    },
-    /// A file of the commit log is not what was written, in a part that had been on the disk.
-    #[error(
-        "the commit log is corrupt: {} at byte {offset}: {reason}. Messages that were acknowledged may be in what cannot be read: \
-         restore a backup; or, to go on without everything from there on, move this file and later ones of the commit log away and, \
-         if a file is missing then, run `tertulia-server log forget-commit-log`",
-        path.display()
-    )]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A file that must be there is not.
-    #[error(
-        "the file {} is missing, and may hold acknowledged messages: bring it back, or restore a backup{}",
-        path.display(),
-        if path.ends_with(table::FILE) { "" } else { GIVE_UP }
-    )]
-    MissingFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The commit log must be there, and no file is that could be its end.
-    #[error(
-        "the commit log is missing, and may hold acknowledged messages: there is no file of it from {} on; bring them back, \
-         or restore a backup{GIVE_UP}",
-        path.display()
-    )]
-    NoCommitLog {
-        /// The first file that could be.
-        path: PathBuf,
-    },
-    /// A file was written in another format.
-    #[error(
-        "{} has format {found}, and this version reads format {supported}: start the {} version of tertulia-server that wrote it, \
-         or restore a backup that has format {supported}",
-        path.display(),
-        if found > supported { "newer" } else { "older" }
-    )]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-        /// What this version reads.
-        supported: u32,
-    },
-    /// A file of another log lies in the directory.
-    #[error("{} belongs to another data directory: move it away", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The tables cannot be opened or brought up to date.
-    #[error("cannot open the tables {}: {reason}; if they are damaged, restore a backup", path.display())]
-    Tables {
-        /// The file.
-        path: PathBuf,
-        /// What redb said.
-        reason: String,
-    },
-    /// The notes beside the log are not what was written.
-    #[error(
-        "the notes {} are damaged: {reason}; restore them from a backup, or move the file away to start without whom moderators hold",
-        path.display()
-    )]
-    Notes {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread of the log: {source}")]
-    Thread {
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// What else can be done about a missing file of the commit log.
-const GIVE_UP: &str = "; or, to go on without what was in the commit log alone, move what is left of it from there on away and run \
-                       `tertulia-server log forget-commit-log`";
 
 /// Opens the log in `config.data_dir`, and makes it if there is none. Blocks while it reads what a crash left in the commit log.
 ///
@@ -182,7 +58,10 @@ pub(crate) struct Recovered {
 
 fn tables_error(disk: &dyn Disk) -> impl Fn(TableError) -> OpenError {
     let path = disk.path(table::FILE);
-    move |error| OpenError::Tables { path: path.clone(), reason: error.to_string() }
+    move |error| {
+        let (path, reason) = (path.clone(), error.to_string());
+        if error.is_full() { OpenError::Full { path, reason } } else { OpenError::Tables { path, reason } }
+    }
 }
 
 /// Opens the tables and checks that they fit the directory.
@@ -217,11 +96,13 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
 
     let mut waiting: Vec<Arc<Block>> = Vec::new();
     let (mut waiting_records, mut replayed) = (0, 0);
-    let mut complaints = Complaints::default();
-    let mut take_over = |waiting: &[Arc<Block>]| {
-        let applied = apply(&tables, rules, waiting, &[], now_ms()).map_err(&failed)?;
-        applied.damaged.iter().for_each(|(group, error)| complaints.of(group.as_str(), error));
-        Ok::<(), OpenError>(())
+    // Only what must be is read and written now. Retention has time until the engine runs, and knows then whom it can believe about the time.
+    let upkeep = Upkeep { rules, due: &[], spared: &Spared::all(), now: None };
+    let take_over = |waiting: &[Arc<Block>]| {
+        apply(&tables, waiting, upkeep).map(drop).map_err(|error| match failed(error) {
+            OpenError::Tables { path, reason } => OpenError::TakeOver { path, reason },
+            error => error,
+        })
     };
     let scanned = found.replay(&**disk, &mut |block| {
         let block = Block::new(block.position, block.operations, 0);
@@ -256,11 +137,16 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &Config, rules: &Rules) -> R
 
 /// Opens the log on a disk.
 pub(crate) fn start(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Embedded>, OpenError> {
-    start_numbering(disk, config, random_step)
+    start_with(disk, config, random_step, Clock::starting())
 }
 
-/// As [`start`], with numbers of files that grow by `step`.
-pub(crate) fn start_numbering(disk: Arc<dyn Disk>, config: &Config, step: Step) -> Result<Arc<Embedded>, OpenError> {
+/// As [`start`], with numbers of files that grow by `step`, and ages that are counted to `clock`.
+pub(crate) fn start_with(
+    disk: Arc<dyn Disk>,
+    config: &Config,
+    step: Step,
+    clock: Clock,
+) -> Result<Arc<Embedded>, OpenError> {
     let rules = Arc::new(Rules::new(config));
     let metrics = Metrics::new();
     let notes = Arc::new(NoteFile::open(Arc::clone(&disk))?);
@@ -355,6 +241,8 @@ pub(crate) fn start_numbering(disk: Arc<dyn Disk>, config: &Config, step: Step) 
         metrics,
         sweep: Sweep::new(config.sweep_interval),
         complaints: Complaints::default(),
+        clock,
+        failing_since: None,
     };
     let (files, backlog) = (Arc::clone(&core.files), Arc::clone(&core.backlog));
     let usage = Usage::new(Arc::clone(&core.tables), Arc::clone(&core.files), config.disk_bytes);

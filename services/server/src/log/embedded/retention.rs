@@ -23,14 +23,13 @@ fn first_by_count(rule: &Retention, head: Head) -> u64 {
     }
 }
 
-/// Chunks that one look at a group goes through; the next look goes on.
-const CHUNKS_PER_LOOK: usize = 256;
-
 /// How far a look at a group came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Look {
     /// The oldest message that is kept, as far as it is known.
     pub(crate) first: u64,
+    /// Chunks that were gone through.
+    pub(crate) chunks: usize,
     /// Whether there is more to look at.
     pub(crate) more: bool,
     /// Why the messages of the group cannot be read.
@@ -38,25 +37,30 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    fn new(first: u64, more: bool) -> Self {
-        Self { first, more, damaged: None }
+    fn new(first: u64, chunks: usize, more: bool) -> Self {
+        Self { first, chunks, more, damaged: None }
+    }
+
+    /// What the bound on the number of messages keeps, which takes no look at them.
+    pub(crate) fn by_count(rule: &Retention, row: &Row) -> Self {
+        Self::new(first_by_count(rule, row.head), 0, false)
     }
 }
 
-/// The oldest message that the rule keeps. The newest message is removed by its age only.
+/// The oldest message that the rule keeps, as far as it can be told from so many `chunks`. The newest message is removed by its age only, and
+/// none is while `now` is not known.
 ///
 /// Of a group with a damaged message only the bound on the number holds: what cannot be read has neither a size nor an age, and must not
 /// keep other groups from going on.
 pub(crate) fn oldest_kept(
     rule: &Retention,
     row: &Row,
-    now: u64,
+    now: Option<u64>,
+    chunks: usize,
     messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
 ) -> Result<Look, TableError> {
-    match by_size_and_age(rule, row, now, messages) {
-        Err(TableError::Decode(error)) => {
-            Ok(Look { first: first_by_count(rule, row.head), more: false, damaged: Some(error) })
-        }
+    match by_size_and_age(rule, row, now, chunks, messages) {
+        Err(TableError::Decode(error)) => Ok(Look { damaged: Some(error), ..Look::by_count(rule, row) }),
         looked => looked,
     }
 }
@@ -64,20 +68,21 @@ pub(crate) fn oldest_kept(
 fn by_size_and_age(
     rule: &Retention,
     row: &Row,
-    now: u64,
+    now: Option<u64>,
+    chunks: usize,
     messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
 ) -> Result<Look, TableError> {
     let mut first = first_by_count(rule, row.head);
     // All bytes that the group ever had may be kept: then what it has now may be kept.
     let by_bytes = rule.bytes > 0 && row.bytes > rule.bytes;
-    let too_old = (!rule.age.is_zero()).then(|| now.saturating_sub(rule.age.as_millis() as u64));
+    let too_old = now.filter(|_| !rule.age.is_zero()).map(|now| now.saturating_sub(rule.age.as_millis() as u64));
     if first > row.head.seq || (!by_bytes && too_old.is_none()) {
-        return Ok(Look::new(first, false));
+        return Ok(Look::new(first, 0, false));
     }
-    let mut chunks = 0;
-    for entry in messages.range((row.id, first)..=(row.id, u64::MAX))?.take(CHUNKS_PER_LOOK) {
+    let mut seen = 0;
+    for entry in messages.range((row.id, first)..=(row.id, u64::MAX))?.take(chunks) {
         let (key, value) = entry?;
-        chunks += 1;
+        seen += 1;
         let chunk = Chunk::decode(key.value().1, value.value())?;
         let mut before = chunk.before;
         if before > row.bytes {
@@ -88,14 +93,14 @@ fn by_size_and_age(
             let old = too_old.is_some_and(|limit| record.at < limit);
             if record.seq >= first {
                 if !over && !old {
-                    return Ok(Look::new(first, false));
+                    return Ok(Look::new(first, seen, false));
                 }
                 first = record.seq + 1;
             }
             before += record.size() as u64;
         }
     }
-    Ok(Look::new(first, chunks == CHUNKS_PER_LOOK))
+    Ok(Look::new(first, seen, seen == chunks))
 }
 
 #[cfg(test)]

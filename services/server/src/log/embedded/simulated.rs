@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -72,6 +73,8 @@ pub(crate) struct Faults {
     pub(crate) failing_writes: Option<(&'static str, u64)>,
     /// Reads of files whose name begins so fail.
     pub(crate) failing_reads: Option<&'static str>,
+    /// Reads of these bytes of files whose name begins so fail, as of sectors that are bad.
+    pub(crate) bad_sectors: Vec<(&'static str, Range<u64>)>,
     /// So many openings of files that are there fail.
     pub(crate) failing_opens: u64,
     /// So many syncs of the directory fail.
@@ -371,6 +374,13 @@ impl DiskFile for SimulatedFile {
         state.check()?;
         if state.faults.failing_reads.is_some_and(|prefix| state.is_named(self.inode, prefix)) {
             return Err(io::Error::other("a read failed"));
+        }
+        let end = offset + buffer.len() as u64;
+        let is_bad = |(prefix, bytes): &(&'static str, Range<u64>)| {
+            bytes.start < end && offset < bytes.end && state.is_named(self.inode, prefix)
+        };
+        if state.faults.bad_sectors.iter().any(is_bad) {
+            return Err(io::Error::other("a sector is bad"));
         }
         let offset = offset as usize;
         let found = state.inodes[self.inode].current.get(offset..offset + buffer.len());

@@ -12,7 +12,7 @@ use std::time::Instant;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use tertulia_protocol::GroupName;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_full};
 use super::frame::Position;
 use super::pace::Pace;
 use super::record::{DecodeError, Input, decode_record};
@@ -61,6 +61,16 @@ pub(crate) enum TableError {
     /// redb panicked: what it read contradicts what it writes, since a page of the file is not what was written.
     #[error("the tables are damaged: what was read of their file is not what was written ({0})")]
     Broken(String),
+    /// An error of the disk, met where only retention reads: without this group, what was tried may be done.
+    #[error("{error}")]
+    Unreadable {
+        /// The id of the group.
+        id: u64,
+        /// What it is known by.
+        group: String,
+        /// What redb said.
+        error: Box<redb::Error>,
+    },
     /// The tables were closed, or are being opened again after an error.
     #[error("the tables are not open now")]
     Closed,
@@ -77,6 +87,38 @@ macro_rules! from_redb {
 }
 
 from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+
+impl TableError {
+    fn io(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Redb(error) => match &**error {
+                redb::Error::Io(error) => Some(error),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether there is no space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.io().is_some_and(is_full)
+    }
+
+    /// Whether the disk failed, other than by being full. redb then takes nothing until it is opened again.
+    pub(crate) fn is_disk_failure(&self) -> bool {
+        matches!(self, Self::Unreadable { .. }) || self.io().is_some_and(|error| !is_full(error))
+    }
+
+    /// Says of which group what could not be read is, if it is the disk that failed.
+    pub(crate) fn met_at(self, id: u64, group: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Redb(error) if matches!(&*error, redb::Error::Io(error) if !is_full(error)) => {
+                Self::Unreadable { id, group: group(), error }
+            }
+            other => other,
+        }
+    }
+}
 
 /// Runs what may panic within redb: it checks no page that it reads, and takes for certain what a damaged one does not keep to. An open
 /// transaction is undone on the way out, and the tables stay as they were.
@@ -200,6 +242,8 @@ impl Tables {
 
     /// Opens the tables again after an error.
     pub(crate) fn reopen(&self) -> Result<(), TableError> {
+        // Until it has succeeded, nobody can read.
+        self.suspect.store(true, Ordering::Relaxed);
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         drop(guarded(|| {
             *database = None;
@@ -258,15 +302,14 @@ impl Tables {
         let guard = self.guard();
         let database = guard.as_ref().ok_or(TableError::Closed)?;
         let result = guarded(|| read(&database.begin_read()?));
-        if let Err(TableError::Redb(error)) = &result
-            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
-        {
+        let is_latched = matches!(&result, Err(TableError::Redb(error)) if matches!(**error, redb::Error::PreviousIo));
+        if is_latched || result.as_ref().is_err_and(TableError::is_disk_failure) {
             self.suspect.store(true, Ordering::Relaxed);
         }
         result
     }
 
-    /// Whether a read met an error of the disk, after which redb has to be opened again.
+    /// Whether a read met an error of the disk, or an opening failed: redb has to be opened again.
     pub(crate) fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }

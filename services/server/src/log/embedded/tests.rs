@@ -8,6 +8,7 @@ mod model;
 mod notes;
 mod power;
 mod retention;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use tempfile::TempDir;
 use tertulia_protocol::UserName;
 
 use super::disk::Disk;
+use super::frame::random_step;
 use super::simulated::SimulatedDisk;
 use super::tail::View;
-use super::{Embedded, open, open::start, open::start_numbering, read};
+use super::{Embedded, open, open::start, open::start_with, read};
+use crate::log::clock::Clock;
 use crate::log::config::{Config, Retention};
 use crate::log::conformance::{ALL, Engine, conformance, group};
 use crate::log::{Batch, Log, Range, Record};
@@ -37,12 +40,12 @@ fn config() -> Config {
 }
 
 fn start_on(disk: &SimulatedDisk, config: &Config) -> Arc<Embedded> {
-    start(Arc::new(disk.clone()) as Arc<dyn Disk>, config).unwrap()
+    start_with(Arc::new(disk.clone()) as Arc<dyn Disk>, config, random_step, Clock::believed()).unwrap()
 }
 
 /// As [`start_on`], with files that are numbered 1, 2, 3 … so that tests know their names.
 fn start_counting(disk: &SimulatedDisk, config: &Config) -> Arc<Embedded> {
-    start_numbering(Arc::new(disk.clone()) as Arc<dyn Disk>, config, || 1).unwrap()
+    start_with(Arc::new(disk.clone()) as Arc<dyn Disk>, config, || 1, Clock::believed()).unwrap()
 }
 
 /// Records whose content follows from group, epoch and `seq`; of different sizes, up to some pages.

@@ -8,7 +8,7 @@ use crate::log::config::Durability;
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::{OpenError, back_up, export, stats, verify};
 
-async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub(super) async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let begun = std::time::Instant::now();
     loop {
         match attempt().await {
@@ -135,6 +135,25 @@ async fn a_full_disk_refuses_posts_loses_nothing_and_recovers() {
     disk.set_faults(Faults::default());
     let log = start_on(&disk.copy(), &quick);
     assert_holds(&*log, "Dogs", 7, 1, head).await;
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_on_a_full_disk_says_that_nothing_is_lost() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("Dogs", 7, 1, 4_000)]).await.unwrap();
+    log.crash();
+    let disk = disk.copy();
+    // What is there may be written over, and nothing more is taken.
+    disk.set_faults(Faults { capacity: Some(0), ..Faults::default() });
+    let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    assert!(matches!(error, OpenError::Full { .. }), "{error}");
+    let told = error.to_string();
+    assert!(told.contains("free some space") && !told.contains("backup"), "{told}");
+    disk.set_faults(Faults::default());
+    let log = start_on(&disk, &config());
+    assert_holds(&*log, "Dogs", 7, 1, 4_000).await;
     log.close().await;
 }
 
