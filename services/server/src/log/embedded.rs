@@ -25,6 +25,7 @@ mod offline;
 mod open;
 mod pace;
 mod queue;
+mod quota;
 mod read;
 mod record;
 mod retention;

@@ -8,7 +8,7 @@ use crate::log::config::Durability;
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::{OpenError, back_up, export, stats, verify};
 
-async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub(super) async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let begun = std::time::Instant::now();
     loop {
         match attempt().await {
