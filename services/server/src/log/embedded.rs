@@ -24,6 +24,7 @@ mod notes;
 mod offline;
 mod open;
 mod pace;
+mod partial;
 mod queue;
 mod quota;
 mod read;

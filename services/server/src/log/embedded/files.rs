@@ -226,11 +226,6 @@ impl Files {
         spares + live + retired
     }
 
-    /// Bytes that must stay free on the disk.
-    pub(crate) fn reserve(&self) -> u64 {
-        self.limits.reserve
-    }
-
     /// Bytes of a file.
     pub(crate) fn segment(&self) -> u64 {
         self.limits.segment
