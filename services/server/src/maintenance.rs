@@ -93,12 +93,15 @@ fn export(options: &Export, directory: &Path) -> anyhow::Result<()> {
         Some(path) => {
             let cannot = || format!("cannot write the export to {}", path.display());
             let file = File::create_new(path).with_context(cannot)?;
-            let mut out = BufWriter::new(file);
-            let exported = embedded::export(directory, &options.group, &mut out);
-            // It is ours, and what is in it is not whole: the next attempt should not fail for it.
-            let count = exported.inspect_err(|_| drop(fs::remove_file(path)))?;
-            let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(cannot)?;
-            file.sync_all().with_context(cannot)?;
+            let export = || {
+                let mut out = BufWriter::new(file);
+                let count = embedded::export(directory, &options.group, &mut out)?;
+                let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(cannot)?;
+                file.sync_all().with_context(cannot)?;
+                anyhow::Ok(count)
+            };
+            // It is ours, and what is in it may not be whole: the next attempt should not fail for it.
+            let count = export().inspect_err(|_| drop(fs::remove_file(path)))?;
             writeln!(io::stdout(), "wrote {count} messages to {}", path.display())
                 .context("cannot tell what was done")?;
         }
