@@ -94,16 +94,16 @@ fn export(options: &Export, directory: &Path) -> anyhow::Result<()> {
             let cannot = || format!("cannot write the export to {}", path.display());
             let file = File::create_new(path).with_context(cannot)?;
             let mut out = BufWriter::new(file);
-            let exported = match embedded::export(directory, &options.group, &mut out) {
-                Err(error) if !matches!(error, OfflineError::Incomplete { .. }) => {
-                    // It is ours, and what is in it is not all that can be had: the next attempt should not fail for it.
-                    drop(fs::remove_file(path));
-                    return Err(error.into());
-                }
-                exported => exported,
-            };
-            let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(cannot)?;
-            file.sync_all().with_context(cannot)?;
+            let exported = embedded::export(directory, &options.group, &mut out);
+            let synced = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+            let is_all_there_is = matches!(&exported, Ok(_) | Err(OfflineError::Incomplete { .. }));
+            if !is_all_there_is || synced.is_err() {
+                // It is ours, and what is in it is not all that can be had: the next attempt should not fail for it.
+                drop(fs::remove_file(path));
+            }
+            if is_all_there_is {
+                synced.with_context(cannot)?;
+            }
             let count = exported?;
             writeln!(io::stdout(), "wrote {count} messages to {}", path.display())
                 .context("cannot tell what was done")?;

@@ -11,12 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value};
+use redb::{AccessGuard, Key, Range, ReadTransaction, ReadableTable, TableDefinition, Value};
 
 use super::Core;
-use super::disk::{Directory, Disk};
+use super::disk::{Disk, above};
 use super::notes;
 use super::open::{OpenError, open_tables};
+use super::partial::{self, PARTIAL, Partial};
 use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables, meta};
 use super::trouble::Cause;
 use crate::log::notes::Note;
@@ -24,10 +25,10 @@ use crate::log::{BackupError, Copied};
 
 /// Rows that are copied in one transaction.
 const ROWS: usize = 65_536;
+/// Bytes of rows that are copied in one transaction: what it writes at its end holds up a stop.
+const BYTES: usize = 8 * 1024 * 1024;
 /// Memory for the pages of the copy.
 const CACHE: usize = 64 * 1024 * 1024;
-/// What the name of a copy ends in until it is whole.
-const PARTIAL: &str = ".partial";
 
 /// Why a copy was not made. What was written by then is to be thrown away.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,22 @@ pub enum CopyError {
     /// The copy cannot be opened.
     #[error("cannot make the backup: {0}")]
     Open(OpenError),
+    /// It is not known how much space there is.
+    #[error("cannot tell how much space is free at {}: {source}", path.display())]
+    Space {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The copy would take the space that the log needs.
+    #[error("{available} bytes are left where the copy is made, and {needed} must stay free")]
+    NoSpace {
+        /// What is free.
+        available: u64,
+        /// What must stay free, and what is still to be copied as far as that is known.
+        needed: u64,
+    },
     /// The log stops.
     #[error("the log is being closed")]
     Stopping,
@@ -85,10 +102,12 @@ impl From<CopyError> for BackupError {
     fn from(error: CopyError) -> Self {
         match error {
             CopyError::NotEmpty(path) => Self::Taken(path),
+            CopyError::NoSpace { available, needed } => Self::NoSpace { available, needed },
             CopyError::Stopping => Self::Unavailable(error.to_string()),
             CopyError::NotWritable { .. }
             | CopyError::NotADirectory(_)
             | CopyError::InUse(_)
+            | CopyError::Space { .. }
             | CopyError::Open(_)
             | CopyError::Tables(_) => Self::Failed(error.to_string()),
         }
@@ -105,104 +124,76 @@ impl Core {
         if to.exists() {
             return Err(BackupError::Taken(to.to_owned()));
         }
+        partial::remove_left_behind(above(to));
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(PARTIAL);
-        let partial = to.with_file_name(name);
-        let made = self.copy_into(&partial).and_then(|copied| {
-            publish(&partial, to).map_err(|error| failed("give the backup its name", to, &error))?;
-            Ok(copied)
-        });
-        if made.is_err() {
-            discard(&partial);
-        }
-        made
+        let partial = Partial::begin(to.with_file_name(name))?;
+        let copied = self.copy_into(partial.disk())?;
+        let cannot = |error| BackupError::Failed(format!("cannot give the backup its name, {}: {error}", to.display()));
+        partial.publish(to).map_err(cannot)?;
+        Ok(copied)
     }
 
-    fn copy_into(&self, partial: &Path) -> Result<Copied, BackupError> {
-        // What a server left behind that ended while it made one.
-        discard(partial);
-        fs::create_dir_all(partial).map_err(|error| failed("make the directory", partial, &error))?;
-        let needed = self.tables.disk_bytes().saturating_add(self.files.reserve());
-        let stat =
-            rustix::fs::statvfs(partial).map_err(|error| failed("look at the space of", partial, &error.into()))?;
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if available < needed {
-            return Err(BackupError::NoSpace { available, needed });
-        }
+    /// Copies the running log onto a disk, as long as that leaves the space that posts need.
+    pub(super) fn copy_into(&self, disk: &Arc<dyn Disk>) -> Result<Copied, BackupError> {
+        // Of the place, wherever it is: what is another file system may still have its space from where the log has (subvolumes, pools).
+        let room = |copy: u64| {
+            let unapplied = self.backlog.size().bytes as u64;
+            let needed = self.files.needs(unapplied).saturating_add(copy);
+            let space = disk.space().map_err(|source| CopyError::Space { path: disk.path(""), source })?;
+            let available = space.available;
+            if available < needed { Err(CopyError::NoSpace { available, needed }) } else { Ok(()) }
+        };
+        room(self.tables.disk_bytes())?;
         let stops = || self.trouble.of(Cause::Stopped).is_some();
-        Ok(copy(&self.tables, &self.notes.all(), partial, &stops)?)
+        Ok(copy(&self.tables, &self.notes.all(), disk, &While { stops: &stops, room: &|| room(0) })?)
     }
-}
-
-fn failed(action: &str, path: &Path, error: &io::Error) -> BackupError {
-    BackupError::Failed(format!("cannot {action} {}: {error}", path.display()))
-}
-
-/// Removes a copy that is not whole. What cannot be removed now, the next backup of that name removes.
-fn discard(partial: &Path) {
-    if let Err(error) = fs::remove_dir_all(partial)
-        && !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-    {
-        tracing::warn!(%error, directory = %partial.display(), "cannot remove a backup that is not whole");
-    }
-}
-
-/// Gives a whole copy its name. If that may not last, it has not got it.
-fn publish(partial: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(partial, to)?;
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let synced = fs::File::open(parent).and_then(|parent| parent.sync_all());
-    synced.inspect_err(|_| drop(fs::rename(to, partial)))
 }
 
 /// As [`copy`], so that whatever ends it in between, what is there does not serve as a copy. The directory may be an empty one that cannot be
 /// replaced, such as a mounted volume: the copy is made in one within it, whose files are then moved, the tables last.
 pub(super) fn copy_whole(tables: &Tables, kept: &[Note], dest: &Path) -> Result<Copied, CopyError> {
-    let partial = dest.join(PARTIAL);
-    let is_other = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path() != partial);
-    if dest.read_dir().is_ok_and(|mut entries| entries.any(is_other)) {
+    let is_foreign =
+        |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| partial::is_foreign(dest, &entry.file_name()));
+    if dest.read_dir().is_ok_and(|mut entries| entries.any(is_foreign)) {
         return Err(CopyError::NotEmpty(dest.to_owned()));
     }
-    discard(&partial);
-    let made = copy(tables, kept, &partial, &|| false).and_then(|copied| {
-        unpack(&partial, dest).map_err(|error| CopyError::Tables(error.to_string()))?;
-        Ok(copied)
+    let partial = Partial::begin(dest.join(PARTIAL))?;
+    let copied = copy(tables, kept, partial.disk(), &While { stops: &|| false, room: &|| Ok(()) })?;
+    partial.unpack(dest).map_err(|error| CopyError::Tables(error.to_string()))?;
+    Ok(copied)
+}
+
+/// What a copy goes on for.
+pub(super) struct While<'a> {
+    /// Whether the log stops; asked before each row.
+    pub(super) stops: &'a dyn Fn() -> bool,
+    /// Whether there is room for more; asked before each transaction.
+    pub(super) room: &'a dyn Fn() -> Result<(), CopyError>,
+}
+
+/// Copies one moment of the tables, and notes, into a directory that has neither.
+pub(super) fn copy(
+    tables: &Tables,
+    kept: &[Note],
+    disk: &Arc<dyn Disk>,
+    goes_on: &While<'_>,
+) -> Result<Copied, CopyError> {
+    let copy = open_tables(disk, CACHE)?;
+    let mut copying = Copying { to: &copy, goes_on, ended: None };
+    let read = tables.read_beside(|from| {
+        copying.table(from, GROUPS)?;
+        copying.table(from, MESSAGES)?;
+        copying.table(from, TRIMS)?;
+        copying.table(from, META)
     });
-    discard(&partial);
-    made
-}
-
-fn unpack(partial: &Path, dest: &Path) -> io::Result<()> {
-    let sync = || fs::File::open(dest)?.sync_all();
-    for entry in partial.read_dir()? {
-        let entry = entry?;
-        if entry.file_name() != table::FILE {
-            fs::rename(entry.path(), dest.join(entry.file_name()))?;
-        }
+    if let Some(ended) = copying.ended {
+        return Err(ended);
     }
-    sync()?;
-    fs::rename(partial.join(table::FILE), dest.join(table::FILE))?;
-    sync()
-}
-
-/// Copies one moment of the tables, and notes, into a new or empty directory, unless it `stops` in between.
-pub(super) fn copy(tables: &Tables, kept: &[Note], dest: &Path, stops: &dyn Fn() -> bool) -> Result<Copied, CopyError> {
-    if dest.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(CopyError::NotEmpty(dest.to_owned()));
-    }
-    let disk: Arc<dyn Disk> = Arc::new(Directory::lock(dest)?);
-    let copy = open_tables(&disk, CACHE)?;
-    let whole = tables.read(|from| {
-        Ok(copy_table(from, &copy, GROUPS, stops)?
-            && copy_table(from, &copy, MESSAGES, stops)?
-            && copy_table(from, &copy, TRIMS, stops)?
-            && copy_table(from, &copy, META, stops)?)
-    })?;
-    if !whole {
-        return Err(CopyError::Stopping);
-    }
+    // Who stops closes the tables.
+    read.map_err(|error| if (goes_on.stops)() { CopyError::Stopping } else { error.into() })?;
     if !kept.is_empty() {
-        notes::write(&*disk, kept).map_err(|error| CopyError::Tables(error.to_string()))?;
+        notes::write(&**disk, kept).map_err(|error| CopyError::Tables(error.to_string()))?;
     }
     // There is no commit log beside the copy, and none is needed.
     copy.set_number(meta::IN_USE, 0)?;
@@ -212,27 +203,71 @@ pub(super) fn copy(tables: &Tables, kept: &[Note], dest: &Path, stops: &dyn Fn()
     Ok(copied)
 }
 
-/// Answers whether all of the table was copied.
-fn copy_table<K: Key + 'static, V: Value + 'static>(
-    from: &ReadTransaction,
-    to: &Tables,
-    definition: TableDefinition<'_, K, V>,
-    stops: &dyn Fn() -> bool,
-) -> Result<bool, TableError> {
-    let table = from.open_table(definition)?;
-    let mut rows = table.iter()?.peekable();
-    while rows.peek().is_some() {
-        if stops() {
-            return Ok(false);
+/// Rows of one transaction.
+type Rows<'a, K, V> = Vec<(AccessGuard<'a, K>, AccessGuard<'a, V>)>;
+
+/// A copy as it is made.
+struct Copying<'a> {
+    to: &'a Tables,
+    goes_on: &'a While<'a>,
+    /// What ended it, if not that the tables cannot be read: their own errors have them opened again, those of the copy must not.
+    ended: Option<CopyError>,
+}
+
+impl Copying<'_> {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        from: &ReadTransaction,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<(), TableError> {
+        let table = from.open_table(definition)?;
+        let mut rows = table.iter()?;
+        while self.ended.is_none() {
+            let some = self.next(&mut rows)?;
+            if some.is_empty() {
+                break;
+            }
+            if self.ended.is_none()
+                && let Err(ended) = self.write(definition, &some)
+            {
+                self.ended = Some(ended);
+            }
         }
-        to.write(|transaction| {
+        Ok(())
+    }
+
+    /// The rows of the next transaction.
+    fn next<'r, K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        rows: &mut Range<'r, K, V>,
+    ) -> Result<Rows<'r, K, V>, TableError> {
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        while some.len() < ROWS && bytes < BYTES {
+            if (self.goes_on.stops)() {
+                self.ended = Some(CopyError::Stopping);
+                break;
+            }
+            let Some(row) = rows.next() else { break };
+            let (key, value) = row?;
+            bytes += K::as_bytes(&key.value()).as_ref().len() + V::as_bytes(&value.value()).as_ref().len();
+            some.push((key, value));
+        }
+        Ok(some)
+    }
+
+    fn write<K: Key + 'static, V: Value + 'static>(
+        &self,
+        definition: TableDefinition<'_, K, V>,
+        rows: &Rows<'_, K, V>,
+    ) -> Result<(), CopyError> {
+        (self.goes_on.room)()?;
+        self.to.write(|transaction| {
             let mut copy = transaction.open_table(definition)?;
-            for row in rows.by_ref().take(ROWS) {
-                let (key, value) = row?;
+            for (key, value) in rows {
                 copy.insert(key.value(), value.value())?;
             }
             Ok(())
         })?;
+        Ok(())
     }
-    Ok(true)
 }

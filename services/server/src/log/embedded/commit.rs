@@ -26,7 +26,7 @@ use super::trouble::{Cause, Trouble};
 use crate::log::config::Durability;
 use crate::log::{AppendError, Head, ReadError};
 
-/// Payload of one block, unless one append alone is larger.
+/// Payload of one block at most, unless one append alone is larger.
 const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// From so many appends in a block, those who append are let run before the next one is begun.
 const BUSY: usize = 4;
@@ -81,6 +81,8 @@ struct Staged {
 impl Writer {
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
+        // Of small files a block takes no more than half, or many appends together would need one that none of those held ready is.
+        let block_bytes = BLOCK_BYTES.min((self.files.segment() / 2) as usize);
         let mut buffer = Vec::new();
         let mut appends = 0;
         loop {
@@ -90,7 +92,7 @@ impl Writer {
                 std::thread::yield_now();
             }
             let patience = self.segment.is_none().then_some(PROBE);
-            let requests = match self.queue.take(BLOCK_BYTES, patience) {
+            let requests = match self.queue.take(block_bytes, patience) {
                 Taken::Requests(requests) => requests,
                 Taken::Nothing => {
                     drop(self.revive());

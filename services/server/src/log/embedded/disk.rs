@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::open::OpenError;
 
 /// The file whose lock keeps a second process away.
-const LOCK: &str = "LOCK";
+pub(crate) const LOCK: &str = "LOCK";
 
 /// A directory of files.
 pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -69,6 +69,8 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// Kept open: a sync that had to open the directory first would fail where no descriptor is left.
+    directory: File,
     lock: Mutex<Option<File>>,
 }
 
@@ -85,12 +87,9 @@ impl Directory {
             if let Some(in_the_way) = path.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
                 return Err(OpenError::NotADirectory { path: in_the_way.to_owned() });
             }
-            fs::create_dir_all(path).map_err(|source| failed("create the data directory", path, source))?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                let synced = File::open(parent).and_then(|parent| parent.sync_all());
-                synced.map_err(|source| failed("sync the directory above the data directory", parent, source))?;
-            }
+            make_directories(path).map_err(|source| failed("create the data directory", path, source))?;
         }
+        let directory = File::open(path).map_err(|source| failed("open the data directory", path, source))?;
         let file = path.join(LOCK);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
         let lock = opened.map_err(|source| failed("open the lock file", &file, source))?;
@@ -102,7 +101,7 @@ impl Directory {
                 if let Err(error) = told {
                     tracing::debug!(%error, file = %file.display(), "cannot write the id of this process");
                 }
-                Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) })
+                Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
             }
             Err(TryLockError::WouldBlock) => {
                 let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
@@ -111,6 +110,20 @@ impl Directory {
             Err(TryLockError::Error(source)) => Err(failed("lock the data directory", &file, source)),
         }
     }
+}
+
+/// The directory that a file or directory is in.
+pub(crate) fn above(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a directory, and those above it that are missing, so that they are there after a power cut too.
+fn make_directories(path: &Path) -> io::Result<()> {
+    let named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
+    let missing: Vec<&Path> = named.take_while(|directory| !directory.exists()).collect();
+    fs::create_dir_all(path)?;
+    // The name of each stands in the one above.
+    missing.into_iter().try_for_each(|made| File::open(above(made))?.sync_all())
 }
 
 impl Disk for Directory {
@@ -139,7 +152,7 @@ impl Disk for Directory {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.directory.sync_all()
     }
 
     fn space(&self) -> io::Result<Space> {

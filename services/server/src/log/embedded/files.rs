@@ -11,8 +11,9 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_full};
 use super::frame::{FileHeader, PAGE, pages};
+use super::quota::Refused;
 use super::scan::file_name;
 use super::trouble::{Cause, Trouble};
 use crate::log::metrics::Volume;
@@ -72,6 +73,10 @@ struct State {
     /// Files that nobody needs any more.
     retired: VecDeque<(String, u64)>,
     next_spare: u64,
+    /// What must stay free for the tables, as was last known.
+    kept_free: u64,
+    /// The last file that was to be made was more than may be written.
+    refused: Option<Refused>,
     error: Option<String>,
     closed: bool,
 }
@@ -104,7 +109,7 @@ impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>, limits: Limits, trouble: Arc<Trouble>, found: &[u64]) -> io::Result<Self> {
         let segment = pages(limits.segment.max(2 * PAGE));
         let limits = Limits { segment, ..limits };
-        let mut state = State::default();
+        let mut state = State { kept_free: limits.reserve, ..State::default() };
         for name in disk.list()?.into_iter().filter(|name| name.starts_with(SPARE)) {
             let number = name.strip_prefix(SPARE).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
             state.next_spare = state.next_spare.max(number + 1);
@@ -143,17 +148,29 @@ impl Files {
             drop(self.disk.remove(&spare.name));
             return Err(error);
         }
-        self.state().live.push_back((header.file, spare.size));
+        let synced = self.disk.sync_dir();
+        // Of one whose name may not last nothing is used: it goes, lest each attempt leave one. If a power cut brings it back, it says
+        // of the log before it what the next one does, and it has a lower number. If it cannot go, it is given back as others are.
+        if synced.is_ok() || self.remove(&name).is_err() {
+            self.state().live.push_back((header.file, spare.size));
+        }
         self.wanted.notify_one();
-        self.disk.sync_dir()?;
+        synced?;
         Ok(Segment { file: spare.file, number: header.file, size: spare.size })
     }
 
     fn take(&self, need: u64) -> io::Result<Spare> {
         if need > self.limits.segment {
             // One append larger than a file gets a file of its own.
-            let name = self.next_name(&mut self.state());
-            return self.make(name, pages(need));
+            let size = pages(need);
+            let (name, kept_free) = {
+                let mut state = self.state();
+                (self.next_name(&mut state), state.kept_free)
+            };
+            if self.disk.space()?.available < kept_free.saturating_add(size) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            return self.make(name, size);
         }
         let begun = Instant::now();
         let mut state = self.state();
@@ -209,9 +226,15 @@ impl Files {
         spares + live + retired
     }
 
-    /// Bytes that must stay free on the disk.
-    pub(crate) fn reserve(&self) -> u64 {
-        self.limits.reserve
+    /// Bytes of a file.
+    pub(crate) fn segment(&self) -> u64 {
+        self.limits.segment
+    }
+
+    /// Bytes that must stay free on the disk for posts to go on while so many bytes wait for the tables: below that they are refused, or the
+    /// next file is not made.
+    pub(crate) fn needs(&self, unapplied: u64) -> u64 {
+        self.kept_free(Demand { tables: 0, unapplied }).saturating_add(self.limits.segment)
     }
 
     /// Ends the thread.
@@ -273,16 +296,31 @@ impl Files {
         if enough {
             return Ok(false);
         }
+        let has_spare = !state.spares.is_empty();
+        let refused = state.refused;
+        let short = |error: io::Error| if has_spare { Ok(false) } else { Err(error) };
+        if let Some(refused) = refused.filter(|refused| has_spare || refused.holds(Instant::now())) {
+            return short(refused.error());
+        }
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
-        if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
-            let has_spare = !self.state().spares.is_empty();
-            return if has_spare { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
+        if self.disk.space()?.available < self.needs(demand.unapplied) {
+            return short(io::ErrorKind::StorageFull.into());
         }
-        let spare = self.make(name, self.limits.segment)?;
-        self.state().spares.push_back(spare);
-        Ok(true)
+        match self.make(name, self.limits.segment) {
+            Ok(spare) => {
+                let mut state = self.state();
+                state.refused = None;
+                state.spares.push_back(spare);
+                Ok(true)
+            }
+            Err(error) if is_full(&error) => {
+                self.state().refused = Some(Refused::again(refused, &error, Instant::now()));
+                short(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn kept_free(&self, demand: Demand) -> u64 {
@@ -355,6 +393,7 @@ impl Files {
         let commit_log = self.bytes();
         let used = demand.tables + commit_log;
         let kept_free = self.kept_free(demand);
+        self.state().kept_free = kept_free;
         let space = self.disk.space();
         if let Ok(space) = &space {
             self.volume.available.set(space.available as f64);

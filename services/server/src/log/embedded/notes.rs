@@ -19,7 +19,7 @@ use crate::log::now_ms;
 /// The file.
 pub(super) const FILE: &str = "notes";
 /// The next one, while it is written.
-const NEXT: &str = "notes.next";
+pub(super) const NEXT: &str = "notes.next";
 /// The format of the file.
 const VERSION: u32 = 1;
 const TITLE: &str = "tertulia-notes";

@@ -83,6 +83,8 @@ pub(crate) struct Faults {
     pub(crate) failing_renames: Option<&'static str>,
     /// Bytes that all files may have.
     pub(crate) capacity: Option<u64>,
+    /// The same, as a quota: what is free does not show it.
+    pub(crate) quota: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -134,15 +136,15 @@ impl State {
     fn take(&mut self, inode: usize, offset: usize, len: usize) -> io::Result<()> {
         let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
         let more = pages.clone().filter(|page| !self.inodes[inode].taken.contains(page)).count() * PAGE;
-        match self.faults.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            _ => {
-                self.inodes[inode].taken.extend(pages);
-                Ok(())
-            }
+        let is_beyond = |bound: u64| more > 0 && self.used() + more as u64 > bound;
+        if self.faults.capacity.is_some_and(is_beyond) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        if self.faults.quota.is_some_and(is_beyond) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        self.inodes[inode].taken.extend(pages);
+        Ok(())
     }
 
     fn is_named(&self, inode: usize, prefix: &str) -> bool {
@@ -260,6 +262,16 @@ impl SimulatedDisk {
         }
         state.durable_names = state.names.clone();
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// How many files were ever made.
+    pub(crate) fn files_made(&self) -> usize {
+        self.state().inodes.len()
+    }
+
+    /// Keeps everything that is done with the disk waiting until what this returns is dropped.
+    pub(crate) fn hold_up(&self) -> impl Drop + '_ {
+        self.state()
     }
 
     /// The bytes of a file.

@@ -21,7 +21,7 @@ use crate::log::{Head, Record};
 /// The file of the tables.
 pub(crate) const FILE: &str = "messages.redb";
 /// The tables while they are made for the first time.
-const NEW_FILE: &str = "messages.redb.new";
+pub(crate) const NEW_FILE: &str = "messages.redb.new";
 /// The format of the tables.
 pub(crate) const VERSION: u64 = 1;
 
@@ -276,10 +276,10 @@ impl Tables {
         file.as_ref().and_then(|file| file.allocated().ok()).unwrap_or(0)
     }
 
-    /// Bytes of the pages that hold something. Reads all of the tables, beside which they are written as ever.
+    /// Bytes of the pages that hold something. Reads all of the tables, beside which they are used as ever.
     pub(crate) fn bytes_in_use(&self) -> Result<u64, TableError> {
         let bytes = |stats: redb::TableStats| stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes();
-        self.read(|transaction| {
+        self.read_beside(|transaction| {
             let tables = [
                 transaction.open_table(GROUPS)?.stats()?,
                 transaction.open_table(MESSAGES)?.stats()?,
@@ -301,7 +301,28 @@ impl Tables {
     ) -> Result<T, TableError> {
         let guard = self.guard();
         let database = guard.as_ref().ok_or(TableError::Closed)?;
-        let result = guarded(|| read(&database.begin_read()?));
+        self.suspecting(guarded(|| read(&database.begin_read()?)))
+    }
+
+    /// As [`Tables::read`], for what takes long: whoever closes the tables, or opens them again, does not wait for it (nor do those who want to
+    /// read after that). It then ends with an error.
+    pub(crate) fn read_beside<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        let begun = {
+            let guard = self.guard();
+            let database = guard.as_ref().ok_or(TableError::Closed)?;
+            guarded(|| Ok(database.begin_read()?))
+        };
+        match self.suspecting(begun.and_then(|transaction| guarded(|| read(&transaction)))) {
+            Err(TableError::Redb(error)) if matches!(*error, redb::Error::DatabaseClosed) => Err(TableError::Closed),
+            result => result,
+        }
+    }
+
+    /// Notes an error of the disk.
+    fn suspecting<T>(&self, result: Result<T, TableError>) -> Result<T, TableError> {
         let is_latched = matches!(&result, Err(TableError::Redb(error)) if matches!(**error, redb::Error::PreviousIo));
         if is_latched || result.as_ref().is_err_and(TableError::is_disk_failure) {
             self.suspect.store(true, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The engine as a whole, on real files and on a disk that fails.
 
+mod backup;
 mod damage;
 mod faults;
 mod files;

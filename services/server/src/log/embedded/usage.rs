@@ -1,66 +1,225 @@
 //! What the tables take of `log.disk_bytes`.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::files::Files;
-use super::table::Tables;
+use super::table::{TableError, Tables};
 
 /// How long a measurement holds at least.
 const HOLDS: Duration = Duration::from_secs(1);
+/// How long one holds at most after which posts are refused: what has been removed meanwhile is to be noticed.
+const HOLDS_OVER: Duration = Duration::from_secs(60);
 /// Measuring reads all of the tables: it may take one part in so many of the time.
 const SHARE: u32 = 20;
 
 /// Tells how much the tables take. Their file never gets smaller, but what retention and moderators have freed in it is used before
 /// it grows: once it is beyond the bound, only what is in use counts, and what the file has grown by since that was measured.
+///
+/// That is measured on a thread of its own, since it takes as long as it takes to read all of the tables. Meanwhile the one before counts;
+/// the first time, what there is counts as just within the bound.
 #[derive(Debug)]
 pub(crate) struct Usage {
     tables: Arc<Tables>,
     files: Arc<Files>,
     /// Bytes that the directory may take; 0 for any.
     limit: u64,
-    measured: Cell<Option<Measured>>,
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: Option<Known>,
+    measuring: Option<Measuring>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Measured {
-    in_use: u64,
+struct Known {
+    /// Nothing before it was measured.
+    in_use: Option<u64>,
     /// The size of the file then.
     file: u64,
     until: Instant,
 }
 
+#[derive(Debug)]
+struct Measuring {
+    /// The size of the file when it began.
+    file: u64,
+    thread: JoinHandle<(Result<u64, TableError>, Duration)>,
+}
+
 impl Usage {
     pub(crate) fn new(tables: Arc<Tables>, files: Arc<Files>, limit: u64) -> Self {
-        Self { tables, files, limit, measured: Cell::new(None) }
+        Self { tables, files, limit, state: RefCell::default() }
     }
 
     /// Bytes that the tables take.
     pub(crate) fn tables(&self) -> u64 {
         let file = self.tables.disk_bytes();
-        if self.limit == 0 || file.saturating_add(self.files.bytes()) <= self.limit {
+        let commit_log = self.files.bytes();
+        if self.limit == 0 || file.saturating_add(commit_log) <= self.limit {
             return file;
         }
-        let measured = self.measured.get().filter(|measured| Instant::now() < measured.until);
-        let measured = measured.unwrap_or_else(|| self.measure(file));
-        measured.in_use.saturating_add(file.saturating_sub(measured.file)).min(file)
+        let within = self.limit.saturating_sub(commit_log);
+        let state = &mut *self.state.borrow_mut();
+        if let Some(measured) = state.measuring.take_if(|measuring| measuring.thread.is_finished()) {
+            state.known = Some(measured.end(state.known, within));
+        }
+        let known = *state.known.get_or_insert_with(|| Known { in_use: None, file, until: Instant::now() });
+        if state.measuring.is_none() && known.until <= Instant::now() {
+            match Measuring::begin(&self.tables, file) {
+                Ok(measuring) => state.measuring = Some(measuring),
+                // It is tried again the next time.
+                Err(error) => tracing::debug!(%error, "cannot start the thread that measures the tables"),
+            }
+        }
+        known.in_use.unwrap_or(within).saturating_add(file.saturating_sub(known.file)).min(file)
     }
 
-    fn measure(&self, file: u64) -> Measured {
-        let began = Instant::now();
-        let in_use = self.tables.bytes_in_use();
-        let ended = Instant::now();
-        let until = ended + (ended.duration_since(began) * SHARE).max(HOLDS);
-        let in_use = match in_use {
-            Ok(in_use) => in_use,
-            Err(error) => {
-                tracing::warn!(%error, "cannot tell how much of the tables is in use; all of their file counts");
-                file
-            }
+    /// Waits for the end of a measurement.
+    #[cfg(test)]
+    fn settle(&self) {
+        while self.state.borrow().measuring.as_ref().is_some_and(|measuring| !measuring.thread.is_finished()) {
+            thread::yield_now();
+        }
+    }
+}
+
+impl Measuring {
+    fn begin(tables: &Arc<Tables>, file: u64) -> io::Result<Self> {
+        let tables = Arc::clone(tables);
+        let measure = move || {
+            let began = Instant::now();
+            (tables.bytes_in_use(), began.elapsed())
         };
-        let measured = Measured { in_use, file, until };
-        self.measured.set(Some(measured));
-        measured
+        let thread = thread::Builder::new().name("log-measure".to_owned()).spawn(measure)?;
+        Ok(Self { file, thread })
+    }
+
+    /// What is known from now on; up to `within` bytes posts are taken.
+    fn end(self, before: Option<Known>, within: u64) -> Known {
+        let now = Instant::now();
+        match self.thread.join() {
+            Ok((Ok(in_use), took)) => {
+                Known { in_use: Some(in_use), file: self.file, until: now + holds(took, in_use > within) }
+            }
+            // They are opened again, or closed: what was known is as good as before.
+            Ok((Err(TableError::Closed), _)) => {
+                let before = before.unwrap_or(Known { in_use: None, file: self.file, until: now });
+                Known { until: now + HOLDS, ..before }
+            }
+            failed => {
+                let error = match failed {
+                    Ok((Err(error), _)) => error.to_string(),
+                    _ => "the thread panicked".to_owned(),
+                };
+                tracing::warn!(error, "cannot tell how much of the tables is in use; all of their file counts");
+                Known { in_use: Some(self.file), file: self.file, until: now + HOLDS }
+            }
+        }
+    }
+}
+
+/// How long a measurement holds that took so long, and found more than there may be or not.
+fn holds(took: Duration, is_over: bool) -> Duration {
+    let holds = took.saturating_mul(SHARE).max(HOLDS);
+    if is_over { holds.min(HOLDS_OVER) } else { holds }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::log::embedded::files::Limits;
+    use crate::log::embedded::simulated::SimulatedDisk;
+    use crate::log::embedded::table::MESSAGES;
+    use crate::log::embedded::trouble::Trouble;
+
+    /// Tables that take more than the bound, of which a MiB is in use.
+    fn usage(limit: u64) -> Usage {
+        let disk = SimulatedDisk::default();
+        let tables = Tables::open(Arc::new(disk.clone()), 64 * 1024, 1).unwrap();
+        let rows = |rows: u64, keep: u64| {
+            tables.write(|transaction| {
+                let mut messages = transaction.open_table(MESSAGES)?;
+                for row in 0..rows {
+                    messages.insert((1, row), [7; 4096].as_slice())?;
+                }
+                messages.retain(|(_, row), _| row < keep)?;
+                Ok(())
+            })
+        };
+        rows(1024, 1024).unwrap();
+        rows(1, 128).unwrap();
+        let limits = Limits { segment: 64 * 1024, spares: 1, reserve: 0, disk: limit };
+        let files = Files::new(Arc::new(disk), limits, Arc::new(Trouble::default()), &[]).unwrap();
+        Usage::new(Arc::new(tables), Arc::new(files), limit)
+    }
+
+    const LIMIT: u64 = 2 * 1024 * 1024;
+
+    #[test]
+    fn whoever_asks_does_not_wait_until_all_was_read() {
+        let usage = usage(LIMIT);
+        let tables = Arc::clone(&usage.tables);
+        let (told, answer) = mpsc::channel();
+        // Nobody can read the tables as long as this holds them.
+        let asked = tables.exclusive(|_| {
+            let asked = thread::spawn(move || {
+                told.send((usage.tables(), usage.tables())).expect("somebody waits for it");
+                usage
+            });
+            let answered = answer.recv_timeout(Duration::from_secs(60));
+            assert_eq!(answered, Ok((LIMIT, LIMIT)), "what is not known yet is within the bound");
+            Ok(asked)
+        });
+        let usage = asked.unwrap().join().unwrap();
+        usage.settle();
+        let measured = usage.tables();
+        assert!((LIMIT / 2..LIMIT).contains(&measured), "{measured}");
+    }
+
+    #[test]
+    fn what_the_file_grows_by_before_it_was_measured_counts() {
+        let usage = usage(LIMIT);
+        assert!(usage.tables() <= LIMIT);
+        let grown = usage.tables.write(|transaction| {
+            let mut messages = transaction.open_table(MESSAGES)?;
+            for row in 0..4096 {
+                messages.insert((2, row), [7; 4096].as_slice())?;
+            }
+            Ok(())
+        });
+        grown.unwrap();
+        // Whether that was measured before it grew, or after, or not yet.
+        assert!(usage.tables() > 2 * LIMIT);
+        usage.settle();
+        assert!(usage.tables() > 2 * LIMIT);
+    }
+
+    #[test]
+    fn tables_that_are_closed_are_not_waited_for_and_nothing_is_made_of_it() {
+        let usage = usage(LIMIT);
+        usage.tables.close().unwrap();
+        let within = usage.state.borrow().known.is_none();
+        assert!(within);
+        let file = 4 * LIMIT;
+        let measuring = Measuring::begin(&usage.tables, file).unwrap();
+        let known = measuring.end(None, LIMIT);
+        assert_eq!((known.in_use, known.file), (None, file));
+    }
+
+    #[test]
+    fn what_has_been_removed_is_noticed_within_a_minute() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(holds(Duration::from_millis(1), true), HOLDS);
+        assert_eq!(holds(Duration::from_secs(2), true), 40 * HOLDS);
+        assert_eq!(holds(minute, true), minute);
+        assert_eq!(holds(minute, false), SHARE * minute);
     }
 }

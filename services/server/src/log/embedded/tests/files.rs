@@ -1,10 +1,11 @@
 //! Files of the commit log that are used again, or cannot be.
 
+use super::faults::eventually;
 use super::*;
 use crate::log::embedded::files::{Demand, Files, Limits};
 use crate::log::embedded::frame::{BLOCK_HEADER, BlockHeader, FileHeader, PAGE, Position, seal};
 use crate::log::embedded::scan::{file_name, file_number};
-use crate::log::embedded::simulated::Faults;
+use crate::log::embedded::simulated::{Faults, Random};
 use crate::log::embedded::trouble::Trouble;
 
 const SEGMENT: u64 = 64 * 1024;
@@ -186,4 +187,124 @@ fn a_file_that_lost_its_name_on_the_way_is_not_waited_for() {
         let content = begun(&files, &disk).unwrap();
         assert_eq!(content.last(), Some(&u8::from(!rename_back_fails)));
     }
+}
+
+#[test]
+fn a_file_whose_name_may_not_last_is_not_left_behind() {
+    let disk = SimulatedDisk::default();
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[]).unwrap();
+    let begin = |number| {
+        files.prepare().unwrap();
+        files.begin(FileHeader { log: 1, file: number, previous: Position::default() }, 0)
+    };
+    for number in 1..=3 {
+        disk.set_faults(Faults { failing_directory_syncs: 1, ..Faults::default() });
+        begin(number).unwrap_err();
+        assert_eq!((disk.list().unwrap(), files.bytes()), (Vec::new(), 0));
+    }
+    begin(4).unwrap();
+    assert_eq!((disk.list().unwrap(), files.bytes()), (vec![file_name(4)], SEGMENT));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_void_and_posts_go_on_where_the_directory_cannot_be_synced_for_a_while() {
+    for seed in 1..=8 {
+        let disk = SimulatedDisk::default();
+        let log = start_on(&disk, &config());
+        log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+        disk.set_faults(Faults {
+            failing_syncs: Some(("commit-", 1)),
+            failed_sync_keeps: true,
+            failing_directory_syncs: u64::MAX,
+            ..Faults::default()
+        });
+        log.append(0, vec![batch("Dogs", 7, 4, 9)]).await.unwrap_err();
+        let found = disk.after_power_cut(&mut Random::new(seed));
+        let files = disk.list().unwrap().iter().filter(|name| name.starts_with("commit-")).count();
+        assert_eq!(files, 1, "each attempt has left one");
+        disk.set_faults(Faults::default());
+        eventually(async || log.append(0, vec![batch("Dogs", 7, 4, 5)]).await).await;
+        log.crash();
+        for (disk, last) in [(found, 3), (disk.after_power_cut(&mut Random::new(seed)), 5)] {
+            let log = start_on(&disk, &config());
+            assert_holds(&*log, "Dogs", 7, 1, last).await;
+            log.close().await;
+        }
+    }
+}
+
+#[test]
+fn a_quota_is_not_written_up_to_all_the_time() {
+    // Not even half a file may be written, then one and a half.
+    for (quota, spares) in [(SEGMENT / 2, 0), (SEGMENT + SEGMENT / 2, 1)] {
+        let disk = SimulatedDisk::default();
+        let limits = Limits { segment: SEGMENT, spares: 2, reserve: 0, disk: 0 };
+        let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[]).unwrap();
+        disk.set_faults(Faults { quota: Some(quota), ..Faults::default() });
+        for _ in 0..100 {
+            match files.provide(Demand::default()) {
+                Ok(_) => assert_eq!(spares, 1),
+                Err(error) => assert_eq!((error.kind(), spares), (std::io::ErrorKind::QuotaExceeded, 0)),
+            }
+        }
+        // Without one it is tried again now and then.
+        assert!(disk.files_made() < 10, "{} attempts", disk.files_made() - spares);
+        assert_eq!(disk.list().unwrap().len(), spares);
+        disk.set_faults(Faults::default());
+        // The one that there is has to do until it is used.
+        if spares == 1 {
+            assert!(!files.provide(Demand::default()).unwrap());
+            files.begin(FileHeader { log: 1, file: 1, previous: Position::default() }, 0).unwrap();
+        }
+        let begun = std::time::Instant::now();
+        while files.bytes() < 2 * SEGMENT {
+            drop(files.provide(Demand::default()));
+            assert!(begun.elapsed() < Duration::from_secs(30), "space that came is not used");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_file_for_one_large_append_is_not_made_of_the_reserve() {
+    let disk = SimulatedDisk::default();
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: SEGMENT, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[]).unwrap();
+    let begin = |number| {
+        files
+            .begin(FileHeader { log: 1, file: number, previous: Position::default() }, 2 * SEGMENT)
+            .map(|file| file.size)
+    };
+    let size = 2 * SEGMENT + PAGE;
+    disk.set_faults(Faults { capacity: Some(size + SEGMENT), ..Faults::default() });
+    files.watch(Demand { tables: 0, unapplied: 1 });
+    assert_eq!(begin(1).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(disk.files_made(), 0);
+    files.watch(Demand::default());
+    assert_eq!(begin(2).unwrap(), size);
+}
+
+#[tokio::test]
+async fn many_appends_together_need_no_file_of_their_own() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    let groups: Vec<String> = (0..100).map(|number| format!("g{number}")).collect();
+    for group in &groups {
+        log.append(0, vec![batch(group, 7, 1, 1)]).await.unwrap();
+    }
+    // More than two files of them, while the writer waits for the disk with the first.
+    let mut appends: Vec<_> = groups.iter().map(|group| log.append(0, vec![batch(group, 7, 2, 2)])).collect();
+    let held_up = disk.hold_up();
+    for append in &mut appends {
+        drop(futures_util::FutureExt::now_or_never(append));
+    }
+    drop(held_up);
+    for append in appends {
+        append.await.unwrap();
+    }
+    let sizes = disk.list().unwrap().into_iter().filter(|name| name.starts_with("commit-"));
+    let sizes: Vec<u64> = sizes.map(|name| disk.content(&name).len() as u64).collect();
+    assert!(sizes.len() > 2 && sizes.iter().all(|size| *size == SEGMENT), "{sizes:?}");
+    log.close().await;
 }
