@@ -21,7 +21,7 @@ use tokio::time::sleep_until;
 
 use crate::input::lines::{self, LineError};
 use crate::screen::escape::{Backslash, escape};
-use crate::screen::{Lines, Screen};
+use crate::screen::{Lines, Over, Screen};
 use crate::session::connection::{Connection, Transfer};
 
 /// What the book's client prints first.
@@ -66,9 +66,9 @@ pub(crate) enum Error {
     /// The input cannot be read.
     #[error(transparent)]
     Input(LineError),
-    /// Nobody reads what is printed.
-    #[error("the output is closed")]
-    OutputClosed,
+    /// Nothing more can be printed.
+    #[error(transparent)]
+    Output(#[from] Over),
     /// The thread that reads the input could not be started.
     #[error("cannot start to read the input: {0}")]
     Thread(io::Error),
@@ -113,7 +113,7 @@ pub(crate) async fn run(
                     replies(&mut connection, screen)?;
                 }
             },
-            () = screen.closed() => return Err(Error::OutputClosed),
+            over = screen.over() => return Err(over.into()),
             () = screen.room(), if screen.is_behind() => {}
             line = input.recv(), if takes_input => match line {
                 Some(Ok(line)) => {

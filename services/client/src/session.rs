@@ -166,7 +166,7 @@ impl Session<'_> {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
-                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                over = self.screen.over() => return Err(Err(over.into())),
                 () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
                 () = sleep_until(wake.into()) => {}
@@ -212,7 +212,7 @@ impl Session<'_> {
                     Err(error) => return self.broken(&error),
                 },
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
-                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                over = self.screen.over() => return Err(Err(over.into())),
                 // Then the input is heard again.
                 () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() && !connection.is_congested() => self.on_typed(typed),
