@@ -23,6 +23,7 @@ use crate::input::lines::{self, LineError};
 use crate::screen::escape::{Backslash, escape};
 use crate::screen::{Lines, Over, Screen};
 use crate::session::connection::{Connection, Transfer};
+use crate::session::dial::Host;
 
 /// What the book's client prints first.
 const COMMANDS: &str = "Commands:\n\
@@ -82,7 +83,8 @@ pub(crate) async fn run(
     screen: &Screen,
 ) -> Result<(), Error> {
     let connect = |source| Error::Connect { address: address.to_owned(), source };
-    let mut connection = Connection::open(address, security).await.map_err(connect)?;
+    let mut host = Host::new(address.to_owned());
+    let mut connection = Connection::open(&mut host, security).await.map_err(connect)?;
     screen.print(Lines { out: COMMANDS.to_owned(), err: String::new() });
     let mut input = read_lines().map_err(Error::Thread)?;
     let mut ending: Option<Ending> = None;
