@@ -58,7 +58,7 @@ pub(crate) struct Args {
     pub(crate) no_reconnect: bool,
 
     /// After standard input has ended: how long to wait while nothing comes of what was asked for (10 by default), or,
-    /// with --classic, for the silence that ends the session (1 by default)
+    /// with --classic, for the silence that ends the session (1 by default; after five times that it ends in any case)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) linger: Option<Duration>,
 
@@ -146,9 +146,12 @@ available, or there are too many). Leaving a group, and questions about it, wait
 standard input ends, the session ends once every post is answered and every message known of is printed. A moderator
 who closes the connection ends the session.
 
+With --classic, a server that has not closed the connection when the session ends may not have done all: that is told.
+
 Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
 connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
-was asked for did not come in time, nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
+was asked for did not come in time (with --classic: the server still spoke after five times the --linger, or a line was
+skipped), nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
 is waited for), the file of --state could not be written in the end, or, when standard input is no terminal, a command
 failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
 ignored from the start, as with nohup, does not). One line on standard error says why.
