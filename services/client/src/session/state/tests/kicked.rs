@@ -28,13 +28,16 @@ fn who_is_kicked_while_a_join_is_on_its_way_is_a_member_once_that_is_answered() 
 }
 
 #[test]
-fn who_is_kicked_while_leaving_and_coming_back_is_back_after_the_answers_to_both() {
+fn who_is_kicked_while_leaving_and_coming_back_is_back_after_the_answers_to_all_of_it() {
     let left = r#"{"Left":{"group_name":"Dogs","reason":"leave"}}"#;
     for answer in [&rejected("not_a_member", r#","request":"Leave","group_name":"Dogs""#), left] {
         let mut play = Play::in_dogs();
+        play.type_in(Command::Join { group: "Dogs".into(), last: Some(2) });
         play.type_in(Command::Leave { group: "Dogs".into() });
         play.hear(r#"{"Left":{"group_name":"Dogs","reason":"kicked"}}"#);
         play.type_in(Command::Join { group: "Dogs".into(), last: None });
+        // Of the first join, of the leave, and of the second join.
+        play.hear(&joined(EPOCH, 8, true));
         play.hear(answer);
         play.hear(&joined(EPOCH, 9, true));
         play.hear(&message(10));
