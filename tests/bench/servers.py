@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,14 +129,34 @@ def load_on(addresses, pids, store_pids, arguments, limit, file=None, faulty=Fal
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
         except subprocess.TimeoutExpired:
             raise Failed(f"not over after {limit} s") from None
+        if done.returncode < 0:
+            raise Failed(f"tertulia-loadgen was ended by signal {-done.returncode}")
         if not file.is_file():
             raise Failed((done.stderr.strip() or "no result").splitlines()[-1])
-        result = json.loads(file.read_text())
+        try:
+            result = json.loads(file.read_text())
+        except ValueError as error:
+            raise Failed(f"its results cannot be read: {error}") from None
         if result["failed"]:
             raise Failed(result["failed"])
         if done.returncode and not faulty:
             raise Failed(f"faults: {result['faults']}")
         return result
+
+
+@contextmanager
+def beside_the_disk(folder, seconds):
+    """Appends to a file there meanwhile (disk.py); afterwards it holds what messages would have waited in the last seconds, percentiles in microseconds."""
+    waits = {}
+    disk = subprocess.Popen([Path(__file__).with_name("disk.py"), folder, str(seconds)], stdout=subprocess.PIPE, text=True)
+    try:
+        yield waits
+    finally:
+        disk.terminate()
+        told, _ = disk.communicate()
+    if disk.returncode:
+        raise Failed(f"disk.py has ended with {disk.returncode}")
+    waits.update(json.loads(told))
 
 
 def prepare():

@@ -45,3 +45,19 @@ async fn a_server_that_is_not_there_is_told_by_the_exit_code() -> Result<()> {
     assert!(complaints.contains(&address), "{complaints}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_skipped_and_fails_the_session_in_the_end() -> Result<()> {
+    let server = Server::start().await?;
+    let mut one = Terminal::start(&["--classic", &server.chat().to_string()])?;
+    one.types("join Dogs").await?;
+    one.types(&format!("post Dogs {}", "x".repeat(1024 * 1024))).await?;
+    one.types("post Dogs still here").await?;
+    one.hang_up();
+    one.expect_in_session("message posted to Dogs: still here").await?;
+    let (code, complaints) = one.end(END).await?;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("a longer one was skipped"), "{complaints}");
+    assert!(!complaints.contains("had not finished"), "the server closes once it has done all: {complaints}");
+    Ok(())
+}

@@ -130,6 +130,25 @@ async fn who_does_not_want_to_connect_again_ends_with_the_connection() -> Result
 }
 
 #[tokio::test]
+async fn a_peer_that_says_anything_but_a_welcome_is_not_heard_for_ever() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let ada = follower(&listener.local_addr()?.to_string(), &[])?;
+    let (stream, _) = within(PATIENCE, "a connection", async { Ok(listener.accept().await?) }).await?;
+    let mut peer = RawClient::new(stream);
+    peer.expect_json(&json!({"Hello": {"user": "ada"}})).await?;
+    let speak = async {
+        while peer.line(&json!({"Ping": {}}).to_string()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    };
+    // A welcome may take ten seconds.
+    let ((code, said), ()) = tokio::try_join!(ada.end(Duration::from_secs(20)), speak)?;
+    ensure!(code == Some(1) && said.contains("no welcome in time"), "{code:?}: {said}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_newest_few_are_shown_first() -> Result<()> {
     let server = Server::start().await?;
     let mut bob = server.connector().extended("bob").await?;

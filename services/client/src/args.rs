@@ -58,7 +58,7 @@ pub(crate) struct Args {
     pub(crate) no_reconnect: bool,
 
     /// After standard input has ended: how long to wait while nothing comes of what was asked for (10 by default), or,
-    /// with --classic, for the silence that ends the session (1 by default)
+    /// with --classic, for the silence that ends the session (1 by default; after five times that it ends in any case)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) linger: Option<Duration>,
 
@@ -127,8 +127,9 @@ records a backslash is written as two.
 With --state a group that was joined by an earlier run is joined after the last message that was printed, and what was
 missed follows; also with --last on the command line, while `join GROUP --last N` shows the newest N. The file never says
 more than was printed: after an orderly end nothing is missing or there twice; after a kill or a power cut, what was
-printed in the last second comes again. A file is for one server, and for one run at a time, which FILE.lock beside it
-sees to. One that cannot be written at the start is an error; later on it is told, and the session goes on.
+printed in the last second comes again, and after an output that failed (as on a full disk), what of its last piece came
+through. A file is for one server, and for one run at a time, which FILE.lock beside it sees to. One that cannot be
+written at the start is an error; later on it is told, and the session goes on.
 
 With --raw every line is posted to the group of --join as it stands, an empty one too. Only a carriage return at its end
 and a byte order mark at the start of the input are no part of it.
@@ -145,9 +146,12 @@ available, or there are too many). Leaving a group, and questions about it, wait
 standard input ends, the session ends once every post is answered and every message known of is printed. A moderator
 who closes the connection ends the session.
 
+With --classic, a server that has not closed the connection when the session ends may not have done all: that is told.
+
 Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
 connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
-was asked for did not come in time, nobody reads the output, the output was cut off (by a signal or an error; else it
+was asked for did not come in time (with --classic: the server still spoke after five times the --linger, or a line was
+skipped), nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
 is waited for), the file of --state could not be written in the end, or, when standard input is no terminal, a command
 failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
 ignored from the start, as with nohup, does not). One line on standard error says why.

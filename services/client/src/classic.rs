@@ -7,8 +7,11 @@
 //!   one sends what it still has, tells the server that nothing more will come (it shuts down its write side) and prints
 //!   what still arrives, until the server closes the connection, nothing came for the linger time (1 s, `--linger`), or
 //!   five times that passed. So `printf 'join Dogs\npost Dogs hi\n' | tertulia --classic HOST:PORT` prints the message.
+//!   tertulia closes once it has done all it was sent; the book's own server never does, so that silence is no failure,
+//!   but is told: what came last may be missing. To be cut off while the server still speaks is one.
 //! * Control characters other than tab are printed as escapes, so that nobody can take over a reader's terminal.
-//! * A line that is too long, or a reply that is not understood, ends neither the process nor its memory without a word.
+//! * A line that is too long or not UTF-8 is skipped, which is told, and the session fails in the end; a reply that is not
+//!   understood ends it with a word.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,8 +24,12 @@ use tokio::time::sleep_until;
 
 use crate::input::lines::{self, LineError};
 use crate::screen::escape::{Backslash, escape};
-use crate::screen::{Lines, Screen};
+use crate::screen::{Lines, Over, Screen};
 use crate::session::connection::{Connection, Transfer};
+use crate::session::dial::Host;
+use ending::{Ending, TAKES_NOTHING};
+
+mod ending;
 
 /// What the book's client prints first.
 const COMMANDS: &str = "Commands:\n\
@@ -30,10 +37,8 @@ const COMMANDS: &str = "Commands:\n\
                         post GROUP MESSAGE...\n\
                         Type Control-D (on Unix) or Control-Z (on Windows) to close the connection.\n";
 
-/// After all was sent, the session lasts at most so many times the linger time.
-const LINGER_TIMES: u32 = 5;
-/// A server that takes nothing of what is left for so long will not take it.
-const TAKES_NOTHING: Duration = Duration::from_secs(60);
+/// What is said where the server did not close the connection, as it does once all is done.
+const UNFINISHED: &str = "the server had not finished; what came last may be missing";
 
 /// Why a classic session failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +68,15 @@ pub(crate) enum Error {
     /// The server said something else.
     #[error("the reply of the server is not understood: {0}")]
     Reply(Fault),
-    /// The input cannot be read.
+    /// There was still more to come.
+    #[error("{UNFINISHED}")]
+    Unfinished,
+    /// The input could not be read, or not sent, as a whole; each time it was told why.
+    #[error("not all of the input was sent")]
+    Input,
+    /// Nothing more can be printed.
     #[error(transparent)]
-    Input(LineError),
-    /// Nobody reads what is printed.
-    #[error("the output is closed")]
-    OutputClosed,
+    Output(#[from] Over),
     /// The thread that reads the input could not be started.
     #[error("cannot start to read the input: {0}")]
     Thread(io::Error),
@@ -82,10 +90,23 @@ pub(crate) async fn run(
     screen: &Screen,
 ) -> Result<(), Error> {
     let connect = |source| Error::Connect { address: address.to_owned(), source };
-    let mut connection = Connection::open(address, security).await.map_err(connect)?;
+    let mut host = Host::new(address.to_owned());
+    let connection = Connection::open(&mut host, security).await.map_err(connect)?;
     screen.print(Lines { out: COMMANDS.to_owned(), err: String::new() });
-    let mut input = read_lines().map_err(Error::Thread)?;
+    let input = read_lines().map_err(Error::Thread)?;
+    converse(connection, input, linger, screen).await
+}
+
+/// Says what is typed, and prints the replies.
+async fn converse(
+    mut connection: Connection,
+    mut input: mpsc::Receiver<Result<String, LineError>>,
+    linger: Duration,
+    screen: &Screen,
+) -> Result<(), Error> {
     let mut ending: Option<Ending> = None;
+    let mut all_sent = true;
+    let end = |all_sent| if all_sent { Ok(()) } else { Err(Error::Input) };
     loop {
         if let Some(ending) = &mut ending {
             ending.screen(Instant::now(), screen.is_behind());
@@ -104,7 +125,7 @@ pub(crate) async fn run(
                         ending.wrote(Instant::now());
                     }
                 }
-                Transfer::Ended if ending.as_ref().is_some_and(Ending::is_told) => return Ok(()),
+                Transfer::Ended if ending.as_ref().is_some_and(Ending::is_told) => return end(all_sent),
                 Transfer::Ended => return Err(Error::Closed),
                 Transfer::Read => {
                     if let Some(ending) = &mut ending {
@@ -113,7 +134,7 @@ pub(crate) async fn run(
                     replies(&mut connection, screen)?;
                 }
             },
-            () = screen.closed() => return Err(Error::OutputClosed),
+            over = screen.over() => return Err(over.into()),
             () = screen.room(), if screen.is_behind() => {}
             line = input.recv(), if takes_input => match line {
                 Some(Ok(line)) => {
@@ -128,14 +149,21 @@ pub(crate) async fn run(
                     }
                     connection.queue(&mut bytes);
                 }
-                Some(Err(error)) => return Err(Error::Input(error)),
+                Some(Err(error)) => {
+                    all_sent = false;
+                    tell(screen, &error);
+                }
                 None => ending = Some(Ending::new(linger, Instant::now())),
             },
             () = sleep_until(until.into()) => {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return match ending.as_ref().is_some_and(Ending::is_told) {
-                        true => Ok(()),
-                        false => Err(Error::NotTaken { bytes: connection.unsent() }),
+                    return match &ending {
+                        Some(ending) if ending.is_cut_off() => Err(Error::Unfinished),
+                        Some(ending) if ending.is_told() => {
+                            tell(screen, &UNFINISHED);
+                            end(all_sent)
+                        }
+                        _ => Err(Error::NotTaken { bytes: connection.unsent() }),
                     };
                 }
             }
@@ -143,76 +171,14 @@ pub(crate) async fn run(
     }
 }
 
-/// The time after the input ended: first the rest is sent, then the server is told, then its last replies are waited for.
-#[derive(Debug)]
-struct Ending {
-    /// When this stage began.
-    since: Instant,
-    /// When the server last took or said something.
-    last: Instant,
-    linger: Duration,
-    /// Whether the server was told that nothing more will come.
-    is_told: bool,
-    /// Since when the screen is behind: nothing is read then, which is no silence of the server.
-    behind: Option<Instant>,
-}
-
-impl Ending {
-    fn new(linger: Duration, now: Instant) -> Self {
-        Self { since: now, last: now, linger, is_told: false, behind: None }
-    }
-
-    fn is_told(&self) -> bool {
-        self.is_told
-    }
-
-    fn told(&mut self, now: Instant) {
-        (self.is_told, self.since, self.last) = (true, now, now);
-    }
-
-    fn wrote(&mut self, now: Instant) {
-        self.last = now;
-    }
-
-    fn heard(&mut self, now: Instant) {
-        // Replies are no sign that the server takes what is left for it.
-        if self.is_told {
-            self.last = now;
-        }
-    }
-
-    /// The clock stands while the screen is behind; then the server has its time anew.
-    fn screen(&mut self, now: Instant, is_behind: bool) {
-        match self.behind {
-            None if is_behind => self.behind = Some(now),
-            Some(since) if !is_behind => {
-                let stood = now.saturating_duration_since(since);
-                (self.since, self.last, self.behind) = (self.since + stood, now, None);
-            }
-            _ => {}
-        }
-    }
-
-    /// When the session is over; `None` while the clock stands.
-    fn deadline(&self) -> Option<Instant> {
-        if self.behind.is_some() {
-            return None;
-        }
-        Some(match self.is_told {
-            true => (self.last + self.linger).min(self.since + self.linger * LINGER_TIMES),
-            false => self.last + TAKES_NOTHING,
-        })
-    }
-}
-
 fn read_lines() -> io::Result<mpsc::Receiver<Result<String, LineError>>> {
     let (typed, receiver) = mpsc::channel(64);
-    let take = move |line: Result<&str, LineError>| {
-        let failed = line.is_err();
-        typed.blocking_send(line.map(str::to_owned)).is_ok() && !failed
-    };
-    lines::spawn(take, || {})?;
+    lines::spawn(move |line| typed.blocking_send(line.map(str::to_owned)).is_ok(), || {})?;
     Ok(receiver)
+}
+
+fn tell(screen: &Screen, what: &impl std::fmt::Display) {
+    screen.print(Lines { out: String::new(), err: format!("tertulia: {what}\n") });
 }
 
 fn replies(connection: &mut Connection, screen: &Screen) -> Result<(), Error> {
@@ -279,75 +245,4 @@ fn next_token(input: &str) -> Option<(&str, &str)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_those_of_the_book() {
-        let join = || Some(FromClient::Join { group_name: "Dogs".into() });
-        assert_eq!(parse("join Dogs"), join());
-        assert_eq!(parse("  join   Dogs  "), join());
-        assert_eq!(parse("join Dogs Cats"), None);
-        let post =
-            |message: &'static str| Some(FromClient::Post { group_name: "Dogs".into(), message: message.into() });
-        assert_eq!(parse("post Dogs  Samoyeds   rock! "), post("Samoyeds   rock! "));
-        assert_eq!(parse("post Dogs"), post(""));
-        assert_eq!(parse("post"), None);
-        for (line, unrecognized) in [("", false), ("  ", false), ("join", false), ("post", false), ("leave Dogs", true)]
-        {
-            assert_eq!(parse(line), None);
-            assert_eq!(is_unrecognized(line), unrecognized, "{line:?}");
-        }
-    }
-
-    #[test]
-    fn replies_are_printed_as_in_the_book() {
-        let mut out = String::new();
-        print(&FromServer::Message { group_name: "Dogs".into(), message: "a\tb \\ c".into() }, &mut out);
-        print(&FromServer::Error("Group 'Cats' does not exist".into()), &mut out);
-        assert_eq!(out, "message posted to Dogs: a\tb \\ c\nerror from server: Group 'Cats' does not exist\n");
-    }
-
-    #[test]
-    fn a_reply_cannot_drive_the_terminal() {
-        let mut out = String::new();
-        print(&FromServer::Error("\u{1b}[2J\n\u{9b}x".into()), &mut out);
-        assert_eq!(out, "error from server: \\u{1b}[2J\\n\\u{9b}x\n");
-    }
-
-    #[test]
-    fn the_end_comes_after_silence_or_five_times_that() {
-        let (linger, now) = (Duration::from_secs(1), Instant::now());
-        let mut ending = Ending::new(linger, now);
-        ending.told(now);
-        assert_eq!(ending.deadline(), Some(now + linger));
-        ending.heard(now + linger * 3);
-        assert_eq!(ending.deadline(), Some(now + linger * 4));
-        ending.heard(now + linger * 9);
-        assert_eq!(ending.deadline(), Some(now + linger * 5));
-    }
-
-    #[test]
-    fn as_long_as_the_server_takes_what_is_left_there_is_no_end() {
-        let (linger, now) = (Duration::from_secs(1), Instant::now());
-        let mut ending = Ending::new(linger, now);
-        assert_eq!(ending.deadline(), Some(now + TAKES_NOTHING));
-        ending.heard(now + linger * 30);
-        assert_eq!(ending.deadline(), Some(now + TAKES_NOTHING), "it says much and takes nothing");
-        ending.wrote(now + linger * 50);
-        assert_eq!(ending.deadline(), Some(now + linger * 50 + TAKES_NOTHING));
-        ending.told(now + linger * 80);
-        assert_eq!(ending.deadline(), Some(now + linger * 81));
-    }
-
-    #[test]
-    fn a_screen_that_is_behind_is_no_silence_of_the_server() {
-        let (linger, now) = (Duration::from_secs(1), Instant::now());
-        let mut ending = Ending::new(linger, now);
-        ending.told(now);
-        ending.screen(now, true);
-        assert_eq!(ending.deadline(), None);
-        ending.screen(now + linger * 60, false);
-        assert_eq!(ending.deadline(), Some(now + linger * 61));
-    }
-}
+mod tests;

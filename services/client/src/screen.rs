@@ -3,8 +3,9 @@
 //! What waits to be printed is counted; while there is much of it the session reads neither the socket nor commands.
 
 use std::io::{self, Write};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -19,6 +20,8 @@ mod format;
 const BEHIND: u64 = 1024 * 1024;
 /// Printed at once at most, unless one piece is longer.
 const BATCH: u64 = 64 * 1024;
+/// How long an output that takes nothing just now is left alone.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Prints above the line that is being typed.
 pub(crate) type Above = Box<dyn FnMut(String) -> bool + Send>;
@@ -30,7 +33,8 @@ struct Progress {
     queued: u64,
     /// Bytes of them that are printed.
     printed: u64,
-    closed: bool,
+    /// Why no more will be.
+    over: Option<Over>,
 }
 
 impl Progress {
@@ -39,10 +43,25 @@ impl Progress {
     }
 }
 
-/// Nobody reads what is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the output is closed")]
-pub(crate) struct Closed;
+/// Why nothing more is printed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Over {
+    /// Nobody reads it.
+    #[error("the output is closed")]
+    Closed,
+    /// It cannot be written, as where a disk is full.
+    #[error("cannot write the output: {0}")]
+    Failed(Arc<io::Error>),
+}
+
+impl From<io::Error> for Over {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Failed(Arc::new(error)),
+        }
+    }
+}
 
 /// What the session prints to.
 #[derive(Debug)]
@@ -74,7 +93,7 @@ impl Screen {
     /// Prints lines as they are.
     pub(crate) fn print(&self, lines: Lines) {
         self.progress.send_modify(|progress| progress.queued += lines.bytes());
-        // If nobody prints any more, `closed` tells.
+        // If nobody prints any more, `over` tells.
         self.lines.send(lines).ok();
     }
 
@@ -98,18 +117,19 @@ impl Screen {
         self.wait(|progress| progress.waiting() < BEHIND).await;
     }
 
-    /// Waits until nobody reads what is printed. Cancel safe.
-    pub(crate) async fn closed(&self) {
-        self.wait(|progress| progress.closed).await;
+    /// Waits until no more can be printed, and tells why. Cancel safe.
+    pub(crate) async fn over(&self) -> Over {
+        self.wait(|progress| progress.over.is_some()).await;
+        self.progress.borrow().over.clone().unwrap_or(Over::Closed)
     }
 
     /// Waits until all is printed that was to be, however long its reader takes. Cancel safe.
     ///
     /// # Errors
-    /// If nobody reads it any more.
-    pub(crate) async fn printed(&self) -> Result<(), Closed> {
-        self.wait(|progress| progress.waiting() == 0 || progress.closed).await;
-        if self.progress.borrow().closed { Err(Closed) } else { Ok(()) }
+    /// If no more can be.
+    pub(crate) async fn printed(&self) -> Result<(), Over> {
+        self.wait(|progress| progress.waiting() == 0 || progress.over.is_some()).await;
+        self.progress.borrow().over.clone().map_or(Ok(()), Err)
     }
 
     async fn wait(&self, condition: impl FnMut(&Progress) -> bool) {
@@ -133,7 +153,8 @@ impl<Out: Write> Printer<Out> {
                 lines.err.push_str(&more.err);
             }
             let bytes = lines.bytes();
-            if self.print(lines).is_err() {
+            if let Err(error) = self.print(lines) {
+                self.progress.send_modify(|progress| progress.over = Some(error.into()));
                 return;
             }
             self.progress.send_modify(|progress| progress.printed += bytes);
@@ -143,7 +164,7 @@ impl<Out: Write> Printer<Out> {
     fn print(&mut self, lines: Lines) -> io::Result<()> {
         if !lines.err.is_empty() {
             // Standard error may be closed; the session can do without.
-            io::stderr().lock().write_all(lines.err.as_bytes()).ok();
+            write(&mut io::stderr().lock(), &lines.err).ok();
         }
         if lines.out.is_empty() {
             return Ok(());
@@ -155,22 +176,38 @@ impl<Out: Write> Printer<Out> {
             // The editor has ended: there is no line to print above.
             self.above = None;
         }
-        self.out.write_all(lines.out.as_bytes())?;
-        self.out.flush()
+        write(&mut self.out, &lines.out)
+    }
+}
+
+/// Writes all of it. Whoever shares a pipe or a terminal may have made it non-blocking: then it takes nothing now and then,
+/// which is no failure.
+fn write(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let mut left = text.as_bytes();
+    loop {
+        let step = if left.is_empty() { out.flush().map(|()| 0) } else { out.write(left) };
+        match step {
+            Ok(_) if left.is_empty() => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => left = left.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
     }
 }
 
 impl<Out> Drop for Printer<Out> {
     /// However the printing ended, nobody is to wait for more of it.
     fn drop(&mut self) {
-        self.progress.send_modify(|progress| progress.closed = true);
+        self.progress.send_modify(|progress| {
+            progress.over.get_or_insert(Over::Closed);
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -209,7 +246,7 @@ mod tests {
         screen.print(line());
         assert!(timeout(Duration::from_millis(50), screen.printed()).await.is_err(), "nobody has taken it");
         go.send(()).unwrap();
-        assert_eq!(screen.printed().await, Ok(()));
+        screen.printed().await.unwrap();
         assert_eq!(took.recv(), Ok(5));
     }
 
@@ -218,7 +255,52 @@ mod tests {
         let (screen, go, _took) = slow();
         screen.print(line());
         drop(go);
-        assert_eq!(screen.printed().await, Err(Closed));
-        screen.closed().await;
+        assert!(matches!(screen.printed().await, Err(Over::Closed)));
+        assert!(matches!(screen.over().await, Over::Closed));
+    }
+
+    /// An output that answers each write as told, and takes two bytes where that is `None`.
+    struct Moody {
+        answers: std::vec::IntoIter<Option<io::ErrorKind>>,
+        taken: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Moody {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(kind) = self.answers.next().flatten() {
+                return Err(kind.into());
+            }
+            let bytes = &bytes[..bytes.len().min(2)];
+            self.taken.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.answers.next().flatten().map_or(Ok(()), |kind| Err(kind.into()))
+        }
+    }
+
+    fn moody(answers: Vec<Option<io::ErrorKind>>) -> (Screen, mpsc::Receiver<Vec<u8>>) {
+        let (taken, took) = mpsc::channel();
+        let moody = Moody { answers: answers.into_iter(), taken };
+        (Screen::start_on(Style::Record, None, moody).unwrap(), took)
+    }
+
+    #[tokio::test]
+    async fn an_output_that_takes_nothing_just_now_gets_all_in_the_end() {
+        let busy = Some(io::ErrorKind::WouldBlock);
+        let (screen, took) = moody(vec![busy, None, busy, busy, None, Some(io::ErrorKind::Interrupted), None, busy]);
+        screen.print(line());
+        screen.printed().await.unwrap();
+        assert_eq!(took.try_iter().flatten().collect::<Vec<_>>(), b"woof\n");
+    }
+
+    #[tokio::test]
+    async fn why_the_output_cannot_be_written_is_told() {
+        let (screen, _took) = moody(vec![None, Some(io::ErrorKind::StorageFull)]);
+        screen.print(line());
+        assert!(matches!(screen.printed().await, Err(Over::Failed(why)) if why.kind() == io::ErrorKind::StorageFull));
+        assert_eq!(screen.over().await.to_string(), "cannot write the output: no storage space");
+        assert_eq!(screen.printed_bytes(), 0);
     }
 }

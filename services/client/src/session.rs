@@ -8,7 +8,6 @@
 //! * when a connection is lost and reconnecting is off;
 //! * on a signal, and when the output is closed.
 
-use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use tertulia_tls_client::Security;
@@ -22,6 +21,7 @@ use crate::signals::Signals;
 use backoff::Backoff;
 use clock::Clock;
 use connection::{Connection, Transfer};
+use dial::Host;
 use event::Event;
 use liveness::{Due, Liveness};
 use state::{Refusal, State};
@@ -29,7 +29,7 @@ use state::{Refusal, State};
 pub(crate) mod backoff;
 mod clock;
 pub(crate) mod connection;
-mod dial;
+pub(crate) mod dial;
 mod end;
 pub(crate) use end::{Error, Outcome};
 pub(crate) mod event;
@@ -40,11 +40,11 @@ mod outbox;
 mod query;
 mod state;
 
-/// How long `Welcome` may take.
+/// How long `Welcome` may take, whatever else comes meanwhile.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a server that goes away may take to answer what is in flight.
 const DEPARTURE: Duration = Duration::from_secs(10);
-/// A connection that held so long lets the backoff begin anew.
+/// A connection that held so long after its `Welcome` lets the backoff begin anew.
 const HELD: Duration = Duration::from_secs(10);
 
 /// What the session is to do.
@@ -90,8 +90,18 @@ pub(crate) async fn run(
         state.command(Command::Join { group: group.clone(), last }, Instant::now());
     }
     let clock = Clock::new(Instant::now(), SystemTime::now());
-    let mut session =
-        Session { options, state, input, signals, screen, bookmarks, clock, give_up: None, input_ended: false };
+    let mut session = Session {
+        options,
+        state,
+        input,
+        signals,
+        screen,
+        bookmarks,
+        clock,
+        give_up: None,
+        input_ended: false,
+        welcomed: None,
+    };
     let ended = session.run().await;
     session.tell_unanswered(&ended);
     session.show();
@@ -112,25 +122,30 @@ struct Session<'a> {
     /// When to stop waiting for answers, if nothing comes of what was asked for until then.
     give_up: Option<Instant>,
     input_ended: bool,
+    /// When `Welcome` came on this connection, or the last one.
+    welcomed: Option<Instant>,
 }
 
 impl Session<'_> {
     async fn run(&mut self) -> Ended {
         let mut backoff = Backoff::default();
+        let (address, security) = (self.options.address.clone(), self.options.security.clone());
+        let mut host = Host::new(address.clone());
         loop {
-            let (address, security) = (self.options.address.clone(), self.options.security.clone());
-            let reason = match self.meanwhile(Connection::open(&address, security.as_ref())).await {
+            let reason = match self.meanwhile(Connection::open(&mut host, security.as_ref())).await {
                 Err(ended) => return ended,
                 Ok(Err(source)) if !self.state.was_online() => return Err(Error::Connect { address, source }),
                 Ok(Err(source)) => source.to_string(),
                 Ok(Ok(mut connection)) => {
-                    let since = Instant::now();
                     self.state.connected();
+                    self.welcomed = None;
                     let conversation = self.converse(&mut connection).await;
-                    connection.close().await;
-                    if since.elapsed() >= HELD {
+                    host.note(connection.address(), self.welcomed.is_some());
+                    // A server that accepts and lets nobody in is none that came back.
+                    if self.welcomed.is_some_and(|since| since.elapsed() >= HELD) {
                         backoff.reset();
                     }
+                    connection.close().await;
                     match conversation {
                         Ok(reason) => reason,
                         Err(ended) => return ended,
@@ -166,7 +181,7 @@ impl Session<'_> {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
-                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                over = self.screen.over() => return Err(Err(over.into())),
                 () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() => self.on_typed(typed),
                 () = sleep_until(wake.into()) => {}
@@ -176,7 +191,7 @@ impl Session<'_> {
 
     /// Talks until the connection ends (and says why), or the session.
     async fn converse(&mut self, connection: &mut Connection) -> Result<String, Ended> {
-        let mut liveness = Liveness::new(HANDSHAKE / 2, Instant::now());
+        let mut liveness = Liveness::new(HANDSHAKE, Instant::now());
         let mut depart_by: Option<Instant> = None;
         loop {
             connection.queue(self.state.wire());
@@ -209,10 +224,10 @@ impl Session<'_> {
                         return Err(Err(self.lost(reason)));
                     }
                     Ok(Transfer::Ended) => return Ok("the server closed it".to_owned()),
-                    Err(error) => return self.broken(&error),
+                    Err(error) => return self.failed(&error.to_string()),
                 },
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
-                () = self.screen.closed() => return Err(Err(Error::OutputClosed)),
+                over = self.screen.over() => return Err(Err(over.into())),
                 // Then the input is heard again.
                 () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() && !connection.is_congested() => self.on_typed(typed),
@@ -225,11 +240,9 @@ impl Session<'_> {
                         // What the server says is not read while the screen is behind: that is no silence of its.
                         Due::Dead if self.screen.is_behind() => {
                             self.state.ping();
-                            liveness.heard(now);
+                            liveness.begin_anew(now);
                         }
-                        Due::Dead if !self.state.was_online() => {
-                            return Err(Err(self.lost("no welcome in time")));
-                        }
+                        Due::Dead if self.welcomed.is_none() => return self.failed("no welcome in time"),
                         Due::Dead => return Ok("the server is silent".to_owned()),
                     }
                     if depart_by.is_some_and(|by| now >= by) {
@@ -238,7 +251,9 @@ impl Session<'_> {
                 }
             }
             if let Some(heartbeat) = self.state.take_heartbeat() {
-                liveness.set_heartbeat(heartbeat);
+                let now = Instant::now();
+                liveness.welcomed(heartbeat, now);
+                self.welcomed = Some(now);
                 connection.set_longest_line(self.state.longest_line());
             }
             if self.state.is_departing() && depart_by.is_none() {
@@ -254,7 +269,7 @@ impl Session<'_> {
             let line = match connection.next_line() {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(Ok(())),
-                Err(error) => return self.broken(&error).map(Err),
+                Err(error) => return self.failed(&error.to_string()).map(Err),
             };
             match self.state.line(line, now) {
                 Ok(()) => {}
@@ -371,10 +386,9 @@ impl Session<'_> {
         now
     }
 
-    /// The connection broke: why, or the end if it never was of use.
-    fn broken(&self, error: &io::Error) -> Result<String, Ended> {
-        let reason = error.to_string();
-        if self.state.was_online() { Ok(reason) } else { Err(Err(self.lost(&reason))) }
+    /// The connection is of no use: why, or the end if none ever was.
+    fn failed(&self, reason: &str) -> Result<String, Ended> {
+        if self.state.was_online() { Ok(reason.to_owned()) } else { Err(Err(self.lost(reason))) }
     }
 
     fn lost(&self, reason: &str) -> Error {

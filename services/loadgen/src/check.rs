@@ -6,7 +6,7 @@ pub enum Verdict {
     /// The next one.
     Next,
     /// Some before it are missing, so far.
-    After(u32),
+    After(u64),
     /// It was seen before, or comes too late.
     Again,
 }
@@ -15,7 +15,7 @@ pub enum Verdict {
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Of each poster, the number expected next; 0: any.
-    next: Box<[u32]>,
+    next: Box<[u64]>,
     count: u64,
     order: u64,
     /// Of the group, the number expected next, where the protocol numbers messages; 0: any.
@@ -31,15 +31,15 @@ impl Seen {
     }
 
     /// Judges a message by its poster's count.
-    pub fn post(&mut self, poster: u16, number: u32) -> Verdict {
+    pub fn post(&mut self, poster: u16, number: u64) -> Verdict {
         let Some(next) = self.next.get_mut(usize::from(poster)) else { return Verdict::Again };
         let expected = if *next == 0 { number } else { *next };
         if number < expected {
             return Verdict::Again;
         }
-        *next = number + 1;
+        *next = number.saturating_add(1);
         self.count += 1;
-        self.order = (self.order ^ (u64::from(poster) << 32 | u64::from(number))).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.order = (self.order ^ (u64::from(poster) << 48 ^ number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.order ^= self.order >> 29;
         if number == expected { Verdict::Next } else { Verdict::After(number - expected) }
     }
@@ -51,7 +51,7 @@ impl Seen {
             return Verdict::Again;
         }
         self.next_seq = seq + 1;
-        if seq == expected { Verdict::Next } else { Verdict::After(u32::try_from(seq - expected).unwrap_or(u32::MAX)) }
+        if seq == expected { Verdict::Next } else { Verdict::After(seq - expected) }
     }
 
     /// The newest `seq` that was seen.
@@ -80,7 +80,7 @@ impl Seen {
 
     /// Whether all of a poster's `sent` posts were seen; also true of a poster of whom nothing had to be seen yet.
     #[must_use]
-    pub fn missing(&self, poster: usize, sent: u32) -> u32 {
+    pub fn missing(&self, poster: usize, sent: u64) -> u64 {
         match self.next.get(poster) {
             None | Some(0) => 0,
             Some(next) => (sent + 1).saturating_sub(*next),
@@ -109,6 +109,15 @@ mod tests {
         assert_eq!(seen.post(0, 3), Verdict::Again);
         assert_eq!(seen.post(9, 1), Verdict::Again);
         assert_eq!((seen.missing(0, 7), seen.missing(1, 1)), (2, 0));
+    }
+
+    #[test]
+    fn a_poster_may_post_for_days() {
+        let mut seen = Seen::from_the_start(1);
+        let many = u64::from(u32::MAX);
+        assert_eq!(seen.post(0, many), Verdict::After(many - 1));
+        assert_eq!(seen.post(0, many + 1), Verdict::Next);
+        assert_eq!(seen.missing(0, many + 3), 2);
     }
 
     #[test]

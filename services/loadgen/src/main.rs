@@ -96,16 +96,11 @@ fn end(result: Result<bool>) -> ExitCode {
 
 fn tell(report: &Report, load: &Load, file: Option<Results>) -> Result<()> {
     let json = serde_json::to_string_pretty(report).context("write the results as JSON")?;
+    let is_for_programs = load.json.is_some() && file.is_none();
+    // First: they are not to be lost with a terminal that is gone.
+    file.map_or(Ok(()), |file| file.write(&json))?;
     let mut out = io::stdout().lock();
-    match file {
-        None if load.json.is_some() => writeln!(out, "{json}")?,
-        None => write!(out, "{report}")?,
-        Some(file) => {
-            write!(out, "{report}")?;
-            file.write(&json)?;
-        }
-    }
-    Ok(())
+    if is_for_programs { writeln!(out, "{json}") } else { write!(out, "{report}") }.context("write to standard output")
 }
 
 fn serve_bare(bare: &tertulia_loadgen::args::Bare) -> Result<()> {

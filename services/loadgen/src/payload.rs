@@ -4,14 +4,14 @@
 
 use std::fmt;
 
-/// The shortest message that holds what it must say.
+/// The shortest message that holds what it must say: one letter, and digits of five bits.
 pub const SHORTEST: usize = 40;
 /// A post that occupies no slot of a window.
 pub const NO_SLOT: u32 = 0x00ff_ffff;
 
 const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
-const HEX: &[u8; 16] = b"0123456789abcdef";
-const NOT_HEX: u8 = 0xff;
+const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+const NO_DIGIT: u8 = 0xff;
 
 /// What one message says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Stamp {
     /// Which poster of the group.
     pub poster: u16,
     /// The poster's how-manieth post, from 1.
-    pub number: u32,
+    pub number: u64,
     /// The place in the window that it occupies, or [`NO_SLOT`].
     pub slot: u32,
     /// When it was meant to be sent, in nanoseconds of the run's clock; below 2^60.
@@ -65,11 +65,11 @@ impl Format {
     pub fn write(&self, stamp: &Stamp, out: &mut Vec<u8>) {
         let mut head = [0; SHORTEST];
         head[0] = if stamp.probe { b'P' } else { b'M' };
-        put(&mut head[1..7], u64::from(stamp.group));
-        put(&mut head[7..11], u64::from(stamp.poster));
-        put(&mut head[11..19], u64::from(stamp.number));
-        put(&mut head[19..25], u64::from(stamp.slot));
-        put(&mut head[25..40], stamp.at);
+        put(&mut head[1..6], u64::from(stamp.group));
+        put(&mut head[6..10], u64::from(stamp.poster));
+        put(&mut head[10..23], stamp.number);
+        put(&mut head[23..28], u64::from(stamp.slot));
+        put(&mut head[28..40], stamp.at);
         out.extend_from_slice(&head);
         out.extend_from_slice(&self.filler);
     }
@@ -90,19 +90,19 @@ impl Format {
         };
         Ok(Stamp {
             probe,
-            group: take(&head[1..7])? as u32,
-            poster: take(&head[7..11])? as u16,
-            number: take(&head[11..19])? as u32,
-            slot: take(&head[19..25])? as u32,
-            at: take(&head[25..40])?,
+            group: u32::try_from(take(&head[1..6])?).map_err(|_| NotOurs)?,
+            poster: u16::try_from(take(&head[6..10])?).map_err(|_| NotOurs)?,
+            number: take(&head[10..23])?,
+            slot: u32::try_from(take(&head[23..28])?).map_err(|_| NotOurs)?,
+            at: take(&head[28..40])?,
         })
     }
 }
 
 fn put(digits: &mut [u8], mut value: u64) {
     for digit in digits.iter_mut().rev() {
-        *digit = HEX[(value & 15) as usize];
-        value >>= 4;
+        *digit = DIGITS[(value & 31) as usize];
+        value >>= 5;
     }
 }
 
@@ -111,16 +111,16 @@ fn take(digits: &[u8]) -> Result<u64, NotOurs> {
     for digit in digits {
         let digit = VALUES[usize::from(*digit)];
         all |= digit;
-        value = value << 4 | u64::from(digit);
+        value = value << 5 | u64::from(digit);
     }
-    if all == NOT_HEX { Err(NotOurs) } else { Ok(value) }
+    if all == NO_DIGIT { Err(NotOurs) } else { Ok(value) }
 }
 
 static VALUES: [u8; 256] = {
-    let mut values = [NOT_HEX; 256];
+    let mut values = [NO_DIGIT; 256];
     let mut value = 0;
-    while value < 16 {
-        values[HEX[value] as usize] = value as u8;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
         value += 1;
     }
     values
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     const STAMP: Stamp =
-        Stamp { probe: false, group: 0xabcdef, poster: 7, number: 0xfedc_ba98, slot: 255, at: 1 << 59 };
+        Stamp { probe: false, group: 0xabcdef, poster: 0xffed, number: u64::MAX - 7, slot: NO_SLOT, at: (1 << 60) - 1 };
 
     #[test]
     fn what_is_written_is_read() {

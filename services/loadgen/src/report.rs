@@ -307,6 +307,7 @@ impl fmt::Display for Report {
             ("told lost", faults.told_lost),
             ("bytes not sent", faults.unsent),
             ("history not read", faults.unread),
+            ("not come back", faults.away),
             ("unacknowledged", faults.unacknowledged),
             ("refused", faults.refused),
             ("closed by the server", faults.closed),

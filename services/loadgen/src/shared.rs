@@ -78,7 +78,7 @@ pub(crate) struct Shared {
     pub(crate) measure_from: AtomicU64,
     pub(crate) measure_to: AtomicU64,
     /// What each poster of each group has sent.
-    sent: Vec<AtomicU32>,
+    sent: Vec<AtomicU64>,
     /// When each group was posted to last.
     posted: Vec<AtomicU64>,
     /// Of each slot, how many must still see its post.
@@ -110,7 +110,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Open as u8),
             measure_from: AtomicU64::new(u64::MAX),
             measure_to: AtomicU64::new(u64::MAX),
-            sent: (0..plan.groups as usize * usize::from(plan.posters)).map(|_| AtomicU32::new(0)).collect(),
+            sent: (0..plan.groups as usize * usize::from(plan.posters)).map(|_| AtomicU64::new(0)).collect(),
             posted: (0..plan.groups).map(|_| AtomicU64::new(0)).collect(),
             remaining: Remaining::new(slots.max().unwrap_or(0)),
             joined_in: (0..plan.groups).map(|_| AtomicU32::new(0)).collect(),
@@ -161,12 +161,12 @@ impl Shared {
         Groups { group: Some(&self.names[group as usize]), quiet: quiet.collect() }
     }
 
-    fn sent_of(&self, group: u32, poster: u16) -> Option<&AtomicU32> {
+    fn sent_of(&self, group: u32, poster: u16) -> Option<&AtomicU64> {
         self.sent.get(group as usize * usize::from(self.plan.posters) + usize::from(poster))
     }
 
     /// What a poster has sent.
-    pub(crate) fn sent(&self, group: u32, poster: u16) -> u32 {
+    pub(crate) fn sent(&self, group: u32, poster: u16) -> u64 {
         self.sent_of(group, poster).map_or(0, |sent| sent.load(Ordering::Acquire))
     }
 
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// A poster sends one more, which gets this number.
-    pub(crate) fn count_post(&self, group: u32, poster: u16, now: u64) -> u32 {
+    pub(crate) fn count_post(&self, group: u32, poster: u16, now: u64) -> u64 {
         if let Some(posted) = self.posted.get(group as usize) {
             posted.store(now, Ordering::Release);
         }

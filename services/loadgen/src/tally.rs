@@ -38,6 +38,8 @@ pub struct Faults {
     pub unsent: u64,
     /// Members that have not got all of the history that they asked for.
     pub unread: u64,
+    /// Members that went away and had not come back in the end.
+    pub away: u64,
     /// Posts that were not acknowledged, where the protocol does.
     pub unacknowledged: u64,
     /// Refusals.
@@ -72,6 +74,7 @@ impl Faults {
         self.told_lost += other.told_lost;
         self.unsent += other.unsent;
         self.unread += other.unread;
+        self.away += other.away;
         self.unacknowledged += other.unacknowledged;
         self.refused += other.refused;
         self.closed += other.closed;

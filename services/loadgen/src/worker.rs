@@ -145,12 +145,12 @@ impl Worker {
         match self.phase {
             Phase::Probe => self.probe(now)?,
             Phase::Load => {
-                self.post(now)?;
+                self.post(now, u64::MAX)?;
                 self.churn(now)?;
             }
             // What was due while it was measured is sent, however late.
             Phase::Drain if matches!(self.shared.plan.pace, Pace::Open(_)) => {
-                self.post(now.min(self.shared.measure_to.load(Ordering::Relaxed)))?;
+                self.post(now, self.shared.measure_to.load(Ordering::Relaxed))?;
             }
             _ => {}
         }
@@ -278,6 +278,7 @@ impl Worker {
             let all = self.phase == Phase::Resume;
             let has_all = |member: &Member| member.state == State::Closed || member.missing(&self.shared) == 0;
             let settled = self.members.iter().filter(|member| member.is_awaited(all)).all(has_all)
+                && !self.members.iter().any(Member::is_away)
                 && !self.members.iter().any(|member| member.state != State::Closed && member.lacks_history())
                 && (!self.shared.plan.protocol.acks_posts() || self.tally.acks >= self.tally.posts);
             lane.settled.store(if settled { self.phase as u8 } else { 0 }, Ordering::Release);
@@ -300,12 +301,16 @@ impl Worker {
             let Member { group, place, .. } = member;
             if member.is_awaited(true) {
                 let missing = member.missing(&self.shared);
-                faults.missing_at_end += u64::from(missing);
+                faults.missing_at_end += missing;
                 if member.is_forgotten(&self.shared) {
                     faults.say(|| format!("group {group}, place {place}: it came back and got nothing"));
                 } else if missing > 0 {
                     faults.say(|| format!("group {group}, place {place}: the last {missing} messages have not come"));
                 }
+            }
+            if member.is_away() {
+                faults.away += 1;
+                faults.say(|| format!("group {group}, place {place}: it has not come back ({:?})", member.state));
             }
             if member.lacks_history() {
                 faults.unread += 1;

@@ -29,9 +29,10 @@ fn serve(server: Bare) -> anyhow::Result<SocketAddr> {
 fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
     let target = target.to_string();
     let (scenario, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
-    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms", "--patience", "2s", "--target", &target];
-    let duration = if rest.contains("--duration") { &[][..] } else { &["--duration", "300ms"] };
-    let cli = Cli::try_parse_from(fixed.iter().chain(duration).copied().chain(rest.split_whitespace()))?;
+    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms", "--target", &target];
+    let usual = [["--patience", "2s"], ["--duration", "300ms"]];
+    let usual = usual.into_iter().filter(|[option, _]| !rest.contains(option)).flatten();
+    let cli = Cli::try_parse_from(fixed.into_iter().chain(usual).chain(rest.split_whitespace()))?;
     let (scenario, load) = match cli.command {
         Command::Fanout(load) => (Scenario::Fanout, load),
         Command::Pairs(load) => (Scenario::Pairs, load),
@@ -147,6 +148,16 @@ fn a_run_with_faults_exits_with_one_and_says_so() {
 }
 
 #[test]
+fn what_is_sent_long_after_it_was_due_is_told_to_be_late() {
+    // Far more than can be sent in that time.
+    let report = report(server(None).unwrap(), "ingest --rate 4000000 --duration 100ms --patience 60s").unwrap();
+    assert!(report.faults.none(), "{report}");
+    // The last posts were due just before the end of the measurement, and sent long after it.
+    assert!(report.lateness.max as f64 > 1.5e6 * report.seconds, "{report}");
+    assert!(report.latency.max >= report.lateness.max, "{report}");
+}
+
+#[test]
 fn what_was_seen_of_a_server_that_ends_is_told() {
     let server = Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().end_after(300);
     let report = report(serve(server).unwrap(), "fanout --members 5 --rate 500 --duration 60s").unwrap();
@@ -189,6 +200,21 @@ fn results_that_cannot_be_written_are_refused_before_the_run_and_old_ones_do_not
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let done = process(vacant, "fanout --members 2 --json").arg(&file).output().unwrap();
     assert!(done.status.code() == Some(1) && !file.exists(), "{done:?}");
+}
+
+#[test]
+fn results_in_a_file_outlive_a_standard_output_that_nobody_reads() {
+    let file = std::env::temp_dir().join(format!("tertulia-loadgen-{}-kept.json", std::process::id()));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let arguments = "fanout --members 2 --rate 100 --warmup 0s --duration 200ms --json";
+    let done = process(server(None).unwrap(), arguments).arg(&file).stdout(writer).output().unwrap();
+    let results = std::fs::read_to_string(&file);
+    drop(std::fs::remove_file(&file));
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code() == Some(1) && told.contains("standard output"), "{told}");
+    let results: serde_json::Value = serde_json::from_str(&results.unwrap()).unwrap();
+    assert!(results["latency"]["count"].as_u64() > Some(0), "{results}");
 }
 
 #[cfg(unix)]

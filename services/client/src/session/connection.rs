@@ -1,6 +1,7 @@
 //! A connection as lines.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use super::dial::{CONNECT, dial};
+use super::dial::{CONNECT, Host};
 use crate::screen::Screen;
 
 /// No line of a server is longer, unless it allows longer messages: a page of history is the longest there is.
@@ -43,6 +44,7 @@ pub(crate) enum Transfer {
 /// Both directions of a connection, with what waits in them.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    address: SocketAddr,
     read: ReadHalf<Wire>,
     write: WriteHalf<Wire>,
     lines: LineBuffer,
@@ -53,17 +55,28 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to `HOST:PORT`, with TLS if there is something about it.
-    pub(crate) async fn open(address: &str, security: Option<&Security>) -> io::Result<Self> {
-        let stream = dial(address).await?;
+    /// Connects to the host, with TLS if there is something about it.
+    pub(crate) async fn open(host: &mut Host, security: Option<&Security>) -> io::Result<Self> {
+        let (address, stream) = host.dial().await?;
         stream.set_nodelay(true)?;
         let wire = match security {
             None => Wire::Left(stream),
-            Some(security) => Wire::Right(Box::new(encrypt(stream, security).await?)),
+            Some(security) => match encrypt(stream, security).await {
+                Ok(encrypted) => Wire::Right(Box::new(encrypted)),
+                Err(error) => {
+                    host.note(address, false);
+                    return Err(error);
+                }
+            },
         };
         let (read, write) = split(wire);
         let (lines, pending) = (LineBuffer::new(), BytesMut::new());
-        Ok(Self { read, write, lines, longest_line: LONGEST_LINE, pending, unflushed: false })
+        Ok(Self { address, read, write, lines, longest_line: LONGEST_LINE, pending, unflushed: false })
+    }
+
+    /// Which of the host's addresses it leads to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Takes lines of so many bytes from now on.

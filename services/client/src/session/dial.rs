@@ -1,7 +1,8 @@
 //! Reaching a host that has several addresses.
 //!
 //! Some of them may lead nowhere without a word, as where a machine has an address of IPv6 and no way out: so each gets a
-//! head start, and then the next is tried beside it. The first that answers is taken.
+//! head start, and then the next is tried beside it. The first that answers is taken. One that answers and lets nobody in, as
+//! a server that is frozen or full, is tried after the others the next time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +17,42 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long an address is tried alone.
 const HEAD_START: Duration = Duration::from_secs(2);
 
-/// Connects to `HOST:PORT`.
-pub(super) async fn dial(address: &str) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = in_time(lookup_host(address)).await?.collect();
-    first_of(addresses, |address| in_time(TcpStream::connect(address))).await
+/// `HOST:PORT`, and what became of its addresses.
+#[derive(Debug)]
+pub(crate) struct Host {
+    name: String,
+    /// Those that answered and did not let the client in, the last of them at the end.
+    closed: Vec<SocketAddr>,
+}
+
+impl Host {
+    /// Of its addresses nothing is known yet.
+    pub(crate) fn new(name: String) -> Self {
+        Self { name, closed: Vec::new() }
+    }
+
+    /// Connects, and tells to which address.
+    pub(super) async fn dial(&mut self) -> io::Result<(SocketAddr, TcpStream)> {
+        let addresses = in_time(lookup_host(&self.name)).await?.collect();
+        let connect = |address| async move { Ok((address, in_time(TcpStream::connect(address)).await?)) };
+        first_of(self.in_order(addresses), connect).await
+    }
+
+    /// Those first that are not known to let nobody in, then those of which that is known the longest.
+    fn in_order(&mut self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        // What the host's name no longer stands for is forgotten, so that nothing grows.
+        self.closed.retain(|closed| addresses.contains(closed));
+        addresses.sort_by_key(|address| self.closed.iter().position(|closed| closed == address));
+        addresses
+    }
+
+    /// What became of a connection to that address: whether it let the client in.
+    pub(super) fn note(&mut self, address: SocketAddr, let_in: bool) {
+        self.closed.retain(|closed| *closed != address);
+        if !let_in {
+            self.closed.push(address);
+        }
+    }
 }
 
 async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -104,6 +137,24 @@ mod tests {
     async fn one_that_is_slow_may_still_be_the_first() {
         let (port, after) = reached(&[4, 1]).await;
         assert_eq!((port.unwrap(), after), (4, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn an_address_that_lets_nobody_in_comes_last_until_it_does() {
+        let all = addresses(3);
+        let mut host = Host::new("test:1".into());
+        let order = |host: &mut Host| host.in_order(all.clone()).iter().map(SocketAddr::port).collect::<Vec<_>>();
+        assert_eq!(order(&mut host), [1, 2, 3]);
+        host.note(all[0], false);
+        assert_eq!(order(&mut host), [2, 3, 1]);
+        host.note(all[1], false);
+        assert_eq!(order(&mut host), [3, 1, 2], "all of them have their turn");
+        host.note(all[0], false);
+        assert_eq!(order(&mut host), [3, 2, 1]);
+        host.note(all[0], true);
+        assert_eq!(order(&mut host), [1, 3, 2]);
+        assert_eq!(host.in_order(all[..1].to_vec()), all[..1]);
+        assert_eq!(order(&mut host), [1, 2, 3], "what the name no longer stood for is forgotten");
     }
 
     #[tokio::test(start_paused = true)]

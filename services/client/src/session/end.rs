@@ -3,6 +3,7 @@
 use std::io;
 
 use super::state::{Refusal, Unanswered};
+use crate::screen::Over;
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +36,9 @@ pub(crate) enum Error {
     /// Some of what was asked for was refused.
     #[error("{0} of the commands failed")]
     Failures(u64),
-    /// Nobody reads what is printed.
-    #[error("the output is closed")]
-    OutputClosed,
+    /// Nothing more can be printed.
+    #[error(transparent)]
+    Output(#[from] Over),
 }
 
 /// How a session ended that did not fail.

@@ -1,4 +1,4 @@
-//! Whether the server still lives.
+//! Whether the server still lives, and, before that, whether it lets the client in.
 
 use std::time::{Duration, Instant};
 
@@ -19,23 +19,33 @@ pub(crate) struct Liveness {
     heartbeat: Duration,
     heard: Instant,
     pinged: bool,
+    /// Whether its welcome came.
+    welcomed: bool,
 }
 
 impl Liveness {
-    /// Starts to listen. A `heartbeat` below a second is taken as one second, so that a server cannot ask for a storm.
-    pub(crate) fn new(heartbeat: Duration, now: Instant) -> Self {
-        let mut liveness = Self { heartbeat, heard: now, pinged: false };
-        liveness.set_heartbeat(heartbeat);
-        liveness
+    /// Starts to wait for a welcome, which may take that long.
+    pub(crate) fn new(welcome: Duration, now: Instant) -> Self {
+        Self { heartbeat: welcome / 2, heard: now, pinged: false, welcomed: false }
     }
 
-    /// The server said how often it wants to hear something.
-    pub(crate) fn set_heartbeat(&mut self, heartbeat: Duration) {
+    /// The server let the client in, and said how often it wants to hear something. A `heartbeat` below a second is taken as
+    /// one second, so that a server cannot ask for a storm.
+    pub(crate) fn welcomed(&mut self, heartbeat: Duration, now: Instant) {
         self.heartbeat = heartbeat.clamp(Duration::from_secs(1), Duration::from_secs(24 * 3600));
+        self.welcomed = true;
+        self.begin_anew(now);
     }
 
-    /// Something came.
+    /// Something came. Before the welcome it counts for nothing: else a peer that says anything but that is heard for ever.
     pub(crate) fn heard(&mut self, now: Instant) {
+        if self.welcomed {
+            self.begin_anew(now);
+        }
+    }
+
+    /// Until now nobody listened.
+    pub(crate) fn begin_anew(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = false;
     }
@@ -64,10 +74,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_asked_about_once_and_then_taken_as_death() {
+    fn a_peer_that_says_anything_but_a_welcome_has_no_more_time_than_a_silent_one() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut liveness = Liveness::new(10 * second, start);
+        for at in 1..10 {
+            liveness.heard(start + at * second);
+            assert_ne!(liveness.check(start + at * second), Due::Dead);
+        }
+        assert_eq!(liveness.deadline(), start + 10 * second);
+        assert_eq!(liveness.check(start + 10 * second), Due::Dead);
+        liveness.begin_anew(start + 10 * second);
+        liveness.welcomed(30 * second, start + 15 * second);
+        assert_eq!(liveness.deadline(), start + 45 * second);
+    }
+
+    /// One that was welcomed.
+    fn alive(heartbeat: Duration, now: Instant) -> Liveness {
+        let mut liveness = Liveness::new(Duration::from_secs(10), now);
+        liveness.welcomed(heartbeat, now);
+        liveness
+    }
+
+    #[test]
+    fn silence_is_asked_about_once_and_then_taken_as_death() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut liveness = alive(10 * second, start);
         assert_eq!(liveness.deadline(), start + 10 * second);
         assert_eq!(liveness.check(start + 9 * second), Due::Nothing);
         assert_eq!(liveness.check(start + 10 * second), Due::Ping);
@@ -80,7 +113,7 @@ mod tests {
     fn any_line_is_a_sign_of_life() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
-        let mut liveness = Liveness::new(10 * second, start);
+        let mut liveness = alive(10 * second, start);
         assert_eq!(liveness.check(start + 15 * second), Due::Ping);
         liveness.heard(start + 16 * second);
         assert_eq!(liveness.check(start + 25 * second), Due::Nothing);
@@ -90,9 +123,9 @@ mod tests {
     #[test]
     fn a_heartbeat_of_nothing_is_no_storm() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(Duration::ZERO, start);
+        let mut liveness = alive(Duration::ZERO, start);
         assert_eq!(liveness.check(start + Duration::from_millis(999)), Due::Nothing);
-        liveness.set_heartbeat(Duration::MAX);
+        liveness.welcomed(Duration::MAX, start);
         assert_eq!(liveness.deadline(), start + Duration::from_secs(24 * 3600));
     }
 }

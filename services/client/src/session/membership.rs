@@ -297,6 +297,13 @@ impl Membership {
         self.is_of_use()
     }
 
+    /// The membership was ended unasked. Whether a `Join` or a `Leave` crossed that on its way, and is still to be answered: a
+    /// join that the server saw afterwards makes one a member again.
+    pub(crate) fn put_out(&mut self) -> bool {
+        self.begin_anew();
+        self.leaves > 0 || matches!(self.asking, Asking::Sent(_))
+    }
+
     /// Whether there is something to join, to leave, or to be in.
     pub(crate) fn is_of_use(&self) -> bool {
         self.position.is_some() || self.is_asking() || self.is_leaving()

@@ -114,9 +114,9 @@ impl Member {
 
     /// How many messages it must still see; at least those. Who came back to what is new must see all from the first that comes, and one
     /// if the group was posted to long after.
-    pub(super) fn missing(&self, shared: &Shared) -> u32 {
+    pub(super) fn missing(&self, shared: &Shared) -> u64 {
         let of = |poster: u16| self.seen.missing(poster.into(), shared.sent(self.group, poster));
-        (0..shared.plan.posters).map(of).sum::<u32>() + u32::from(self.is_forgotten(shared))
+        (0..shared.plan.posters).map(of).sum::<u64>() + u64::from(self.is_forgotten(shared))
     }
 
     /// Whether it came back and its group was posted to, and it has seen nothing.
@@ -142,6 +142,11 @@ impl Member {
             self.seen.restart(None);
             self.back_since = None;
         }
+    }
+
+    /// Whether it went away, and is not back, though its connection was not closed on it.
+    pub(super) fn is_away(&self) -> bool {
+        self.away_since.is_some() && self.state != State::Closed
     }
 
     /// It has asked for the messages after this one.
@@ -243,7 +248,7 @@ impl Sink for Ears<'_> {
             }
             Verdict::Next => {}
             Verdict::After(count) => {
-                faults.missing += u64::from(count);
+                faults.missing += count;
                 faults.say(|| {
                     format!(
                         "group {}, place {}: {count} messages before {stamp:?} are missing",
@@ -322,5 +327,34 @@ impl Sink for Ears<'_> {
                 self.tally.faults.say(|| format!("the server refused: {text}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn churner() -> Member {
+        let arguments = ["loadgen", "churn", "--groups", "1", "--members", "2"];
+        let crate::args::Command::Churn(load) = <crate::args::Cli as clap::Parser>::parse_from(arguments).command
+        else {
+            panic!("not what was asked for");
+        };
+        let plan = Plan::new(crate::args::Scenario::Churn, &load).unwrap();
+        of_thread(&plan, 0).into_iter().find(|member| member.role == Role::Churner).unwrap()
+    }
+
+    #[test]
+    fn who_does_not_come_back_is_away_until_its_connection_is_closed() {
+        let mut member = churner();
+        (member.state, member.joined) = (State::Ready, true);
+        assert!(!member.is_away());
+        member.goes_away(7, false);
+        for state in [State::Connecting, State::Opening, State::Leaving, State::Ready] {
+            member.state = state;
+            assert!(member.is_away(), "{state:?}");
+        }
+        member.state = State::Closed;
+        assert!(!member.is_away(), "that is counted as closed");
     }
 }

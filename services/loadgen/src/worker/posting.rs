@@ -92,19 +92,19 @@ impl Posting {
 }
 
 impl Worker {
-    /// Sends all posts that are due or have room.
-    pub(super) fn post(&mut self, now: u64) -> Result<()> {
+    /// Sends all posts that have room or are due, but none that is due after `last`.
+    pub(super) fn post(&mut self, now: u64, last: u64) -> Result<()> {
         let foreign = self.shared.lanes[self.thread].take_done();
         if let Some(window) = self.posting.window() {
             foreign.into_iter().for_each(|slot| window.give_back(slot));
         }
         for _ in 0..AT_ONCE {
-            let Some((slot, due)) = self.posting.take(now) else { break };
+            let Some((slot, due)) = self.posting.take(now.min(last)) else { break };
             self.post_one(slot, due, now);
         }
         match self.posting.next_due() {
-            Some(due) => self.timer.set(due, now),
-            None => Ok(()),
+            Some(due) if due <= last => self.timer.set(due, now),
+            _ => Ok(()),
         }
     }
 

@@ -144,7 +144,8 @@ impl State {
         let group = &*left.group_name;
         self.keep_place(group);
         let Some(membership) = self.groups.get_mut(group) else { return };
-        if !membership.left() || left.reason != LeftReason::Leave {
+        let stays = if left.reason == LeftReason::Leave { membership.left() } else { membership.put_out() };
+        if !stays {
             self.groups.remove(group);
         }
         let detail = left.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();

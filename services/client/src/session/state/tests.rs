@@ -4,6 +4,7 @@ use super::*;
 use crate::session::membership::Position;
 
 mod doubt;
+mod kicked;
 mod open;
 mod order;
 mod places;
@@ -310,15 +311,6 @@ fn a_server_that_goes_away_gets_nothing_new_and_is_left_when_it_has_answered() {
     assert_eq!(play.state.take_reconnect_after(), Some(Duration::from_millis(1500)));
     play.reconnect();
     assert_eq!(play.sent().last(), Some(&post_line("two", 2)));
-}
-
-#[test]
-fn kicked_is_told_and_not_resumed() {
-    let mut play = Play::in_dogs();
-    play.hear(r#"{"Left":{"group_name":"Dogs","reason":"kicked","detail":"spam"}}"#);
-    assert_eq!(play.shown(), [Event::Problem("you were kicked from Dogs: spam".into())]);
-    play.reconnect();
-    assert!(play.sent().is_empty());
 }
 
 #[test]

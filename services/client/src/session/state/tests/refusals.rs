@@ -40,6 +40,17 @@ fn a_post_refused_for_now_is_told_and_repeated_in_time_and_before_those_behind_i
 }
 
 #[test]
+fn a_post_that_the_server_cannot_read_is_settled_if_it_is_named() {
+    let mut play = Play::in_dogs();
+    play.post("one");
+    play.type_in(Command::Groups { prefix: None });
+    play.hear(&rejected("malformed", r#","request":"Post","group_name":"Dogs","id":"00000000000000a1-1""#));
+    assert_eq!(problems(&mut play), ["not posted to Dogs: no; the text: one"]);
+    assert_eq!((play.unanswered(), play.state.failures()), (0, 1));
+    assert!(!play.state.is_settled(), "the question is still to be answered");
+}
+
+#[test]
 fn a_group_that_is_not_available_holds_up_no_other() {
     let mut play = Play::in_dogs();
     play.post("one");
