@@ -30,6 +30,8 @@ mod flight;
 mod hearing;
 mod packing;
 
+pub(super) use conclude::refuse_admin;
+
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;
 /// Requests in one frame.

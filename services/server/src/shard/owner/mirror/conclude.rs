@@ -211,7 +211,8 @@ fn member(told: MemberTold) -> Member {
     Member { session: Arc::new(session), joined_at: person.joined_at, progress }
 }
 
-fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
+/// Tells a moderator that nothing came of a request, or that nobody knows.
+pub(in crate::shard::owner) fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
     let of = |group: Option<GroupName>| group.map_or(Refusal::NodeSilent, why);
     match admin {
         Admin::Members { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
