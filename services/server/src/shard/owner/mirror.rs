@@ -214,7 +214,8 @@ impl Owner {
                 {
                     id.get_or_insert_with(own_id);
                 }
-                mirror.outbox.push_back(Pending { request, since, in_doubt: false });
+                let in_doubt = request.is_in_doubt();
+                mirror.outbox.push_back(Pending { request, since, in_doubt });
             }
         }
     }
@@ -231,9 +232,11 @@ impl Mirror {
     /// What is not answered, for this node to carry out by itself.
     pub(super) fn into_requests(mut self) -> impl DoubleEndedIterator<Item = Request> {
         self.let_go_of_flight();
-        self.outbox.into_iter().map(|pending| match pending.request {
-            Request::Post(posts) => Request::Post(Posts { in_doubt: pending.in_doubt, ..posts }),
-            request => request,
+        self.outbox.into_iter().map(|Pending { mut request, in_doubt, .. }| {
+            if in_doubt {
+                request.doubt();
+            }
+            request
         })
     }
 
