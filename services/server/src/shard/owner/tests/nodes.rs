@@ -19,6 +19,7 @@ use crate::shard::{Listed, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod far;
 mod lives;
 mod overtaken;
 mod rolls;

@@ -73,3 +73,52 @@ fn a_node_that_does_not_say_which_life_it_means_means_any() {
     assert_eq!(item, wire::Item::Purge { group, through: 3, epoch: None });
     assert_eq!(serde_json::to_value(&item).unwrap(), purge);
 }
+
+/// A group of which there are members elsewhere and no message begins anew at an owner that does not know of them yet.
+async fn twice_begun() -> (Pair, [Arc<Session>; 2], [Joined; 2]) {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let there = pair.two.join(&bob).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    have_anew(&pair, pair.reign + 1).await;
+    let here = pair.one.join(&ada).await.unwrap();
+    assert!(here.epoch > there.epoch);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    (pair, [ada, bob], [here, there])
+}
+
+async fn hears_of_the_end(session: &Session) {
+    let event = tokio::time::timeout(PATIENCE, next_event(&session.inbox)).await.expect("it is told nothing");
+    assert!(matches!(event, Event::Removed { removal: Removal::Deleted, .. }), "{event:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_lives_without_messages_the_older_one_goes_on() {
+    let (pair, [ada, bob], [_, mut there]) = twice_begun().await;
+    pair.two.shards.order(0, Order::Follow).await;
+    hears_of_the_end(&ada).await;
+    assert_eq!(pair.one.join(&ada).await.unwrap().epoch, there.epoch);
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    let delivery = there.subscription.recv().await.unwrap();
+    assert_eq!((delivery.batch.epoch, delivery.batch.last()), (there.epoch, 1), "it is what its members were told");
+    assert_eq!(pair.one.shards.groups_here(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_a_life_without_messages_learns_that_there_is_another_with_some() {
+    // From the owner, or from the log.
+    for takes_it in [false, true] {
+        let (pair, [ada, bob], [here, _]) = twice_begun().await;
+        assert_eq!(pair.one.post(&ada, &["x"]).await, [Ok(1)]);
+        if takes_it {
+            let held = pair.release(&pair.one).await;
+            pair.own(&pair.two, pair.reign + 2, held).await;
+        } else {
+            pair.two.shards.order(0, Order::Follow).await;
+        }
+        hears_of_the_end(&bob).await;
+        let again = pair.two.join(&bob).await.unwrap();
+        assert_eq!((again.epoch, again.head), (here.epoch, 1), "takes it: {takes_it}");
+        assert_eq!(pair.one.post(&ada, &["y"]).await, [Ok(2)]);
+    }
+}
