@@ -178,7 +178,8 @@ async fn until_answered<T, F: Future<Output = T>>(
     counts: impl Fn(&T) -> bool,
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let mut first = std::pin::pin!(ask());
+    // A question is large, and who asks waits for others besides.
+    let mut first = Box::pin(ask());
     let mut more = FuturesUnordered::new();
     loop {
         tokio::select! {

@@ -27,7 +27,7 @@ async fn a_shard_of_many_groups_is_taken_in_no_time_also_where_the_log_is_far() 
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "known after {:?}", begun.elapsed());
     let users = pair.one.shards.users(group(0), None, 10).await.unwrap().unwrap().0;
-    assert_eq!(users, [bob.user.clone()]);
+    assert_eq!(users, std::slice::from_ref(&bob.user));
 }
 
 /// What was told and not heard, and is gone from the log before it was looked for.
