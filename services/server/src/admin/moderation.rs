@@ -59,6 +59,13 @@ impl Service {
         }
     }
 
+    /// The life of a group that a moderator means who wants messages gone. Where one owner does it, does not say so, and is gone, the next one
+    /// is asked: by then the group may have another life.
+    async fn life(&self, group: &GroupName) -> Result<u64, Error> {
+        let listed = self.shards.group(group).await?.ok_or_else(|| Error::NoSuchGroup(group.clone()))?;
+        Ok(listed.epoch())
+    }
+
     async fn kicked(
         &self,
         group: Option<GroupName>,
@@ -189,7 +196,12 @@ impl Service {
         reason: Option<Arc<str>>,
         hold: Duration,
     ) -> Result<Ended, Error> {
-        let ask = |reply| Admin::End { group: group.clone(), how, reason, hold, reply };
+        // A name is closed, whatever life it has; what is deleted is one life.
+        let epoch = match how {
+            Removal::Deleted => Some(self.life(group).await?),
+            Removal::Closed | Removal::Kicked => None,
+        };
+        let ask = |reply| Admin::End { group: group.clone(), how, reason, hold, epoch, in_doubt: false, reply };
         let answer = self.shards.ask(self.shards.shard_of(group), ask).await.ok_or(Error::Stopped)?;
         answer?.ok_or_else(|| Error::NoSuchGroup(group.clone()))
     }
@@ -201,11 +213,14 @@ impl Service {
             return Err(Error::argument("through_seq must be at least 1, the seq of a group's first message"));
         }
         let mut account = Account::new("PurgeHistory", peer, Some(&group), None, None);
-        let ask = |reply| Admin::Purge { group: group.clone(), through, reply };
-        let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped);
-        let purged = answer.and_then(|answer| answer?.ok_or_else(|| Error::NoSuchGroup(group.clone())));
-        let removed_messages =
-            account.close(purged, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
+        let purging = async {
+            let epoch = Some(self.life(&group).await?);
+            let ask = |reply| Admin::Purge { group: group.clone(), through, epoch, in_doubt: false, reply };
+            let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped)?;
+            answer?.ok_or_else(|| Error::NoSuchGroup(group.clone()))
+        };
+        let removed_messages = account
+            .close(purging.await, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
         Ok(PurgeHistoryResponse { removed_messages })
     }
 

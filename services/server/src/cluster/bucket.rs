@@ -16,10 +16,13 @@ use super::silence::Answers;
 use super::{Config, Error};
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::ack::{Ack, ApiError};
-use crate::log::nats::{bucket, last_of};
+use crate::log::nats::{bucket, in_time, last_of};
 
 /// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
 const KEPT: Duration = Duration::from_secs(60);
+
+/// Without a connection nothing is asked: the client would keep it, and send all that was asked during an outage at its end.
+const NOT_CONNECTED: &str = "there is no connection to NATS";
 
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -74,11 +77,18 @@ impl Bucket {
 
     /// Gives the connection up for another one, if it seems to be there.
     pub(super) async fn reconnect(&self) {
-        if self.client.connection_state() == State::Connected
-            && let Err(error) = self.client.force_reconnect().await
-        {
-            tracing::debug!(%error, "the connection to NATS is gone already");
+        if !self.is_connected() {
+            return;
         }
+        match in_time(self.timeout, self.client.force_reconnect()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the connection to NATS is gone already"),
+            Err(error) => tracing::debug!(%error, "the connection to NATS takes nothing"),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// How often there was another connection.
@@ -97,6 +107,9 @@ impl Bucket {
             self.answers.heard_since(asked);
             Ok::<_, String>(found)
         };
+        if !self.is_connected() {
+            return Err(NOT_CONNECTED.to_owned());
+        }
         let found = until_answered(self.again, Result::is_ok, ask).await?;
         let entry = |(subject, revision, payload): (String, u64, Bytes)| {
             let key = subject.strip_prefix(&prefix)?.to_owned();
@@ -127,14 +140,21 @@ impl Bucket {
     async fn change(&self, key: &str, expected: u64, mut headers: HeaderMap, payload: Bytes) -> Changed {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
+        if !self.is_connected() {
+            return Changed::Unknown(NOT_CONNECTED.to_owned());
+        }
         let counts = |changed: &Changed| !matches!(changed, Changed::Unknown(_));
         until_answered(self.again, counts, || self.change_once(key, headers.clone(), payload.clone())).await
     }
 
     async fn change_once(&self, key: &str, headers: HeaderMap, payload: Bytes) -> Changed {
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
+        let request = Request::new().headers(headers).payload(payload).timeout(None);
         let asked = Instant::now();
-        let answer = self.client.send_request(format!("$KV.{}.{key}", self.name), request).await;
+        let asking = self.client.send_request(format!("$KV.{}.{key}", self.name), request);
+        let answer = match in_time(self.timeout, asking).await {
+            Ok(answer) => answer,
+            Err(silent) => return Changed::Unknown(silent.0),
+        };
         if answer.as_ref().err().is_none_or(|error| error.kind() == RequestErrorKind::NoResponders) {
             self.answers.heard_since(asked);
         }
@@ -151,13 +171,15 @@ impl Bucket {
 }
 
 /// Asks, and once more after each such time, until the first question is answered, or one after it in a way that `counts`. One that is lost
-/// would otherwise keep the next waiting for as long as an answer may take where NATS is far away.
+/// would otherwise keep the next waiting for as long as an answer may take where NATS is far away. Each question is over in time, and so are
+/// all together.
 async fn until_answered<T, F: Future<Output = T>>(
     again: Duration,
     counts: impl Fn(&T) -> bool,
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let mut first = std::pin::pin!(ask());
+    // A question is large, and who asks waits for others besides.
+    let mut first = Box::pin(ask());
     let mut more = FuturesUnordered::new();
     loop {
         tokio::select! {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Request, RequestErrorKind};
+use async_nats::{Client, Request, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -25,6 +25,7 @@ use super::desk::{Answer, Question};
 use super::membership::View;
 use super::metrics::{self, Counter};
 use crate::log::config::Nats as NatsConfig;
+use crate::log::nats::in_time;
 use crate::shard::Listed;
 use crate::shard::map::shard_of;
 use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
@@ -76,12 +77,12 @@ impl Link {
     }
 
     /// Where questions to this node come in.
-    pub(super) async fn questions(&self) -> Result<async_nats::Subscriber, async_nats::SubscribeError> {
+    pub(super) async fn questions(&self) -> Result<Subscriber, async_nats::SubscribeError> {
         self.client.subscribe(format!("{}.node.{}", self.prefix, self.name)).await
     }
 
     /// Where calls to this node come in.
-    pub(super) async fn calls(&self) -> Result<async_nats::Subscriber, async_nats::SubscribeError> {
+    pub(super) async fn calls(&self) -> Result<Subscriber, async_nats::SubscribeError> {
         self.client.subscribe(format!("{}.call.{}", self.prefix, self.name)).await
     }
 
@@ -117,11 +118,21 @@ impl Link {
 }
 
 async fn request(client: &Client, subject: String, payload: Bytes, timeout: Duration) -> Result<Bytes, Silence> {
-    let request = Request::new().payload(payload).timeout(Some(timeout));
-    match client.send_request(subject, request).await {
-        Ok(answer) => Ok(answer.payload),
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(Silence::Nobody),
-        Err(error) => Err(Silence::NoAnswer(error.to_string())),
+    let request = Request::new().payload(payload).timeout(None);
+    match in_time(timeout, client.send_request(subject, request)).await {
+        Ok(Ok(answer)) => Ok(answer.payload),
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(Silence::Nobody),
+        Ok(Err(error)) => Err(Silence::NoAnswer(error.to_string())),
+        Err(silent) => Err(Silence::NoAnswer(silent.0)),
+    }
+}
+
+/// The task of a shard waits for it: without a connection that would otherwise be for as long as there is none.
+async fn subscribe(client: &Client, subject: String, timeout: Duration) -> Result<Subscriber, Silence> {
+    match in_time(timeout, client.subscribe(subject)).await {
+        Ok(Ok(subscriber)) => Ok(subscriber),
+        Ok(Err(error)) => Err(Silence::NoAnswer(error.to_string())),
+        Err(silent) => Err(Silence::NoAnswer(silent.0)),
     }
 }
 
@@ -177,9 +188,9 @@ impl Peers for Link {
 
     fn asked(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Asked>, Silence>> {
         let (client, outgoing, dropped) = (self.client.clone(), self.outgoing.clone(), self.dropped.clone());
-        let subject = format!("{}.shard.{shard}", self.prefix);
+        let (subject, timeout) = (format!("{}.shard.{shard}", self.prefix), self.timeout);
         Box::pin(async move {
-            let asked = client.subscribe(subject).await.map_err(|error| Silence::NoAnswer(error.to_string()))?;
+            let asked = subscribe(&client, subject, timeout).await?;
             let asked = asked.map(move |message| {
                 let (outgoing, dropped) = (outgoing.clone(), dropped.clone());
                 let answer: AnswerTo = Box::new(move |payload| {
@@ -199,10 +210,10 @@ impl Peers for Link {
     }
 
     fn told(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
-        let client = self.client.clone();
+        let (client, timeout) = (self.client.clone(), self.timeout);
         let subject = format!("{}.live.{shard}", self.prefix);
         Box::pin(async move {
-            let told = client.subscribe(subject).await.map_err(|error| Silence::NoAnswer(error.to_string()))?;
+            let told = subscribe(&client, subject, timeout).await?;
             Ok(told.map(|message| message.payload).boxed())
         })
     }

@@ -55,6 +55,7 @@ pub(crate) use self::forming::FORMING;
 pub use self::handover::Left;
 use self::known::Shard;
 use self::link::Link;
+pub(crate) use self::link::in_time;
 use self::metrics::Metrics;
 pub use self::streams::StreamError;
 use self::subject::Names;

@@ -86,6 +86,11 @@ impl Group {
         self.head > 0
     }
 
+    /// Nobody has posted, and nothing is under way.
+    pub(super) fn is_blank(&self) -> bool {
+        self.tail == 0
+    }
+
     /// Nobody is in it and nothing is under way.
     pub(super) fn is_quiet(&self) -> bool {
         self.members.is_empty() && self.tail == self.head

@@ -35,6 +35,9 @@ use append::{Answer, Asker, InFlight, Staged, returned};
 pub(super) use seat::Seat;
 use seat::{Heard, at, hear};
 
+/// Groups about which the log is asked at a time.
+const AT_ONCE: usize = 128;
+
 pub(super) struct Owner {
     shard: u16,
     shared: Arc<Shared>,

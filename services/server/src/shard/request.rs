@@ -64,6 +64,31 @@ impl Request {
             }
         }
     }
+
+    /// Whether it is known to have been sent to an owner that may have carried it out and did not answer.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Post(posts) => posts.in_doubt,
+            Self::Admin(admin) => match **admin {
+                Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } => in_doubt,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// An owner may have carried it out that did not answer: for whoever carries it out next.
+    pub(super) fn doubt(&mut self) {
+        match self {
+            Self::Post(posts) => posts.in_doubt = true,
+            Self::Admin(admin) => {
+                if let Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } = &mut **admin {
+                    *in_doubt = true;
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Users of a group, and whether there are more; `None` for a group that does not exist.
@@ -168,6 +193,10 @@ pub enum Admin {
         reason: Option<Arc<str>>,
         /// For how long nobody may join or post.
         hold: Duration,
+        /// The life of the group that is meant; another one does not end. `None`: whichever there is.
+        epoch: Option<u64>,
+        /// Whether an owner may have done it that did not answer: then it tells nothing that there is no such group.
+        in_doubt: bool,
         /// What came of it; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<Ended>, Refusal>>,
     },
@@ -177,6 +206,10 @@ pub enum Admin {
         group: GroupName,
         /// The last message to remove.
         through: u64,
+        /// As in [`Admin::End`].
+        epoch: Option<u64>,
+        /// As in [`Admin::End`].
+        in_doubt: bool,
         /// How many were removed; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
     },

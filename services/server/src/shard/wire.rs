@@ -159,10 +159,16 @@ pub(super) enum Item {
         how: Removal,
         reason: Option<Arc<str>>,
         hold: Duration,
+        /// The life of the group that is meant; an older build does not say it, and means any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     Purge {
         group: GroupName,
         through: u64,
+        /// As in `End`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     Announce {
         group: Option<GroupName>,

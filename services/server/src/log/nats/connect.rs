@@ -16,6 +16,10 @@ use super::trouble::{Cause, Trouble};
 const TRYING: usize = 5;
 /// Before each of these.
 const PAUSE: Duration = Duration::from_secs(1);
+/// So many pings one after the other, without a word of the server, end a connection: the client's own number.
+const PINGS: u32 = 3;
+/// How often at most, and at least, a server that says nothing is pinged.
+const PING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -111,13 +115,19 @@ async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<
         .require_tls(config.tls_required)
         .connection_timeout(config.timeout)
         .request_timeout(Some(config.timeout))
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(ping_interval(config.timeout))
         .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(5)))
         .event_callback(move |event| {
             on_event(&events, &event);
             std::future::ready(())
         });
     tls(config, options)
+}
+
+/// A server that says nothing for as long as an answer may take is left for another one. Nothing else ends the connection to one that stalls
+/// under load: once what was written waits for it, the client does not even hear that it is to reconnect.
+fn ping_interval(timeout: Duration) -> Duration {
+    (timeout / PINGS).clamp(PING.0, PING.1)
 }
 
 async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {

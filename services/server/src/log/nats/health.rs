@@ -16,6 +16,8 @@ use super::trouble::Cause;
 const EVERY: Duration = Duration::from_secs(5);
 /// How often, while it is not.
 const SOON: Duration = Duration::from_millis(250);
+/// So many questions to a stream may wait for their answers.
+const ASKED: u32 = 8;
 
 /// Asks the streams until the log is closed, each by itself: one that does not answer keeps no other one waiting.
 pub(super) async fn watch(core: Arc<Core>) {
@@ -42,8 +44,17 @@ async fn watch_stream(core: &Core, stream: u16) {
 /// Asks a stream until it answers, how many bytes it has.
 async fn until_answered(core: &Core, stream: u16) -> u64 {
     let mut asked = FuturesUnordered::new();
-    asked.push(core.link.bytes(stream));
+    // So that the oldest is over by the time that there are as many as may be, and another one is asked in its place.
+    let soon = SOON.max(core.link.timeout / ASKED);
+    let mut is_due = true;
     loop {
+        let is_wanted = asked.is_empty() || (core.trouble.of_stream(stream).is_some() && asked.len() < ASKED as usize);
+        // Without a connection it would only be kept, and all that was asked during an outage be sent at its end.
+        let is_connected = core.link.is_connected();
+        if std::mem::take(&mut is_due) && is_wanted && is_connected {
+            asked.push(core.link.bytes(stream));
+        }
+        let pause = if is_connected { soon } else { SOON };
         tokio::select! {
             Some(answer) = asked.next() => match answer {
                 Ok(bytes) => {
@@ -56,11 +67,7 @@ async fn until_answered(core: &Core, stream: u16) -> u64 {
                 }
             },
             // A stream whose leader is gone leaves what it was asked unanswered, so one question is not waited for before the next.
-            () = tokio::time::sleep(SOON) => {
-                if asked.is_empty() || core.trouble.of_stream(stream).is_some() {
-                    asked.push(core.link.bytes(stream));
-                }
-            }
+            () = tokio::time::sleep(pause) => is_due = true,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What is said to JetStream: publishing under a fence, direct gets, purges.
 //!
-//! Every answer is waited for `nats.timeout`. What an answer that does not come means is for the caller to find out.
+//! Every answer is waited for `nats.timeout`, and so is that the client takes the question. What an answer that does not come means is for
+//! the caller to find out.
 
 use std::fmt;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
 };
@@ -77,6 +79,12 @@ impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Waits for an answer of NATS no longer than `timeout`. What the client itself waits for begins only when it has taken the question: while
+/// there is no connection it takes no more than its queue holds, and who asks waits for the end of the outage.
+pub(crate) async fn in_time<T>(timeout: Duration, asking: impl Future<Output = T>) -> Result<T, NoAnswer> {
+    tokio::time::timeout(timeout, asking).await.map_err(|_| NoAnswer(format!("NATS did not answer within {timeout:?}")))
 }
 
 /// What a direct get asks for.
@@ -158,7 +166,7 @@ impl Link {
             Ok::<(), async_nats::PublishError>(())
         };
         // Without its last message a batch is nothing.
-        match tokio::time::timeout(self.timeout, sending).await {
+        match in_time(self.timeout, sending).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Published::Refused(super::connect::chain(&error)),
             Err(_) => return Published::Refused("NATS takes no more".to_owned()),
@@ -177,31 +185,31 @@ impl Link {
 
     /// Publishes one message, and waits for its answer.
     pub(super) async fn commit(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        match self.client.send_request(subject.to_owned(), request).await {
-            Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
+        let request = Request::new().headers(headers).payload(payload).timeout(None);
+        match in_time(self.timeout, self.client.send_request(subject.to_owned(), request)).await {
+            Ok(Ok(answer)) => match serde_json::from_slice::<Ack>(&answer.payload) {
                 Ok(ack) => ack.into(),
                 Err(error) => Published::Unknown(format!("an answer that is none: {error}")),
             },
-            Err(error) => match error.kind() {
+            Ok(Err(error)) => match error.kind() {
                 // Nobody was there to take it.
                 RequestErrorKind::NoResponders => Published::Refused("no server answers for the stream".to_owned()),
                 RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
                     Published::Refused(super::connect::chain(&error))
                 }
                 RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-                    Published::Unknown(format!("NATS did not answer within {:?}", self.timeout))
+                    Published::Unknown(super::connect::chain(&error))
                 }
             },
+            // Whether the client had taken it is not known either.
+            Err(silent) => Published::Unknown(silent.0),
         }
     }
 
     /// One message of a stream; `None` if there is none like that. Any replica answers: it may be behind.
     pub(crate) async fn get(&self, stream: u16, get: &Get) -> Result<Option<Stored>, NoAnswer> {
         let (subject, payload) = self.direct_get(stream, get)?;
-        let request = Request::new().payload(payload).timeout(Some(self.timeout));
-        let answer = self.client.send_request(subject, request).await;
-        let answer = answer.map_err(|error| NoAnswer(super::connect::chain(&error)))?;
+        let answer = self.ask(subject, Request::new().payload(payload)).await?;
         match answer.status {
             None => stored(&answer).map(Some),
             Some(StatusCode::NOT_FOUND) => Ok(None),
@@ -215,7 +223,7 @@ impl Link {
         context.set_timeout(self.timeout);
         let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
         let stream = context.get_stream_no_info(self.names.stream(stream)).await.map_err(|error| failed(&error))?;
-        match stream.get_last_raw_message_by_subject(subject).await {
+        match in_time(self.timeout, stream.get_last_raw_message_by_subject(subject)).await? {
             Ok(last) => {
                 Ok(Some(Stored { subject: last.subject.to_string(), position: last.sequence, payload: last.payload }))
             }
@@ -239,14 +247,17 @@ impl Link {
     ) -> Result<Found, NoAnswer> {
         let inbox = client.new_inbox();
         let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
-        client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
+        let asking = async {
+            let answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+            client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
+            Ok(answers)
+        };
+        let mut answers = in_time(timeout, asking).await??;
         let mut found = Found::default();
         loop {
             // For each message anew: a large answer may take its time, but it must not stop.
-            let answer = tokio::time::timeout(timeout, answers.next()).await;
-            let silent = |_| NoAnswer(format!("NATS did not answer within {timeout:?}"));
-            let answer = answer.map_err(silent)?.ok_or_else(|| NoAnswer("the connection is closed".to_owned()))?;
+            let answer = in_time(timeout, answers.next()).await?;
+            let answer = answer.ok_or_else(|| NoAnswer("the connection is closed".to_owned()))?;
             match answer.status {
                 None => found.messages.push(stored(&answer)?),
                 // The end of a batch.
@@ -310,10 +321,16 @@ impl Link {
 
     /// How many bytes a stream has.
     pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
-        #[derive(Serialize)]
-        struct Question {}
-        let info: Info = self.api("STREAM.INFO", stream, &Question {}).await?;
+        // With an inbox of its own, since it is asked again and again where nobody answers: of what goes by the inbox of all other questions
+        // the client keeps something until there is an answer, for good if there is none.
+        let request = Request::new().payload(Bytes::from_static(b"{}")).inbox(self.client.new_inbox());
+        let info: Info = self.ask_leader("STREAM.INFO", stream, request).await?;
         Ok(info.state.bytes)
+    }
+
+    /// Whether there is a connection. Without one the client keeps what it is told, and says all of it once there is one.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Asks the leader of a stream.
@@ -323,20 +340,26 @@ impl Link {
         stream: u16,
         question: &impl Serialize,
     ) -> Result<T, NoAnswer> {
+        let payload = serde_json::to_vec(question).map_err(|error| NoAnswer(error.to_string()))?;
+        self.ask_leader(verb, stream, Request::new().payload(payload.into())).await
+    }
+
+    async fn ask_leader<T: DeserializeOwned>(&self, verb: &str, stream: u16, request: Request) -> Result<T, NoAnswer> {
         #[derive(Deserialize)]
         struct MaybeError {
             error: Option<ApiError>,
         }
-        let subject = format!("$JS.API.{verb}.{}", self.names.stream(stream));
-        let payload = serde_json::to_vec(question).map_err(|error| NoAnswer(error.to_string()))?;
-        let request = Request::new().payload(payload.into()).timeout(Some(self.timeout));
-        let answer = self.client.send_request(subject, request).await;
-        let answer = answer.map_err(|error| NoAnswer(super::connect::chain(&error)))?;
+        let answer = self.ask(format!("$JS.API.{verb}.{}", self.names.stream(stream)), request).await?;
         let unfit = |error: serde_json::Error| NoAnswer(format!("an answer that is none: {error}"));
         if let Some(error) = serde_json::from_slice::<MaybeError>(&answer.payload).map_err(unfit)?.error {
             return Err(NoAnswer(error.to_string()));
         }
         serde_json::from_slice(&answer.payload).map_err(unfit)
+    }
+
+    async fn ask(&self, subject: String, request: Request) -> Result<async_nats::Message, NoAnswer> {
+        let answer = in_time(self.timeout, self.client.send_request(subject, request.timeout(None))).await?;
+        answer.map_err(|error| NoAnswer(super::connect::chain(&error)))
     }
 }
 

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::fence::Patience;
-use super::link::{Link, Published};
+use super::link::{Link, Published, in_time};
 use super::subject::escape;
 use super::{Config, OpenError, bucket};
 use crate::log::notes::{Following, Note, NoteError, Notes};
@@ -71,7 +71,8 @@ impl Bucket {
     pub(super) async fn last(&self, key: &str) -> Result<u64, NoteError> {
         let context = jetstream::ContextBuilder::new().timeout(self.link.timeout).build(self.link.client.clone());
         let stream = context.get_stream_no_info(format!("KV_{}", self.name)).await.map_err(failed)?;
-        match stream.get_last_raw_message_by_subject(&self.subject(key)).await {
+        let subject = self.subject(key);
+        match in_time(self.link.timeout, stream.get_last_raw_message_by_subject(&subject)).await.map_err(failed)? {
             Ok(last) => Ok(last.sequence),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
             Err(error) => Err(failed(error)),

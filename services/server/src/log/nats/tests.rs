@@ -7,6 +7,7 @@ mod full;
 mod handover;
 mod notes;
 mod opening;
+mod outage;
 pub(crate) mod proxy;
 mod retention;
 pub(crate) mod server;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
-use super::{Answer, Asker, Group, Owner, now_ms, unavailable};
+use super::{Answer, Asker, Group, Owner, now_ms, unanswered, unavailable};
 use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
@@ -26,10 +26,14 @@ impl Owner {
             Admin::Kick { group, target, reason, hold, reply } => {
                 drop(reply.send(self.kick(group, &target, reason, hold).await));
             }
-            Admin::End { group, how, reason, hold, reply } => {
-                drop(reply.send(self.end(group, how, reason, hold).await))
+            Admin::End { group, how, reason, hold, epoch, in_doubt, reply } => {
+                let ended = self.end(group.clone(), how, reason, hold, epoch).await;
+                drop(reply.send(if in_doubt { or_unanswered(ended, group) } else { ended }));
             }
-            Admin::Purge { group, through, reply } => drop(reply.send(self.purge(&group, through).await)),
+            Admin::Purge { group, through, epoch, in_doubt, reply } => {
+                let purged = self.purge(&group, through, epoch).await;
+                drop(reply.send(if in_doubt { or_unanswered(purged, group) } else { purged }));
+            }
             Admin::Announce { group, message, id, reply } => {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
             }
@@ -101,12 +105,13 @@ impl Owner {
         how: Removal,
         reason: Option<Arc<str>>,
         hold: Duration,
+        epoch: Option<u64>,
     ) -> Result<Option<Ended>, Refusal> {
         if !self.settled().await {
             return Err(unavailable(&name));
         }
         let is_closed = self.shared.holds.closed_for(name.as_str()).is_some();
-        if self.load(&name).await?.is_none() {
+        if self.load_life(&name, epoch).await?.is_none() {
             // It may be closed all the same, from the time before a restart: then it can be opened.
             if how == Removal::Closed && is_closed {
                 self.shared.holds.apply(Hold::new(Some(name), None, hold).because(reason.as_ref()));
@@ -140,7 +145,7 @@ impl Owner {
     }
 
     /// Ends memberships and tells those who had them.
-    fn remove(
+    pub(super) fn remove(
         &mut self,
         name: &GroupName,
         which: impl Fn(&Session) -> bool,
@@ -170,11 +175,22 @@ impl Owner {
         self.settle_in_time().await && !self.is_fenced()
     }
 
-    pub(super) async fn purge(&mut self, name: &GroupName, through: u64) -> Result<Option<u64>, Refusal> {
+    /// As [`Owner::load`], unless the group has another life than the one that is meant.
+    async fn load_life(&mut self, name: &GroupName, epoch: Option<u64>) -> Result<Option<&mut Group>, Refusal> {
+        let is_meant = |group: &&mut Group| epoch.is_none_or(|epoch| epoch == group.epoch());
+        Ok(self.load(name).await?.filter(is_meant))
+    }
+
+    pub(super) async fn purge(
+        &mut self,
+        name: &GroupName,
+        through: u64,
+        epoch: Option<u64>,
+    ) -> Result<Option<u64>, Refusal> {
         if !self.settled().await {
             return Err(unavailable(name));
         }
-        let Some(head) = self.load(name).await?.map(|group| group.head()) else { return Ok(None) };
+        let Some(head) = self.load_life(name, epoch).await?.map(|group| group.head()) else { return Ok(None) };
         let purging = self.shared.log.purge(self.shard, name, through.min(head));
         self.in_time(name, purging).await?.map(Some).map_err(|error| {
             tracing::warn!(%error, "history could not be purged");
@@ -191,7 +207,7 @@ impl Owner {
         let (patience, name) = (self.seat.as_deref().map(|seat| seat.patience), name.clone());
         async move {
             match patience {
-                Some(patience) => tokio::time::timeout(patience, removing).await.map_err(|_| super::unanswered(name)),
+                Some(patience) => tokio::time::timeout(patience, removing).await.map_err(|_| unanswered(name)),
                 None => Ok(removing.await),
             }
         }
@@ -272,5 +288,13 @@ impl Owner {
             announced.push(answer);
         }
         Ok(Some(announced))
+    }
+}
+
+/// What is said of a request that an owner before may have carried out: that nothing came of it now does not tell that nothing did.
+pub(super) fn or_unanswered<T>(answer: Result<Option<T>, Refusal>, group: GroupName) -> Result<Option<T>, Refusal> {
+    match answer {
+        Ok(Some(done)) => Ok(Some(done)),
+        Ok(None) | Err(_) => Err(unanswered(group)),
     }
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::append::{Answer, Asker, send_answers};
+use super::mirror::refuse_admin;
 use super::seat::{Role, Seat};
 use super::{Owner, now_ms, unanswered, unavailable};
 use crate::shard::Refusal;
-use crate::shard::request::{NewPost, Posts, Request};
+use crate::shard::request::{Admin, NewPost, Posts, Request};
 use crate::shard::session::{Event, Stored};
 
 impl Owner {
@@ -117,6 +118,16 @@ impl Owner {
             Request::Join { group, session, .. } => {
                 self.shared.metrics.join_refused.increment(1);
                 session.inbox.push(Event::JoinRefused { refusal: unavailable(&group), group });
+                None
+            }
+            // What it takes to answer them is in the log, as a rule, and the shard would wait for it.
+            Request::Members { group, reply, .. } if self.is_cut_off() => {
+                // Who asked may have given up.
+                drop(reply.send(Err(unavailable(&group))));
+                None
+            }
+            Request::Admin(admin) if self.is_cut_off() && !matches!(*admin, Admin::Here { .. }) => {
+                refuse_admin(*admin, |group| unavailable(&group));
                 None
             }
             request => Some(request),

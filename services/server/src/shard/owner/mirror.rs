@@ -30,6 +30,8 @@ mod flight;
 mod hearing;
 mod packing;
 
+pub(super) use conclude::refuse_admin;
+
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;
 /// Requests in one frame.
@@ -38,8 +40,8 @@ const FRAME_ITEMS: usize = 512;
 const ROLL_MEMBERS: usize = 2_000;
 /// How long a message that must come may take before it is looked for in the log.
 const LATE: Duration = Duration::from_millis(500);
-/// How soon it is looked for again.
-const LATE_AGAIN: Duration = Duration::from_millis(100);
+/// How soon it is looked for again, and how late at most: longer each time that it was not there.
+const LATE_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// The first wait before a frame is sent again, and the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
 /// Posts that are remembered to have gone unanswered.
@@ -72,7 +74,7 @@ pub(super) struct Mirror {
     /// Posts that went unanswered and may be stored, by who posted them and their ids, until a frame is answered.
     doubts: HashSet<(UserName, PostId)>,
     /// Groups with a message that is in the log and did not come yet.
-    late: HashMap<GroupName, u64>,
+    late: HashMap<GroupName, Late>,
     late_at: Option<Instant>,
     reading: Option<BoxFuture<'static, Page>>,
 }
@@ -85,8 +87,18 @@ pub(super) struct Pending {
     in_doubt: bool,
 }
 
-/// What was read for a group with a late message.
-pub(super) type Page = (GroupName, Result<Option<crate::log::Page>, ReadError>);
+/// A message that is in the log and did not come yet.
+#[derive(Clone, Copy)]
+struct Late {
+    seq: u64,
+    /// When it is looked for.
+    at: Instant,
+    /// After which wait it is looked for once more.
+    again: Duration,
+}
+
+/// What was read for a group with a late message, and which message that is.
+pub(super) type Page = (GroupName, u64, Result<Option<crate::log::Page>, ReadError>);
 
 /// A frame under way.
 struct Flight {
@@ -168,9 +180,9 @@ impl Mirror {
     }
 
     fn is_late(&mut self, group: &GroupName, seq: u64, by: Duration) {
-        let newest = self.late.entry(group.clone()).or_default();
-        *newest = seq.max(*newest);
         let at = Instant::now() + by;
+        let late = self.late.entry(group.clone()).or_insert(Late { seq, at, again: LATE_AGAIN.0 });
+        (late.seq, late.at) = (late.seq.max(seq), late.at.min(at));
         self.late_at = Some(self.late_at.map_or(at, |before| before.min(at)));
     }
 }
@@ -212,7 +224,8 @@ impl Owner {
                 {
                     id.get_or_insert_with(own_id);
                 }
-                mirror.outbox.push_back(Pending { request, since, in_doubt: false });
+                let in_doubt = request.is_in_doubt();
+                mirror.outbox.push_back(Pending { request, since, in_doubt });
             }
         }
     }
@@ -229,9 +242,11 @@ impl Mirror {
     /// What is not answered, for this node to carry out by itself.
     pub(super) fn into_requests(mut self) -> impl DoubleEndedIterator<Item = Request> {
         self.let_go_of_flight();
-        self.outbox.into_iter().map(|pending| match pending.request {
-            Request::Post(posts) => Request::Post(Posts { in_doubt: pending.in_doubt, ..posts }),
-            request => request,
+        self.outbox.into_iter().map(|Pending { mut request, in_doubt, .. }| {
+            if in_doubt {
+                request.doubt();
+            }
+            request
         })
     }
 

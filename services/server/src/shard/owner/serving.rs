@@ -293,11 +293,11 @@ impl Owner {
             Item::Kick { group, target, reason, hold } => {
                 self.kick(group, &target, reason, hold).await.map(|connections| Outcome::Kicked { connections })
             }
-            Item::End { group, how, reason, hold } => {
-                self.end(group, how, reason, hold).await.map(|ended| Outcome::Ended { ended })
+            Item::End { group, how, reason, hold, epoch } => {
+                self.end(group, how, reason, hold, epoch).await.map(|ended| Outcome::Ended { ended })
             }
-            Item::Purge { group, through } => {
-                self.purge(&group, through).await.map(|removed| Outcome::Purged { removed })
+            Item::Purge { group, through, epoch } => {
+                self.purge(&group, through, epoch).await.map(|removed| Outcome::Purged { removed })
             }
             Item::Announce { group, message, id } => {
                 let id = PostId::from_stored(&id).ok();

@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -9,7 +9,7 @@ use tertulia_protocol::UserName;
 use super::*;
 use crate::log::memory::Memory;
 use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats};
-use crate::shard::request::{Admin, NewPost};
+use crate::shard::request::{Admin, Ended, NewPost};
 use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::{Batch, Bounds, Config, Shards, Target};
 
@@ -19,6 +19,15 @@ struct Moody {
     memory: Memory,
     mood: AtomicU8,
     gate: tokio::sync::Semaphore,
+    /// How often it was read.
+    reads: AtomicUsize,
+}
+
+impl Moody {
+    fn new() -> Self {
+        let memory = Memory::new(&LogConfig::default(), 1);
+        Self { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0), reads: 0.into() }
+    }
 }
 
 const WELL: u8 = 0;
@@ -31,6 +40,12 @@ const UNREADABLE: u8 = 3;
 const READ_SLOWLY: u8 = 4;
 /// What is to be removed is not.
 const STUCK: u8 = 5;
+/// Each head takes a second.
+const FAR: u8 = 6;
+/// No head is told, nor that it will not be.
+const MUTE: u8 = 7;
+/// Whoever reads is told that there is no group.
+const BEHIND: u8 = 8;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -51,10 +66,16 @@ impl Log for Shared {
         }
     }
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
-        if self.0.mood.load(Ordering::Relaxed) == UNREADABLE {
-            return Box::pin(async { Err(ReadError { reason: "no answer".into() }) });
+        let head = self.0.memory.head(shard, group);
+        match self.0.mood.load(Ordering::Relaxed) {
+            UNREADABLE => Box::pin(async { Err(ReadError { reason: "no answer".into() }) }),
+            FAR => Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                head.await
+            }),
+            MUTE => Box::pin(std::future::pending()),
+            _ => head,
         }
-        self.0.memory.head(shard, group)
     }
     fn read(
         &self,
@@ -64,9 +85,12 @@ impl Log for Shared {
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
         let (this, group) = (self.clone(), group.clone());
+        self.0.reads.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
-            if this.0.mood.load(Ordering::Relaxed) == READ_SLOWLY {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            match this.0.mood.load(Ordering::Relaxed) {
+                READ_SLOWLY => tokio::time::sleep(Duration::from_secs(1)).await,
+                BEHIND => return Ok(None),
+                _ => {}
             }
             this.0.memory.read(shard, &group, range, limit).await
         })
@@ -110,8 +134,7 @@ struct World {
 
 impl World {
     fn new(config: Config, bounds: Bounds) -> Self {
-        let memory = Memory::new(&LogConfig::default(), 1);
-        let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
+        let log = Shared(Arc::new(Moody::new()));
         let config = Config { count: 1, ..config };
         let shards = Shards::start(config, bounds, Arc::new(log.clone()), "node".into());
         Self { shards, log, group: GroupName::new("G").unwrap() }
@@ -155,6 +178,20 @@ impl World {
         let posts = ids.iter().map(post).collect();
         let posts = Posts { session: Arc::clone(session), posts, received: Instant::now(), in_doubt: false };
         assert!(self.shards.send(0, Request::Post(posts)).await);
+    }
+
+    /// A moderator deletes the group, if it has that life.
+    async fn delete(&self, epoch: Option<u64>) -> Result<Option<Ended>, Refusal> {
+        let (group, how, hold) = (self.group.clone(), Removal::Deleted, Duration::ZERO);
+        let end = |reply| Admin::End { group, how, reason: None, hold, epoch, in_doubt: false, reply };
+        self.shards.ask(0, end).await.unwrap()
+    }
+
+    /// A moderator removes messages of that life.
+    async fn purge(&self, epoch: Option<u64>, through: u64) -> Result<Option<u64>, Refusal> {
+        let group = self.group.clone();
+        let purge = |reply| Admin::Purge { group, through, epoch, in_doubt: false, reply };
+        self.shards.ask(0, purge).await.unwrap()
     }
 
     async fn post(&self, session: &Arc<Session>, ids: &[&str]) -> Vec<Result<u64, Refusal>> {
@@ -443,9 +480,7 @@ async fn a_deleted_group_begins_a_new_life() {
     let first = world.join(&ada).await.unwrap();
     assert_eq!(first.epoch, epoch);
     assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(2), Ok(3)]);
-    let group = world.group.clone();
-    let end = |reply| Admin::End { group, how: Removal::Deleted, reason: None, hold: Duration::ZERO, reply };
-    world.shards.ask(0, end).await.unwrap().unwrap().unwrap();
+    world.delete(None).await.unwrap().unwrap();
     assert!(matches!(next_event(&ada.inbox).await, Event::Removed { removal: Removal::Deleted, .. }));
     assert_eq!(world.post(&ada, &["a"]).await, [Err(Refusal::NoSuchGroup(world.group.clone()))]);
     let second = world.join(&ada).await.unwrap();
@@ -481,7 +516,6 @@ async fn a_group_of_which_nothing_is_left_is_forgotten_and_begins_another_life()
     let ada = session(1, "ada");
     let first = world.join(&ada).await.unwrap();
     assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
-    let group = world.group.clone();
     let forget = async || {
         let forget = |reply| Admin::Forget { group: world.group.clone(), reply };
         world.shards.ask(0, forget).await.unwrap().unwrap()
@@ -494,13 +528,11 @@ async fn a_group_of_which_nothing_is_left_is_forgotten_and_begins_another_life()
     leave().await;
     tokio::time::sleep(idle + idle / 10).await;
     assert!(!forget().await, "messages are left");
-    let purge = |reply| Admin::Purge { group: group.clone(), through: 2, reply };
-    assert_eq!(world.shards.ask(0, purge).await.unwrap(), Ok(Some(2)));
+    assert_eq!(world.purge(None, 2).await, Ok(Some(2)));
     world.join(&ada).await.unwrap();
     assert!(!forget().await, "somebody is in it");
     assert_eq!(world.post(&ada, &["c"]).await, [Ok(3)], "the numbers go on while it lives");
-    let purge = |reply| Admin::Purge { group: group.clone(), through: 3, reply };
-    assert_eq!(world.shards.ask(0, purge).await.unwrap(), Ok(Some(1)));
+    assert_eq!(world.purge(None, 3).await, Ok(Some(1)));
     leave().await;
     assert!(!forget().await, "it was used just now");
     tokio::time::sleep(idle + idle / 10).await;

@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tertulia_protocol::GroupName;
 
 use super::append::{Answer, Asker};
 use super::mirror::Mirror;
 use super::seat::{News, Role};
 use super::serving::Serving;
-use super::{Owner, now_ms};
-use crate::log::{PageLimit, Range};
+use super::{AT_ONCE, Owner, now_ms};
+use crate::log::{PageLimit, Range, ReadError};
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
@@ -135,17 +135,21 @@ impl Owner {
         if self.mirror().is_some_and(|mirror| mirror.knows_later(reign)) {
             return false;
         }
-        let mut found = Vec::new();
-        for (name, group) in &self.groups {
-            let Ok(head) = self.shared.log.head(self.shard, name).await else { return false };
-            let mut tail = None;
-            if head.is_some_and(|head| head.seq > group.head()) {
-                let page = self.shared.log.read(self.shard, name, Range::Before(u64::MAX), TAIL).await;
-                let Ok(page) = page else { return false };
-                tail = page;
+        let (log, shard) = (&self.shared.log, self.shard);
+        // Each is a question of its own, and the shard is served by nobody meanwhile.
+        let reading = self.groups.iter().map(|(name, group)| {
+            let (log, name, before) = (Arc::clone(log), name.clone(), group.head());
+            async move {
+                let head = log.head(shard, &name).await?;
+                let tail = match head {
+                    Some(head) if head.seq > before => log.read(shard, &name, Range::Before(u64::MAX), TAIL).await?,
+                    Some(_) | None => None,
+                };
+                Ok::<_, ReadError>((name, head, tail))
             }
-            found.push((name.clone(), head, tail));
-        }
+        });
+        let reading = stream::iter(reading.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let Ok(found) = reading.try_collect::<Vec<_>>().await else { return false };
         let Some(seat) = &mut self.seat else { return false };
         let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
         let serving = Serving::new(reign, seat.frame_bytes, asked);
@@ -153,7 +157,7 @@ impl Owner {
         for (name, head, tail) in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             match head {
-                Some(head) if head.epoch == group.epoch() || group.status.head() == 0 => {
+                Some(head) if head.epoch == group.epoch() => {
                     group.move_to(head.epoch, head.seq, head.at);
                     if let Some(page) = tail.filter(|page| !page.records.is_empty()) {
                         let batch = Batch { group: name, epoch: head.epoch, records: page.records };

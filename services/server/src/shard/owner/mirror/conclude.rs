@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{LATE, Pending};
 use crate::shard::Listed;
+use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, now_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
@@ -81,12 +82,12 @@ impl Owner {
                 }
             }
             (Request::Members { reply, .. }, Outcome::Users { page }) => drop(reply.send(Ok(page))),
-            (Request::Admin(admin), outcome) => self.conclude_admin(*admin, outcome),
+            (Request::Admin(admin), outcome) => self.conclude_admin(*admin, pending.in_doubt, outcome),
             (request, _) => self.refuse(Pending { request, ..pending }, |group| unavailable(&group)),
         }
     }
 
-    fn conclude_admin(&self, admin: Admin, outcome: Outcome) {
+    fn conclude_admin(&self, admin: Admin, in_doubt: bool, outcome: Outcome) {
         // Who asked may have given up.
         match (admin, outcome) {
             (Admin::Members { reply, .. }, Outcome::Members { page }) => {
@@ -96,8 +97,12 @@ impl Owner {
                 drop(reply.send(Ok(group.map(|listing| Listed::told(listing, self.shard)))));
             }
             (Admin::Kick { reply, .. }, Outcome::Kicked { connections }) => drop(reply.send(Ok(connections))),
-            (Admin::End { reply, .. }, Outcome::Ended { ended }) => drop(reply.send(Ok(ended))),
-            (Admin::Purge { reply, .. }, Outcome::Purged { removed }) => drop(reply.send(Ok(removed))),
+            (Admin::End { reply, group, .. }, Outcome::Ended { ended }) => {
+                drop(reply.send(if in_doubt { or_unanswered(Ok(ended), group) } else { Ok(ended) }));
+            }
+            (Admin::Purge { reply, group, .. }, Outcome::Purged { removed }) => {
+                drop(reply.send(if in_doubt { or_unanswered(Ok(removed), group) } else { Ok(removed) }));
+            }
             (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
                 let announced = groups.map(|outcomes| {
                     let tell = |outcome: Result<Stored, _>| {
@@ -114,6 +119,7 @@ impl Owner {
                 });
                 drop(reply.send(Ok(announced)));
             }
+            (admin, _) if in_doubt => refuse_admin(admin, unanswered),
             (admin, _) => refuse_admin(admin, |group| unavailable(&group)),
         }
     }
@@ -211,7 +217,8 @@ fn member(told: MemberTold) -> Member {
     Member { session: Arc::new(session), joined_at: person.joined_at, progress }
 }
 
-fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
+/// Tells a moderator that nothing came of a request, or that nobody knows.
+pub(in crate::shard::owner) fn refuse_admin(admin: Admin, why: impl FnOnce(GroupName) -> Refusal) {
     let of = |group: Option<GroupName>| group.map_or(Refusal::NodeSilent, why);
     match admin {
         Admin::Members { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),

@@ -253,15 +253,18 @@ impl Owner {
     fn on_roll_answer(&mut self, answer: RollAnswer) {
         let RollAnswer { group: name, now, removed } = answer;
         self.on_removed(removed);
-        let Some(group) = self.groups.get_mut(&name) else { return };
+        let Some(group) = self.groups.get(&name) else { return };
         match now {
-            Some((epoch, head)) if epoch == group.epoch() || group.status.head() == 0 => {
-                if epoch != group.epoch() {
-                    group.move_to(epoch, 0, 0);
+            Some((epoch, head)) if epoch == group.epoch() => self.expect(&name, head, Duration::ZERO),
+            // An owner of an older build has taken those who were in a life without messages for members of the next one. They were told
+            // another epoch.
+            Some(_) => {
+                self.end_life(&name);
+                if let Some(mirror) = self.mirror_mut() {
+                    mirror.call_roll();
                 }
-                self.expect(&name, head, Duration::ZERO);
             }
-            Some(_) | None => self.end_life(&name),
+            None => self.end_life(&name),
         }
     }
 }

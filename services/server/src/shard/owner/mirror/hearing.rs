@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{FRAME_ITEMS, LATE_AGAIN, Mirror, Page};
 use crate::log::Range;
 use crate::shard::Batch;
+use crate::shard::owner::seat::Role;
 use crate::shard::owner::turn::TAIL;
 use crate::shard::owner::{Group, Owner};
 use crate::shard::request::Request;
@@ -144,49 +145,55 @@ impl Owner {
     }
 
     pub(in crate::shard::owner) fn look_for_late(&mut self) {
-        let (log, shard) = (Arc::clone(&self.shared.log), self.shard);
-        let head = |name: &GroupName| self.groups.get(name).map(Group::head);
-        let Some(mirror) = self.mirror() else { return };
-        let is_late = |(name, seq): &(&GroupName, &u64)| head(name).is_some_and(|head| head < **seq);
-        let late: HashMap<GroupName, u64> =
-            mirror.late.iter().filter(is_late).map(|(name, seq)| (name.clone(), *seq)).collect();
-        let next = late.iter().next().map(|(name, seq)| (name.clone(), *seq));
-        let Some(mirror) = self.mirror_mut() else { return };
-        (mirror.late, mirror.late_at) = (late, None);
+        let (log, shard, now) = (Arc::clone(&self.shared.log), self.shard, Instant::now());
+        let Some(seat) = self.seat.as_deref_mut() else { return };
+        let Role::Mirror(mirror) = &mut seat.role else { return };
+        let groups = &self.groups;
+        mirror.late.retain(|name, late| groups.get(name).is_some_and(|group| group.head() < late.seq));
+        mirror.late_at = None;
         // What is being read is read to its end, however soon more is late: after it comes the next.
-        if let Some((name, seq)) = next.filter(|_| mirror.reading.is_none()) {
-            self.shared.metrics.late.increment(1);
-            let reading = Box::pin(async move {
-                let page = log.read(shard, &name, Range::Before(seq + 1), TAIL).await;
-                (name, page)
-            });
-            if let Some(mirror) = self.mirror_mut() {
-                mirror.reading = Some(reading);
-            }
+        if mirror.reading.is_some() {
+            return;
         }
+        let Some((name, late)) = mirror.late.iter().min_by_key(|(_, late)| late.at) else { return };
+        if late.at > now {
+            mirror.late_at = Some(late.at);
+            return;
+        }
+        self.shared.metrics.late.increment(1);
+        let (name, seq) = (name.clone(), late.seq);
+        mirror.reading = Some(Box::pin(async move {
+            let page = log.read(shard, &name, Range::Before(seq + 1), TAIL).await;
+            (name, seq, page)
+        }));
     }
 
-    pub(in crate::shard::owner) fn on_late_page(&mut self, (name, page): Page) {
+    pub(in crate::shard::owner) fn on_late_page(&mut self, (name, seq, page): Page) {
         if let Some(mirror) = self.mirror_mut() {
             mirror.reading = None;
         }
+        let mut is_gone = false;
         if let (Ok(Some(page)), Some(group)) = (page, self.groups.get(&name))
             && page.head.epoch == group.epoch()
-            && !page.records.is_empty()
         {
-            self.follow_batch(Batch { group: name.clone(), epoch: page.head.epoch, records: page.records });
+            // Nobody will find it any more. Who needed it learns that from what comes next.
+            is_gone = page.head.first > seq;
+            if !page.records.is_empty() {
+                self.follow_batch(Batch { group: name.clone(), epoch: page.head.epoch, records: page.records });
+            }
         }
         // Those that are still late are looked for again; others are next.
         let head = self.groups.get(&name).map_or(u64::MAX, Group::head);
-        if let Some(mirror) = self.mirror_mut() {
-            let found = mirror.late.get(&name).is_none_or(|seq| *seq <= head);
-            if found {
+        let Some(mirror) = self.mirror_mut() else { return };
+        if let Some(late) = mirror.late.get_mut(&name) {
+            if late.seq <= head || (is_gone && late.seq == seq) {
                 mirror.late.remove(&name);
-            }
-            if !mirror.late.is_empty() {
-                let wait = if found { Duration::ZERO } else { LATE_AGAIN };
-                mirror.late_at = Some(Instant::now() + wait);
+            } else {
+                // A newer one than was looked for has not been waited for yet.
+                let again = if is_gone || head >= seq { LATE_AGAIN.0 } else { late.again };
+                (late.at, late.again) = (Instant::now() + again, (again * 2).min(LATE_AGAIN.1));
             }
         }
+        mirror.late_at = mirror.late.values().map(|late| late.at).min();
     }
 }

@@ -93,12 +93,14 @@ fn item_of(request: &Request, most: usize) -> Item {
             Admin::Kick { group, target, reason, hold, .. } => {
                 Item::Kick { group: group.clone(), target: target.clone(), reason: reason.clone(), hold: *hold }
             }
-            Admin::End { group, how, reason, hold, .. } => {
-                Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold }
+            Admin::End { group, how, reason, hold, epoch, .. } => {
+                Item::End { group: group.clone(), how: *how, reason: reason.clone(), hold: *hold, epoch: *epoch }
             }
             // Only an owner is asked, or only this node.
             Admin::Forget { .. } | Admin::Here { .. } => Item::Unknown,
-            Admin::Purge { group, through, .. } => Item::Purge { group: group.clone(), through: *through },
+            Admin::Purge { group, through, epoch, .. } => {
+                Item::Purge { group: group.clone(), through: *through, epoch: *epoch }
+            }
             Admin::Announce { group, message, id, .. } => Item::Announce {
                 group: group.clone(),
                 message: Arc::clone(message),

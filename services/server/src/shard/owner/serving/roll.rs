@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::{BEATS, Serving, session};
+use crate::log::{Head, ReadError};
 use crate::shard::events::{Leaving, What};
 use crate::shard::owner::mirror::removed as removal;
-use crate::shard::owner::{Group, Owner};
+use crate::shard::owner::{AT_ONCE, Group, Owner};
 use crate::shard::session::Removal;
 use crate::shard::wire::{Removed, Roll, RollAnswer, RollOfGroup};
 
@@ -59,9 +61,10 @@ impl Owner {
                 drop(group.remove_where(|session| session.home.as_ref() == Some(home)));
             }
         }
+        self.load_all(&roll.groups).await.ok()?;
         let mut answers = Vec::new();
         for named in roll.groups {
-            answers.push(self.on_roll_of(named, roll.heard, home).await?);
+            answers.push(self.on_roll_of(named, roll.heard, home));
         }
         if let Some(serving) = self.serving_mut() {
             serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
@@ -69,18 +72,46 @@ impl Owner {
         Some(answers)
     }
 
-    async fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> Option<RollAnswer> {
-        let RollOfGroup { group: name, epoch, head, members } = named;
-        let gone = |name: GroupName| RollAnswer { group: name, now: None, removed: Vec::new() };
-        match self.load(&name).await {
-            Ok(Some(_)) => {}
-            // Nobody has posted: that the group exists is known from its members alone.
-            Ok(None) if head == 0 => {
-                let fanout = self.shared.config.fanout;
-                self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, fanout));
+    /// Brings the groups into memory that the log knows. Each is a question of its own: one after the other they would keep the shard for as
+    /// many times as long as the log is far.
+    async fn load_all(&mut self, named: &[RollOfGroup]) -> Result<(), ReadError> {
+        let names: HashSet<&GroupName> = named.iter().map(|named| &named.group).collect();
+        let names = names.into_iter().filter(|name| !self.groups.contains_key(*name)).cloned();
+        let (log, shard) = (Arc::clone(&self.shared.log), self.shard);
+        let heads = names.map(|name| {
+            let head = log.head(shard, &name);
+            async move { Ok::<_, ReadError>((name, head.await?)) }
+        });
+        let heads: Vec<_> = stream::iter(heads.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+        for (name, head) in heads {
+            if let Some(Head { epoch, seq, at, .. }) = head {
+                self.enter(Group::new(name, shard, epoch, seq, at, self.shared.config.fanout));
             }
-            Ok(None) => return Some(gone(name)),
-            Err(_) => return None,
+        }
+        Ok(())
+    }
+
+    fn begin_as_told(&mut self, name: &GroupName, epoch: u64) {
+        self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
+    }
+
+    /// Of a group that is in memory if the log knows it.
+    fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> RollAnswer {
+        let RollOfGroup { group: name, epoch, head, members } = named;
+        let found = self.groups.get(&name).map(|group| (group.epoch(), group.is_blank()));
+        match found {
+            Some((of, _)) if of == epoch => {}
+            // Nobody has posted: that the group exists is known from its members alone.
+            None if head == 0 => self.begin_as_told(&name, epoch),
+            // Nor has anybody who joined here before it was known that there are others. They were told another epoch, and so were these: the
+            // older life goes on, in which there are more of them, as a rule.
+            Some((of, true)) if head == 0 && epoch < of => {
+                self.remove(&name, |_| true, Removal::Deleted, None);
+                self.groups.remove(&name);
+                self.shared.directory.remove(&name, false);
+                self.begin_as_told(&name, epoch);
+            }
+            Some(_) | None => return RollAnswer { group: name, now: None, removed: Vec::new() },
         }
         let missed = |serving: &mut Serving| -> Vec<Removed> {
             let missed = serving.removals.iter().filter(|(number, removed)| *number > heard && removed.group == name);
@@ -97,13 +128,11 @@ impl Owner {
             if removed.iter().any(|removed| removed.id == id) {
                 continue;
             }
-            let Some(group) = self.groups.get_mut(&name) else { continue };
-            if head > 0 && group.epoch() != epoch {
-                return Some(gone(name));
+            if let Some(group) = self.groups.get_mut(&name) {
+                drop(group.join(&session, joined_at));
             }
-            drop(group.join(&session, joined_at));
         }
         let now = self.groups.get(&name).map(|group| (group.epoch(), group.head()));
-        Some(RollAnswer { group: name, now, removed })
+        RollAnswer { group: name, now, removed }
     }
 }

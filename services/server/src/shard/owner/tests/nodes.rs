@@ -19,6 +19,8 @@ use crate::shard::{Listed, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod far;
+mod lives;
 mod overtaken;
 mod rolls;
 mod silence;
@@ -165,8 +167,7 @@ impl Pair {
             in_vain: 0.into(),
             frame_bytes,
         });
-        let memory = Memory::new(&LogConfig::default(), 1);
-        let log = Shared(Arc::new(Moody { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0) }));
+        let log = Shared(Arc::new(Moody::new()));
         let cut = [watch::Sender::new(false), watch::Sender::new(false)];
         let world = |name: &str, cut: &watch::Sender<bool>| {
             let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
@@ -195,10 +196,15 @@ impl Pair {
 
     /// The shard goes from the first node to the second.
     async fn hand_over(&self) {
-        let (done, released) = tokio::sync::oneshot::channel();
-        self.one.shards.order(0, Order::Release { done }).await;
-        let held = released.await.unwrap();
+        let held = self.release(&self.one).await;
         self.own(&self.two, self.reign + 1, held).await;
+    }
+
+    /// A node gives the shard up; answers what moderators hold.
+    async fn release(&self, world: &World) -> Vec<Hold> {
+        let (done, released) = tokio::sync::oneshot::channel();
+        world.shards.order(0, Order::Release { done }).await;
+        released.await.unwrap()
     }
 
     /// A moderator removes a user from the group, at the owner; answers whose connections were members.

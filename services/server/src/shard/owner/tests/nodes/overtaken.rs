@@ -140,8 +140,7 @@ async fn a_removal_that_is_not_answered_holds_the_shard_up_no_longer_than_anybod
     assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
     pair.one.mood(STUCK);
     let begun = tokio::time::Instant::now();
-    let purge = |reply| Admin::Purge { group: pair.one.group.clone(), through: 1, reply };
-    let told = pair.one.shards.ask(0, purge).await.unwrap();
+    let told = pair.one.purge(None, 1).await;
     assert!(matches!(told, Err(Refusal::Unanswered { .. })), "{told:?}");
     assert_eq!(begun.elapsed(), PATIENCE);
     pair.one.mood(WELL);

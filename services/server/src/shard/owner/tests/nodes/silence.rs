@@ -64,6 +64,35 @@ async fn who_waits_for_an_append_is_told_that_its_end_is_not_known() {
     assert_eq!(pair.one.post(&ada, &["a", "b", "c"]).await, [Ok(1), Ok(2), Ok(3)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_takes_the_log_to_answer_is_refused_by_an_owner_that_does_not_reach_it() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["a"]).await;
+    taken(&pair.one).await;
+    pair.cut[0].send_replace(true);
+    assert!(is_unknown(&answers(&ada, 1).await[0]));
+    pair.one.mood(MUTE);
+    let elsewhere = GroupName::new("elsewhere").unwrap();
+    let asked = async {
+        let users = pair.one.shards.users(elsewhere.clone(), None, 10).await;
+        assert!(matches!(&users, Err(Refusal::Unavailable { group, .. }) if *group == elsewhere), "{users:?}");
+        let look = |reply| Admin::Look { group: elsewhere.clone(), reply };
+        let looked = pair.one.shards.ask(0, look).await.unwrap();
+        assert!(matches!(looked, Err(Refusal::Unavailable { .. })), "{looked:?}");
+        assert!(matches!(pair.one.delete(None).await, Err(Refusal::Unavailable { .. })));
+        let here = |reply| Admin::Here { group: pair.one.group.clone(), after: None, limit: 10, reply };
+        assert_eq!(pair.one.shards.ask(0, here).await.unwrap().len(), 1, "this it knows by itself");
+    };
+    tokio::time::timeout(Duration::from_secs(1), asked).await.expect("they are kept waiting");
+    pair.one.log.0.gate.add_permits(1);
+    pair.one.mood(WELL);
+    pair.cut[0].send_replace(false);
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+}
+
 #[tokio::test]
 async fn what_another_node_has_taken_meanwhile_is_not_sent_there_for_who_was_told() {
     let pair = Pair::new().await;
