@@ -19,6 +19,7 @@ use super::link::Link;
 use super::membership::{Membership, View};
 use super::metrics::Metrics;
 use super::pace::Pace;
+use super::node::Node;
 use crate::log::nats::Nats;
 use crate::shard::peers::{Order, Silence};
 use crate::shard::{Hold, ShardMap, Shards};
@@ -145,7 +146,8 @@ impl Ownership {
         let map = view.map(self.map.shards());
         let names = |map: &ShardMap| map.nodes.clone();
         let has_new_nodes = names(&map) != names(&self.map);
-        let nodes: Arc<HashSet<String>> = Arc::new(view.nodes.iter().map(|node| node.name.clone()).collect());
+        let start = |node: &Node| (node.name.clone(), node.instance.clone());
+        let nodes: Arc<HashMap<String, String>> = Arc::new(view.nodes.iter().map(start).collect());
         let missed = view.connections != self.connections || std::mem::take(&mut self.is_back);
         self.connections = view.connections;
         for shard in 0..map.shards() {
