@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tertulia_protocol::GroupName;
 use tokio::sync::oneshot;
 
 use super::{Hold, Listed, Untold};
@@ -90,4 +91,6 @@ pub enum Order {
     Follow,
     /// These nodes are there, and which start of each it is: members of others are gone.
     Nodes(Arc<HashMap<String, String>>),
+    /// Some members may be held in this group, or in any, whom nobody took out.
+    Held(Option<GroupName>),
 }

@@ -140,7 +140,7 @@ impl Owner {
     }
 
     /// Ends memberships and tells those who had them.
-    fn remove(
+    pub(super) fn remove(
         &mut self,
         name: &GroupName,
         which: impl Fn(&Session) -> bool,
