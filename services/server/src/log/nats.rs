@@ -20,6 +20,7 @@ mod forming;
 mod handover;
 mod health;
 mod known;
+mod lineage;
 mod link;
 mod message;
 pub mod metrics;
@@ -54,6 +55,8 @@ pub use self::fence::{TakeOver, TakeOverError};
 pub(crate) use self::forming::FORMING;
 pub use self::handover::Left;
 use self::known::Shard;
+use self::lineage::Lineage;
+pub use self::lineage::Rewound;
 use self::link::Link;
 use self::metrics::Metrics;
 pub use self::streams::StreamError;
@@ -105,6 +108,7 @@ struct Core {
     names: Mutex<BTreeMap<GroupName, u16>>,
     bytes: AtomicU64,
     trouble: Arc<Trouble>,
+    lineage: Lineage,
     lost: broadcast::Sender<u16>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -208,6 +212,7 @@ impl Nats {
             names: Mutex::default(),
             bytes: AtomicU64::new(0),
             trouble,
+            lineage: Lineage::default(),
             lost: broadcast::Sender::new(usize::from(shards.max(1))),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -215,6 +220,7 @@ impl Nats {
             removed: Removed::new(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
+        core.tasks.spawn(lineage::watch(Arc::clone(&core)));
         core.tasks.spawn(Arc::clone(&core).sweep());
         Ok(Self { core })
     }
@@ -257,6 +263,17 @@ impl Nats {
     #[must_use]
     pub fn lost(&self) -> broadcast::Receiver<u16> {
         self.core.lost.subscribe()
+    }
+
+    /// Looks as well whether another stream is what it was, which is made by a start and by nothing else.
+    pub fn watch_also(&self, stream: String) {
+        self.core.tasks.spawn(lineage::watch_also(Arc::clone(&self.core), stream));
+    }
+
+    /// Returns when a stream turns out to be another one than it was, or to have less: then this node can do nothing any more until it
+    /// is started again.
+    pub async fn rewound(&self) -> Rewound {
+        self.core.lineage.rewound().await.clone()
     }
 
     /// The connection, for what else goes over NATS.
