@@ -213,7 +213,7 @@ impl Ownership {
             if self.busy.contains(&shard) {
                 continue;
             }
-            if mine && self.reading.is_some() {
+            if mine && (self.reading.is_some() || !self.taking.nats.can_take(shard)) {
                 continue;
             }
             let taking = self.taking.clone();
@@ -279,7 +279,11 @@ fn without(view: &View, name: &str) -> View {
 impl Taking {
     /// Makes a shard this node's, if it can be had now.
     async fn take(self, shard: u16, version: u64, before: Option<String>) {
-        let turn = self.pace.turn(self.membership.round_trip()).await;
+        let mut turn = Some(self.pace.turn(self.membership.round_trip()).await);
+        if !self.nats.can_take(shard) {
+            // It has turned out while this one waited for its turn.
+            return;
+        }
         let me = self.shards.node();
         let is_asked =
             |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);
@@ -321,11 +325,8 @@ impl Taking {
             None => held.into_iter().map(Hold::from).filter(is_news).collect(),
         };
         let holds = holds.unwrap_or_else(|| inherited.clone());
-        let taken = match left {
-            Some(left) => self.nats.take_over_from(shard, left).await,
-            None => self.nats.take_over(shard).await,
-        };
-        let taken = match taken {
+        // Others need not wait for a stream that they have nothing to do with.
+        let taken = match self.nats.take(shard, left, &mut || drop(turn.take())).await {
             Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(shard, %error, "the shard cannot be taken now");
@@ -350,7 +351,9 @@ impl Taking {
             } else {
                 self.metrics.taken(begun.elapsed());
             }
-            turn.end(begun.elapsed());
+            if let Some(turn) = turn {
+                turn.end(begun.elapsed());
+            }
             self.keep(inherited).await;
         } else {
             tracing::debug!(shard, "the shard was taken and is not served yet");

@@ -230,7 +230,7 @@ impl Nats {
     /// # Errors
     /// NATS does not answer or refuses; whether the shard is ours is then not known, and another attempt finds out.
     pub async fn take_over(&self, shard: u16) -> Result<TakeOver, TakeOverError> {
-        self.core.take_over(shard).await
+        self.take(shard, None, &mut || {}).await
     }
 
     /// Makes a shard ours whose writer let go of it and gave us what it knew. If it has had another writer since, this is
@@ -239,7 +239,30 @@ impl Nats {
     /// # Errors
     /// As [`Nats::take_over`].
     pub async fn take_over_from(&self, shard: u16, left: Left) -> Result<TakeOver, TakeOverError> {
-        self.core.take_over_from(shard, left).await
+        self.take(shard, Some(left), &mut || {}).await
+    }
+
+    /// As [`Nats::take_over_from`] if something was left, else [`Nats::take_over`]. `wait` is told as soon as that waits for more than what
+    /// it does itself: for a stream that does not answer, or for an append whose end is not known.
+    ///
+    /// # Errors
+    /// As [`Nats::take_over`].
+    pub async fn take(
+        &self,
+        shard: u16,
+        left: Option<Left>,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<TakeOver, TakeOverError> {
+        match left {
+            Some(left) => self.core.take_over_from(shard, left, wait).await,
+            None => self.core.take_over(shard, wait).await,
+        }
+    }
+
+    /// Whether the stream of a shard answers, as far as is known: else nobody can take the shard.
+    #[must_use]
+    pub fn can_take(&self, shard: u16) -> bool {
+        self.core.trouble.of_stream(self.core.link.names.stream_of(shard)).is_none()
     }
 
     /// Stops extending a shard, once what is under way has ended. Answers what the next writer is to be given, if that is not too

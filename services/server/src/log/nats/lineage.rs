@@ -108,6 +108,21 @@ impl Lineage {
         look(seen.entry(stream.to_owned()).or_default())
     }
 
+    /// The newest message that a stream is known to have had.
+    pub(super) fn newest(&self, stream: &str) -> u64 {
+        self.of(stream, |seen| seen.newest)
+    }
+
+    /// A message was stored at `position` that was sent when the stream was known to have had `before`. Nothing is stored twice at one
+    /// position of a stream.
+    pub(super) fn has_stored(&self, stream: &str, before: u64, position: u64) {
+        if position <= before {
+            let stream = stream.to_owned();
+            return self.end(Rewound::Older { stream, known: before, found: position });
+        }
+        self.of(stream, |seen| seen.newest = seen.newest.max(position));
+    }
+
     fn end(&self, rewound: Rewound) {
         // One is enough.
         drop(self.rewound.set(rewound));
@@ -197,5 +212,19 @@ mod tests {
         let gone = Rewound::Gone { stream: stream() };
         assert_eq!(found(&[there(7), Look::Gone, Look::Gone, Look::Gone]), Some((3, gone)));
         assert_eq!(found(&[there(7), Look::Gone, Look::Gone, other]).unwrap().0, 3, "whatever it is each time");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stored_where_something_was() {
+        let lineage = Lineage::default();
+        lineage.has_stored("s", lineage.newest("s"), 7);
+        // Two were on their way at a time, and the later one was answered first.
+        let before = lineage.newest("s");
+        lineage.has_stored("s", before, 9);
+        lineage.has_stored("s", before, 8);
+        lineage.has_stored("other", lineage.newest("other"), 1);
+        assert_eq!(lineage.rewound.get(), None);
+        lineage.has_stored("s", lineage.newest("s"), 9);
+        assert_eq!(*lineage.rewound().await, Rewound::Older { stream: "s".to_owned(), known: 9, found: 9 });
     }
 }

@@ -9,6 +9,7 @@ mod notes;
 mod opening;
 pub(crate) mod proxy;
 mod retention;
+mod rewound;
 pub(crate) mod server;
 mod suite;
 mod writer;
