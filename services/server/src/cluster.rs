@@ -37,7 +37,7 @@ use self::link::Link;
 use self::membership::{Membership, View};
 use self::ownership::Ownership;
 use crate::log::config::Nats as NatsConfig;
-use crate::log::nats::Nats;
+use crate::log::nats::{Nats, Rewound};
 use crate::shard::Shards;
 use crate::shard::handle::Among;
 
@@ -52,7 +52,7 @@ pub type Relay = Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, Option<Vec<u8>>
 const FIRST: Duration = Duration::from_secs(15);
 
 /// Why this node is not one of the cluster.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The list of nodes cannot be made, or asked.
     #[error(
@@ -76,6 +76,20 @@ pub enum Error {
         /// When the other one began, in milliseconds since 1970.
         since: u64,
     },
+    /// Another process has taken the name, and goes on under it.
+    #[error(
+        "another node (it began at {since}) has taken the name '{name}' and goes on under it: this one ends, since members of both would \
+         miss messages. Give each node a name of its own with --node-id"
+    )]
+    NameLost {
+        /// The name.
+        name: String,
+        /// When the other one began, in milliseconds since 1970.
+        since: u64,
+    },
+    /// What this node remembers of NATS is not there any more.
+    #[error(transparent)]
+    Rewound(#[from] Rewound),
     /// A node that is there cannot be understood, or cannot understand this one.
     #[error(
         "node '{node}' (version {version}) and this one do not understand each other: {why}. Upgrade one version at a time, or stop all nodes first"
@@ -119,6 +133,7 @@ impl Cluster {
         let client = nats.client();
         let instance: Arc<str> = client.new_inbox().rsplit('.').next().unwrap_or_default().into();
         let bucket = Bucket::open(client.clone(), settings, config).await?;
+        nats.watch_also(format!("KV_{}", bucket.name()));
         let membership = Arc::new(Membership::new(config.clone(), bucket, name, &instance));
         membership.enter().await?;
         let view = membership.view();
@@ -156,6 +171,15 @@ impl Cluster {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.inner.membership.trouble()
+    }
+
+    /// Returns when this node cannot be one of the nodes any more until it is started again, with why.
+    pub async fn ended(&self) -> Error {
+        let Inner { nats, membership, .. } = &*self.inner;
+        tokio::select! {
+            rewound = nats.rewound() => rewound.into(),
+            lost = membership.lost_name.wait() => lost.clone(),
+        }
     }
 
     /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not.

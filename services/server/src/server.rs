@@ -173,20 +173,26 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     // Once before anybody is told that the node is ready.
     look_at_log(&shards, cluster.as_ref(), &readiness);
     tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
+    let mut ended = None;
     if is_started {
         readiness.clear(Reason::Starting);
         addresses.tell();
         tokio::select! {
             what = signals.next() => tracing::info!(signal = what, "stopping; a second signal stops at once"),
             () = shards.broken() => tracing::error!("the task of a shard has panicked: stopping, so that what starts next is whole"),
+            error = cannot_go_on(cluster.as_ref()) => {
+                tracing::error!(%error, "stopping");
+                ended = Some(error);
+            }
         }
     }
     let deadline = Instant::now() + config.drain.grace;
     let stop = async {
         let hand_over = async {
             match &cluster {
-                Some(cluster) => cluster.hand_over(&shards).await,
-                None => false,
+                // What it has nobody can take from it.
+                Some(cluster) if ended.is_none() => cluster.hand_over(&shards).await,
+                Some(_) | None => false,
             }
         };
         drain(&config.drain, &readiness, &accepting, &front, &shards, hand_over).await;
@@ -199,13 +205,21 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         }
         exporting.stop(LAST_SPANS.min(last_moment.saturating_duration_since(Instant::now()))).await;
     };
-    tokio::select! {
-        () = stop => {}
+    let stopped = tokio::select! {
+        () = stop => Ok(()),
         () = sleep_until(deadline) => {
-            anyhow::bail!("grace time is over: what was left is cut off ({} connections)", front.registry().open());
+            let open = front.registry().open();
+            Err(anyhow::anyhow!("grace time is over: what was left is cut off ({open} connections)"))
         }
-        what = signals.next() => anyhow::bail!("stopped at once by a second signal ({what})"),
+        what = signals.next() => Err(anyhow::anyhow!("stopped at once by a second signal ({what})")),
+    };
+    if let Some(error) = ended {
+        if let Err(unclean) = stopped {
+            tracing::warn!(error = %unclean, "not all was ended in order");
+        }
+        return Err(anyhow::Error::new(error).context("cannot go on as one of the nodes"));
     }
+    stopped?;
     tracing::info!("stopped");
     anyhow::ensure!(!shards.is_broken(), "the task of a shard has panicked; its log line tells where");
     Ok(())
@@ -221,6 +235,14 @@ fn describe() {
     admin::metrics::describe();
     http::describe();
     tls::metrics::describe();
+}
+
+/// Returns when this node cannot go on among the others, with why.
+async fn cannot_go_on(cluster: Option<&Cluster>) -> cluster::Error {
+    match cluster {
+        Some(cluster) => cluster.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Leaves the other nodes, and lets go of the log.

@@ -9,7 +9,9 @@ use harness::deadline::{PATIENCE, within};
 use harness::proxy::Carriage;
 use harness::recording::{Recording, Rejected};
 use harness::{Client, Connector, Event, ServerOptions, check};
+use serde_json::json;
 use tertulia_protocol::code::Code;
+use tertulia_protocol::extended::LeftReason;
 
 use crate::machine;
 
@@ -247,6 +249,41 @@ async fn a_node_that_stood_still_reads_anew_what_has_gone_to_others() -> Result<
     for group in &groups {
         let log = still.read_log_patiently(group).await?;
         ensure!(log.messages.len() == 2, "{log:?}");
+    }
+    Ok(())
+}
+
+/// Its node had the shards before, and has them again; who had them meanwhile knew nobody who is connected there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_held_while_its_node_is_cut_off_is_no_member_once_the_node_is_back() -> Result<()> {
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(2, 1, ServerOptions::new()).await?;
+    let mut eve = cluster.connector(0).extended("eve").await?;
+    for group in groups() {
+        eve.join(&group).await?;
+        eve.post(&group, "before", &format!("before {group}")).await?;
+    }
+    cluster.set_carriage(0, Carriage::Held);
+    cluster.agreed_among([1], 1).await?;
+    for group in groups() {
+        let held = json!({"group_name": group, "user": "eve", "hold_seconds": 3600});
+        cluster.nodes[1].admin("KickMember", held).await?;
+    }
+    cluster.set_carriage(0, Carriage::Open);
+    cluster.agreed(2).await?;
+    let mut missing = groups();
+    while !missing.is_empty() {
+        let left = eve.reader.until("the end of each membership", |event| match event {
+            Event::Left(left) => Some((**left).clone()),
+            _ => None,
+        });
+        let left = left.await?;
+        ensure!(left.reason == LeftReason::Kicked, "{left:?}");
+        missing.retain(|group| **group != *left.group);
+    }
+    for group in groups() {
+        let post = json!({"Post": {"group_name": group, "message": "here again", "id": format!("again {group}")}});
+        ensure!(eve.refusal(&post).await?.as_deref() == Some("kicked"), "in {group}");
     }
     Ok(())
 }

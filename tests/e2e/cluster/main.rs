@@ -12,6 +12,7 @@ mod latency;
 mod leaving;
 mod listener;
 mod metrics;
+mod rewound;
 mod slow;
 mod talker;
 mod together;

@@ -1,12 +1,20 @@
-//! A node whose entry in the list is another than the one it left there: it finds out why, and enters anew if it was removed.
+//! A node whose entry in the list is another than the one it left there: it finds out why, and enters anew if it was removed. If another
+//! process has its name and lives it ends, for all that is said to that name would reach now the one and now the other.
 
+use super::Error;
 use super::bucket::{Changed, Entry};
+use super::enter::Namesake;
 use super::membership::Membership;
 use super::node::Node;
 
 impl Membership {
     /// Renews the entry after a renewal that found another one; `None` if the list cannot be read.
-    pub(super) async fn renew_after_conflict(&self, node: &mut Node, revision: &mut u64) -> Option<Changed> {
+    pub(super) async fn renew_after_conflict(
+        &self,
+        node: &mut Node,
+        revision: &mut u64,
+        namesake: &mut Option<Namesake>,
+    ) -> Option<Changed> {
         // Either an answer to us was lost, or we were removed.
         let entries = self.bucket.entries().await.ok()?;
         let is_newer = entries.iter().any(|entry| entry.revision > *revision);
@@ -17,13 +25,19 @@ impl Membership {
                 *revision = newer;
                 self.bucket.put(&node.name, newer, node).await
             }
-            Some(Entry { node: Some(found), .. }) => {
+            Some(Entry { node: Some(found), revision: newer, .. }) => {
                 tracing::error!(
                     name = node.name,
                     since = found.since,
                     "another node has taken this node's name: give each node its own with --node-id"
                 );
                 self.lapse();
+                let other = namesake.get_or_insert_with(|| Namesake::new(newer));
+                other.look(newer);
+                if other.is_alive() {
+                    // It is said once.
+                    drop(self.lost_name.set(Error::NameLost { name: found.name, since: found.since }));
+                }
                 Changed::Unknown("another node has this node's name".to_owned())
             }
             None if !is_newer => self.enter_if_nothing_is_left(node, revision).await,

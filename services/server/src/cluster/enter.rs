@@ -13,7 +13,7 @@ use crate::log::nats::FORMING;
 
 /// Who is under this node's name, and is not this node.
 #[derive(Debug)]
-struct Namesake {
+pub(super) struct Namesake {
     /// Its newest renewal.
     newest: u64,
     /// When that was seen first.
@@ -23,19 +23,19 @@ struct Namesake {
 }
 
 impl Namesake {
-    fn new(revision: u64) -> Self {
+    pub(super) fn new(revision: u64) -> Self {
         Self { newest: revision, seen: Instant::now(), renewals: 0 }
     }
 
     /// Looks at its entry. One that was renewed once proves nothing: a replica that was behind may have told the one before, or the last
     /// renewal of this node's life before came late. What is older than the newest is from a replica that is behind.
-    fn look(&mut self, revision: u64) {
+    pub(super) fn look(&mut self, revision: u64) {
         if revision > self.newest {
             (self.newest, self.seen, self.renewals) = (revision, Instant::now(), self.renewals + 1);
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         self.renewals > 1
     }
 }
@@ -140,7 +140,8 @@ impl Membership {
     fn has_entered(&self, node: Node, revision: u64) {
         self.set_number(node.number);
         let mut me = self.me();
-        (me.node, me.revision, me.renewed) = (said_at(node, revision), revision, Instant::now());
+        let now = Instant::now();
+        (me.node, me.revision, me.renewed, me.looked) = (said_at(node, revision), revision, now, now);
     }
 }
 

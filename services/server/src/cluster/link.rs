@@ -209,6 +209,10 @@ impl Peers for Link {
         self.send(format!("{}.live.{shard}", self.prefix), frame);
     }
 
+    fn are_there(&self) -> bool {
+        self.view.borrow().nodes.iter().any(|node| node.name != self.name)
+    }
+
     fn told(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
         let (client, timeout) = (self.client.clone(), self.timeout);
         let subject = format!("{}.live.{shard}", self.prefix);

@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, Changed, Entry};
+use super::enter::Namesake;
 use super::metrics::Metrics;
 use super::node::{Node, Wire};
-use super::{Config, silence};
+use super::{Config, Error, silence};
 use crate::log::now_ms;
 use crate::shard::ShardMap;
 
@@ -71,6 +72,8 @@ pub(super) struct Membership {
     hurry: Notify,
     view: watch::Sender<Arc<View>>,
     cut_off: watch::Sender<bool>,
+    /// Another process has this node's name for good.
+    pub(super) lost_name: SetOnce<Error>,
     pub(super) metrics: Metrics,
 }
 
@@ -82,6 +85,8 @@ pub(super) struct Me {
     pub(super) revision: u64,
     /// When it was renewed last.
     pub(super) renewed: Instant,
+    /// When the list was looked at last, and told no less than it did before.
+    pub(super) looked: Instant,
     trouble: Option<String>,
 }
 
@@ -92,6 +97,8 @@ pub(super) struct Seen {
     others: HashMap<String, (u64, Instant)>,
     /// The newest message of all.
     newest: u64,
+    /// Who has this node's name, while another one has it.
+    namesake: Option<Namesake>,
 }
 
 impl Membership {
@@ -107,7 +114,8 @@ impl Membership {
             groups: 0,
             changed: 0,
         };
-        let me = Me { node, revision: 0, renewed: Instant::now(), trouble: None };
+        let now = Instant::now();
+        let me = Me { node, revision: 0, renewed: now, looked: now, trouble: None };
         Self {
             config,
             bucket,
@@ -119,6 +127,7 @@ impl Membership {
             hurry: Notify::new(),
             view: watch::Sender::new(Arc::default()),
             cut_off: watch::Sender::new(false),
+            lost_name: SetOnce::new(),
             metrics: Metrics::new(),
         }
     }
@@ -159,7 +168,9 @@ impl Membership {
     pub(super) fn trouble(&self) -> Option<String> {
         let me = self.me();
         let late = me.renewed.elapsed() > self.config.lease;
-        me.trouble.clone().filter(|_| late)
+        let blind = me.looked.elapsed() > 2 * self.config.lease;
+        let unseen = || "what NATS tells of the list of nodes is less than it told before, or nothing".to_owned();
+        me.trouble.clone().filter(|_| late).or_else(|| blind.then(unseen))
     }
 
     /// How long an answer of NATS takes at least.
@@ -232,7 +243,7 @@ impl Membership {
         }
         let mut outcome = self.bucket.put(&node.name, revision, &node).await;
         if outcome == Changed::Conflict {
-            match self.renew_after_conflict(&mut node, &mut revision).await {
+            match self.renew_after_conflict(&mut node, &mut revision, &mut seen.namesake).await {
                 Some(after) => outcome = after,
                 None => return,
             }
@@ -246,7 +257,9 @@ impl Membership {
                     let now = Instant::now();
                     seen.others.values_mut().for_each(|(_, when)| *when = now);
                 }
-                *me = Me { node: said_at(node, newer), revision: newer, renewed: Instant::now(), trouble: None };
+                seen.namesake = None;
+                (me.node, me.revision) = (said_at(node, newer), newer);
+                (me.renewed, me.trouble) = (Instant::now(), None);
             }
             Changed::Conflict | Changed::Unknown(_) => {
                 self.metrics.failed.increment(1);
@@ -286,6 +299,7 @@ impl Membership {
         }
         seen.newest = newest;
         let now = Instant::now();
+        self.me().looked = now;
         for Entry { key, revision, .. } in entries.iter().filter(|entry| entry.node.is_some()) {
             let known = seen.others.entry(key.clone()).or_insert((0, now));
             if known.0 != *revision {

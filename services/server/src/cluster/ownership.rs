@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use super::desk::{Answer, Question, release};
 use super::link::Link;
 use super::membership::{Membership, View};
 use super::metrics::Metrics;
+use super::node::Node;
 use super::pace::Pace;
 use crate::log::nats::Nats;
 use crate::shard::peers::{Order, Silence};
@@ -25,6 +27,8 @@ use crate::shard::{Hold, ShardMap, Shards};
 
 /// How long a shard that could not be taken is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long what moderators hold may take to be read anew before shards are taken all the same.
+const HOLDS: Duration = Duration::from_secs(5);
 
 pub(super) struct Ownership {
     config: Config,
@@ -36,6 +40,8 @@ pub(super) struct Ownership {
     /// Whether the node has come back into the list since: others forgot who is connected here.
     is_back: bool,
     connections: u64,
+    /// What moderators hold is being read anew: who serves a shard decides who may be in its groups.
+    reading: Option<BoxFuture<'static, ()>>,
     /// Shards that are being taken or given.
     busy: HashSet<u16>,
     /// For each shard the node whose it was before.
@@ -88,8 +94,8 @@ impl Ownership {
         let taking = Taking { nats, shards, link, membership, view: view.clone(), pace, silent, metrics, handover };
         let before = vec![None; usize::from(map.shards())];
         let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
-        let is_back = false;
-        Self { config, taking, view, map, lives, is_back, connections, busy, before, surplus, asked, settled }
+        let (is_back, reading) = (false, None);
+        Self { config, taking, view, map, lives, is_back, connections, reading, busy, before, surplus, asked, settled }
     }
 
     /// Whether all shards are owned here that are this node's by the map.
@@ -119,6 +125,7 @@ impl Ownership {
                         self.busy.remove(&shard);
                     }
                 }
+                () = ended(&mut self.reading) => self.reading = None,
                 _ = ticks.tick() => {}
             }
             self.reconcile(&done, &tasks).await;
@@ -145,9 +152,18 @@ impl Ownership {
         let map = view.map(self.map.shards());
         let names = |map: &ShardMap| map.nodes.clone();
         let has_new_nodes = names(&map) != names(&self.map);
-        let nodes: Arc<HashSet<String>> = Arc::new(view.nodes.iter().map(|node| node.name.clone()).collect());
+        let start = |node: &Node| (node.name.clone(), node.instance.clone());
+        let nodes: Arc<HashMap<String, String>> = Arc::new(view.nodes.iter().map(start).collect());
         let missed = view.connections != self.connections || std::mem::take(&mut self.is_back);
         self.connections = view.connections;
+        if missed {
+            let holds = Arc::clone(shards.holds());
+            self.reading = Some(Box::pin(async move {
+                if tokio::time::timeout(HOLDS, holds.refresh()).await.is_err() {
+                    tracing::warn!("shards are taken although it could not be read anew whom moderators hold");
+                }
+            }));
+        }
         for shard in 0..map.shards() {
             if shards.is_owned(shard) {
                 shards.order(shard, Order::Nodes(Arc::clone(&nodes))).await;
@@ -197,6 +213,9 @@ impl Ownership {
             if self.busy.contains(&shard) {
                 continue;
             }
+            if mine && (self.reading.is_some() || !self.taking.nats.can_take(shard)) {
+                continue;
+            }
             let taking = self.taking.clone();
             let done = done.clone();
             if mine {
@@ -222,6 +241,14 @@ impl Ownership {
             }
         }
         self.settled.send_if_modified(|settled| std::mem::replace(settled, !missing) == missing);
+    }
+}
+
+/// Waits until it has ended, if there is something to wait for. Dropping the future loses nothing.
+async fn ended(reading: &mut Option<BoxFuture<'static, ()>>) {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -252,7 +279,11 @@ fn without(view: &View, name: &str) -> View {
 impl Taking {
     /// Makes a shard this node's, if it can be had now.
     async fn take(self, shard: u16, version: u64, before: Option<String>) {
-        let turn = self.pace.turn(self.membership.round_trip()).await;
+        let mut turn = Some(self.pace.turn(self.membership.round_trip()).await);
+        if !self.nats.can_take(shard) {
+            // It has turned out while this one waited for its turn.
+            return;
+        }
         let me = self.shards.node();
         let is_asked =
             |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);
@@ -294,11 +325,8 @@ impl Taking {
             None => held.into_iter().map(Hold::from).filter(is_news).collect(),
         };
         let holds = holds.unwrap_or_else(|| inherited.clone());
-        let taken = match left {
-            Some(left) => self.nats.take_over_from(shard, left).await,
-            None => self.nats.take_over(shard).await,
-        };
-        let taken = match taken {
+        // Others need not wait for a stream that they have nothing to do with.
+        let taken = match self.nats.take(shard, left, &mut || drop(turn.take())).await {
             Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(shard, %error, "the shard cannot be taken now");
@@ -323,7 +351,9 @@ impl Taking {
             } else {
                 self.metrics.taken(begun.elapsed());
             }
-            turn.end(begun.elapsed());
+            if let Some(turn) = turn {
+                turn.end(begun.elapsed());
+            }
             self.keep(inherited).await;
         } else {
             tracing::debug!(shard, "the shard was taken and is not served yet");

@@ -20,6 +20,7 @@ mod forming;
 mod handover;
 mod health;
 mod known;
+mod lineage;
 mod link;
 mod message;
 pub mod metrics;
@@ -54,6 +55,8 @@ pub use self::fence::{TakeOver, TakeOverError};
 pub(crate) use self::forming::FORMING;
 pub use self::handover::Left;
 use self::known::Shard;
+use self::lineage::Lineage;
+pub use self::lineage::Rewound;
 use self::link::Link;
 pub(crate) use self::link::in_time;
 use self::metrics::Metrics;
@@ -106,6 +109,7 @@ struct Core {
     names: Mutex<BTreeMap<GroupName, u16>>,
     bytes: AtomicU64,
     trouble: Arc<Trouble>,
+    lineage: Lineage,
     lost: broadcast::Sender<u16>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -209,6 +213,7 @@ impl Nats {
             names: Mutex::default(),
             bytes: AtomicU64::new(0),
             trouble,
+            lineage: Lineage::default(),
             lost: broadcast::Sender::new(usize::from(shards.max(1))),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -216,6 +221,7 @@ impl Nats {
             removed: Removed::new(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
+        core.tasks.spawn(lineage::watch(Arc::clone(&core)));
         core.tasks.spawn(Arc::clone(&core).sweep());
         Ok(Self { core })
     }
@@ -225,7 +231,7 @@ impl Nats {
     /// # Errors
     /// NATS does not answer or refuses; whether the shard is ours is then not known, and another attempt finds out.
     pub async fn take_over(&self, shard: u16) -> Result<TakeOver, TakeOverError> {
-        self.core.take_over(shard).await
+        self.take(shard, None, &mut || {}).await
     }
 
     /// Makes a shard ours whose writer let go of it and gave us what it knew. If it has had another writer since, this is
@@ -234,7 +240,30 @@ impl Nats {
     /// # Errors
     /// As [`Nats::take_over`].
     pub async fn take_over_from(&self, shard: u16, left: Left) -> Result<TakeOver, TakeOverError> {
-        self.core.take_over_from(shard, left).await
+        self.take(shard, Some(left), &mut || {}).await
+    }
+
+    /// As [`Nats::take_over_from`] if something was left, else [`Nats::take_over`]. `wait` is told as soon as that waits for more than what
+    /// it does itself: for a stream that does not answer, or for an append whose end is not known.
+    ///
+    /// # Errors
+    /// As [`Nats::take_over`].
+    pub async fn take(
+        &self,
+        shard: u16,
+        left: Option<Left>,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<TakeOver, TakeOverError> {
+        match left {
+            Some(left) => self.core.take_over_from(shard, left, wait).await,
+            None => self.core.take_over(shard, wait).await,
+        }
+    }
+
+    /// Whether the stream of a shard answers, as far as is known: else nobody can take the shard.
+    #[must_use]
+    pub fn can_take(&self, shard: u16) -> bool {
+        self.core.trouble.of_stream(self.core.link.names.stream_of(shard)).is_none()
     }
 
     /// Stops extending a shard, once what is under way has ended. Answers what the next writer is to be given, if that is not too
@@ -258,6 +287,17 @@ impl Nats {
     #[must_use]
     pub fn lost(&self) -> broadcast::Receiver<u16> {
         self.core.lost.subscribe()
+    }
+
+    /// Looks as well whether another stream is what it was, which is made by a start and by nothing else.
+    pub fn watch_also(&self, stream: String) {
+        self.core.tasks.spawn(lineage::watch_also(Arc::clone(&self.core), stream));
+    }
+
+    /// Returns when a stream turns out to be another one than it was, or to have less: then this node can do nothing any more until it
+    /// is started again.
+    pub async fn rewound(&self) -> Rewound {
+        self.core.lineage.rewound().await.clone()
     }
 
     /// The connection, for what else goes over NATS.

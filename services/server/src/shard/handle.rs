@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use tertulia_protocol::GroupName;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -135,6 +136,25 @@ impl Drop for Guard {
     }
 }
 
+impl Inner {
+    /// Orders the owners here to end what holds forbid, in a group or in all; answers whether each of them will.
+    fn order_held(&self, group: Option<&GroupName>) -> bool {
+        let shards = match group {
+            Some(group) => {
+                let shard = shard_of(group, self.count);
+                shard..shard + 1
+            }
+            None => 0..self.count,
+        };
+        let mut owned = shards.filter(|shard| self.shared.is_owned(*shard));
+        owned.all(|shard| match self.orders.get(usize::from(shard)) {
+            Some(orders) => !matches!(orders.try_send(Order::Held(group.cloned())), Err(TrySendError::Full(_))),
+            // A node alone owned them when the hold was made.
+            None => true,
+        })
+    }
+}
+
 impl Shards {
     /// Starts an owner for every shard, all on this node.
     #[must_use]
@@ -211,7 +231,10 @@ impl Shards {
     pub async fn begin_holds(&self) -> Result<(), NoteError> {
         let holds = Arc::clone(self.holds());
         let following = holds.load().await?;
-        drop(self.inner.tasks.spawn(holds.follow(following, self.inner.stop.clone())));
+        // Nobody waits for shards that are not there any more.
+        let shards = Arc::downgrade(&self.inner);
+        let look = move |group: Option<&GroupName>| shards.upgrade().is_none_or(|inner| inner.order_held(group));
+        drop(self.inner.tasks.spawn(holds.follow(following, look, self.inner.stop.clone())));
         Ok(())
     }
 

@@ -9,12 +9,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::map::shard_of;
 use super::moderation::Target;
@@ -23,6 +21,7 @@ use super::{NoteError, Refusal};
 use crate::log::notes::{Note, Notes};
 use crate::log::now_ms;
 
+mod follow;
 mod held;
 
 pub use held::Held;
@@ -31,10 +30,6 @@ pub use held::Held;
 const RECENT: Duration = Duration::from_secs(60);
 /// How many are handed over at most, the newest.
 const RECENT_HOLDS: usize = 1_024;
-/// How often those that are over are forgotten.
-const PRUNE: Duration = Duration::from_secs(60);
-/// Before it is tried again to learn of others' holds, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Holds that end within this time are the same one, told by way of clocks that are a little apart.
 const SAME: Duration = Duration::from_secs(2);
 /// So far ahead that it is as good as for ever, yet no clock overflows.
@@ -108,6 +103,9 @@ pub struct Holds {
     max: usize,
     /// Whether a connection's id is never given again: then holds of connections are kept as well.
     keeps_connections: bool,
+    /// How often it was asked to read anew what is kept, and which of these a reading has answered.
+    asked: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
 }
 
 type Ends<T> = HashMap<T, End, RandomState>;
@@ -248,7 +246,16 @@ impl Holds {
     /// `keeps_connections`: where a restart numbers connections anew they would hold somebody else.
     #[must_use]
     pub fn new(notes: Option<Arc<dyn Notes>>, max: usize, keeps_connections: bool) -> Self {
-        Self { count: AtomicUsize::new(0), state: RwLock::default(), notes, max, keeps_connections }
+        let (count, state) = (AtomicUsize::new(0), RwLock::default());
+        Self {
+            count,
+            state,
+            notes,
+            max,
+            keeps_connections,
+            asked: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -433,80 +440,6 @@ impl Holds {
             .filter(|(since, hold)| is_new(since) && concerns(hold))
             .map(|(_, hold)| hold.clone())
             .collect()
-    }
-
-    /// Takes over what is kept. To be done before anybody is let in.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub(super) async fn load(&self) -> Result<Option<BoxStream<'static, Note>>, NoteError> {
-        let Some(notes) = &self.notes else { return Ok(None) };
-        let begun = Instant::now();
-        let (all, following) = notes.follow().await?;
-        self.replace(&all, begun);
-        Ok(Some(following))
-    }
-
-    /// What is kept is all there is, but for what became known since it was begun to read it. What became known before is not looked at:
-    /// its end may have been told while we did not listen.
-    fn replace(&self, notes: &[Note], begun: Instant) {
-        let now = Instant::now();
-        self.change(|state| {
-            state.forget_recent(now);
-            let recent = std::mem::take(&mut state.recent);
-            *state = State::default();
-            let since = recent.iter().filter(|(since, _)| *since >= begun).map(|(_, hold)| hold.clone());
-            for hold in notes.iter().filter_map(Hold::of).chain(since) {
-                state.set(&hold, End::of(&hold, now));
-            }
-            state.recent = recent;
-        });
-    }
-
-    /// Learns of the holds that are made on other nodes and forgets what is over, until `stop`. `following` is what
-    /// [`Holds::load`] began.
-    pub(super) async fn follow(
-        self: Arc<Self>,
-        mut following: Option<BoxStream<'static, Note>>,
-        stop: CancellationToken,
-    ) {
-        let mut prune = tokio::time::interval(PRUNE);
-        let mut again = AGAIN.0;
-        loop {
-            let next = async {
-                match &mut following {
-                    Some(following) => following.next().await,
-                    None if self.notes.is_none() => std::future::pending().await,
-                    None => None,
-                }
-            };
-            let note = tokio::select! {
-                () = stop.cancelled() => return,
-                _ = prune.tick() => {
-                    self.change(|state| state.prune(Instant::now()));
-                    continue;
-                }
-                note = next => note,
-            };
-            if let Some(note) = note {
-                again = AGAIN.0;
-                if let Some(hold) = Hold::of(&note) {
-                    self.apply(hold);
-                }
-                continue;
-            }
-            following = match self.load().await {
-                Ok(following) => following,
-                Err(error) => {
-                    tracing::warn!(%error, "holds that are made on other nodes are not known here for now");
-                    None
-                }
-            };
-            if stop.run_until_cancelled(tokio::time::sleep(again)).await.is_none() {
-                return;
-            }
-            again = (again * 2).min(AGAIN.1);
-        }
     }
 }
 

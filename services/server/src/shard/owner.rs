@@ -24,6 +24,7 @@ use crate::log::now_ms;
 mod admin;
 mod append;
 mod cut_off;
+mod held;
 mod ids;
 mod mirror;
 mod seat;

@@ -1,12 +1,13 @@
 //! What a shard needs of the other nodes, and what it is told by who decides which node owns it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tertulia_protocol::GroupName;
 use tokio::sync::oneshot;
 
 use super::{Hold, Listed, Untold};
@@ -22,6 +23,9 @@ pub trait Peers: fmt::Debug + Send + Sync + 'static {
 
     /// Tells all nodes that follow a shard. Frames of one shard arrive in their order, if they do; this does not wait.
     fn tell(&self, shard: u16, frame: Bytes);
+
+    /// Whether there are other nodes, as far as this one knows.
+    fn are_there(&self) -> bool;
 
     /// What the owner of a shard tells, from now on until the stream is dropped.
     fn told(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>>;
@@ -85,6 +89,8 @@ pub enum Order {
     Lost,
     /// Something may have been missed: ask the owner.
     Follow,
-    /// These nodes are there: members of others are gone.
-    Nodes(Arc<HashSet<String>>),
+    /// These nodes are there, and which start of each it is: members of others are gone.
+    Nodes(Arc<HashMap<String, String>>),
+    /// Some members may be held in this group, or in any, whom nobody took out.
+    Held(Option<GroupName>),
 }

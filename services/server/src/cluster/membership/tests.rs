@@ -184,3 +184,56 @@ async fn a_renewal_or_a_look_that_is_lost_costs_no_lease() {
         assert_eq!(member.membership.view().borrow().lives, 0);
     }
 }
+
+impl Membership {
+    /// Puts another process's entry in place of ours, as it is found.
+    async fn usurp(&self, other: &Bucket, began: u64) -> u64 {
+        let node = Node { instance: "another".to_owned(), since: began, ..self.me().node.clone() };
+        loop {
+            let ours = self.me().revision;
+            if let Changed::Stored(revision) = other.put(&node.name, ours, &node).await {
+                return revision;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_name_a_living_one_has_taken_is_told_so() {
+    let servers = Servers::start(1, "").await;
+    let member = Member::enter(&servers.url(0), "alive", "a").await;
+    let observer = Member::enter(&servers.url(0), "alive", "b").await;
+    let other = &observer.membership.bucket;
+    let mut revision = member.membership.usurp(other, 77).await;
+    let node = Node { instance: "another".to_owned(), since: 77, ..member.membership.me().node.clone() };
+    let renewing = async {
+        loop {
+            match other.put("a", revision, &node).await {
+                Changed::Stored(newer) => revision = newer,
+                failed => panic!("{failed:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let lost =
+        async { tokio::time::timeout(SOON, member.membership.lost_name.wait()).await.expect("it goes on").clone() };
+    let lost = tokio::select! {
+        lost = lost => lost,
+        () = renewing => unreachable!(),
+    };
+    assert!(matches!(&lost, Error::NameLost { name, since: 77 } if name == "a"), "{lost}");
+    assert!(!member.membership.view().borrow().is_in);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_name_a_dead_one_had_enters_anew() {
+    let servers = Servers::start(1, "").await;
+    let member = Member::enter(&servers.url(0), "dead", "a").await;
+    let other = Member::enter(&servers.url(0), "dead", "b").await;
+    // It ends as soon as it has entered; the others remove it after its lease.
+    member.membership.usurp(&other.membership.bucket, 77).await;
+    member.sees("it is not in", |view| !view.is_in).await;
+    member.sees("it is in again", |view| view.is_in && view.nodes.len() == 2).await;
+    assert_eq!(member.membership.lost_name.get().map(ToString::to_string), None);
+    until("it can keep its place", || member.membership.trouble().is_none()).await;
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::Core;
@@ -78,6 +79,8 @@ enum Attempt {
     Busy,
     /// It is not known to be there, and why.
     Failed(String),
+    /// The same, and the stream does not answer.
+    Silent(String),
 }
 
 /// Waits between attempts, longer each time.
@@ -113,6 +116,17 @@ impl Core {
         only_after: Option<u64>,
         takeover: &str,
     ) -> Result<u64, TakeOverError> {
+        self.claim_or_wait(shard, only_after, takeover, &mut || {}).await
+    }
+
+    /// As [`Core::claim`]; `wait` is told when an attempt has failed.
+    pub(super) async fn claim_or_wait(
+        &self,
+        shard: u16,
+        only_after: Option<u64>,
+        takeover: &str,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<u64, TakeOverError> {
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut expected = only_after;
         let mut patience = Patience::new();
@@ -126,7 +140,13 @@ impl Core {
                 }
                 Attempt::Busy => "the stream is busy".to_owned(),
                 Attempt::Failed(reason) => reason,
+                Attempt::Silent(reason) => {
+                    // Whoever needs the stream for another shard need not find that out for itself.
+                    self.trouble.set(Cause::Stream(self.link.names.stream_of(shard)), Some(reason.clone()));
+                    reason
+                }
             };
+            wait();
             if Instant::now() > deadline {
                 return Err(TakeOverError::Unavailable { shard, reason });
             }
@@ -145,7 +165,7 @@ impl Core {
             Some(after) => after,
             None => match self.last_claim(shard).await {
                 Ok(last) => last.map_or(0, |(position, _)| position),
-                Err(error) => return Ok(Attempt::Failed(error.0)),
+                Err(error) => return Ok(Attempt::Silent(error.0)),
             },
         };
         *expected = Some(after);
@@ -155,16 +175,20 @@ impl Core {
             Ok(payload) => Bytes::from(payload),
             Err(error) => return Ok(Attempt::Failed(error.to_string())),
         };
+        let stream = self.link.names.stream(self.link.names.stream_of(shard));
+        let before = self.lineage.newest(&stream);
         match self.link.publish_fence(shard, after, payload).await {
-            Published::Stored(position) => return Ok(Attempt::Ours(position)),
-            Published::Busy => return Ok(Attempt::Busy),
-            Published::Refused(reason) | Published::Full(reason) | Published::Unknown(reason) => {
-                return Ok(Attempt::Failed(reason));
+            Published::Stored(position) => {
+                self.lineage.has_stored(&stream, before, position);
+                return Ok(Attempt::Ours(position));
             }
+            Published::Busy => return Ok(Attempt::Busy),
+            Published::Full(reason) => return Ok(Attempt::Failed(reason)),
+            Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Silent(reason)),
             Published::Fenced => {}
         }
         match self.last_claim(shard).await {
-            Err(error) => return Ok(Attempt::Failed(error.0)),
+            Err(error) => return Ok(Attempt::Silent(error.0)),
             // An attempt before this one has come through after all.
             Ok(Some((position, last))) if last == claim => return Ok(Attempt::Ours(position)),
             Ok(Some((position, last))) if position > after => {
@@ -190,14 +214,34 @@ impl Core {
         Ok(Some((position, claim)))
     }
 
-    /// Makes the shard ours, whoever has it.
-    pub(super) async fn take_over(&self, shard: u16) -> Result<TakeOver, TakeOverError> {
+    /// Waits for whoever changes the shard, but not for long: one who finds out how an append ended does so until it is known.
+    pub(super) async fn writer(
+        &self,
+        shard: u16,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<MutexGuard<'_, ()>, TakeOverError> {
+        let writer = &self.shard(shard).writer;
+        if let Ok(writer) = writer.try_lock() {
+            return Ok(writer);
+        }
+        wait();
+        let longest = 2 * self.link.timeout;
+        let reason = |_| format!("what changes it here has not ended within {longest:?}");
+        let writer = tokio::time::timeout(longest, writer.lock()).await.map_err(reason);
+        writer.map_err(|reason| TakeOverError::Unavailable { shard, reason })
+    }
+
+    /// Makes the shard ours, whoever has it. `wait` is told as soon as that waits for more than what it does itself.
+    pub(super) async fn take_over(
+        &self,
+        shard: u16,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<TakeOver, TakeOverError> {
         let unavailable = |error: NoAnswer| TakeOverError::Unavailable { shard, reason: error.0 };
-        let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
+        let _writer = self.writer(shard, wait).await?;
         self.forget(shard);
-        let fence = self.claim(shard, None, &self.new_takeover()).await?;
-        let names = self.names_of(shard, fence).await.map_err(unavailable)?;
+        let fence = self.claim_or_wait(shard, None, &self.new_takeover(), wait).await?;
+        let names = self.names_of(shard, fence, wait).await.map_err(unavailable)?;
         let groups = names.len();
         self.add_names(shard, &names);
         self.hold(shard, State { fence: Some(fence), names: names.into_iter().collect(), ..State::default() });
@@ -211,7 +255,12 @@ impl Core {
     }
 
     /// The names of a shard's groups, as of `fence` or later. For lists: a name may be of a group that is being deleted.
-    async fn names_of(&self, shard: u16, fence: u64) -> Result<Vec<GroupName>, NoAnswer> {
+    async fn names_of(
+        &self,
+        shard: u16,
+        fence: u64,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<Vec<GroupName>, NoAnswer> {
         let stream = self.link.names.stream_of(shard);
         let filter = self.link.names.groups_of_shard(shard);
         let deadline = Instant::now() + 2 * self.link.timeout;
@@ -223,7 +272,9 @@ impl Core {
                     return Ok(names.map(|(_, name)| name).collect());
                 }
                 Err(error) if Instant::now() > deadline => return Err(error),
-                _ => {}
+                Err(_) => wait(),
+                // The leader is another one, and does not have it yet.
+                Ok(_) => {}
             }
             patience.wait().await;
         }

@@ -115,16 +115,20 @@ impl Core {
     }
 
     /// Makes the shard ours, which its writer gave to us.
-    pub(super) async fn take_over_from(&self, shard: u16, left: Left) -> Result<TakeOver, TakeOverError> {
-        let this = self.shard(shard);
-        let writer = this.writer.lock().await;
+    pub(super) async fn take_over_from(
+        &self,
+        shard: u16,
+        left: Left,
+        wait: &mut (dyn FnMut() + Send),
+    ) -> Result<TakeOver, TakeOverError> {
+        let writer = self.writer(shard, wait).await?;
         self.forget(shard);
-        let fence = match self.claim(shard, Some(left.fence), &self.new_takeover()).await {
+        let fence = match self.claim_or_wait(shard, Some(left.fence), &self.new_takeover(), wait).await {
             Ok(fence) => fence,
             // Somebody has written since: what we were given is of the past.
             Err(TakeOverError::Taken { .. }) => {
                 drop(writer);
-                return self.take_over(shard).await;
+                return self.take_over(shard, wait).await;
             }
             Err(error) => return Err(error),
         };

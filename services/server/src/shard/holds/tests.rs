@@ -1,12 +1,15 @@
 use std::net::IpAddr;
 use std::sync::Mutex;
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use tertulia_protocol::UserName;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 
+use super::follow::PRUNE;
 use super::*;
 use crate::log::notes::Following;
 use crate::shard::ConnectionId;
@@ -48,6 +51,9 @@ impl Notes for Sheet {
     }
 
     fn follow(&self) -> BoxFuture<'static, Result<Following, NoteError>> {
+        if self.0.fails.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(NoteError { reason: "no paper".into() }) });
+        }
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.followers.lock().unwrap().push(sender);
         let now = now_ms();
@@ -113,7 +119,7 @@ async fn who_is_held_where_is_found_by_user_connection_and_address() {
 async fn what_is_over_is_forgotten() {
     let holds = Arc::new(Holds::new(None, 100, true));
     let stop = CancellationToken::new();
-    let following = tokio::spawn(Arc::clone(&holds).follow(None, stop.clone()));
+    let following = tokio::spawn(Arc::clone(&holds).follow(None, |_| true, stop.clone()));
     let ada = session(1, "ada", [10, 0, 0, 1]);
     holds.keep(hold("Dogs", Some(user("ada")), Duration::from_secs(90))).await.unwrap();
     tokio::time::sleep(Duration::from_secs(89)).await;
@@ -190,7 +196,7 @@ async fn holds_are_there_after_a_restart_and_on_other_nodes() {
     let (one, other) = (node(), node());
     let stop = CancellationToken::new();
     let following = other.load().await.unwrap();
-    let task = tokio::spawn(Arc::clone(&other).follow(following, stop.clone()));
+    let task = tokio::spawn(Arc::clone(&other).follow(following, |_| true, stop.clone()));
     let ada = session(1, "ada", [10, 0, 0, 1]);
     let until = async |wanted: &str| {
         while code(other.check(&group("Dogs"), &ada)) != wanted {
@@ -341,4 +347,62 @@ fn what_was_ended_does_not_come_back_with_a_shard() {
     holds.inherit(of_ada.clone());
     holds.inherit(hold("Dogs", Some(user("bob")), HOUR));
     assert_eq!(holds.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_read_anew_when_that_is_asked_for() {
+    let sheet = Sheet::default();
+    let node = || Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, true));
+    let (one, other) = (node(), node());
+    let stop = CancellationToken::new();
+    let following = other.load().await.unwrap();
+    let task = tokio::spawn(Arc::clone(&other).follow(following, |_| true, stop.clone()));
+    let ada = session(1, "ada", [10, 0, 0, 1]);
+    // Who follows is told nothing, and does not learn that, as where a connection carries nothing.
+    let silent = std::mem::take(&mut *sheet.0.followers.lock().unwrap());
+    one.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    tokio::time::sleep(HOUR / 2).await;
+    assert_eq!(code(other.check(&group("Dogs"), &ada)), "ok");
+    let begun = Instant::now();
+    other.refresh().await;
+    assert_eq!((code(other.check(&group("Dogs"), &ada)), begun.elapsed()), ("kicked", Duration::ZERO));
+    // Also while it waits before it tries again what has failed.
+    sheet.0.fails.store(true, Ordering::Relaxed);
+    drop(silent);
+    sheet.tear();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    sheet.0.fails.store(false, Ordering::Relaxed);
+    one.keep(hold("Cats", Some(user("ada")), HOUR)).await.unwrap();
+    let begun = Instant::now();
+    other.refresh().await;
+    assert_eq!((code(other.check(&group("Cats"), &ada)), begun.elapsed()), ("kicked", Duration::ZERO));
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_others_hold_somebody_it_is_looked_a_while_later_and_again_if_it_cannot_be() {
+    let sheet = Sheet::default();
+    let node = || Arc::new(Holds::new(Some(Arc::new(sheet.clone())), 100, true));
+    let (one, other) = (node(), node());
+    let stop = CancellationToken::new();
+    let (told, mut looks) = mpsc::unbounded_channel();
+    let begun = Instant::now();
+    // The first time nobody has room for it.
+    let look = move |group: Option<&GroupName>| {
+        told.send((group.cloned(), begun.elapsed())).unwrap();
+        begun.elapsed() > Duration::from_secs(3)
+    };
+    let following = other.load().await.unwrap();
+    let task = tokio::spawn(Arc::clone(&other).follow(following, look, stop.clone()));
+    one.keep(hold("Dogs", Some(user("ada")), HOUR)).await.unwrap();
+    // Whoever is held no more is nobody's concern.
+    one.keep(hold("Cats", Some(user("ada")), Duration::ZERO)).await.unwrap();
+    for seconds in [2, 4] {
+        assert_eq!(looks.recv().await, Some((Some(group("Dogs")), Duration::from_secs(seconds))));
+    }
+    other.refresh().await;
+    assert_eq!(looks.recv().await, Some((None, Duration::from_secs(6))));
+    stop.cancel();
+    task.await.unwrap();
 }

@@ -188,13 +188,15 @@ impl Owner {
                 return;
             }
         }
-        if let Some(link) = serving.links.get(&ask.node).filter(|link| link.instance == ask.instance) {
-            match ask.number.cmp(&link.number) {
+        match serving.links.get(&ask.node) {
+            Some(link) if link.instance == ask.instance => match ask.number.cmp(&link.number) {
                 // It is not waited for any more.
                 std::cmp::Ordering::Less => return,
                 std::cmp::Ordering::Equal => return link.execution.again(answer),
                 std::cmp::Ordering::Greater => {}
-            }
+            },
+            Some(_) => self.forget_start_before(&ask.node),
+            None => {}
         }
         // What was told divides what had happened before from what happens after.
         self.flush_told();
@@ -378,7 +380,9 @@ impl Owner {
         let Role::Owner(serving) = &mut seat.role else { return };
         let is_first = serving.told == 0 && serving.beat == BEATS.0;
         serving.beat = (serving.beat * 2).min(BEATS.1);
-        serving.beat_at = (is_heard || is_first).then(|| Instant::now() + serving.beat);
+        // Also while no member of another node is known: a node that missed what told it of this reign has none here until it hears of it.
+        let goes_on = is_heard || is_first || seat.peers.are_there();
+        serving.beat_at = goes_on.then(|| Instant::now() + serving.beat);
         let (reign, number) = (serving.reign, serving.told);
         let (batches, removed, rolls) = Default::default();
         seat.peers.tell(shard, wire::encode(&Tell { reign, number, batches, removed, rolls }));

@@ -119,6 +119,7 @@ impl Owner {
                 self.hasten();
             }
             Order::Nodes(nodes) => self.forget_others(&nodes),
+            Order::Held(group) => self.end_held(group.as_ref()),
         }
     }
 
@@ -169,6 +170,8 @@ impl Owner {
                 Some(_) | None => self.end_life(&name),
             }
         }
+        // Who had the shard may have held some of them, and known nobody here.
+        self.end_held(None);
         self.shared.set_owned(self.shard, true);
         for request in mirror.into_requests().rev() {
             self.waiting.push_front(request);

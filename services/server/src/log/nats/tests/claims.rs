@@ -1,5 +1,6 @@
 //! Takeovers whose answers are lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tertulia_protocol::GroupName;
@@ -9,6 +10,7 @@ use super::proxy::Proxy;
 use super::{PATIENCE, Servers, config, open, well};
 use crate::log::Log;
 use crate::log::conformance::batch;
+use crate::log::nats::TakeOverError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_came_through_unseen_is_recognised() {
@@ -64,6 +66,33 @@ async fn what_is_let_go_of_while_an_append_is_unanswered_is_not_ours_afterwards(
     well(&log).await;
     let taken = log.take_over(0).await.unwrap();
     assert_eq!(taken.groups, usize::from(stored.is_ok()));
+    log.close().await;
+}
+
+/// What a takeover says while it waits for a stream or a writer that others do not need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_shard_says_at_once_that_it_waits_and_does_not_wait_for_ever() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&config(&servers.urls())).await;
+    let context = async_nats::jetstream::new(log.client());
+    context.delete_stream("tertulia-log-0").await.unwrap();
+    let holder = Arc::clone(&log.core.shard(1).writer);
+    let _writer = holder.lock().await;
+    // The stream of the one is gone, the other has an append that is not answered.
+    for shard in [0, 1] {
+        let (begun, mut waited) = (Instant::now(), None);
+        let mut wait = || {
+            waited.get_or_insert_with(|| begun.elapsed());
+        };
+        let taken = tokio::time::timeout(PATIENCE, log.take(shard, None, &mut wait)).await.expect("it waits for ever");
+        let took = begun.elapsed();
+        assert!(matches!(taken, Err(TakeOverError::Unavailable { .. })), "{taken:?}");
+        assert!(waited.is_some_and(|waited| waited < took / 2), "{waited:?} of {took:?}");
+    }
+    assert!(!log.can_take(0) && log.can_take(1));
+    let mut waited = false;
+    log.take(3, None, &mut || waited = true).await.unwrap();
+    assert!(!waited);
     log.close().await;
 }
 

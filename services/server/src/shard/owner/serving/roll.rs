@@ -1,6 +1,6 @@
 //! Who is a member on another node, as that node tells the owner of a shard.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -16,19 +16,48 @@ use crate::shard::session::Removal;
 use crate::shard::wire::{Removed, Roll, RollAnswer, RollOfGroup};
 
 impl Owner {
-    /// Nodes that are gone have no members.
+    /// Nodes that are gone have no members, and of one that was started again only who came since has.
     ///
     /// A list may come late: a node that it does not have may have come back since, and have told who is a member there. So whoever had
     /// members is called to tell that once more, now, and when a list has it again, lest it did not hear; if it is gone nobody hears it.
-    pub(in crate::shard::owner) fn forget_others(&mut self, nodes: &HashSet<String>) {
-        if self.serving_mut().is_none() {
-            return;
+    pub(in crate::shard::owner) fn forget_others(&mut self, nodes: &HashMap<String, String>) {
+        let others = nodes.keys().any(|name| self.seat.as_ref().is_some_and(|seat| **name != *seat.node));
+        let Some(serving) = self.serving_mut() else { return };
+        // Who has members here has asked for that, and they are of the start that asked last.
+        let is_of_now = |(name, instance): &(&String, &String)| {
+            serving.links.get(*name).is_none_or(|link| link.instance == **instance)
+        };
+        let there: HashSet<&str> = nodes.iter().filter(is_of_now).map(|(name, _)| name.as_str()).collect();
+        let forgotten = self.forget_members(|home| !there.contains(home));
+        let Some(serving) = self.serving_mut() else { return };
+        let before = std::mem::take(&mut serving.absent);
+        serving.untold_rolls.extend(before.iter().filter(|name| nodes.contains_key(*name)).cloned());
+        // What it asked is known for one more list, so that nothing is carried out twice that it asks again.
+        serving.links.retain(|name, _| nodes.contains_key(name) || !before.contains(name));
+        serving.absent.extend(serving.links.keys().filter(|name| !nodes.contains_key(*name)).cloned());
+        serving.absent.extend(forgotten.iter().cloned());
+        serving.untold_rolls.extend(forgotten);
+        if others {
+            let beat = serving.beat;
+            serving.beat_at.get_or_insert_with(|| Instant::now() + beat);
         }
+    }
+
+    /// Another start of a node asks: who was a member there before is gone. It is called all the same, for what asks last may be the start
+    /// before, late.
+    pub(super) fn forget_start_before(&mut self, node: &str) {
+        let forgotten = self.forget_members(|home| home == node);
+        if let Some(serving) = self.serving_mut() {
+            serving.untold_rolls.extend(forgotten);
+        }
+    }
+
+    /// Forgets who is a member on some nodes; answers on which of them anybody was.
+    fn forget_members(&mut self, is_gone: impl Fn(&str) -> bool) -> HashSet<String> {
         let mut forgotten = HashSet::new();
         let shared = &self.shared;
         for (name, group) in self.groups.iter_mut().filter(|(_, group)| group.is_remote()) {
-            let is_gone = |home: &Arc<str>| !nodes.contains(&**home);
-            let gone = group.remove_where(|session| session.home.as_ref().is_some_and(is_gone));
+            let gone = group.remove_where(|session| session.home.as_deref().is_some_and(&is_gone));
             let mut members = group.member_count() + gone.len();
             for session in gone {
                 members -= 1;
@@ -44,14 +73,7 @@ impl Owner {
                 }
             }
         }
-        let Some(serving) = self.serving_mut() else { return };
-        let before = std::mem::take(&mut serving.absent);
-        serving.untold_rolls.extend(before.iter().filter(|name| nodes.contains(*name)).cloned());
-        // What it asked is known for one more list, so that nothing is carried out twice that it asks again.
-        serving.links.retain(|name, _| nodes.contains(name) || !before.contains(name));
-        serving.absent.extend(serving.links.keys().filter(|name| !nodes.contains(*name)).cloned());
-        serving.absent.extend(forgotten.iter().cloned());
-        serving.untold_rolls.extend(forgotten);
+        forgotten
     }
 
     /// Learns who is a member on another node; `None` if the log cannot be read.

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 
 use super::*;
+use crate::shard::events::What;
 use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold, wire};
@@ -20,6 +21,7 @@ use crate::telemetry::trace::Tracer;
 
 mod chance;
 mod far;
+mod held;
 mod lives;
 mod overtaken;
 mod rolls;
@@ -125,6 +127,10 @@ impl Peers for Wires {
         }
     }
 
+    fn are_there(&self) -> bool {
+        true
+    }
+
     fn told(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
         let live = BroadcastStream::new(self.0.live.subscribe());
         // What is too much is lost, as it is on the way between real nodes.
@@ -139,6 +145,22 @@ impl Peers for Wires {
 
 /// How long a request of the nodes of a test may go unanswered.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts a node, which has a name and a name for this start of it.
+fn start(
+    air: &Arc<Air>,
+    log: &Shared,
+    bounds: Bounds,
+    (name, start): (&str, &str),
+    cut_off: watch::Receiver<bool>,
+) -> World {
+    let (peers, frame_bytes) = (Arc::new(Wires(Arc::clone(air))), air.frame_bytes);
+    let (patience, tracer) = (PATIENCE, Tracer::default());
+    let among = Among { peers, instance: start.into(), patience, frame_bytes, cut_off, tracer };
+    let config = Config { count: 1, ..Config::default() };
+    let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
+    World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
+}
 
 /// Two nodes; the first owns the shard.
 struct Pair {
@@ -169,15 +191,8 @@ impl Pair {
         });
         let log = Shared(Arc::new(Moody::new()));
         let cut = [watch::Sender::new(false), watch::Sender::new(false)];
-        let world = |name: &str, cut: &watch::Sender<bool>| {
-            let (peers, cut_off) = (Arc::new(Wires(Arc::clone(&air))), cut.subscribe());
-            let (patience, tracer) = (PATIENCE, Tracer::default());
-            let among = Among { peers, instance: name.into(), patience, frame_bytes, cut_off, tracer };
-            let config = Config { count: 1, ..Config::default() };
-            let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
-            World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
-        };
-        let (one, two) = (world("one", &cut[0]), world("two", &cut[1]));
+        let start = |name, cut: &watch::Sender<bool>| start(&air, &log, bounds, (name, name), cut.subscribe());
+        let (one, two) = (start("one", &cut[0]), start("two", &cut[1]));
         let pair = Self { air: Arc::clone(&air), one, two, cut, reign: 7 };
         pair.own(&pair.one, 7, Vec::new()).await;
         pair
@@ -219,6 +234,11 @@ impl Pair {
         let items = frames.iter().flat_map(|frame| frame["content"]["items"].as_array().cloned().unwrap_or_default());
         items.filter(|item| item["do"] == what).count()
     }
+}
+
+/// The list has these nodes, each with its start.
+fn nodes(there: &[(&str, &str)]) -> Order {
+    Order::Nodes(Arc::new(there.iter().map(|(name, start)| ((*name).to_owned(), (*start).to_owned())).collect()))
 }
 
 /// Waits until the owner knows that the log has all up to `seq`.
@@ -485,8 +505,7 @@ async fn members_of_a_node_that_is_gone_are_gone() {
     pair.one.join(&ada).await.unwrap();
     pair.two.join(&bob).await.unwrap();
     pair.air.deaf.store(true, Ordering::Relaxed);
-    let only = std::iter::once("one".to_owned()).collect();
-    pair.one.shards.order(0, Order::Nodes(Arc::new(only))).await;
+    pair.one.shards.order(0, nodes(&[("one", "one")])).await;
     loop {
         let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap().0;
         if users == [ada.user.clone()] {

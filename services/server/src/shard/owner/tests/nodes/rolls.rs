@@ -1,7 +1,6 @@
 //! Who is a member, as a node tells whoever has the shard.
 
 use super::*;
-use crate::shard::events::What;
 
 /// More members than one part of a roll has.
 const MANY: u64 = 2_001;
@@ -46,15 +45,14 @@ async fn who_is_forgotten_for_a_list_that_came_late_is_a_member_again() {
         assert_eq!(delivered(&mut there, 1).await, [1]);
         // `deaf`: that it is called is lost.
         pair.air.deaf.store(deaf, Ordering::Relaxed);
-        let nodes = |names: &[&str]| Order::Nodes(Arc::new(names.iter().map(|name| (*name).to_owned()).collect()));
         let mut events = pair.one.shards.events().watch();
-        pair.one.shards.order(0, nodes(&["one"])).await;
+        pair.one.shards.order(0, nodes(&[("one", "one")])).await;
         while !matches!(events.recv().await.unwrap().what, What::Left { .. }) {}
         // By then it has told what it had to tell.
         pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap();
         pair.air.deaf.store(false, Ordering::Relaxed);
         if back {
-            pair.one.shards.order(0, nodes(&["one", "two"])).await;
+            pair.one.shards.order(0, nodes(&[("one", "one"), ("two", "two")])).await;
         }
         let returned = async {
             while pair.one.shards.directory().get("G").is_none_or(|status| status.members() < 2) {
@@ -89,4 +87,91 @@ async fn who_was_told_that_nobody_answered_is_no_member_either() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the owner learns that it is none");
+}
+
+/// How many the owner takes for members.
+fn members(owner: &World) -> u64 {
+    owner.shards.directory().get("G").map_or(0, |status| status.members())
+}
+
+/// Waits until the owner takes so many for members.
+async fn until_members(owner: &World, count: u64, why: &str) {
+    let counted = async {
+        while members(owner) != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{why}: there are {}", members(owner)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_connected_to_a_node_before_it_was_started_again_is_no_member() {
+    for is_listed_first in [true, false] {
+        let pair = Pair::new().await;
+        let ada = session(1, "ada");
+        pair.one.join(&ada).await.unwrap();
+        pair.two.join(&session(2, "bob")).await.unwrap();
+        // Its lease has not ended when it is there again, so that no list is without it.
+        pair.two.shards.stop().await;
+        let again = start(&pair.air, &pair.one.log, BOUNDS, ("two", "two again"), pair.cut[1].subscribe());
+        let list = || nodes(&[("one", "one"), ("two", "two again")]);
+        if is_listed_first {
+            pair.one.shards.order(0, list()).await;
+            until_members(&pair.one, 1, "of the list").await;
+        }
+        let cyd = session(3, "cyd");
+        let mut there = again.join(&cyd).await.unwrap();
+        until_members(&pair.one, 2, "bob is gone, and cyd is there").await;
+        let mut events = pair.one.shards.events().watch();
+        pair.one.shards.order(0, list()).await;
+        assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+        assert_eq!(delivered(&mut there, 1).await, [1]);
+        assert_eq!(members(&pair.one), 2);
+        assert!(events.try_recv().is_err(), "who came since is not forgotten");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_start_before_of_a_node_asks_late_does_not_end_memberships_of_the_next_one() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&session(2, "bob")).await.unwrap();
+    pair.two.shards.stop().await;
+    let late = pair.air.frames.lock().unwrap().back().cloned().unwrap();
+    let again = start(&pair.air, &pair.one.log, BOUNDS, ("two", "two again"), pair.cut[1].subscribe());
+    let mut there = again.join(&session(3, "cyd")).await.unwrap();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+    let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
+    owner.send(Asked { frame: serde_json::to_vec(&late).unwrap().into(), answer: to }).unwrap();
+    answered.await.unwrap();
+    let is_right = async || {
+        let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap().0;
+        users.iter().map(UserName::as_str).eq(["ada", "cyd"])
+    };
+    let righted = async {
+        while !is_right().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, righted).await.expect("cyd is a member, and bob is not");
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    assert_eq!(tokio::time::timeout(PATIENCE, delivered(&mut there, 1)).await.expect("it is told"), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_missed_that_the_shard_has_another_owner_hears_of_it_later() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    let mut there = pair.two.join(&session(2, "bob")).await.unwrap();
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    pair.own(&pair.one, pair.reign + 1, Vec::new()).await;
+    // By then it has said more than once that it is there.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    pair.one.join(&ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    let delivered = tokio::time::timeout(Duration::from_secs(10), delivered(&mut there, 1)).await;
+    assert_eq!(delivered.expect("bob is told what is posted"), [1]);
 }

@@ -136,6 +136,10 @@ impl Peers for View {
         });
     }
 
+    fn are_there(&self) -> bool {
+        true
+    }
+
     fn told(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
         let ((tell, told), sky, node) = (mpsc::unbounded_channel(), Arc::clone(&self.sky), self.node);
         self.connection().send(move || sky.followers.lock().unwrap().push((node, tell)));
