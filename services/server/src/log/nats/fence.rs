@@ -129,9 +129,15 @@ impl Core {
     ) -> Result<u64, TakeOverError> {
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut expected = only_after;
+        let (stream, mut is_silent) = (self.link.names.stream_of(shard), false);
         let mut patience = Patience::new();
         loop {
-            let reason = match self.claim_once(shard, &mut expected, only_after.is_none(), takeover).await? {
+            let attempt = self.claim_once(shard, &mut expected, only_after.is_none(), takeover).await;
+            if is_silent && !matches!(attempt, Ok(Attempt::Silent(_))) {
+                // Its leader has answered: nobody needs to ask it for that.
+                self.trouble.set(Cause::Stream(stream), None);
+            }
+            let reason = match attempt? {
                 Attempt::Ours(position) => return Ok(position),
                 // An owner that appends without a pause leaves the fence free for moments only: be quick.
                 Attempt::Busy if Instant::now() < deadline => {
@@ -142,7 +148,8 @@ impl Core {
                 Attempt::Failed(reason) => reason,
                 Attempt::Silent(reason) => {
                     // Whoever needs the stream for another shard need not find that out for itself.
-                    self.trouble.set(Cause::Stream(self.link.names.stream_of(shard)), Some(reason.clone()));
+                    self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
+                    is_silent = true;
                     reason
                 }
             };
