@@ -148,6 +148,8 @@ impl Inner {
         };
         let mut owned = shards.filter(|shard| self.shared.is_owned(*shard));
         owned.all(|shard| match self.orders.get(usize::from(shard)) {
+            // As with those that are lost: whoever orders something else must not wait for it.
+            Some(orders) if orders.capacity() <= ORDERS / 2 => false,
             Some(orders) => !matches!(orders.try_send(Order::Held(group.cloned())), Err(TrySendError::Full(_))),
             // A node alone owned them when the hold was made.
             None => true,

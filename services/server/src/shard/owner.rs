@@ -178,7 +178,7 @@ impl Owner {
         if self.load(name).await?.is_none() {
             self.create(name, session)?;
         }
-        if self.may_have_seen(name, from) && !self.settle_in_time().await {
+        if self.may_have_seen(name, from) {
             return Err(unavailable(name));
         }
         // Only who asks for the past needs to know where it begins now.
@@ -221,7 +221,8 @@ impl Owner {
     }
 
     /// Whether a new member says that it has seen what an append that has not returned would store. The log may have that already, and who
-    /// reads the log may have it from there: what became of it is to be known before anybody is told that it is not there.
+    /// reads the log may have it from there: until it is known what became of it, nobody is told that it is not there. Nor is it waited for, since
+    /// all others of the shard would wait as well.
     fn may_have_seen(&self, name: &GroupName, from: JoinFrom) -> bool {
         let JoinFrom::After { seq, .. } = from else { return false };
         self.groups.get(name).is_some_and(|group| (group.head() + 1..=group.tail()).contains(&seq))

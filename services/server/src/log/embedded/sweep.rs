@@ -26,13 +26,15 @@ pub(crate) struct Sweep {
     due: Vec<GroupName>,
     /// Groups that cannot be looked at, for now.
     spared: Spared,
+    /// Whether the clock was believed at the last look.
+    knows_time: bool,
 }
 
 impl Sweep {
     /// A first walk at once, since the rules may have changed, or removals may have been left over.
     pub(crate) fn new(interval: Duration) -> Self {
         let (cursor, due, spared) = (Some(String::new()), Vec::new(), Spared::default());
-        Self { interval, begun: Instant::now(), cursor, due, spared }
+        Self { interval, begun: Instant::now(), cursor, due, spared, knows_time: false }
     }
 
     /// Whether something is found that is still to be removed.
@@ -74,6 +76,12 @@ impl Sweep {
         self.spared.forget_old();
         if !self.due.is_empty() {
             return Ok(());
+        }
+        let is_news = now.is_some() && !std::mem::replace(&mut self.knows_time, now.is_some());
+        if is_news {
+            // Walks before this one have removed nothing for its age, and the next one may be far.
+            self.cursor = Some(String::new());
+            self.begun = Instant::now();
         }
         if self.cursor.is_none() {
             if self.begun.elapsed() < self.interval {

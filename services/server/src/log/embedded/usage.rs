@@ -20,7 +20,7 @@ const SHARE: u32 = 20;
 /// it grows: once it is beyond the bound, only what is in use counts, and what the file has grown by since that was measured.
 ///
 /// That is measured on a thread of its own, since it takes as long as it takes to read all of the tables. Meanwhile the one before counts;
-/// the first time, what there is counts as just within the bound.
+/// the first time, the tables count as within the bound.
 #[derive(Debug)]
 pub(crate) struct Usage {
     tables: Arc<Tables>,
@@ -43,6 +43,8 @@ struct Known {
     /// The size of the file then.
     file: u64,
     until: Instant,
+    /// When that was.
+    ended: Instant,
 }
 
 #[derive(Debug)]
@@ -69,15 +71,23 @@ impl Usage {
         if let Some(measured) = state.measuring.take_if(|measuring| measuring.thread.is_finished()) {
             state.known = Some(measured.end(state.known, within));
         }
-        let known = *state.known.get_or_insert_with(|| Known { in_use: None, file, until: Instant::now() });
-        if state.measuring.is_none() && known.until <= Instant::now() {
+        let now = Instant::now();
+        let known = *state.known.get_or_insert_with(|| Known { in_use: None, file, until: now, ended: now });
+        let used = match known.in_use {
+            Some(in_use) => in_use.saturating_add(file.saturating_sub(known.file)).min(file),
+            // Nobody knows yet whether there is room in it, and the file may grow before there is need: until then posts are taken.
+            None => within.saturating_sub(self.files.segment()),
+        };
+        // What it has grown by may be what keeps posts out, and room be made since.
+        let until = if used > within { known.until.min(known.ended + HOLDS_OVER) } else { known.until };
+        if state.measuring.is_none() && until <= now {
             match Measuring::begin(&self.tables, file) {
                 Ok(measuring) => state.measuring = Some(measuring),
                 // It is tried again the next time.
                 Err(error) => tracing::debug!(%error, "cannot start the thread that measures the tables"),
             }
         }
-        known.in_use.unwrap_or(within).saturating_add(file.saturating_sub(known.file)).min(file)
+        used
     }
 
     /// Waits for the end of a measurement.
@@ -103,23 +113,23 @@ impl Measuring {
     /// What is known from now on; up to `within` bytes posts are taken.
     fn end(self, before: Option<Known>, within: u64) -> Known {
         let now = Instant::now();
+        // What was known is as good as before: posts are not refused for a disk that fails somewhere else.
+        let as_before = |pause| {
+            let before = before.unwrap_or(Known { in_use: None, file: self.file, until: now, ended: now });
+            Known { until: now + pause, ended: now, ..before }
+        };
         match self.thread.join() {
             Ok((Ok(in_use), took)) => {
-                Known { in_use: Some(in_use), file: self.file, until: now + holds(took, in_use > within) }
+                Known { in_use: Some(in_use), file: self.file, until: now + holds(took, in_use > within), ended: now }
             }
-            // They are opened again, or closed: what was known is as good as before.
-            Ok((Err(TableError::Closed), _)) => {
-                let before = before.unwrap_or(Known { in_use: None, file: self.file, until: now });
-                Known { until: now + HOLDS, ..before }
+            // They are opened again, or closed.
+            Ok((Err(TableError::Closed), _)) => as_before(HOLDS),
+            Ok((Err(error), took)) => {
+                tracing::warn!(%error, "cannot tell how much of the tables is in use");
+                as_before(holds(took, false).max(HOLDS_OVER))
             }
-            failed => {
-                let error = match failed {
-                    Ok((Err(error), _)) => error.to_string(),
-                    _ => "the thread panicked".to_owned(),
-                };
-                tracing::warn!(error, "cannot tell how much of the tables is in use; all of their file counts");
-                Known { in_use: Some(self.file), file: self.file, until: now + HOLDS }
-            }
+            // It panicked, which is told already.
+            Err(_) => as_before(HOLDS_OVER),
         }
     }
 }
@@ -156,12 +166,13 @@ mod tests {
         };
         rows(1024, 1024).unwrap();
         rows(1, 128).unwrap();
-        let limits = Limits { segment: 64 * 1024, spares: 1, reserve: 0, disk: limit };
+        let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: limit };
         let files = Files::new(Arc::new(disk), limits, Arc::new(Trouble::default()), &[]).unwrap();
         Usage::new(Arc::new(tables), Arc::new(files), limit)
     }
 
     const LIMIT: u64 = 2 * 1024 * 1024;
+    const SEGMENT: u64 = 64 * 1024;
 
     #[test]
     fn whoever_asks_does_not_wait_until_all_was_read() {
@@ -175,7 +186,8 @@ mod tests {
                 usage
             });
             let answered = answer.recv_timeout(Duration::from_secs(60));
-            assert_eq!(answered, Ok((LIMIT, LIMIT)), "what is not known yet is within the bound");
+            let within = LIMIT - SEGMENT;
+            assert_eq!(answered, Ok((within, within)), "what is not known yet is within the bound");
             Ok(asked)
         });
         let usage = asked.unwrap().join().unwrap();
@@ -185,8 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_grows_by_before_it_was_measured_counts() {
+    fn what_the_file_grows_by_since_it_was_measured_counts() {
         let usage = usage(LIMIT);
+        assert!(usage.tables() <= LIMIT);
+        usage.settle();
         assert!(usage.tables() <= LIMIT);
         let grown = usage.tables.write(|transaction| {
             let mut messages = transaction.open_table(MESSAGES)?;
@@ -196,10 +210,21 @@ mod tests {
             Ok(())
         });
         grown.unwrap();
-        // Whether that was measured before it grew, or after, or not yet.
         assert!(usage.tables() > 2 * LIMIT);
-        usage.settle();
-        assert!(usage.tables() > 2 * LIMIT);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_keeps_no_posts_out() {
+        let (usage, now) = (usage(LIMIT), Instant::now());
+        let before = Known { in_use: Some(7), file: 2 * LIMIT, until: now, ended: now };
+        for known in [None, Some(before)] {
+            let failed = || Err(TableError::Redb(Box::new(redb::Error::PreviousIo)));
+            let thread = thread::spawn(move || (failed(), Duration::from_secs(1)));
+            let after = Measuring { file: 3 * LIMIT, thread }.end(known, LIMIT);
+            assert_eq!(after.in_use, known.and_then(|known| known.in_use));
+            assert!(after.until >= now + HOLDS_OVER, "a disk that fails is not read all the time");
+        }
+        drop(usage);
     }
 
     #[test]

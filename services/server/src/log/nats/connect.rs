@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// So many pings one after the other, without a word of the server, end a connection: the client's own number.
 const PINGS: u32 = 3;
 /// How often at most, and at least, a server that says nothing is pinged.
-const PING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+const PING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -124,10 +124,10 @@ async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<
     tls(config, options)
 }
 
-/// A server that says nothing for as long as an answer may take is left for another one. Nothing else ends the connection to one that stalls
+/// A server that says nothing for longer than an answer may take is left for another one. Nothing else ends the connection to one that stalls
 /// under load: once what was written waits for it, the client does not even hear that it is to reconnect.
 fn ping_interval(timeout: Duration) -> Duration {
-    (timeout / PINGS).clamp(PING.0, PING.1)
+    (timeout * 3 / 2 / PINGS).clamp(PING.0, PING.1)
 }
 
 async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {

@@ -149,6 +149,11 @@ pub(super) async fn watch_also(core: Arc<Core>, stream: String) {
 async fn watch_stream(core: &Core, stream: String, is_made_anew: bool) {
     let context = jetstream::ContextBuilder::new().timeout(core.link.timeout).build(core.link.client.clone());
     loop {
+        if !core.link.is_connected() {
+            // What is asked meanwhile would be kept, and all of it sent at the end of the outage.
+            tokio::time::sleep(EVERY).await;
+            continue;
+        }
         let look = match context.get_stream(&stream).await {
             Ok(found) => {
                 let found = found.cached_info();

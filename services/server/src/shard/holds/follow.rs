@@ -52,6 +52,11 @@ impl Holds {
         });
     }
 
+    /// Whether nothing may have been missed that has not been read since.
+    pub(in crate::shard) fn are_read(&self) -> bool {
+        *self.asked.borrow() <= *self.answered.borrow()
+    }
+
     /// Has what is kept read anew, for something may have been missed; returns when it is, however long that takes.
     pub async fn refresh(&self) {
         let (mut answered, mut this) = (self.answered.subscribe(), 0);
@@ -102,7 +107,7 @@ impl Holds {
                     if let Some((_, group)) = overlooked.pop_front()
                         && !look(group.as_ref())
                     {
-                        overlooked.push_back((Instant::now() + OVERLOOKED, group));
+                        look_later(&mut overlooked, group);
                     }
                     continue;
                 }
@@ -113,7 +118,7 @@ impl Holds {
                 again = AGAIN.0;
                 if let Some(hold) = Hold::of(&note) {
                     if hold.until > 0 {
-                        overlooked.push_back((Instant::now() + OVERLOOKED, hold.group.clone()));
+                        look_later(&mut overlooked, hold.group.clone());
                     }
                     self.apply(hold);
                 }
@@ -133,7 +138,7 @@ impl Holds {
             following = match loaded {
                 Ok(following) => {
                     self.answered.send_replace(read);
-                    overlooked.push_back((Instant::now() + OVERLOOKED, None));
+                    look_later(&mut overlooked, None);
                     following
                 }
                 Err(error) => {
@@ -152,6 +157,15 @@ impl Holds {
             again = (again * 2).min(AGAIN.1);
         }
     }
+}
+
+/// Has it looked a while later whether somebody is held in a group. To look at all groups takes long: however many are held in all of them, one
+/// after the other, it is done once.
+fn look_later(overlooked: &mut VecDeque<(Instant, Option<GroupName>)>, group: Option<GroupName>) {
+    if group.is_none() {
+        overlooked.retain(|(_, there)| there.is_some());
+    }
+    overlooked.push_back((Instant::now() + OVERLOOKED, group));
 }
 
 /// Waits until there are more.

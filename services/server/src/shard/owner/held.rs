@@ -13,7 +13,8 @@ use crate::shard::session::{Removal, Session};
 impl Owner {
     /// Ends the memberships of those who are held, in one group or in all. Only the owner does: the others it tells.
     pub(super) fn end_held(&mut self, group: Option<&GroupName>) {
-        if self.shared.holds.is_empty() || self.mirror().is_some() {
+        // What is over may only seem to be in force, until it is read; then it is looked here once more.
+        if self.shared.holds.is_empty() || self.mirror().is_some() || !self.shared.holds.are_read() {
             return;
         }
         let names: Vec<GroupName> = match group {
