@@ -72,7 +72,7 @@ impl Usage {
             state.known = Some(measured.end(state.known, within));
         }
         let now = Instant::now();
-        let known = *state.known.get_or_insert_with(|| Known { in_use: None, file, until: now, ended: now });
+        let known = *state.known.get_or_insert(Known { in_use: None, file, until: now, ended: now });
         let used = match known.in_use {
             Some(in_use) => in_use.saturating_add(file.saturating_sub(known.file)).min(file),
             // Nobody knows yet whether there is room in it, and the file may grow before there is need: until then posts are taken.
