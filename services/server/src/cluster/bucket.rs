@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use super::silence::Answers;
 use super::{Config, Error};
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::ack::{Ack, ApiError};
-use crate::log::nats::{bucket, in_time, last_of};
+use crate::log::nats::{bucket, in_time, is_connected, last_of};
 
 /// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
 const KEPT: Duration = Duration::from_secs(60);
@@ -77,7 +76,7 @@ impl Bucket {
 
     /// Gives the connection up for another one, if it seems to be there.
     pub(super) async fn reconnect(&self) {
-        if !self.is_connected() {
+        if !is_connected(&self.client) {
             return;
         }
         match in_time(self.timeout, self.client.force_reconnect()).await {
@@ -85,10 +84,6 @@ impl Bucket {
             Ok(Err(error)) => tracing::debug!(%error, "the connection to NATS is gone already"),
             Err(error) => tracing::debug!(%error, "the connection to NATS takes nothing"),
         }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
     }
 
     /// How often there was another connection.
@@ -107,7 +102,7 @@ impl Bucket {
             self.answers.heard_since(asked);
             Ok::<_, String>(found)
         };
-        if !self.is_connected() {
+        if !is_connected(&self.client) {
             return Err(NOT_CONNECTED.to_owned());
         }
         let found = until_answered(self.again, Result::is_ok, ask).await?;
@@ -140,7 +135,7 @@ impl Bucket {
     async fn change(&self, key: &str, expected: u64, mut headers: HeaderMap, payload: Bytes) -> Changed {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", KEPT.as_secs()));
-        if !self.is_connected() {
+        if !is_connected(&self.client) {
             return Changed::Unknown(NOT_CONNECTED.to_owned());
         }
         let counts = |changed: &Changed| !matches!(changed, Changed::Unknown(_));

@@ -58,7 +58,7 @@ use self::known::Shard;
 use self::lineage::Lineage;
 pub use self::lineage::Rewound;
 use self::link::Link;
-pub(crate) use self::link::in_time;
+pub(crate) use self::link::{in_time, is_connected};
 use self::metrics::Metrics;
 pub use self::streams::StreamError;
 use self::subject::Names;

@@ -81,6 +81,11 @@ impl fmt::Display for NoAnswer {
     }
 }
 
+/// Whether a client has a connection.
+pub(crate) fn is_connected(client: &Client) -> bool {
+    client.connection_state() == State::Connected
+}
+
 /// Waits for an answer of NATS no longer than `timeout`. What the client itself waits for begins only when it has taken the question: while
 /// there is no connection it takes no more than its queue holds, and who asks waits for the end of the outage.
 pub(crate) async fn in_time<T>(timeout: Duration, asking: impl Future<Output = T>) -> Result<T, NoAnswer> {
@@ -330,7 +335,7 @@ impl Link {
 
     /// Whether there is a connection. Without one the client keeps what it is told, and says all of it once there is one.
     pub(crate) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        is_connected(&self.client)
     }
 
     /// Asks the leader of a stream.

@@ -28,11 +28,11 @@ impl Owner {
             }
             Admin::End { group, how, reason, hold, epoch, in_doubt, reply } => {
                 let ended = self.end(group.clone(), how, reason, hold, epoch).await;
-                drop(reply.send(if in_doubt { or_unanswered(ended, group) } else { ended }));
+                drop(reply.send(or_unanswered(in_doubt, ended, group)));
             }
             Admin::Purge { group, through, epoch, in_doubt, reply } => {
                 let purged = self.purge(&group, through, epoch).await;
-                drop(reply.send(if in_doubt { or_unanswered(purged, group) } else { purged }));
+                drop(reply.send(or_unanswered(in_doubt, purged, group)));
             }
             Admin::Announce { group, message, id, reply } => {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
@@ -291,10 +291,14 @@ impl Owner {
     }
 }
 
-/// What is said of a request that an owner before may have carried out: that nothing came of it now does not tell that nothing did.
-pub(super) fn or_unanswered<T>(answer: Result<Option<T>, Refusal>, group: GroupName) -> Result<Option<T>, Refusal> {
+/// What is said of a request. If an owner before may have carried it out: that nothing came of it now does not tell that nothing did.
+pub(super) fn or_unanswered<T>(
+    in_doubt: bool,
+    answer: Result<Option<T>, Refusal>,
+    group: GroupName,
+) -> Result<Option<T>, Refusal> {
     match answer {
-        Ok(Some(done)) => Ok(Some(done)),
-        Ok(None) | Err(_) => Err(unanswered(group)),
+        Ok(None) | Err(_) if in_doubt => Err(unanswered(group)),
+        answer => answer,
     }
 }

@@ -98,10 +98,10 @@ impl Owner {
             }
             (Admin::Kick { reply, .. }, Outcome::Kicked { connections }) => drop(reply.send(Ok(connections))),
             (Admin::End { reply, group, .. }, Outcome::Ended { ended }) => {
-                drop(reply.send(if in_doubt { or_unanswered(Ok(ended), group) } else { Ok(ended) }));
+                drop(reply.send(or_unanswered(in_doubt, Ok(ended), group)));
             }
             (Admin::Purge { reply, group, .. }, Outcome::Purged { removed }) => {
-                drop(reply.send(if in_doubt { or_unanswered(Ok(removed), group) } else { Ok(removed) }));
+                drop(reply.send(or_unanswered(in_doubt, Ok(removed), group)));
             }
             (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
                 let announced = groups.map(|outcomes| {
