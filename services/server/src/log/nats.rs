@@ -260,10 +260,10 @@ impl Nats {
         }
     }
 
-    /// Whether the stream of a shard answers, as far as is known: else nobody can take the shard.
+    /// Whether the stream of a shard answers who takes one, as far as is known: else nobody can take the shard.
     #[must_use]
     pub fn can_take(&self, shard: u16) -> bool {
-        self.core.trouble.of_stream(self.core.link.names.stream_of(shard)).is_none()
+        self.core.trouble.may_answer_claim(self.core.link.names.stream_of(shard))
     }
 
     /// Stops extending a shard, once what is under way has ended. Answers what the next writer is to be given, if that is not too

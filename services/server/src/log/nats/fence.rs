@@ -129,13 +129,14 @@ impl Core {
     ) -> Result<u64, TakeOverError> {
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut expected = only_after;
-        let (stream, mut is_silent) = (self.link.names.stream_of(shard), false);
+        let stream = self.link.names.stream_of(shard);
         let mut patience = Patience::new();
         loop {
             let attempt = self.claim_once(shard, &mut expected, only_after.is_none(), takeover).await;
-            if is_silent && !matches!(attempt, Ok(Attempt::Silent(_))) {
-                // Its leader has answered: nobody needs to ask it for that.
-                self.trouble.set(Cause::Stream(stream), None);
+            match &attempt {
+                // Whoever needs the stream for another shard need not find that out for itself.
+                Ok(Attempt::Silent(_)) => self.trouble.left_claim_unanswered(stream, self.link.timeout),
+                _ => self.trouble.has_answered_claim(stream),
             }
             let reason = match attempt? {
                 Attempt::Ours(position) => return Ok(position),
@@ -145,13 +146,7 @@ impl Core {
                     continue;
                 }
                 Attempt::Busy => "the stream is busy".to_owned(),
-                Attempt::Failed(reason) => reason,
-                Attempt::Silent(reason) => {
-                    // Whoever needs the stream for another shard need not find that out for itself.
-                    self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
-                    is_silent = true;
-                    reason
-                }
+                Attempt::Failed(reason) | Attempt::Silent(reason) => reason,
             };
             wait();
             if Instant::now() > deadline {
@@ -172,7 +167,7 @@ impl Core {
             Some(after) => after,
             None => match self.last_claim(shard).await {
                 Ok(last) => last.map_or(0, |(position, _)| position),
-                Err(error) => return Ok(Attempt::Silent(error.0)),
+                Err(failed) => return Ok(failed),
             },
         };
         *expected = Some(after);
@@ -195,7 +190,7 @@ impl Core {
             Published::Fenced => {}
         }
         match self.last_claim(shard).await {
-            Err(error) => return Ok(Attempt::Silent(error.0)),
+            Err(failed) => return Ok(failed),
             // An attempt before this one has come through after all.
             Ok(Some((position, last))) if last == claim => return Ok(Attempt::Ours(position)),
             Ok(Some((position, last))) if position > after => {
@@ -210,14 +205,15 @@ impl Core {
         Ok(Attempt::Failed("others take it at the same time".to_owned()))
     }
 
-    async fn last_claim(&self, shard: u16) -> Result<Option<(u64, Claim)>, NoAnswer> {
+    /// What is on the fence, or why an attempt ends without that.
+    async fn last_claim(&self, shard: u16) -> Result<Option<(u64, Claim)>, Attempt> {
         let get = Get { last_by_subj: self.link.names.fence(shard), ..Get::default() };
-        let Some(Stored { position, payload, .. }) = self.link.get(self.link.names.stream_of(shard), &get).await?
-        else {
+        let found = self.link.get(self.link.names.stream_of(shard), &get).await;
+        let Some(Stored { position, payload, .. }) = found.map_err(|error| Attempt::Silent(error.0))? else {
             return Ok(None);
         };
-        let claim = serde_json::from_slice(&payload);
-        let claim = claim.map_err(|error| NoAnswer(format!("the fence of shard {shard} is not one: {error}")))?;
+        let unfit = |error| Attempt::Failed(format!("the fence of shard {shard} is not one: {error}"));
+        let claim = serde_json::from_slice(&payload).map_err(unfit)?;
         Ok(Some((position, claim)))
     }
 

@@ -32,6 +32,9 @@ pub(crate) struct Trouble {
     streams: u16,
     /// Streams that had no room.
     full: Mutex<BTreeMap<u16, Full>>,
+    /// Streams that left a claim on a fence unanswered, and until when nobody else need try to claim one there. Posts are kept from none: one
+    /// claim is no sign for them, and while the disk is full it is asked again and again what each time is not answered.
+    silent: Mutex<BTreeMap<u16, Instant>>,
     reasons: Mutex<BTreeMap<Cause, String>>,
     /// The log is being closed: what ends then is no trouble.
     closing: AtomicBool,
@@ -49,7 +52,13 @@ struct Full {
 impl Trouble {
     /// Nothing is wrong with `streams` streams.
     pub(crate) fn new(streams: u16) -> Self {
-        Self { streams, full: Mutex::default(), reasons: Mutex::default(), closing: AtomicBool::new(false) }
+        Self {
+            streams,
+            full: Mutex::default(),
+            silent: Mutex::default(),
+            reasons: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
     }
 
     fn reasons(&self) -> MutexGuard<'_, BTreeMap<Cause, String>> {
@@ -86,6 +95,26 @@ impl Trouble {
     pub(crate) fn of_stream(&self, stream: u16) -> Option<String> {
         let reasons = self.reasons();
         reasons.get(&Cause::Connection).or_else(|| reasons.get(&Cause::Stream(stream))).cloned()
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<u16, Instant>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream has not answered a claim: others need not find that out for themselves for so long.
+    pub(crate) fn left_claim_unanswered(&self, stream: u16, pause: Duration) {
+        self.silent().insert(stream, Instant::now() + pause);
+    }
+
+    /// A stream has answered a claim.
+    pub(crate) fn has_answered_claim(&self, stream: u16) {
+        self.silent().remove(&stream);
+    }
+
+    /// Whether a claim on a fence of a stream may be answered, as far as is known.
+    pub(crate) fn may_answer_claim(&self, stream: u16) -> bool {
+        let is_silent = self.silent().get(&stream).is_some_and(|until| Instant::now() < *until);
+        !is_silent && self.of_stream(stream).is_none()
     }
 
     /// The first that there is.
@@ -155,6 +184,25 @@ mod tests {
         assert_eq!(trouble.everywhere(), None);
         trouble.set(Cause::Connection, reason());
         assert_eq!(trouble.everywhere(), reason());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_without_an_answer_keeps_other_claims_for_a_while_and_no_posts() {
+        let trouble = Trouble::new(2);
+        let pause = Duration::from_secs(2);
+        let state = || (trouble.may_answer_claim(0), trouble.may_answer_claim(1), trouble.of_stream(0), trouble.any());
+        for is_answered in [false, true] {
+            trouble.left_claim_unanswered(0, pause);
+            tokio::time::advance(pause / 2).await;
+            assert_eq!(state(), (false, true, None, None));
+            match is_answered {
+                true => trouble.has_answered_claim(0),
+                false => tokio::time::advance(pause / 2).await,
+            }
+            assert_eq!(state(), (true, true, None, None));
+        }
+        trouble.set(Cause::Stream(0), reason());
+        assert_eq!(state(), (false, true, reason(), reason()));
     }
 
     #[tokio::test(start_paused = true)]

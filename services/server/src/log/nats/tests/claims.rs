@@ -97,6 +97,23 @@ async fn who_takes_a_shard_says_at_once_that_it_waits_and_does_not_wait_for_ever
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_cannot_be_understood_keeps_nobody_from_other_shards() {
+    let servers = Servers::start(1, "").await;
+    let log = open(&config(&servers.urls())).await;
+    let shards = u16::try_from(log.core.shards.len()).unwrap();
+    let stream = log.core.link.names.stream_of(0);
+    let other = (1..shards).find(|shard| log.core.link.names.stream_of(*shard) == stream).unwrap();
+    log.take_over(other).await.unwrap();
+    log.client().publish(log.core.link.names.fence(0), "{}".into()).await.unwrap();
+    log.client().flush().await.unwrap();
+    let failed = log.take_over(0).await.unwrap_err();
+    assert!(failed.to_string().contains("the fence of shard 0 is not one"), "{failed}");
+    assert!(log.can_take(other) && log.trouble().is_none(), "{:?}", log.trouble());
+    log.append(other, vec![batch("Dogs", 7, 1, 1)]).await.unwrap();
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_takeover_survives_cut_connections() {
     let servers = Servers::start(1, "").await;
     let proxy = Proxy::start(servers.port(0)).await;
