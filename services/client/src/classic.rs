@@ -91,7 +91,13 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let connect = |source| Error::Connect { address: address.to_owned(), source };
     let mut host = Host::new(address.to_owned());
-    let connection = Connection::open(&mut host, security).await.map_err(connect)?;
+    let connection = loop {
+        match Connection::open(&mut host, security).await {
+            Ok(connection) => break connection,
+            Err(_) if host.has_another() => {}
+            Err(source) => return Err(connect(source)),
+        }
+    };
     screen.print(Lines { out: COMMANDS.to_owned(), err: String::new() });
     let input = read_lines().map_err(Error::Thread)?;
     converse(connection, input, linger, screen).await

@@ -134,7 +134,13 @@ impl Session<'_> {
         loop {
             let reason = match self.meanwhile(Connection::open(&mut host, security.as_ref())).await {
                 Err(ended) => return ended,
-                Ok(Err(source)) if !self.state.was_online() => return Err(Error::Connect { address, source }),
+                Ok(Err(source)) if !self.state.was_online() => {
+                    if host.has_another() {
+                        self.try_another(&source.to_string());
+                        continue;
+                    }
+                    return Err(Error::Connect { address, source });
+                }
                 Ok(Err(source)) => source.to_string(),
                 Ok(Ok(mut connection)) => {
                     self.state.connected();
@@ -148,6 +154,10 @@ impl Session<'_> {
                     connection.close().await;
                     match conversation {
                         Ok(reason) => reason,
+                        Err(Err(error)) if !self.state.was_online() && error.is_of_address() && host.has_another() => {
+                            self.try_another(&error.to_string());
+                            continue;
+                        }
                         Err(ended) => return ended,
                     }
                 }
@@ -165,6 +175,14 @@ impl Session<'_> {
                 return ended;
             }
         }
+    }
+
+    /// Nobody was ever let in, and the host has an address that was not tried: that needs no wait.
+    fn try_another(&mut self, reason: &str) {
+        let now = self.now();
+        self.state.disconnected(now);
+        let address = &self.options.address;
+        self.state.show(Event::Problem(format!("{reason}; trying another address of {address}")));
     }
 
     /// Waits for `work` without a connection, and looks after everything else meanwhile.

@@ -21,6 +21,10 @@ const HEAD_START: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Host {
     name: String,
+    /// What its name stood for the last time.
+    addresses: Vec<SocketAddr>,
+    /// Those that did not answer.
+    failed: Vec<SocketAddr>,
     /// Those that answered and did not let the client in, the last of them at the end.
     closed: Vec<SocketAddr>,
 }
@@ -28,20 +32,26 @@ pub(crate) struct Host {
 impl Host {
     /// Of its addresses nothing is known yet.
     pub(crate) fn new(name: String) -> Self {
-        Self { name, closed: Vec::new() }
+        Self { name, addresses: Vec::new(), failed: Vec::new(), closed: Vec::new() }
     }
 
     /// Connects, and tells to which address.
     pub(super) async fn dial(&mut self) -> io::Result<(SocketAddr, TcpStream)> {
-        let addresses = in_time(lookup_host(&self.name)).await?.collect();
-        let connect = |address| async move { Ok((address, in_time(TcpStream::connect(address)).await?)) };
-        first_of(self.in_order(addresses), connect).await
+        self.addresses = in_time(lookup_host(&self.name)).await?.collect();
+        let addresses = self.in_order(self.addresses.clone());
+        first_of(addresses, |address| in_time(TcpStream::connect(address)), &mut self.failed).await
+    }
+
+    /// Whether one of the addresses has not had its turn, because others answered before it.
+    pub(crate) fn has_another(&self) -> bool {
+        self.addresses.iter().any(|address| !self.failed.contains(address) && !self.closed.contains(address))
     }
 
     /// Those first that are not known to let nobody in, then those of which that is known the longest.
     fn in_order(&mut self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         // What the host's name no longer stands for is forgotten, so that nothing grows.
         self.closed.retain(|closed| addresses.contains(closed));
+        self.failed.retain(|failed| addresses.contains(failed));
         addresses.sort_by_key(|address| self.closed.iter().position(|closed| closed == address));
         addresses
     }
@@ -62,32 +72,41 @@ async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> 
     }
 }
 
-/// What the first address leads to that leads anywhere; else why the last one did not.
+/// What the first address leads to that leads anywhere, and which one that is; else why the first of them did not: that one the system
+/// takes for the best. Those that lead nowhere go to `failed`.
 async fn first_of<T, Connecting>(
     addresses: impl IntoIterator<Item = SocketAddr>,
     connect: impl Fn(SocketAddr) -> Connecting,
-) -> io::Result<T>
+    failed: &mut Vec<SocketAddr>,
+) -> io::Result<(SocketAddr, T)>
 where
     T: Send + 'static,
     Connecting: Future<Output = io::Result<T>> + Send + 'static,
 {
     let mut addresses = addresses.into_iter();
     let mut attempts = JoinSet::new();
-    let mut error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    let mut error = None;
     loop {
         let answer = match addresses.next() {
             Some(address) => {
-                attempts.spawn(connect(address));
+                let connecting = connect(address);
+                attempts.spawn(async move { (address, connecting.await) });
                 let Ok(answer) = timeout(HEAD_START, attempts.join_next()).await else { continue };
                 answer
             }
             None => attempts.join_next().await,
         };
         match answer {
-            Some(Ok(Ok(connected))) => return Ok(connected),
-            Some(Ok(Err(failure))) => error = failure,
-            Some(Err(failure)) => error = failure.into(),
-            None => return Err(error),
+            Some(Ok((address, Ok(connected)))) => return Ok((address, connected)),
+            Some(Ok((address, Err(failure)))) => {
+                failed.push(address);
+                error.get_or_insert(failure);
+            }
+            Some(Err(failure)) => drop(error.get_or_insert(failure.into())),
+            None => {
+                let none = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+                return Err(error.unwrap_or_else(none));
+            }
         }
     }
 }
@@ -117,7 +136,7 @@ mod tests {
         let start = Instant::now();
         let all = addresses(4);
         let order = order.iter().map(|port| all[usize::from(*port) - 1]);
-        (first_of(order, play).await, start.elapsed())
+        (first_of(order, play, &mut Vec::new()).await.map(|(_, port)| port), start.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
@@ -155,6 +174,22 @@ mod tests {
         assert_eq!(order(&mut host), [1, 3, 2]);
         assert_eq!(host.in_order(all[..1].to_vec()), all[..1]);
         assert_eq!(order(&mut host), [1, 2, 3], "what the name no longer stood for is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_let_in_nowhere_has_another_address_until_each_has_had_its_turn() {
+        let all = addresses(4);
+        let mut host = Host::new("test:1".into());
+        let third = ([127, 0, 0, 2], 3).into();
+        host.addresses = vec![all[2], all[1], third];
+        let dial = async |host: &mut Host| {
+            let addresses = host.in_order(host.addresses.clone());
+            let (address, _) = first_of(addresses, play, &mut host.failed).await.unwrap();
+            host.note(address, false);
+            (address, host.has_another())
+        };
+        assert_eq!(dial(&mut host).await, (all[2], true));
+        assert_eq!(dial(&mut host).await, (third, false), "the one between them has refused");
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,6 +41,17 @@ pub(crate) enum Error {
     Output(#[from] Over),
 }
 
+impl Error {
+    /// Whether another address of the host may let in whom this one has not.
+    pub(crate) fn is_of_address(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Lost { .. } => true,
+            Self::Refused(refusal) => matches!(refusal, Refusal::TurnedAway(_) | Refusal::NotTertulia(_)),
+            _ => false,
+        }
+    }
+}
+
 /// How a session ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {

@@ -60,9 +60,20 @@ pub(crate) struct News {
     pub(crate) late: bool,
 }
 
+/// What came of all that was missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CaughtUp {
+    /// All of it came.
+    Whole,
+    /// Some of it is gone, of so many messages.
+    Partly(u64),
+}
+
 /// What was missed is being caught up on.
 #[derive(Debug, Clone, Copy)]
 struct CatchUp {
+    /// What was seen before.
+    after: u64,
     /// Up to here.
     head: u64,
     /// Whether nothing of it was missing so far, of what was posted to the same life of the group.
@@ -208,17 +219,17 @@ impl Membership {
             From::After(old) => (old.seen, false),
         };
         let resumed = matches!(from, From::After(_));
-        self.catch_up = resumed.then_some(CatchUp { head: joined.head, whole: !anew });
+        self.catch_up = resumed.then_some(CatchUp { after: seen, head: joined.head, whole: !anew });
         self.position = Some(Position { epoch: joined.epoch, seen });
         News { anew, late: std::mem::take(&mut self.late) && from == From::Now }
     }
 
-    /// Whether all that was missed has come now, told once: `Some(false)` if some of it is gone.
-    pub(crate) fn caught_up(&mut self) -> Option<bool> {
-        let CatchUp { head, whole } = self.catch_up?;
+    /// What came of all that was missed, once it has come; told once.
+    pub(crate) fn caught_up(&mut self) -> Option<CaughtUp> {
+        let CatchUp { after, head, whole } = self.catch_up?;
         self.position.filter(|position| position.seen >= head)?;
         self.catch_up = None;
-        Some(whole)
+        Some(if whole { CaughtUp::Whole } else { CaughtUp::Partly(head.saturating_sub(after)) })
     }
 
     /// A message came.

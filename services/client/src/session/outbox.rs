@@ -34,6 +34,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For how long after it was first sent a post in doubt is repeated. A server remembers ids for `shard.dedup_time`, 5
 /// minutes by default, and does not tell clients for how long; this leaves a minute for the way and for slow clocks.
 const REMEMBERED: Duration = Duration::from_secs(240);
+/// So many messages of a group may have gone by meanwhile. A server remembers the newest `shard.dedup_window` ids of a group, 4096 by default;
+/// this leaves a quarter for what went by before the connection broke.
+const REMEMBERED_POSTS: u64 = 3_072;
 
 /// How many posts may be in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +210,15 @@ impl Outbox {
         if let Some(lane) = self.lanes.get_mut(group) {
             lane.not_stored();
         }
+    }
+
+    /// So many messages of that group were missed, and what was in doubt when the connection began may be among those of them that are gone.
+    /// Takes out the posts whose ids the server may have forgotten since.
+    pub(crate) fn passed_by(&mut self, group: &str, messages: u64) -> Vec<Pending> {
+        if messages <= REMEMBERED_POSTS {
+            return Vec::new();
+        }
+        self.drain_if(|post| post.group == group && post.is_of_before())
     }
 
     /// The connection broke: what was sent is sent again. Returns the posts that were tried for too long.

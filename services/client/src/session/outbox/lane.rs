@@ -65,6 +65,11 @@ impl Pending {
         self.sent || self.in_doubt
     }
 
+    /// Whether it was in doubt when the connection began, and was not sent on it.
+    pub(crate) fn is_of_before(&self) -> bool {
+        self.of_before && !self.sent
+    }
+
     /// For how long it may be in the log, if it is in doubt.
     pub(super) fn in_doubt_for(&self, now: Instant) -> Option<Duration> {
         let since = self.first_sent.filter(|_| self.in_doubt)?;
@@ -184,7 +189,7 @@ impl Lane {
     }
 
     pub(super) fn not_stored(&mut self) {
-        self.posts.iter_mut().filter(|post| post.of_before && !post.sent).for_each(Pending::is_not_stored);
+        self.posts.iter_mut().filter(|post| post.is_of_before()).for_each(Pending::is_not_stored);
     }
 
     pub(super) fn disconnected(&mut self, now: Instant) {

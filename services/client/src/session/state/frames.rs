@@ -8,7 +8,7 @@ use tertulia_protocol::extended::{FromClient, FromServer, Joined, Left, LeftReas
 use super::{Phase, Refusal, State};
 use crate::session::backoff;
 use crate::session::event::{Event, Line};
-use crate::session::membership::{Arrival, Membership, News};
+use crate::session::membership::{Arrival, CaughtUp, Membership, News};
 
 impl State {
     /// A line of the server came.
@@ -123,8 +123,14 @@ impl State {
     /// Looks whether all that was missed of a group has come. Then it is known which of the posts that were in doubt are
     /// in its log, unless some of it is gone.
     fn caught_up(&mut self, group: &str) {
-        if self.groups.get_mut(group).and_then(Membership::caught_up) == Some(true) {
-            self.outbox.not_stored(group);
+        match self.groups.get_mut(group).and_then(Membership::caught_up) {
+            None => {}
+            Some(CaughtUp::Whole) => self.outbox.not_stored(group),
+            Some(CaughtUp::Partly(messages)) => {
+                for post in self.outbox.passed_by(group, messages) {
+                    self.give_up(&post);
+                }
+            }
         }
     }
 

@@ -71,6 +71,20 @@ fn where_some_messages_are_gone_it_is_repeated_only_while_the_server_remembers()
 }
 
 #[test]
+fn where_more_went_by_than_the_server_remembers_it_is_not_repeated() {
+    for (messages, repeated) in [(3_072, true), (3_073, false)] {
+        let mut play = back_in_dogs_after(0);
+        let head = 7 + messages;
+        play.hear(&joined(EPOCH, head, false));
+        play.hear(&format!(r#"{{"Lagged":{{"group_name":"Dogs","first":8,"last":{}}}}}"#, head - 1));
+        play.hear(&message(head));
+        let posts: &[String] = if repeated { &[post_line("one", 1)] } else { &[] };
+        assert_eq!(play.sent(), posts);
+        assert_eq!(play.state.failures(), u64::from(!repeated));
+    }
+}
+
+#[test]
 fn a_poster_who_is_no_member_repeats_only_while_the_server_remembers() {
     for (seconds, repeated) in [(0, true), (LONG, false)] {
         let mut play = Play::online();
