@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
 
-mod clock;
+pub(crate) mod clock;
 pub mod config;
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -24,7 +24,7 @@ pub mod retention;
 
 pub use config::{Config, Engine, Retention};
 
-/// The time by this machine's clock, as in [`Record::at`].
+/// The time by this machine's clock, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

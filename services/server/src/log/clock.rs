@@ -1,10 +1,14 @@
-//! The time that ages of messages are counted to, by a clock that may be wrong.
+//! The time, by a clock that may be wrong.
 //!
 //! What is removed for its age does not come back, and a clock that jumps ahead makes everything too old at once: set by hand, by a time
 //! server that is wrong, or by a battery that was empty at boot. So the clock is held against the time that passes, and after a jump it is
 //! not believed until it has gone on evenly for long enough that somebody could have put it right.
+//!
+//! The same holds for the times that messages get, which never decrease within a group: after a moment in the next year all that is posted
+//! would have that date for a year. There less is at stake, and the clock is believed sooner.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::now_ms;
 
@@ -15,38 +19,119 @@ const AFTER_JUMP: Duration = Duration::from_secs(24 * 3600);
 /// How long after a start it is believed: by then a time server has put right what a boot began with.
 const AFTER_START: Duration = Duration::from_secs(10 * 60);
 
-/// The clock, as far as it is believed.
+/// How long after a jump posts get the time that the clock tells.
+const SETTLED: Duration = Duration::from_secs(10 * 60);
+
+/// When what is taken in now is taken in: milliseconds since 1970, as in [`Record::at`](super::Record::at).
+pub(crate) fn taken_in_ms() -> u64 {
+    static CLOCK: PostClock = PostClock::new();
+    CLOCK.look(millis(running()), now_ms())
+}
+
+/// The clock as posts go by it. It is asked for each of them, by many tasks at once: which of two that see a jump tells of it is all the same.
+#[derive(Debug)]
+struct PostClock {
+    /// The clock's distance from the time that passes, in milliseconds, when it was believed last.
+    distance: AtomicI64,
+    /// When it was looked at first.
+    since: AtomicU64,
+    /// When it was first seen to be ahead; 0 if it is not.
+    ahead_since: AtomicU64,
+}
+
+impl PostClock {
+    const NEVER: u64 = u64::MAX;
+
+    const fn new() -> Self {
+        Self { distance: AtomicI64::new(0), since: AtomicU64::new(Self::NEVER), ahead_since: AtomicU64::new(0) }
+    }
+
+    /// The time, where `passed` has passed and the clock says `says`.
+    fn look(&self, passed: u64, says: u64) -> u64 {
+        let distance = says.cast_signed().wrapping_sub(passed.cast_signed());
+        let believe = || {
+            self.distance.store(distance, Ordering::Relaxed);
+            if self.ahead_since.load(Ordering::Relaxed) != 0 {
+                self.ahead_since.store(0, Ordering::Relaxed);
+            }
+            says
+        };
+        let since = self.since.load(Ordering::Relaxed);
+        if since == Self::NEVER {
+            self.since.store(passed, Ordering::Relaxed);
+            return believe();
+        }
+        let before = self.distance.load(Ordering::Relaxed);
+        let ahead = u64::try_from(distance.saturating_sub(before)).unwrap_or(0);
+        // A time server puts right what a boot began with.
+        if ahead <= millis(TOLERANCE) || passed.saturating_sub(since) < millis(AFTER_START) {
+            return believe();
+        }
+        let ahead_since = match self.ahead_since.load(Ordering::Relaxed) {
+            0 => {
+                self.ahead_since.store(passed.max(1), Ordering::Relaxed);
+                let ahead = Duration::from_millis(ahead);
+                tracing::warn!(
+                    ?ahead,
+                    "the clock of this machine has jumped ahead: unless it is put right, posts go by it in {SETTLED:?}"
+                );
+                passed
+            }
+            since => since,
+        };
+        if passed.saturating_sub(ahead_since) >= millis(SETTLED) {
+            return believe();
+        }
+        passed.saturating_add_signed(before)
+    }
+}
+
+/// The clock, as far as it is believed for removing.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// When it was looked at last.
-    seen: Instant,
+    /// When it was looked at last, by [`running`].
+    seen: Duration,
     /// What it said then, in milliseconds since 1970.
     said: u64,
-    believed_from: Instant,
+    believed_from: Duration,
+}
+
+/// The time that passes whatever the clock says, also while the machine sleeps: one that wakes up hours later has no clock that jumped.
+#[cfg(target_os = "linux")]
+pub(crate) fn running() -> Duration {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(since_boot).unwrap_or_default()
+}
+
+/// The time that passes whatever the clock says.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn running() -> Duration {
+    static FIRST: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    FIRST.elapsed()
 }
 
 impl Clock {
     /// For an engine that holds messages from before the start.
     pub(crate) fn starting() -> Self {
-        Self::new(Instant::now(), now_ms(), AFTER_START)
+        Self::new(running(), now_ms(), AFTER_START)
     }
 
     /// For an engine that holds none: it is believed until it jumps.
     pub(crate) fn believed() -> Self {
-        Self::new(Instant::now(), now_ms(), Duration::ZERO)
+        Self::new(running(), now_ms(), Duration::ZERO)
     }
 
-    fn new(seen: Instant, said: u64, believed_after: Duration) -> Self {
+    fn new(seen: Duration, said: u64, believed_after: Duration) -> Self {
         Self { seen, said, believed_from: seen + believed_after }
     }
 
     /// The time in milliseconds since 1970; none while nothing is to be removed for its age.
     pub(crate) fn now(&mut self) -> Option<u64> {
-        self.look(Instant::now(), now_ms())
+        self.look(running(), now_ms())
     }
 
-    fn look(&mut self, seen: Instant, says: u64) -> Option<u64> {
-        let passed = millis(seen.saturating_duration_since(self.seen));
+    fn look(&mut self, seen: Duration, says: u64) -> Option<u64> {
+        let passed = millis(seen.saturating_sub(self.seen));
         let ahead = says.saturating_sub(self.said.saturating_add(passed));
         if ahead > millis(TOLERANCE) {
             self.believed_from = self.believed_from.max(seen + AFTER_JUMP);
@@ -73,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_has_jumped_ahead_is_believed_a_day_later() {
-        let begun = Instant::now();
+        let begun = running();
         let mut clock = Clock::new(begun, NOW, Duration::ZERO);
         let mut look =
             |passed: Duration, ahead: Duration| clock.look(begun + passed, NOW + millis(passed + ahead)).is_some();
@@ -91,8 +176,28 @@ mod tests {
     }
 
     #[test]
+    fn posts_get_no_date_that_the_clock_had_for_a_moment() {
+        let clock = PostClock::new();
+        let (minute, year) = (60_000, millis(YEAR));
+        let boot = 1_000_000;
+        let look = |passed: u64, ahead: u64| clock.look(boot + passed, NOW + passed + ahead).checked_sub(NOW + passed);
+        assert_eq!(look(0, 0), Some(0));
+        assert_eq!(look(1, year), Some(year), "what a boot began with is put right");
+        let look = |passed: u64, ahead: u64| look(passed, year + ahead).and_then(|time| time.checked_sub(year));
+        assert_eq!(look(10 * minute, 4 * minute), Some(4 * minute), "a little is put right now and then");
+        assert_eq!(look(11 * minute, 0), Some(0), "also back");
+        assert_eq!(look(20 * minute, year), Some(0));
+        assert_eq!(look(29 * minute, year), Some(0));
+        assert_eq!(look(29 * minute + 1, 0), Some(0), "it was put right");
+        assert_eq!(look(40 * minute, 2 * year), Some(0));
+        assert_eq!(look(50 * minute - 1, 2 * year), Some(0));
+        assert_eq!(look(50 * minute, 2 * year), Some(2 * year), "nobody has put it right");
+        assert_eq!(look(51 * minute, 2 * year), Some(2 * year));
+    }
+
+    #[test]
     fn what_is_put_right_soon_after_a_start_was_never_believed() {
-        let begun = Instant::now();
+        let begun = running();
         let mut clock = Clock::new(begun, NOW + millis(YEAR), AFTER_START);
         let second = Duration::from_secs(1);
         assert_eq!(clock.look(begun + second, NOW + millis(YEAR + second)), None);

@@ -19,6 +19,7 @@ use super::group::Group;
 use super::handle::Shared;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
+use crate::log::clock::taken_in_ms;
 use crate::log::now_ms;
 
 mod admin;
@@ -196,7 +197,7 @@ impl Owner {
         }
         // The log may have an append already that is not the group's yet, and have let go of what was before it.
         let first = first.min(group.head() + 1);
-        let (new, subscription, progress) = group.join(session, now_ms());
+        let (new, subscription, progress) = group.join(session, taken_in_ms());
         if new {
             self.shared.metrics.joined.increment(1);
             self.shared.events.tell(|| What::Joined {
@@ -244,7 +245,7 @@ impl Owner {
 
     async fn on_posts(&mut self, posts: Posts) {
         let Posts { session, posts, received, in_doubt } = posts;
-        let now = now_ms();
+        let now = taken_in_ms();
         let mut posts = posts.into_iter();
         while let Some(post) = posts.next() {
             let may_post = match self.is_repeat(&post.group, &session, post.id.as_ref()) {
@@ -278,7 +279,7 @@ impl Owner {
     /// Whether a post is known to be stored already: then it is answered as such, whatever a moderator has done since.
     fn is_repeat(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>) -> bool {
         let Some(id) = id else { return false };
-        self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now_ms()).is_some())
+        self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, taken_in_ms()).is_some())
     }
 
     /// Brings a group into memory with all that a post needs, and asks whether the session may post, or has posted just this.

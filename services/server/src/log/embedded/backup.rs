@@ -146,7 +146,7 @@ impl Core {
         };
         room(self.tables.disk_bytes())?;
         let stops = || self.trouble.of(Cause::Stopped).is_some();
-        Ok(copy(&self.tables, &self.notes.all(), disk, &While { stops: &stops, room: &|| room(0) })?)
+        Ok(copy(&self.tables, &self.notes.kept(), disk, &While { stops: &stops, room: &|| room(0) })?)
     }
 }
 

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
 use super::disk::Disk;
 use super::open::OpenError;
+use crate::log::clock::running;
 use crate::log::notes::{Following, Note, NoteError, Notes};
 use crate::log::now_ms;
 
@@ -23,6 +25,8 @@ pub(super) const NEXT: &str = "notes.next";
 /// The format of the file.
 const VERSION: u32 = 1;
 const TITLE: &str = "tertulia-notes";
+/// A note is forgotten so long after its end, by the time that passes: a clock that is ahead for a moment ends none for good.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// The notes of a data directory.
 #[derive(Debug)]
@@ -35,16 +39,30 @@ pub(crate) struct NoteFile {
 
 #[derive(Debug, Default)]
 struct State {
-    notes: BTreeMap<String, Note>,
+    notes: BTreeMap<String, Kept>,
     /// Grows with each change.
     changes: u64,
     closed: bool,
 }
 
+#[derive(Debug)]
+struct Kept {
+    note: Note,
+    /// Until when, by [`running`].
+    until: Duration,
+}
+
+impl Kept {
+    fn new(note: Note) -> Self {
+        let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
+        Self { note, until: running().saturating_add(left).saturating_add(GRACE) }
+    }
+}
+
 impl NoteFile {
     /// The notes that are there.
     pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), note)).collect();
+        let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::new(note))).collect();
         let state = State { notes, ..State::default() };
         Ok(Self { disk, state: Mutex::new(state), written: Arc::default() })
     }
@@ -56,7 +74,12 @@ impl NoteFile {
     /// The notes that hold now.
     pub(super) fn all(&self) -> Vec<Note> {
         let now = now_ms();
-        self.state().notes.values().filter(|note| note.until > now).cloned().collect()
+        self.kept().into_iter().filter(|note| note.until > now).collect()
+    }
+
+    /// What is in the file, or will be.
+    pub(super) fn kept(&self) -> Vec<Note> {
+        self.state().notes.values().map(|kept| kept.note.clone()).collect()
     }
 
     /// Keeps nothing any more.
@@ -64,16 +87,15 @@ impl NoteFile {
         self.state().closed = true;
     }
 
-    /// Puts a note in; answers which change that was, and what was in its place.
-    fn put(&self, note: &Note) -> Result<(u64, Option<Note>), NoteError> {
+    /// Puts a note in, at the time `now` by [`running`]; answers which change that was, and what was in its place.
+    fn put(&self, note: &Note, now: Duration) -> Result<(u64, Option<Kept>), NoteError> {
         let mut state = self.state();
         if state.closed {
             return Err(NoteError { reason: "the log is closed".to_owned() });
         }
-        let now = now_ms();
-        state.notes.retain(|_, note| note.until > now);
-        let before = match note.until > now {
-            true => state.notes.insert(note.key.clone(), note.clone()),
+        state.notes.retain(|_, kept| kept.until > now);
+        let before = match note.until > now_ms() {
+            true => state.notes.insert(note.key.clone(), Kept::new(note.clone())),
             false => state.notes.remove(&note.key),
         };
         state.changes += 1;
@@ -81,10 +103,10 @@ impl NoteFile {
     }
 
     /// Takes back what could not be written, unless it was changed again.
-    fn take_back(&self, note: &Note, before: Option<Note>) {
+    fn take_back(&self, note: &Note, before: Option<Kept>) {
         let mut state = self.state();
         let is_still = match state.notes.get(&note.key) {
-            Some(now) => now == note,
+            Some(now) => now.note == *note,
             None => note.until <= now_ms(),
         };
         if is_still {
@@ -106,7 +128,7 @@ impl NoteFile {
         let writing = tokio::task::spawn_blocking(move || {
             let (notes, changes): (Vec<Note>, u64) = {
                 let state = self.state();
-                (state.notes.values().cloned().collect(), state.changes)
+                (state.notes.values().map(|kept| kept.note.clone()).collect(), state.changes)
             };
             write(&*self.disk, &notes)?;
             *written = changes;
@@ -126,7 +148,7 @@ impl Notes for Handle {
     fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
         let file = Arc::clone(&self.0);
         Box::pin(async move {
-            let (change, before) = file.put(&note)?;
+            let (change, before) = file.put(&note, running())?;
             let kept = Arc::clone(&file).write_up_to(change).await;
             if kept.is_err() {
                 file.take_back(&note, before);
@@ -162,7 +184,7 @@ pub(super) fn write(disk: &dyn Disk, notes: &[Note]) -> io::Result<()> {
     disk.sync_dir()
 }
 
-/// Reads the file; nothing if there is none.
+/// Reads the file, with notes whose time may be over; nothing if there is none.
 pub(super) fn load(disk: &dyn Disk) -> Result<Vec<Note>, OpenError> {
     let path = disk.path(FILE);
     let damaged = |reason: String| OpenError::Notes { path: path.clone(), reason };
@@ -190,8 +212,27 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Vec<Note>, OpenError> {
     if sum != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
         return Err(damaged("its checksum is another".to_owned()));
     }
-    let now = now_ms();
     let notes = body.lines().map(serde_json::from_str).collect::<Result<Vec<Note>, _>>();
-    let notes = notes.map_err(|error| damaged(error.to_string()))?;
-    Ok(notes.into_iter().filter(|note| note.until > now).collect())
+    notes.map_err(|error| damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::embedded::simulated::SimulatedDisk;
+
+    #[test]
+    fn a_clock_that_is_ahead_for_a_moment_ends_no_note_for_good() {
+        let note = |key: &str, until| Note { key: key.into(), text: String::new(), until };
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        // To a clock that is ahead this one has ended.
+        write(&*disk, &[note("bob", now_ms() - 1_000)]).unwrap();
+        let file = NoteFile::open(Arc::clone(&disk)).unwrap();
+        let keys = |notes: Vec<Note>| notes.into_iter().map(|note| note.key).collect::<Vec<_>>();
+        let later = now_ms() + 60_000;
+        file.put(&note("ada", later), running()).unwrap();
+        assert_eq!((keys(file.kept()), keys(file.all())), (vec!["ada".into(), "bob".into()], vec!["ada".into()]));
+        file.put(&note("cat", later), running() + GRACE).unwrap();
+        assert_eq!(keys(file.kept()), ["ada", "cat"]);
+    }
 }

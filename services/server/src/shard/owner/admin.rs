@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
-use super::{Answer, Asker, Group, Owner, now_ms, unanswered, unavailable};
+use super::{Answer, Asker, Group, Owner, taken_in_ms, unanswered, unavailable};
 use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
@@ -228,7 +228,7 @@ impl Owner {
         }
         let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
         let Some(head) = head.filter(|head| head.first > head.seq) else { return Ok(false) };
-        if u128::from(now_ms().saturating_sub(head.at)) < idle.as_millis() {
+        if u128::from(taken_in_ms().saturating_sub(head.at)) < idle.as_millis() {
             return Ok(false);
         }
         let deleting = self.shared.log.delete(self.shard, name);
@@ -272,7 +272,9 @@ impl Owner {
             let outcome = match self.shared.holds.closed_for(name.as_str()) {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
-                    Ok(()) => self.place(&name, &UserName::system(), id, Arc::clone(message), now_ms(), Instant::now()),
+                    Ok(()) => {
+                        self.place(&name, &UserName::system(), id, Arc::clone(message), taken_in_ms(), Instant::now())
+                    }
                     Err(refusal) => Err(refusal),
                 },
             };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tertulia_protocol::{GroupName, PostId};
 
-use super::{Owner, now_ms, unavailable};
+use super::{Owner, taken_in_ms, unavailable};
 use crate::log::{PageLimit, Range};
 use crate::shard::Refusal;
 use crate::shard::dedup::Dedup;
@@ -28,7 +28,7 @@ impl Owner {
         let (window, time) = (config.dedup_window, config.dedup_time);
         let Some(group) = self.groups.get(name) else { return Ok(()) };
         let mut dedup = Dedup::new(window, time);
-        let now = now_ms();
+        let now = taken_in_ms();
         // Others' clocks may differ from ours: what they stored last counts as stored now.
         let newest = if self.seat.is_some() { group.newest_at() } else { now };
         let oldest = newest.saturating_sub(millis(time));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::append::{Answer, Asker};
 use super::seat::Role;
-use super::{Group, Owner, now_ms};
+use super::{Group, Owner, taken_in_ms};
 use crate::shard::Listed;
 use crate::shard::peers::Asked;
 use crate::shard::session::{ConnectionId, Removal, Stored};
@@ -342,7 +342,7 @@ impl Owner {
             self.ready_for_post(group, session, id.as_ref()).await?;
         }
         let received = std::time::Instant::now();
-        self.place(group, &session.user, id.as_ref(), message, now_ms(), received)
+        self.place(group, &session.user, id.as_ref(), message, taken_in_ms(), received)
     }
 
     /// Notes that a moderator ended a membership on another node.

@@ -9,7 +9,7 @@ use super::{LATE, Pending};
 use crate::shard::Listed;
 use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
-use crate::shard::owner::{Owner, now_ms, unanswered, unavailable};
+use crate::shard::owner::{Owner, taken_in_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
 use crate::shard::session::{Event, Joined, Stored};
 use crate::shard::wire::{MemberTold, Outcome, Removed};
@@ -144,7 +144,7 @@ impl Owner {
             directory.enter(Arc::clone(&group.status), true);
             group
         });
-        let (_, subscription, progress) = group.join(session, now_ms());
+        let (_, subscription, progress) = group.join(session, taken_in_ms());
         let (status, subscribed_at): (Arc<GroupStatus>, u64) = (Arc::clone(&group.status), group.head());
         Joined { status, subscription, subscribed_at, epoch, head, first: 0, members: 0, progress, from }
     }
