@@ -15,7 +15,7 @@ use super::silence::Answers;
 use super::{Config, Error};
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::ack::{Ack, ApiError};
-use crate::log::nats::{bucket, in_time, is_connected, last_of};
+use crate::log::nats::{answered_apart, bucket, in_time, is_connected, last_of};
 
 /// How long an entry stays that nobody renews and nobody removes. Whoever is dead is removed by the others long before.
 const KEPT: Duration = Duration::from_secs(60);
@@ -144,6 +144,7 @@ impl Bucket {
 
     async fn change_once(&self, key: &str, headers: HeaderMap, payload: Bytes) -> Changed {
         let request = Request::new().headers(headers).payload(payload).timeout(None);
+        let request = answered_apart(&self.client, request);
         let asked = Instant::now();
         let asking = self.client.send_request(format!("$KV.{}.{key}", self.name), request);
         let answer = match in_time(self.timeout, asking).await {

@@ -25,7 +25,7 @@ use super::desk::{Answer, Question};
 use super::membership::View;
 use super::metrics::{self, Counter};
 use crate::log::config::Nats as NatsConfig;
-use crate::log::nats::in_time;
+use crate::log::nats::{answered_apart, in_time};
 use crate::shard::Listed;
 use crate::shard::map::shard_of;
 use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
@@ -118,7 +118,7 @@ impl Link {
 }
 
 async fn request(client: &Client, subject: String, payload: Bytes, timeout: Duration) -> Result<Bytes, Silence> {
-    let request = Request::new().payload(payload).timeout(None);
+    let request = answered_apart(client, Request::new().payload(payload).timeout(None));
     match in_time(timeout, client.send_request(subject, request)).await {
         Ok(Ok(answer)) => Ok(answer.payload),
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(Silence::Nobody),

@@ -35,7 +35,7 @@ mod trouble;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +58,7 @@ use self::known::Shard;
 use self::lineage::Lineage;
 pub use self::lineage::Rewound;
 use self::link::Link;
-pub(crate) use self::link::{in_time, is_connected};
+pub(crate) use self::link::{answered_apart, in_time, is_connected};
 use self::metrics::Metrics;
 pub use self::streams::StreamError;
 use self::subject::Names;
@@ -108,6 +108,8 @@ struct Core {
     /// The groups of the shards that are ours, for lists.
     names: Mutex<BTreeMap<GroupName, u16>>,
     bytes: AtomicU64,
+    /// Ends of groups of which JetStream is being asked to remove what is left: shard and position.
+    clearing: Arc<Mutex<HashSet<(u16, u64)>>>,
     trouble: Arc<Trouble>,
     lineage: Lineage,
     lost: broadcast::Sender<u16>,
@@ -130,6 +132,10 @@ impl Core {
 
     fn names(&self) -> MutexGuard<'_, BTreeMap<GroupName, u16>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clearing(&self) -> MutexGuard<'_, HashSet<(u16, u64)>> {
+        self.clearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add_names(&self, shard: u16, new: &[GroupName]) {
@@ -219,6 +225,7 @@ impl Nats {
             tasks: TaskTracker::new(),
             metrics: Metrics::new(),
             removed: Removed::new(),
+            clearing: Arc::default(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
         core.tasks.spawn(lineage::watch(Arc::clone(&core)));

@@ -353,6 +353,16 @@ impl Core {
         }
     }
 
+    /// The name of a group that is gone, as whoever had the shard before may have left it among the others.
+    fn forget_name(&self, shard: u16, group: &GroupName) {
+        let mut state = self.shard(shard).state();
+        // Unless it has begun anew meanwhile.
+        let is_gone = !state.groups.contains_key(group) && state.names.remove(group);
+        if is_gone {
+            self.remove_names([group]);
+        }
+    }
+
     /// What is known of a group of a shard of ours, from the log if need be; `None` if it does not exist.
     pub(super) async fn known(&self, shard: u16, group: &GroupName) -> Result<Option<Known>, Unread> {
         loop {
@@ -390,6 +400,8 @@ impl Core {
             let Some(found) = found else { return Ok(None) };
             let known = Known::of(&decode(&found).map_err(Unread::NoAnswer)?, found.position);
             if known.head.is_none() {
+                self.forget_name(shard, group);
+                self.clear_away(shard, group, known.last);
                 return Ok(None);
             }
             let mut state = self.shard(shard).state();

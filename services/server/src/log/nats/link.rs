@@ -92,6 +92,17 @@ pub(crate) async fn in_time<T>(timeout: Duration, asking: impl Future<Output = T
     tokio::time::timeout(timeout, asking).await.map_err(|_| NoAnswer(format!("NATS did not answer within {timeout:?}")))
 }
 
+/// Has a question answered on an inbox of its own. Of what is asked by way of the inbox of all the client keeps something until there is an
+/// answer, for good if there is none: so that one is for posts alone, each of which is asked once, and not for what is asked again and again
+/// where nobody answers.
+pub(crate) fn answered_apart(client: &Client, request: Request) -> Request {
+    request.inbox(client.new_inbox())
+}
+
+fn storing(headers: HeaderMap, payload: Bytes) -> Request {
+    Request::new().headers(headers).payload(payload).timeout(None)
+}
+
 /// What a direct get asks for.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Get {
@@ -153,7 +164,7 @@ impl Link {
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, fence.to_string());
         headers.insert(EXPECTED_SUBJECT, self.names.fence(shard));
         if before.is_empty() {
-            return self.commit(last_subject, headers, last.clone()).await;
+            return self.commit(last_subject, storing(headers, last.clone())).await;
         }
         let id = self.client.new_inbox();
         // The part after the prefix is unique; the server takes at most 64 bytes.
@@ -178,19 +189,23 @@ impl Link {
         }
         let mut headers = member(HeaderMap::new(), messages.len());
         headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-        self.commit(last_subject, headers, last.clone()).await
+        self.commit(last_subject, storing(headers, last.clone())).await
     }
 
     /// Takes the fence: publishes on its subject if the last message there is `expected`.
     pub(crate) async fn publish_fence(&self, shard: u16, expected: u64, payload: Bytes) -> Published {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
-        self.commit(&self.names.fence(shard), headers, payload).await
+        self.store_by_itself(&self.names.fence(shard), headers, payload).await
+    }
+
+    /// Publishes one message that is none of a group.
+    pub(super) async fn store_by_itself(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
+        self.commit(subject, answered_apart(&self.client, storing(headers, payload))).await
     }
 
     /// Publishes one message, and waits for its answer.
-    pub(super) async fn commit(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Published {
-        let request = Request::new().headers(headers).payload(payload).timeout(None);
+    async fn commit(&self, subject: &str, request: Request) -> Published {
         match in_time(self.timeout, self.client.send_request(subject.to_owned(), request)).await {
             Ok(Ok(answer)) => match serde_json::from_slice::<Ack>(&answer.payload) {
                 Ok(ack) => ack.into(),
@@ -326,9 +341,7 @@ impl Link {
 
     /// How many bytes a stream has.
     pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
-        // With an inbox of its own, since it is asked again and again where nobody answers: of what goes by the inbox of all other questions
-        // the client keeps something until there is an answer, for good if there is none.
-        let request = Request::new().payload(Bytes::from_static(b"{}")).inbox(self.client.new_inbox());
+        let request = Request::new().payload(Bytes::from_static(b"{}"));
         let info: Info = self.ask_leader("STREAM.INFO", stream, request).await?;
         Ok(info.state.bytes)
     }
@@ -363,7 +376,8 @@ impl Link {
     }
 
     async fn ask(&self, subject: String, request: Request) -> Result<async_nats::Message, NoAnswer> {
-        let answer = in_time(self.timeout, self.client.send_request(subject, request.timeout(None))).await?;
+        let request = answered_apart(&self.client, request.timeout(None));
+        let answer = in_time(self.timeout, self.client.send_request(subject, request)).await?;
         answer.map_err(|error| NoAnswer(super::connect::chain(&error)))
     }
 }

@@ -87,7 +87,7 @@ impl Bucket {
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", life.as_secs()));
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
         let payload = serde_json::to_vec(note).map_err(failed)?;
-        Ok(self.link.commit(&self.subject(&note.key), headers, payload.into()).await)
+        Ok(self.link.store_by_itself(&self.subject(&note.key), headers, payload.into()).await)
     }
 
     async fn follow(self) -> Result<Following, NoteError> {

@@ -1,19 +1,24 @@
 //! Removing from a group, and groups.
 //!
 //! First a message says what is gone, under the fence; that is when it is gone for readers and for whoever owns the shard next.
-//! Then JetStream is asked to remove what lies before; if that fails, the next removal does it.
+//! Then JetStream is asked to remove what lies before; if that fails, the next removal does it. A group that is gone has none, so there it is
+//! asked again, also by whoever finds such a group later.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tertulia_protocol::GroupName;
 
 use super::Core;
 use super::append::{Outgoing, unavailable};
 use super::known::Known;
+use super::link::{Link, NoAnswer};
 use super::message::{Kind, Message};
 use super::read::Fetched;
 use crate::log::{AppendError, Head};
 
+/// How long after a removal that failed what is left of a group is removed again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Records beyond the floor that may wait for their removal.
 const TRIM_EVERY: u64 = 512;
 
@@ -72,17 +77,36 @@ impl Core {
             self.remove_names(std::slice::from_ref(group));
         }
         let subject = self.link.names.group(shard, group);
-        let stream = self.link.names.stream_of(shard);
-        if self.remove_before(shard, group, &subject, position).await
-            && self.link.remove(stream, position).await.is_err()
-        {
-            tracing::warn!(shard, "the last message of a deleted group stays; it says that the group is gone");
+        if let Err(error) = remove_all(&self.link, shard, &subject, position).await {
+            tracing::warn!(shard, %error, "the messages of a deleted group still take space: they are removed later");
+            self.clear_away(shard, group, position);
         }
         Ok(true)
     }
 
+    /// Has JetStream remove what is left of a group whose end the message at `position` tells, as often as that takes.
+    pub(super) fn clear_away(&self, shard: u16, group: &GroupName, position: u64) {
+        let is_new = self.clearing().insert((shard, position));
+        if !is_new {
+            return;
+        }
+        let (link, clearing, closing) = (self.link.clone(), Arc::clone(&self.clearing), self.closing.clone());
+        let subject = self.link.names.group(shard, group);
+        self.tasks.spawn(async move {
+            let mut pause = AGAIN.0;
+            while let Err(error) = remove_all(&link, shard, &subject, position).await {
+                tracing::debug!(shard, %error, "the messages of a deleted group still take space");
+                if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+                pause = (pause * 2).min(AGAIN.1);
+            }
+            clearing.lock().unwrap_or_else(PoisonError::into_inner).remove(&(shard, position));
+        });
+    }
+
     /// Stores a message without records. The writer's lock is held.
-    async fn say(
+    pub(super) async fn say(
         &self,
         shard: u16,
         group: &GroupName,
@@ -154,6 +178,22 @@ impl Core {
                 tracing::warn!(shard, %error, "messages that retention let go of still take space");
             }
         });
+    }
+}
+
+/// Removes all of a group up to the message that tells its end, and that one last: without it the others would be a group.
+async fn remove_all(link: &Link, shard: u16, subject: &str, position: u64) -> Result<(), NoAnswer> {
+    let stream = link.names.stream_of(shard);
+    if position > 1 {
+        link.purge(stream, subject, position).await?;
+    }
+    match link.remove(stream, position).await {
+        Ok(()) => Ok(()),
+        // Somebody may have been quicker.
+        Err(error) => match link.last(stream, subject).await? {
+            Some(last) if last.position == position => Err(error),
+            _ => Ok(()),
+        },
     }
 }
 

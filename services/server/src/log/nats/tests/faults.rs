@@ -11,6 +11,7 @@ use super::proxy::Proxy;
 use super::writer::{Writer, content, judge, shard_of};
 use super::{Config, ELECTIONS, PATIENCE, Servers, config, open, open_and_take, well};
 use crate::log::conformance::batch;
+use crate::log::nats::message::Kind;
 use crate::log::{AppendError, Head, Log};
 
 fn impatient(urls: &str) -> Config {
@@ -223,6 +224,38 @@ async fn a_removal_without_an_answer_ends_also_when_another_writer_came() {
     tokio::time::timeout(PATIENCE, log.take_over(shard)).await.unwrap().unwrap();
     log.append(shard, vec![batch("Dogs", 7, 7, 7)]).await.unwrap();
     assert_eq!(content(&log, "Dogs").await.iter().map(|record| record.seq).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+    log.close().await;
+    other.close().await;
+}
+
+/// Waits until nothing is left on the subject of a group.
+async fn until_nothing_is_left(log: &super::Nats, shard: u16, group: &GroupName) {
+    let link = &log.core.link;
+    let (stream, subject) = (link.names.stream_of(shard), link.names.group(shard, group));
+    let begun = Instant::now();
+    while link.last(stream, &subject).await.unwrap().is_some() {
+        assert!(begun.elapsed() < PATIENCE, "what is deleted is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_deleted_group_goes_though_the_question_is_lost() {
+    let TwoWriters { _servers, proxy, log, other, group, shard } = TwoWriters::new().await;
+    log.append(shard, vec![batch("Dogs", 7, 1, 4)]).await.unwrap();
+    proxy.lose_next("STREAM.PURGE");
+    assert!(log.delete(shard, &group).await.unwrap());
+    until_nothing_is_left(&log, shard, &group).await;
+    // Or the node is lost with it: whoever has the shard next finds the end of the group, and does what is left to do.
+    log.append(shard, vec![batch("Dogs", 8, 1, 4)]).await.unwrap();
+    let known = log.core.known(shard, &group).await.unwrap().unwrap();
+    let head = known.head.unwrap();
+    log.core.say(shard, &group, Kind::Deleted, &known, head).await.unwrap();
+    assert_eq!(other.take_over(shard).await.unwrap().groups, 1);
+    assert_eq!(other.head(shard, &group).await.unwrap(), None);
+    assert!(other.core.names().is_empty(), "it is still counted");
+    until_nothing_is_left(&other, shard, &group).await;
+    assert_eq!(proxy.lost(), 1);
     log.close().await;
     other.close().await;
 }
