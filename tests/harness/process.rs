@@ -85,7 +85,22 @@ impl Process {
     /// If it does not within `limit`.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
-        within(limit, &what, async { Ok(self.child.wait().await?) }).await
+        let ended = within(limit, &what, async { Ok(self.child.wait().await?) }).await;
+        ended.map_err(|error| error.context(self.what_it_does()))
+    }
+
+    /// What a process that should have ended is doing: whether it has, and this process was not told, or where its threads are.
+    fn what_it_does(&mut self) -> String {
+        let ended = self.child.try_wait();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let task = |path: PathBuf| {
+            let read = |file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+            let state =
+                read("status").lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("").trim().to_owned();
+            format!("{} {state} in {} ({})", read("comm").trim(), read("wchan"), read("syscall").trim())
+        };
+        let tasks: Vec<String> = tasks.map(|entry| task(entry.path())).collect();
+        format!("{} has not ended: {ended:?}, its threads: {tasks:?}", self.name)
     }
 
     /// The status if the child has ended.
