@@ -266,6 +266,9 @@ impl Owner {
                 self.groups.iter().filter(|(_, group)| group.member_count() > 0).map(|(name, _)| name.clone()).collect()
             }
         };
+        if id.is_some() {
+            self.load_dedup_of(&names).await;
+        }
         let mut announced = Vec::new();
         for name in names {
             self.keep_small().await;

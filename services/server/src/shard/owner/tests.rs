@@ -598,3 +598,27 @@ async fn stopping_finishes_what_was_sent() {
     stop.await.unwrap();
     assert_eq!(answers(&ada, 2).await, [Ok(1), Ok(2)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_announced_to_all_groups_waits_for_the_ids_of_all_at_once() {
+    let world = World::new(Config::default(), Bounds { groups: 100, ..BOUNDS });
+    let epoch = 1;
+    for number in 0..20 {
+        let group = GroupName::new(&format!("G{number}")).unwrap();
+        let now = crate::log::now_ms();
+        let sender = UserName::new("eve").unwrap();
+        let record = crate::log::Record { seq: 1, at: now, sender, id: None, message: "x".into() };
+        let batch = Batch { group: group.clone(), epoch, records: vec![record] };
+        world.log.append(0, vec![Arc::new(batch)]).await.unwrap();
+        world.join_group(&group, &session(number, "ada")).await.unwrap();
+    }
+    world.mood(READ_SLOWLY);
+    let begun = tokio::time::Instant::now();
+    let (message, id) = ("we close".into(), Some(PostId::new("1").unwrap()));
+    let announce = |reply| Admin::Announce { group: None, message, id, reply };
+    let announced = world.shards.ask(0, announce).await.unwrap().unwrap().unwrap();
+    for answer in futures_util::future::join_all(announced).await {
+        assert_eq!(answer.unwrap().unwrap().seq, 2);
+    }
+    assert_eq!((world.log.0.reads.load(Ordering::Relaxed), begun.elapsed().as_secs()), (20, 1));
+}
