@@ -147,6 +147,9 @@ pub struct PageLimit {
 }
 
 /// Records of one group, oldest first and dense, and the head at the moment of reading.
+///
+/// What an engine finds damaged, or under which its disk fails, it may leave out of a page of [`Range::After`], which then begins later; a page
+/// without records has its `head.first` after all that is left out. So whoever reads knows the numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The group's head when the page was read.

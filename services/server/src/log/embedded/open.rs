@@ -15,6 +15,7 @@ use super::complaints::Complaints;
 use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position, Step, random_step};
+use super::holes::Holes;
 use super::metrics::Metrics;
 use super::notes::NoteFile;
 pub use super::open_error::OpenError;
@@ -189,6 +190,7 @@ pub(crate) fn start_with(
         tail,
         backlog,
         tables: Arc::new(tables),
+        holes: Holes::default(),
         files,
         rules,
         trouble,

@@ -140,7 +140,7 @@ async fn a_page_says_where_it_begins_though_retention_was_quicker_than_memory() 
     assert!(log.flush().await);
     for range in [Range::After(0), Range::After(3), Range::Before(u64::MAX)] {
         let stale = View { head: before, recent: Vec::new(), memory_first: 101 };
-        let page = read::from_tables(&log.core.tables, &group("A"), &stale, range, ALL).unwrap();
+        let page = read::from_tables(&log.core.tables, &log.core.holes, &group("A"), &stale, range, ALL).unwrap();
         let first = page.records.first().unwrap().seq;
         assert!(first > 4, "retention removed what the old head still has");
         assert_eq!((page.head.first, page.head.seq), (first, 100), "{range:?}");
