@@ -213,6 +213,16 @@ pub enum BackupError {
         /// What the copy takes, and what must stay free.
         needed: u64,
     },
+    /// While the copy is made, what the log frees is not used again, and its own disk has no room for that.
+    #[error(
+        "the log grows while a backup is made, and posts would be refused: {available} bytes are left to it, and {needed} are to stay free"
+    )]
+    Crowded {
+        /// What the log may still take.
+        available: u64,
+        /// What posts need of it.
+        needed: u64,
+    },
     /// The log cannot be written, so what was acknowledged cannot be brought into the copy; or it stops.
     #[error("the log cannot be backed up now: {0}")]
     Unavailable(String),

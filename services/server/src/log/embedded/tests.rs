@@ -19,7 +19,7 @@ use tertulia_protocol::UserName;
 
 use super::disk::Disk;
 use super::frame::random_step;
-use super::simulated::SimulatedDisk;
+use super::simulated::{self, SimulatedDisk};
 use super::tail::View;
 use super::{Embedded, open, open::start, open::start_with, read};
 use crate::log::clock::Clock;
@@ -174,6 +174,35 @@ async fn a_directory_that_was_full_takes_messages_again_when_some_have_gone() {
     assert!(refusal.to_string().contains("log.disk_bytes"), "{refusal}");
     assert!(log.flush().await);
     assert!(log.core.tables.disk_bytes() > LIMIT);
+    assert!(log.delete(0, &group("A")).await.unwrap());
+    let again = async {
+        while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("posts are taken again");
+    assert_holds(&*log, "B", 8, 1, 20).await;
+    log.close().await;
+}
+
+/// What was removed leaves no more free on the disk than before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_was_full_up_to_the_reserve_takes_messages_again_when_some_have_gone() {
+    const MIB: u64 = 1024 * 1024;
+    let disk = SimulatedDisk::default();
+    disk.set_faults(simulated::Faults { capacity: Some(96 * MIB), ..simulated::Faults::default() });
+    let config = Config { apply_interval: Duration::from_millis(1), reserve_bytes: 64 * MIB, ..config() };
+    let log = start_on(&disk, &config);
+    let mut last = 0;
+    let refusal = loop {
+        match log.append(0, vec![batch("A", 7, last + 1, last + 20)]).await {
+            Ok(()) => last += 20,
+            Err(error) => break error,
+        }
+        // Nothing waits for the tables, so that all that is short is the reserve.
+        assert!(log.flush().await && last < 100_000, "the reserve is not kept");
+    };
+    assert!(refusal.to_string().contains("log.reserve_bytes"), "{refusal}");
     assert!(log.delete(0, &group("A")).await.unwrap());
     let again = async {
         while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
