@@ -46,6 +46,8 @@ struct State {
 /// Those of one group.
 #[derive(Debug, Default)]
 struct Places {
+    /// Of this life of the group: another one has other messages under the same numbers.
+    epoch: u64,
     /// The group itself cannot be read.
     row: Option<Tries>,
     /// Met by whoever reads from old to new.
@@ -122,6 +124,15 @@ impl Places {
         self.backward.retain(|hole| hole.tries.is_known(now));
     }
 
+    /// Forgets what is of another life of the group.
+    fn turn_to(&mut self, epoch: u64) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.forward.clear();
+            self.backward.clear();
+        }
+    }
+
     fn count(&self) -> usize {
         usize::from(self.row.is_some()) + self.forward.len() + self.backward.len()
     }
@@ -139,10 +150,11 @@ impl State {
         (count < MOST).then(|| self.groups.entry(group.clone()).or_default())
     }
 
-    fn after(&mut self, group: &GroupName, from: u64, now: Instant) -> Result<Span, TableError> {
+    fn after(&mut self, group: &GroupName, epoch: u64, from: u64, now: Instant) -> Result<Span, TableError> {
         let mut begin = from;
         let Some(places) = self.groups.get_mut(group) else { return Ok(Span { begin, end: u64::MAX }) };
         places.forget_old(now);
+        places.turn_to(epoch);
         while let Some(hole) = places.forward.iter_mut().find(|hole| hole.covers(begin)) {
             if !hole.is_passed {
                 hole.tries.begin(&mut self.tried, now)?;
@@ -155,9 +167,10 @@ impl State {
         Ok(Span { begin, end: ahead.min().unwrap_or(u64::MAX) })
     }
 
-    fn before(&mut self, group: &GroupName, last: u64, now: Instant) -> Result<u64, TableError> {
+    fn before(&mut self, group: &GroupName, epoch: u64, last: u64, now: Instant) -> Result<u64, TableError> {
         let Some(places) = self.groups.get_mut(group) else { return Ok(0) };
         places.forget_old(now);
+        places.turn_to(epoch);
         if let Some(hole) = places.backward.iter_mut().find(|hole| hole.covers(last)) {
             hole.tries.begin(&mut self.tried, now)?;
         }
@@ -165,8 +178,9 @@ impl State {
         Ok(ahead.max().unwrap_or(0))
     }
 
-    fn failed_after(&mut self, group: &GroupName, at: u64, error: &dyn Display, now: Instant) {
+    fn failed_after(&mut self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display, now: Instant) {
         let Some(places) = self.noting(group, error, now) else { return };
+        places.turn_to(epoch);
         let is_here = |hole: &Hole| (hole.from.saturating_sub(NEAR)..=hole.to).contains(&at);
         let Some(hole) = places.forward.iter_mut().find(|hole| is_here(hole)) else {
             places.forward.push(Hole::new(at, now));
@@ -180,8 +194,9 @@ impl State {
         }
     }
 
-    fn failed_before(&mut self, group: &GroupName, at: u64, error: &dyn Display, now: Instant) {
+    fn failed_before(&mut self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display, now: Instant) {
         let Some(places) = self.noting(group, error, now) else { return };
+        places.turn_to(epoch);
         let is_here = |hole: &Hole| at.abs_diff(hole.from) <= NEAR || at.abs_diff(hole.to) <= NEAR;
         match places.backward.iter_mut().find(|hole| is_here(hole)) {
             Some(hole) => {
@@ -257,8 +272,8 @@ impl Holes {
     }
 
     /// How to read messages from `from` on.
-    pub(crate) fn after(&self, group: &GroupName, from: u64) -> Result<Span, TableError> {
-        self.state().after(group, from, Instant::now())
+    pub(crate) fn after(&self, group: &GroupName, epoch: u64, from: u64) -> Result<Span, TableError> {
+        self.state().after(group, epoch, from, Instant::now())
     }
 
     /// Messages could be read from `begin` on, as [`Holes::after`] told it.
@@ -267,18 +282,18 @@ impl Holes {
     }
 
     /// The disk failed under the message `at`, or one that is kept with it.
-    pub(crate) fn failed_after(&self, group: &GroupName, at: u64, error: &dyn Display) {
-        self.state().failed_after(group, at, error, Instant::now());
+    pub(crate) fn failed_after(&self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display) {
+        self.state().failed_after(group, epoch, at, error, Instant::now());
     }
 
     /// How to read messages from `last` down: after which one to end.
-    pub(crate) fn before(&self, group: &GroupName, last: u64) -> Result<u64, TableError> {
-        self.state().before(group, last, Instant::now())
+    pub(crate) fn before(&self, group: &GroupName, epoch: u64, last: u64) -> Result<u64, TableError> {
+        self.state().before(group, epoch, last, Instant::now())
     }
 
     /// As [`Holes::failed_after`], for who reads from new to old.
-    pub(crate) fn failed_before(&self, group: &GroupName, at: u64, error: &dyn Display) {
-        self.state().failed_before(group, at, error, Instant::now());
+    pub(crate) fn failed_before(&self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display) {
+        self.state().failed_before(group, epoch, at, error, Instant::now());
     }
 
     /// What was read of a group is not what was written.
@@ -312,71 +327,80 @@ mod tests {
     #[test]
     fn a_place_that_failed_is_left_alone_and_then_passed_over() {
         let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_after(&dogs, 100, &"bad", now);
-        assert!(matches!(state.after(&dogs, 100, now), Err(TableError::Avoided)));
-        assert_eq!(state.after(&dogs, 7, now).unwrap(), Span { begin: 7, end: 100 }, "what is before it is read");
-        assert_eq!(state.after(&dogs, 101, now).unwrap(), whole(101), "and what is after it");
-        assert_eq!(state.after(&group("Cats"), 100, now).unwrap(), whole(100), "and other groups");
+        state.failed_after(&dogs, 7, 100, &"bad", now);
+        assert!(matches!(state.after(&dogs, 7, 100, now), Err(TableError::Avoided)));
+        assert_eq!(state.after(&dogs, 7, 7, now).unwrap(), Span { begin: 7, end: 100 }, "what is before it is read");
+        assert_eq!(state.after(&dogs, 7, 101, now).unwrap(), whole(101), "and what is after it");
+        assert_eq!(state.after(&group("Cats"), 7, 100, now).unwrap(), whole(100), "and other groups");
         for (failures, pause) in [(2, AGAIN), (3, 2 * AGAIN)] {
             now += pause;
-            assert_eq!(state.after(&dogs, 100, now).unwrap(), whole(100), "try {failures}");
-            assert!(matches!(state.after(&dogs, 100, now), Err(TableError::Avoided)), "one tries, no more");
-            state.failed_after(&dogs, 100, &"bad", now);
+            assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100), "try {failures}");
+            assert!(matches!(state.after(&dogs, 7, 100, now), Err(TableError::Avoided)), "one tries, no more");
+            state.failed_after(&dogs, 7, 100, &"bad", now);
         }
         for passed in [STRIDE, 2 * STRIDE] {
             now += 4 * AGAIN;
-            assert_eq!(state.after(&dogs, 100, now).unwrap(), whole(100 + passed));
-            state.failed_after(&dogs, 100 + passed, &"bad", now);
+            assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100 + passed));
+            state.failed_after(&dogs, 7, 100 + passed, &"bad", now);
         }
         now += 4 * AGAIN;
-        let begin = state.after(&dogs, 103, now).unwrap().begin;
+        let begin = state.after(&dogs, 7, 103, now).unwrap().begin;
         assert_eq!(begin, 100 + 4 * STRIDE);
         state.read_after(&dogs, begin);
-        assert_eq!(state.after(&dogs, 100, now).unwrap(), whole(begin));
-        assert_eq!(state.after(&dogs, begin, now).unwrap(), whole(begin));
-        assert_eq!(state.after(&dogs, 100, now + KNOWN).unwrap(), whole(100), "the disk may have been put right");
+        assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(begin));
+        assert_eq!(state.after(&dogs, 7, begin, now).unwrap(), whole(begin));
+        assert_eq!(state.after(&dogs, 7, 100, now + KNOWN).unwrap(), whole(100), "the disk may have been put right");
     }
 
     #[test]
     fn what_can_be_read_again_is_no_hole_any_more() {
         let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_after(&dogs, 100, &"bad", now);
+        state.failed_after(&dogs, 7, 100, &"bad", now);
         now += AGAIN;
-        assert_eq!(state.after(&dogs, 100, now).unwrap(), whole(100));
+        assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100));
         state.read_after(&dogs, 100);
-        assert_eq!(state.after(&dogs, 90, now).unwrap(), whole(90));
+        assert_eq!(state.after(&dogs, 7, 90, now).unwrap(), whole(90));
+    }
+
+    #[test]
+    fn another_life_of_the_group_has_other_messages_there() {
+        let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
+        state.failed_after(&dogs, 7, 100, &"bad", now);
+        state.failed_before(&dogs, 7, 100, &"bad", now);
+        assert_eq!(state.after(&dogs, 8, 100, now).unwrap(), whole(100));
+        assert_eq!(state.before(&dogs, 8, 100, now).unwrap(), 0);
     }
 
     #[test]
     fn places_are_tried_one_after_the_other() {
         let (mut state, now) = (State::default(), Instant::now());
         let names = [group("A"), group("B")];
-        names.iter().for_each(|name| state.failed_after(name, 1, &"bad", now));
+        names.iter().for_each(|name| state.failed_after(name, 7, 1, &"bad", now));
         let later = now + AGAIN;
-        assert!(state.after(&names[0], 1, later).is_ok());
-        assert!(state.after(&names[1], 1, later).is_err());
-        assert!(state.after(&names[1], 1, later + BETWEEN).is_ok());
+        assert!(state.after(&names[0], 7, 1, later).is_ok());
+        assert!(state.after(&names[1], 7, 1, later).is_err());
+        assert!(state.after(&names[1], 7, 1, later + BETWEEN).is_ok());
     }
 
     #[test]
     fn whoever_reads_backward_ends_before_the_place() {
         let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_before(&dogs, 100, &"bad", now);
-        assert_eq!(state.before(&dogs, 200, now).unwrap(), 100);
-        assert!(state.before(&dogs, 100, now).is_err());
-        assert_eq!(state.before(&dogs, 99, now).unwrap(), 0);
-        state.failed_before(&dogs, 90, &"bad", now + SECOND);
-        assert!(state.before(&dogs, 95, now + SECOND).is_err(), "it is one place");
+        state.failed_before(&dogs, 7, 100, &"bad", now);
+        assert_eq!(state.before(&dogs, 7, 200, now).unwrap(), 100);
+        assert!(state.before(&dogs, 7, 100, now).is_err());
+        assert_eq!(state.before(&dogs, 7, 99, now).unwrap(), 0);
+        state.failed_before(&dogs, 7, 90, &"bad", now + SECOND);
+        assert!(state.before(&dogs, 7, 95, now + SECOND).is_err(), "it is one place");
     }
 
     #[test]
     fn a_disk_that_fails_as_a_whole_does_not_fill_the_memory() {
         let (mut state, now) = (State::default(), Instant::now());
         for number in 0..2 * MOST as u64 {
-            state.failed_after(&group(&format!("G{}", number / 2)), number * 2 * NEAR, &"bad", now);
+            state.failed_after(&group(&format!("G{}", number / 2)), 7, number * 2 * NEAR, &"bad", now);
         }
         assert_eq!(state.groups.values().map(Places::count).sum::<usize>(), MOST);
-        state.failed_after(&group("Dogs"), 1, &"bad", now + KNOWN);
+        state.failed_after(&group("Dogs"), 7, 1, &"bad", now + KNOWN);
         assert_eq!(state.groups.len(), 1);
     }
 }

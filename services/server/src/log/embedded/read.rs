@@ -88,8 +88,8 @@ pub(crate) fn from_tables(
             (TableError::Decode(error), _) => holes.damaged(group, error),
             (error, _) if !error.is_disk_failure() => {}
             (error, At::Group) => holes.failed_row(group, error),
-            (error, At::After(seq)) => holes.failed_after(group, seq, error),
-            (error, At::Before(seq)) => holes.failed_before(group, seq, error),
+            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, error),
+            (error, At::Before(seq)) => holes.failed_before(group, head.epoch, seq, error),
         }
         // What was found until then is as good as ever.
         if gathered.records.is_empty() {
@@ -133,7 +133,7 @@ impl Reading<'_> {
         let memory_first = self.view.memory_first;
         let mut next = after.saturating_add(1).max(self.head.first);
         let is_full = loop {
-            let Span { begin, end } = self.holes.after(self.group, next)?;
+            let Span { begin, end } = self.holes.after(self.group, self.head.epoch, next)?;
             if begin >= memory_first {
                 break false;
             }
@@ -211,7 +211,7 @@ impl Reading<'_> {
         if !backward(&self.view.recent, before, first, &mut self.gathered) || below <= first {
             return Ok(());
         }
-        let end = self.holes.before(self.group, below - 1)?;
+        let end = self.holes.before(self.group, self.head.epoch, below - 1)?;
         self.at = At::Before(below - 1);
         // The chunk that holds the newest wanted message may end at or after `below`.
         let newest = match messages.range((row.id, below - 1)..=(row.id, u64::MAX))?.next() {

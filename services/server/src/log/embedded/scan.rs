@@ -96,11 +96,8 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position, in_use: bool) -
         chain.push(Link { file, header, end });
         if header.previous.block <= applied.block {
             // The tables stand in this file, or where it begins. A file of another copy of this log need not contradict them otherwise.
-            let belongs = match header.previous.block == applied.block {
-                true => header.previous == applied || number == applied.file,
-                false => number == applied.file,
-            };
-            if !belongs {
+            let is_in_it = number == applied.file && header.previous.block < applied.block;
+            if !is_in_it && header.previous != applied {
                 return Err(OpenError::Astray { path: disk.path(&file_name(number)) });
             }
             break;

@@ -194,15 +194,16 @@ async fn a_disk_that_was_full_up_to_the_reserve_takes_messages_again_when_some_h
     let config = Config { apply_interval: Duration::from_millis(1), reserve_bytes: 64 * MIB, ..config() };
     let log = start_on(&disk, &config);
     let mut last = 0;
-    let refusal = loop {
+    loop {
         match log.append(0, vec![batch("A", 7, last + 1, last + 20)]).await {
             Ok(()) => last += 20,
-            Err(error) => break error,
+            Err(error) if error.to_string().contains("log.reserve_bytes") => break,
+            // The next file of the commit log was not made, and one before it is used again.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
         // Nothing waits for the tables, so that all that is short is the reserve.
         assert!(log.flush().await && last < 100_000, "the reserve is not kept");
-    };
-    assert!(refusal.to_string().contains("log.reserve_bytes"), "{refusal}");
+    }
     assert!(log.delete(0, &group("A")).await.unwrap());
     let again = async {
         while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
