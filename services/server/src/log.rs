@@ -147,6 +147,9 @@ pub struct PageLimit {
 }
 
 /// Records of one group, oldest first and dense, and the head at the moment of reading.
+///
+/// What an engine finds damaged, or under which its disk fails, it may leave out of a page of [`Range::After`], which then begins later; a page
+/// without records has its `head.first` after all that is left out. So whoever reads knows the numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The group's head when the page was read.
@@ -208,6 +211,16 @@ pub enum BackupError {
         /// What is free.
         available: u64,
         /// What the copy takes, and what must stay free.
+        needed: u64,
+    },
+    /// While the copy is made, what the log frees is not used again, and its own disk has no room for that.
+    #[error(
+        "the log grows while a backup is made, and posts would be refused: {available} bytes are left to it, and {needed} are to stay free"
+    )]
+    Crowded {
+        /// What the log may still take.
+        available: u64,
+        /// What posts need of it.
         needed: u64,
     },
     /// The log cannot be written, so what was acknowledged cannot be brought into the copy; or it stops.

@@ -101,7 +101,7 @@ impl Error {
             Self::TooManyWatchers { .. }
             | Self::NotHeld(HoldError::Full { .. })
             | Self::BackupUnderWay
-            | Self::Backup(BackupError::NoSpace { .. }) => Code::ResourceExhausted,
+            | Self::Backup(BackupError::NoSpace { .. } | BackupError::Crowded { .. }) => Code::ResourceExhausted,
             Self::Unauthenticated => Code::Unauthenticated,
         }
     }

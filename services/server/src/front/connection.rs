@@ -331,6 +331,7 @@ impl Task {
             session,
             shards: &self.shared.shards,
             metrics: &self.shared.metrics,
+            unread: &self.shared.unread,
             out: &mut self.out,
             max_outbound: self.shared.limits.outbound_bytes,
             delivered: 0,

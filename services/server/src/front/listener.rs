@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) tracer: Tracer,
     /// What all posts weigh that wait for the log.
     pub(super) weight: Arc<AtomicUsize>,
+    /// That members cannot be caught up: all of them meet the same error, again and again.
+    pub(super) unread: Complaint,
 }
 
 /// The chat listener and its connections.
@@ -135,7 +137,8 @@ impl Front {
         let registry = Arc::new(Registry::new(&limits, first));
         let metrics = Metrics::new();
         metrics.limits(&limits);
-        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight: Arc::default() });
+        let (weight, unread) = (Arc::default(), Complaint::default());
+        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight, unread });
         let introductions = match config.proxy_protocol {
             ProxyProtocol::Off => None,
             ProxyProtocol::Required => {

@@ -16,6 +16,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::encode;
 use super::metrics::{Metrics, SAMPLE};
 use super::outbound::Outbound;
+use crate::complaint::Complaint;
 use crate::shard::directory::Lag;
 use crate::shard::events::{What, Who};
 use crate::shard::request::Progress;
@@ -39,6 +40,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) session: &'a Session,
     pub(super) shards: &'a Shards,
     pub(super) metrics: &'a Metrics,
+    /// That members cannot be caught up.
+    pub(super) unread: &'a Complaint,
     pub(super) out: &'a mut Outbound,
     /// At so many bytes in `out` nothing more is taken up.
     pub(super) max_outbound: usize,
@@ -341,7 +344,9 @@ impl Membership {
             // Nobody has posted yet, or the group was deleted and its members are about to hear of it.
             Ok(None) => return self.go_live(subscription, around, None),
             Err(error) => {
-                tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
+                if around.unread.is_due() {
+                    tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
+                }
                 return self.read_later(subscription, around.shards, READ_RETRY);
             }
         };

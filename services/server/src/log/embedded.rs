@@ -20,6 +20,7 @@ mod export;
 mod files;
 mod forget;
 mod frame;
+mod holes;
 pub mod metrics;
 mod notes;
 mod offline;
@@ -61,6 +62,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::backlog::Backlog;
 use self::disk::Disk;
 use self::files::Files;
+use self::holes::Holes;
 use self::metrics::Metrics;
 use self::notes::{Handle, NoteFile};
 use self::queue::{Queue, Request};
@@ -101,6 +103,7 @@ struct Core {
     tail: Arc<Tail>,
     backlog: Arc<Backlog>,
     tables: Arc<Tables>,
+    holes: Holes,
     files: Arc<Files>,
     rules: Arc<Rules>,
     trouble: Arc<Trouble>,
@@ -148,7 +151,14 @@ impl Core {
     }
 
     fn row_head(&self, group: &GroupName) -> Result<Option<Head>, ReadError> {
-        let row = self.tables.row(group)?;
+        self.holes.may_read_row(group)?;
+        let row = self.tables.row(group);
+        match &row {
+            Ok(_) => self.holes.read_row(group),
+            Err(error) if error.is_disk_failure() => self.holes.failed_row(group, error),
+            Err(_) => {}
+        }
+        let row = row?;
         Ok(row.map(|row| self.rules.seen(group, row.head)))
     }
 
@@ -232,7 +242,7 @@ impl Core {
             let Ok(view) = view else { return Ok(None) };
             match read::from_memory(&view, range, limit) {
                 Some(page) => Ok(Some(page)),
-                None => Ok(Some(read::from_tables(&core.tables, &group, &view, range, limit)?)),
+                None => Ok(Some(read::from_tables(&core.tables, &core.holes, &group, &view, range, limit)?)),
             }
         })
         .await
@@ -252,7 +262,10 @@ impl Core {
                 Some(Known::Loading) | None => {}
             }
         }
-        let stored = read::groups(&self.tables, prefix, after, limit, &|name| heads.contains_key(name))?;
+        self.holes.may_list()?;
+        let stored = read::groups(&self.tables, prefix, after, limit, &|name| heads.contains_key(name));
+        self.holes.listed(&stored);
+        let stored = stored?;
         let mut found = Vec::with_capacity(stored.len());
         for (name, head) in stored {
             let name = GroupName::new(&name).map_err(|error| ReadError { reason: error.to_string() })?;

@@ -46,6 +46,7 @@ struct World {
     reader: Arc<Session>,
     group: GroupName,
     metrics: Metrics,
+    unread: Complaint,
     dialect: Dialect,
     member: Option<Membership>,
     out: Outbound,
@@ -88,6 +89,7 @@ impl World {
             reader: session(2, "reader"),
             group: GroupName::new("G").unwrap(),
             metrics: Metrics::new(),
+            unread: Complaint::default(),
             dialect,
             member: None,
             out: Outbound::default(),
@@ -174,6 +176,7 @@ impl World {
             session: &self.reader,
             shards: &self.shards,
             metrics: &self.metrics,
+            unread: &self.unread,
             out: &mut self.out,
             max_outbound: room,
         };

@@ -12,6 +12,7 @@ use super::super::membership::start;
 use super::super::metrics::Metrics;
 use super::super::outbound::Outbound;
 use super::*;
+use crate::complaint::Complaint;
 use crate::log::memory::Memory;
 use crate::log::{Config as LogConfig, Retention};
 use crate::shard::request::{NewPost, Posts, Request};
@@ -61,6 +62,7 @@ struct World {
     reader: Arc<Session>,
     names: Vec<GroupName>,
     metrics: Metrics,
+    unread: Complaint,
     memberships: Memberships,
     out: Outbound,
     task: Arc<Task>,
@@ -88,6 +90,7 @@ impl World {
             reader: session(2, "reader"),
             names: (0..groups).map(|group| GroupName::new(format!("g{group}").as_str()).unwrap()).collect(),
             metrics: Metrics::new(),
+            unread: Complaint::default(),
             memberships: Memberships::default(),
             out: Outbound::default(),
             task: Arc::default(),
@@ -173,6 +176,7 @@ impl World {
             session: &self.reader,
             shards: &self.shards,
             metrics: &self.metrics,
+            unread: &self.unread,
             out: &mut self.out,
             max_outbound: room,
             delivered: 0,

@@ -119,6 +119,10 @@ impl Applier {
         let spares_all = Spared::all();
         let mut has_failed = false;
         loop {
+            // Whoever has read since may have met an error of the disk, and in each pause somebody may: that is no reason not to succeed now.
+            if self.tables.is_suspect() {
+                self.reopen();
+            }
             let begun = Instant::now();
             let upkeep = match has_failed {
                 false => self.sweep.upkeep(&self.rules, now),

@@ -72,6 +72,14 @@ pub enum CopyError {
         /// What must stay free, and what is still to be copied as far as that is known.
         needed: u64,
     },
+    /// The copy keeps space from the log where that is.
+    #[error("{available} bytes are left where the log is, and {needed} are to stay free")]
+    Crowded {
+        /// What the log may still take.
+        available: u64,
+        /// What posts need of it.
+        needed: u64,
+    },
     /// The log stops.
     #[error("the log is being closed")]
     Stopping,
@@ -103,6 +111,7 @@ impl From<CopyError> for BackupError {
         match error {
             CopyError::NotEmpty(path) => Self::Taken(path),
             CopyError::NoSpace { available, needed } => Self::NoSpace { available, needed },
+            CopyError::Crowded { available, needed } => Self::Crowded { available, needed },
             CopyError::Stopping => Self::Unavailable(error.to_string()),
             CopyError::NotWritable { .. }
             | CopyError::NotADirectory(_)
@@ -136,18 +145,32 @@ impl Core {
 
     /// Copies the running log onto a disk, as long as that leaves the space that posts need.
     pub(super) fn copy_into(&self, disk: &Arc<dyn Disk>) -> Result<Copied, BackupError> {
-        // Of the place, wherever it is: what is another file system may still have its space from where the log has (subvolumes, pools).
+        // Where posts are refused already, there is nothing to give way to.
+        let gives_way = self.trouble.of(Cause::Space).is_none();
+        // Of the place, wherever it is: what is another file system may still have its space from where the log has (subvolumes, pools). And of
+        // the log's own disk: what the tables free meanwhile is used again only after the copy, so their file grows.
         let room = |copy: u64| {
-            let unapplied = self.backlog.size().bytes as u64;
-            let needed = self.files.needs(unapplied).saturating_add(copy);
-            let space = disk.space().map_err(|source| CopyError::Space { path: disk.path(""), source })?;
-            let available = space.available;
-            if available < needed { Err(CopyError::NoSpace { available, needed }) } else { Ok(()) }
+            let needs = self.files.needs(self.backlog.size().bytes as u64);
+            let (free, needed) = (available(disk)?, needs.saturating_add(copy));
+            if free < needed {
+                return Err(CopyError::NoSpace { available: free, needed });
+            }
+            let free = available(&self.disk)?;
+            let short = (free < needs).then_some((free, needs)).or_else(|| self.files.nears_bound());
+            match short.filter(|_| gives_way) {
+                Some((available, needed)) => Err(CopyError::Crowded { available, needed }),
+                None => Ok(()),
+            }
         };
         room(self.tables.disk_bytes())?;
         let stops = || self.trouble.of(Cause::Stopped).is_some();
         Ok(copy(&self.tables, &self.notes.kept(), disk, &While { stops: &stops, room: &|| room(0) })?)
     }
+}
+
+fn available(disk: &Arc<dyn Disk>) -> Result<u64, CopyError> {
+    let space = disk.space().map_err(|source| CopyError::Space { path: disk.path(""), source })?;
+    Ok(space.available)
 }
 
 /// As [`copy`], so that whatever ends it in between, what is there does not serve as a copy. The directory may be an empty one that cannot be

@@ -29,6 +29,19 @@ impl Complaints {
         );
     }
 
+    /// What clients ask for of a group cannot be read.
+    pub(crate) fn of_reads(&mut self, group: &str, error: &dyn Display) {
+        if !self.is_new(group) {
+            return;
+        }
+        tracing::error!(
+            group,
+            %error,
+            "not all that clients ask for of a group can be read: members who are behind are told which messages they miss; \
+             `tertulia-server log verify` says where, a backup has it whole"
+        );
+    }
+
     fn is_new(&mut self, group: &str) -> bool {
         self.told.retain(|_, at| at.elapsed() < AGAIN);
         if self.told.contains_key(group) || self.told.len() >= MOST {

@@ -35,6 +35,8 @@ pub(crate) struct Demand {
     pub(crate) tables: u64,
     /// Bytes of the commit log that the tables have to take over.
     pub(crate) unapplied: u64,
+    /// Bytes that the tables take over without a larger file, as far as that is known.
+    pub(crate) room: u64,
 }
 
 /// What bounds the files.
@@ -75,6 +77,10 @@ struct State {
     next_spare: u64,
     /// What must stay free for the tables, as was last known.
     kept_free: u64,
+    /// Whether so little is free that it matters how much room the tables have.
+    is_short: bool,
+    /// What was last known to be taken of what the directory may take.
+    used: u64,
     /// The last file that was to be made was more than may be written.
     refused: Option<Refused>,
     error: Option<String>,
@@ -234,7 +240,20 @@ impl Files {
     /// Bytes that must stay free on the disk for posts to go on while so many bytes wait for the tables: below that they are refused, or the
     /// next file is not made.
     pub(crate) fn needs(&self, unapplied: u64) -> u64 {
-        self.kept_free(Demand { tables: 0, unapplied }).saturating_add(self.limits.segment)
+        self.kept_free(Demand { unapplied, ..Demand::default() }).saturating_add(self.limits.segment)
+    }
+
+    /// Whether so little is free that it matters how much room the tables have.
+    pub(crate) fn is_short(&self) -> bool {
+        self.state().is_short
+    }
+
+    /// If the directory has little left of what it may take: how much that is, and how much is little.
+    pub(crate) fn nears_bound(&self) -> Option<(u64, u64)> {
+        let limit = self.limits.disk;
+        let little = self.limits.segment.min(limit / 16);
+        let left = limit.saturating_sub(self.state().used);
+        (limit > 0 && left < little).then_some((left, little))
     }
 
     /// Ends the thread.
@@ -305,7 +324,7 @@ impl Files {
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
-        if self.disk.space()?.available < self.needs(demand.unapplied) {
+        if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
             return short(io::ErrorKind::StorageFull.into());
         }
         match self.make(name, self.limits.segment) {
@@ -323,8 +342,11 @@ impl Files {
         }
     }
 
+    /// What the tables have room for within their file need not be free beside it: the file does not get smaller, so what was removed would
+    /// never count. Half of the reserve is kept all the same, since nobody knows how well what comes fits into that room.
     fn kept_free(&self, demand: Demand) -> u64 {
-        self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR))
+        let asked = self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR));
+        asked.saturating_sub(demand.room).max(self.limits.reserve / 2)
     }
 
     /// Makes a spare file of one that nobody needs. If that fails, it is tried again; a file that is gone, or that cannot be used again, is
@@ -393,8 +415,12 @@ impl Files {
         let commit_log = self.bytes();
         let used = demand.tables + commit_log;
         let kept_free = self.kept_free(demand);
-        self.state().kept_free = kept_free;
         let space = self.disk.space();
+        {
+            let mut state = self.state();
+            (state.kept_free, state.used) = (kept_free, used);
+            state.is_short = space.as_ref().is_ok_and(|space| space.available < self.needs(demand.unapplied));
+        }
         if let Ok(space) = &space {
             self.volume.available.set(space.available as f64);
             self.volume.size.set(space.size as f64);
@@ -402,7 +428,7 @@ impl Files {
         let problem = match space.map(|space| space.available) {
             Ok(free) if free < kept_free => Some(format!(
                 "{free} bytes are free on the disk, less than the {kept_free} that log.reserve_bytes and the commit log ask for: \
-                 free some space"
+                 free some space, or remove messages"
             )),
             Ok(_) if self.limits.disk > 0 && used > self.limits.disk => Some(format!(
                 "{used} bytes are used, {commit_log} of them by the commit log, more than log.disk_bytes = {}: lower the \

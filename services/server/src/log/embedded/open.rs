@@ -15,6 +15,7 @@ use super::complaints::Complaints;
 use super::disk::{Directory, Disk, is_full};
 use super::files::{Demand, Files, Limits};
 use super::frame::{FIRST_BLOCK, Position, Step, random_step};
+use super::holes::Holes;
 use super::metrics::Metrics;
 use super::notes::NoteFile;
 pub use super::open_error::OpenError;
@@ -189,6 +190,7 @@ pub(crate) fn start_with(
         tail,
         backlog,
         tables: Arc::new(tables),
+        holes: Holes::default(),
         files,
         rules,
         trouble,
@@ -245,8 +247,13 @@ pub(crate) fn start_with(
         failing_since: None,
     };
     let (files, backlog) = (Arc::clone(&core.files), Arc::clone(&core.backlog));
+    let short = Arc::clone(&core.files);
     let usage = Usage::new(Arc::clone(&core.tables), Arc::clone(&core.files), config.disk_bytes);
-    let demand = move || Demand { tables: usage.tables(), unapplied: backlog.size().bytes as u64 };
+    let demand = move || {
+        // All of the tables is read for that.
+        let room = if short.is_short() { usage.room() } else { 0 };
+        Demand { tables: usage.tables(), unapplied: backlog.size().bytes as u64, room }
+    };
     let threads = Threads {
         writer: Some(spawn("log-commit", &core, move || writer.run())?),
         applier: Some(spawn("log-apply", &core, move || applier.run())?),

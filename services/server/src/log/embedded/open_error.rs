@@ -100,6 +100,17 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of the commit log is of another copy of this log than the tables.
+    #[error(
+        "{} does not go on where the tables stand: it or messages.redb was brought here from another copy of the data directory. Bring \
+         back what belongs together; or, to go on without what is in it, move this file and later ones of the commit log away and, if a \
+         file is missing then, run `tertulia-server log forget-commit-log`",
+        path.display()
+    )]
+    Astray {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tables cannot be opened or read.
     #[error(
         "cannot open the tables {}: {reason}. Before anything else copy the data directory to another disk, with its commit-* files: \

@@ -3,6 +3,7 @@
 use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
+use super::holes::{Holes, Span};
 use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TableError, Tables};
 use super::tail::View;
 use crate::log::{Batch, Head, Page, PageLimit, Range, Record};
@@ -57,81 +58,191 @@ pub(crate) fn from_memory(view: &View, range: Range, limit: PageLimit) -> Option
     Some(Page { head, records: gathered.records })
 }
 
-/// The page, with the help of the tables.
+/// The page, with the help of the tables. Of what cannot be read it ends before, or begins after it.
 pub(crate) fn from_tables(
     tables: &Tables,
+    holes: &Holes,
     group: &GroupName,
     view: &View,
     range: Range,
     limit: PageLimit,
 ) -> Result<Page, TableError> {
-    let mut head = view.head;
-    let mut gathered = Gathered::new(limit);
-    tables.read(|transaction| {
+    let mut reading = Reading { holes, group, view, head: view.head, gathered: Gathered::new(limit), at: At::Group };
+    holes.may_read_row(group)?;
+    let read = tables.read(|transaction| {
         // Another life of the group, or none: its messages went since memory was asked.
-        let row = table::row(transaction, group)?.filter(|row| row.head.epoch == head.epoch);
+        let row = table::row(transaction, group)?.filter(|row| row.head.epoch == view.head.epoch);
+        holes.read_row(group);
         let Some(row) = row else { return Ok(()) };
         // Retention may have been quicker than memory is told of it; whoever reads must know what is not there for that.
-        head.first = head.first.max(row.head.first.min(head.seq + 1));
+        reading.head.first = view.head.first.max(row.head.first.min(view.head.seq + 1));
         let messages = transaction.open_table(MESSAGES)?;
         match range {
-            Range::After(after) => {
-                let from = after.saturating_add(1).max(head.first);
-                let chunks = messages.range((row.id, from)..(row.id, u64::MAX))?;
-                'chunks: for entry in chunks {
-                    let (key, value) = entry?;
-                    for record in Chunk::decode(key.value().1, value.value())?.records()? {
-                        if record.seq >= view.memory_first {
-                            break 'chunks;
-                        }
-                        if record.seq >= from && !gathered.push(&record) {
-                            return Ok(());
-                        }
-                    }
-                }
-                let from = gathered.records.last().map_or(from, |record| record.seq + 1);
-                forward(&view.recent, from, &mut gathered);
-            }
-            Range::Before(before) => {
-                if !backward(&view.recent, before, head.first, &mut gathered) {
-                    return Ok(());
-                }
-                let below = before.min(view.memory_first);
-                backward_in_tables(&messages, &row, below, head.first, &mut gathered)?;
-            }
+            Range::After(after) => reading.forward(&messages, &row, after),
+            Range::Before(before) => reading.backward(&messages, &row, before),
         }
-        Ok(())
-    })?;
+    });
+    let Reading { head, mut gathered, at, .. } = reading;
+    if let Err(error) = read {
+        match (&error, at) {
+            (TableError::Decode(error), _) => holes.damaged(group, error),
+            (error, _) if !error.is_disk_failure() => {}
+            (error, At::Group) => holes.failed_row(group, error),
+            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, error),
+            (error, At::Before(seq)) => holes.failed_before(group, head.epoch, seq, error),
+        }
+        // What was found until then is as good as ever.
+        if gathered.records.is_empty() {
+            return Err(error);
+        }
+    }
     if let Range::Before(_) = range {
         gathered.records.reverse();
     }
     Ok(Page { head, records: gathered.records })
 }
 
-fn backward_in_tables(
-    messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
-    row: &Row,
-    below: u64,
-    first: u64,
-    gathered: &mut Gathered,
-) -> Result<(), TableError> {
-    // The chunk that holds the newest wanted message may end at or after `below`.
-    let end = match messages.range((row.id, below.saturating_sub(1))..=(row.id, u64::MAX))?.next() {
-        Some(entry) => entry?.0.value().1,
-        None => u64::MAX,
-    };
-    for entry in messages.range((row.id, first)..=(row.id, end))?.rev() {
-        let (key, value) = entry?;
-        for record in Chunk::decode(key.value().1, value.value())?.records()?.iter().rev() {
-            if record.seq < first {
-                return Ok(());
+/// Where a read is.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// At the group itself.
+    Group,
+    /// At this message, and later ones are next.
+    After(u64),
+    /// At this message, and earlier ones are next.
+    Before(u64),
+}
+
+/// A read of the tables.
+struct Reading<'a> {
+    holes: &'a Holes,
+    group: &'a GroupName,
+    view: &'a View,
+    head: Head,
+    gathered: Gathered,
+    at: At,
+}
+
+impl Reading<'_> {
+    fn forward(
+        &mut self,
+        messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+        row: &Row,
+        after: u64,
+    ) -> Result<(), TableError> {
+        let memory_first = self.view.memory_first;
+        let mut next = after.saturating_add(1).max(self.head.first);
+        let is_full = loop {
+            let Span { begin, end } = self.holes.after(self.group, self.head.epoch, next)?;
+            if begin >= memory_first {
+                break false;
             }
-            if record.seq < below && !gathered.push(record) {
-                return Ok(());
+            self.at = At::After(begin);
+            let read = self.chunks(messages, row, begin, end.min(memory_first));
+            if read.is_ok() || !self.gathered.records.is_empty() {
+                self.holes.read_after(self.group, begin);
             }
+            match read? {
+                Read::Full => break true,
+                Read::To(reached) if reached >= memory_first || reached < end => break false,
+                // The disk failed at what is next: the page ends before it, or begins after it.
+                Read::To(_) if !self.gathered.records.is_empty() => break true,
+                Read::To(reached) => next = reached,
+            }
+        };
+        let last = self.gathered.records.last().map(|record| record.seq);
+        // A page has no gap.
+        if !is_full && last.is_none_or(|last| last + 1 >= memory_first) {
+            forward(&self.view.recent, last.map_or(next, |last| last + 1), &mut self.gathered);
         }
+        if self.gathered.records.is_empty() && next <= self.head.seq {
+            // Nothing is left of what comes after, and whoever reads on must not wait for it.
+            self.head.first = self.head.seq + 1;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes the records of chunks from `begin` on, as long as those that are next come before `end`.
+    fn chunks(
+        &mut self,
+        messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+        row: &Row,
+        begin: u64,
+        end: u64,
+    ) -> Result<Read, TableError> {
+        let mut next = begin;
+        let mut chunks = messages.range((row.id, begin)..(row.id, u64::MAX))?;
+        while next < end
+            && let Some(entry) = chunks.next()
+        {
+            let (key, value) = entry?;
+            let last = key.value().1;
+            match Chunk::decode(last, value.value()).and_then(Chunk::records) {
+                Ok(records) => {
+                    let wanted = begin..self.view.memory_first;
+                    for record in records.iter().filter(|record| wanted.contains(&record.seq)) {
+                        if !self.gathered.push(record) {
+                            return Ok(Read::Full);
+                        }
+                    }
+                }
+                // The page ends before it, or begins after it: of what cannot be read, it is known where it ends.
+                Err(error) => {
+                    self.holes.damaged(self.group, &error);
+                    if !self.gathered.records.is_empty() {
+                        return Ok(Read::Full);
+                    }
+                }
+            }
+            next = last + 1;
+            self.at = At::After(next);
+        }
+        Ok(Read::To(next))
+    }
+
+    fn backward(
+        &mut self,
+        messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
+        row: &Row,
+        before: u64,
+    ) -> Result<(), TableError> {
+        let first = self.head.first;
+        let below = before.min(self.view.memory_first);
+        if !backward(&self.view.recent, before, first, &mut self.gathered) || below <= first {
+            return Ok(());
+        }
+        let end = self.holes.before(self.group, self.head.epoch, below - 1)?;
+        self.at = At::Before(below - 1);
+        // The chunk that holds the newest wanted message may end at or after `below`.
+        let newest = match messages.range((row.id, below - 1)..=(row.id, u64::MAX))?.next() {
+            Some(entry) => entry?.0.value().1,
+            None => u64::MAX,
+        };
+        for entry in messages.range((row.id, first)..=(row.id, newest))?.rev() {
+            let (key, value) = entry?;
+            let chunk = Chunk::decode(key.value().1, value.value())?;
+            let next = chunk.first - 1;
+            for record in chunk.records()?.iter().rev().filter(|record| record.seq < below) {
+                if record.seq < first || !self.gathered.push(record) {
+                    return Ok(());
+                }
+            }
+            if next < first || next <= end {
+                break;
+            }
+            self.at = At::Before(next);
+        }
+        Ok(())
+    }
+}
+
+/// How far chunks were read.
+#[derive(Debug, Clone, Copy)]
+enum Read {
+    /// The page ends here.
+    Full,
+    /// Up to this message.
+    To(u64),
 }
 
 /// Takes records from `from` on.

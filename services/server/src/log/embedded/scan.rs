@@ -95,6 +95,11 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position, in_use: bool) -
         let (file, header) = open(disk, log, number)?;
         chain.push(Link { file, header, end });
         if header.previous.block <= applied.block {
+            // The tables stand in this file, or where it begins. A file of another copy of this log need not contradict them otherwise.
+            let is_in_it = number == applied.file && header.previous.block < applied.block;
+            if !is_in_it && header.previous != applied {
+                return Err(OpenError::Astray { path: disk.path(&file_name(number)) });
+            }
             break;
         }
         if files.binary_search(&header.previous.file).is_err() {
@@ -235,8 +240,17 @@ impl Reader<'_> {
         let looks_begun = self.header(offset, length)?;
         let mut torn_end = looks_begun.map(|header| length.min(offset + frame::pages(u64::from(header.length))));
         let mut at = offset + PAGE;
+        let mut unread: Option<(u64, io::Error)> = None;
         while at < length {
-            let step = match self.whole(at)? {
+            let found = match self.whole(at) {
+                // What nobody has written need not be readable: a block that is worth anything says so before it, or after it.
+                Err(OpenError::Io { source, .. }) => {
+                    unread.get_or_insert((at, source));
+                    None
+                }
+                found => found?,
+            };
+            let step = match found {
                 Some((header, _)) if header.synced > offset => {
                     let reason = "a block is not what was written, though it was on the disk before later ones";
                     return Err(self.corrupt(offset, reason));
@@ -249,6 +263,10 @@ impl Reader<'_> {
                 None => PAGE,
             };
             at += step;
+        }
+        if let Some((at, error)) = unread {
+            let file = self.disk.path(&self.name);
+            tracing::warn!(file = %file.display(), offset = at, %error, "the commit log cannot be read after its end");
         }
         Ok(torn_end.map(|end| Torn { offset, bytes: end - offset }))
     }

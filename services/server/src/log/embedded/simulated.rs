@@ -95,6 +95,7 @@ struct State {
     name_changes: Vec<NameChange>,
     faults: Faults,
     off: bool,
+    bad_reads: u64,
 }
 
 /// The disk. A clone is another handle of the same.
@@ -269,6 +270,11 @@ impl SimulatedDisk {
         self.state().inodes.len()
     }
 
+    /// How many reads met a bad sector.
+    pub(crate) fn bad_reads(&self) -> u64 {
+        self.state().bad_reads
+    }
+
     /// Keeps everything that is done with the disk waiting until what this returns is dropped.
     pub(crate) fn hold_up(&self) -> impl Drop + '_ {
         self.state()
@@ -382,7 +388,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
         state.check()?;
         if state.faults.failing_reads.is_some_and(|prefix| state.is_named(self.inode, prefix)) {
             return Err(io::Error::other("a read failed"));
@@ -392,6 +398,7 @@ impl DiskFile for SimulatedFile {
             bytes.start < end && offset < bytes.end && state.is_named(self.inode, prefix)
         };
         if state.faults.bad_sectors.iter().any(is_bad) {
+            state.bad_reads += 1;
             return Err(io::Error::other("a sector is bad"));
         }
         let offset = offset as usize;

@@ -74,6 +74,9 @@ pub(crate) enum TableError {
     /// The tables were closed, or are being opened again after an error.
     #[error("the tables are not open now")]
     Closed,
+    /// The disk failed there a moment ago.
+    #[error("the disk cannot be read where this is kept; it is tried again later")]
+    Avoided,
 }
 
 macro_rules! from_redb {

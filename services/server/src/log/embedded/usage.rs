@@ -67,27 +67,49 @@ impl Usage {
             return file;
         }
         let within = self.limit.saturating_sub(commit_log);
-        let state = &mut *self.state.borrow_mut();
-        if let Some(measured) = state.measuring.take_if(|measuring| measuring.thread.is_finished()) {
-            state.known = Some(measured.end(state.known, within));
-        }
-        let now = Instant::now();
-        let known = *state.known.get_or_insert(Known { in_use: None, file, until: now, ended: now });
+        let known = self.known(file, within);
         let used = match known.in_use {
             Some(in_use) => in_use.saturating_add(file.saturating_sub(known.file)).min(file),
             // Nobody knows yet whether there is room in it, and the file may grow before there is need: until then posts are taken.
             None => within.saturating_sub(self.files.segment()),
         };
         // What it has grown by may be what keeps posts out, and room be made since.
-        let until = if used > within { known.until.min(known.ended + HOLDS_OVER) } else { known.until };
-        if state.measuring.is_none() && until <= now {
-            match Measuring::begin(&self.tables, file) {
-                Ok(measuring) => state.measuring = Some(measuring),
-                // It is tried again the next time.
-                Err(error) => tracing::debug!(%error, "cannot start the thread that measures the tables"),
-            }
-        }
+        self.measure_after(if used > within { known.until.min(known.ended + HOLDS_OVER) } else { known.until }, file);
         used
+    }
+
+    /// Bytes that the tables take over before their file grows, as far as that is known. Nobody knows how well what comes fits into what is
+    /// free in it, so half of that counts.
+    pub(crate) fn room(&self) -> u64 {
+        let file = self.tables.disk_bytes();
+        let known = self.known(file, 0);
+        self.measure_after(known.until.min(known.ended + HOLDS_OVER), file);
+        let free = known.in_use.map_or(0, |in_use| known.file.saturating_sub(in_use));
+        // A file that has grown had no room for that.
+        (free / 2).saturating_sub(file.saturating_sub(known.file))
+    }
+
+    /// What is known of a file of that size, of which so much may be in use.
+    fn known(&self, file: u64, within: u64) -> Known {
+        let state = &mut *self.state.borrow_mut();
+        if let Some(measured) = state.measuring.take_if(|measuring| measuring.thread.is_finished()) {
+            state.known = Some(measured.end(state.known, within));
+        }
+        let now = Instant::now();
+        *state.known.get_or_insert(Known { in_use: None, file, until: now, ended: now })
+    }
+
+    /// Measures again once it is so late, unless somebody does.
+    fn measure_after(&self, until: Instant, file: u64) {
+        let state = &mut *self.state.borrow_mut();
+        if state.measuring.is_some() || Instant::now() < until {
+            return;
+        }
+        match Measuring::begin(&self.tables, file) {
+            Ok(measuring) => state.measuring = Some(measuring),
+            // It is tried again the next time.
+            Err(error) => tracing::debug!(%error, "cannot start the thread that measures the tables"),
+        }
     }
 
     /// Waits for the end of a measurement.
@@ -194,6 +216,25 @@ mod tests {
         usage.settle();
         let measured = usage.tables();
         assert!((LIMIT / 2..LIMIT).contains(&measured), "{measured}");
+    }
+
+    #[test]
+    fn half_of_what_is_free_in_the_file_is_room_until_it_grows() {
+        let usage = usage(0);
+        assert_eq!(usage.room(), 0, "nobody knows yet");
+        usage.settle();
+        let room = usage.room();
+        let file = usage.tables.disk_bytes();
+        assert!((file / 4..file / 2).contains(&room), "{room} of {file}");
+        let grown = usage.tables.write(|transaction| {
+            let mut messages = transaction.open_table(MESSAGES)?;
+            for row in 0..4096 {
+                messages.insert((2, row), [7; 4096].as_slice())?;
+            }
+            Ok(())
+        });
+        grown.unwrap();
+        assert_eq!(usage.room(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::SystemTime;
 use std::{fs, thread};
 
+use super::faults::eventually;
 use super::*;
 use crate::log::BackupError;
 use crate::log::embedded::backup::{CopyError, While, copy};
@@ -110,6 +111,29 @@ async fn a_backup_leaves_the_space_that_posts_need() {
             }
         }
     }
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_on_another_disk_leaves_the_log_the_space_that_posts_need() {
+    let disk = SimulatedDisk::default();
+    let config = Config { reserve_bytes: MIB, ..config() };
+    let log = start_on(&disk, &config);
+    log.append(0, vec![batch("Dogs", 7, 1, 100)]).await.unwrap();
+    assert!(log.flush().await);
+    let used = log.stats().bytes;
+    let needed = config.reserve_bytes + config.segment_bytes;
+    let made = |free: u64| {
+        disk.set_faults(Faults { capacity: Some(used + free), ..Faults::default() });
+        log.core.copy_into(&place())
+    };
+    assert_eq!(made(needed - 1), Err(BackupError::Crowded { available: needed - 1, needed }));
+    assert_eq!(log.trouble(), None, "it gives way before posts do");
+    made(needed).unwrap();
+    // It takes nothing from posts that are refused.
+    disk.set_faults(Faults { capacity: Some(used), ..Faults::default() });
+    eventually(async || log.trouble().ok_or("nobody has noticed")).await;
+    log.core.copy_into(&place()).unwrap();
     log.close().await;
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::log::embedded::OpenError;
 use crate::log::embedded::frame::{PAGE, Position};
 use crate::log::embedded::scan::{self, Torn, file_name};
+use crate::log::embedded::simulated::Faults;
 
 /// A commit log of blocks with nothing applied: the disk, and where each block ends.
 async fn written(blocks: u64) -> (SimulatedDisk, Vec<u64>) {
@@ -90,6 +91,63 @@ async fn a_flipped_bit_in_what_was_synced_stops_the_start_and_is_named() {
     let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err().to_string();
     assert!(error.contains(&file_name(1)) && error.contains(&begin.to_string()), "{error}");
     assert!(error.contains("restore a backup"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_after_the_end_stops_no_start() {
+    let (disk, ends) = written(4).await;
+    let bad = |from: u64| Faults { bad_sectors: vec![("commit-", from..from + 1)], ..Faults::default() };
+    disk.set_faults(bad(ends[4] + 2 * PAGE));
+    assert_eq!(scanned(&disk).unwrap(), (4, None));
+    let log = start_on(&disk, &config());
+    assert_holds(&*log, "Dogs", 7, 1, 4).await;
+    log.crash();
+
+    // Where the next block would be, there may be one.
+    let (disk, ends) = written(4).await;
+    disk.set_faults(bad(ends[4]));
+    assert!(matches!(scanned(&disk), Err(OpenError::Io { .. })));
+
+    // A later one that says that it had been there is found all the same.
+    let mut content = disk.content(&file_name(1));
+    content[ends[1] as usize + 50] ^= 1;
+    disk.set_content(&file_name(1), content);
+    disk.set_faults(bad(ends[2]));
+    match scanned(&disk) {
+        Err(OpenError::Corrupt { offset, .. }) => assert_eq!(offset, ends[1]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_copy_of_the_log_stops_the_start() {
+    let disk = SimulatedDisk::default();
+    let log = start_counting(&disk, &config());
+    log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    assert!(log.flush().await);
+    log.crash();
+    // Each of two copies goes on by itself, and the numbers of their files differ.
+    let go_on = async |step: fn() -> u64, last: u64| {
+        let disk = disk.copy();
+        let log = start_with(Arc::new(disk.clone()) as Arc<dyn Disk>, &config(), step, Clock::believed()).unwrap();
+        for seq in 4..=last {
+            log.append(0, vec![batch("Dogs", 7, seq, seq)]).await.unwrap();
+        }
+        assert!(log.flush().await);
+        log.crash();
+        disk.copy()
+    };
+    let (one, other) = (go_on(|| 1, 9).await, go_on(|| 10, 5).await);
+    let stray = file_name(11);
+    one.open(&stray, true).unwrap();
+    one.set_content(&stray, other.content(&stray));
+    let error = start(Arc::new(one.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+    assert!(matches!(error, OpenError::Astray { .. }), "{error}");
+    assert!(error.to_string().contains(&stray), "{error}");
+    one.remove(&stray).unwrap();
+    let log = start_on(&one, &config());
+    assert_holds(&*log, "Dogs", 7, 1, 9).await;
+    log.close().await;
 }
 
 #[tokio::test]

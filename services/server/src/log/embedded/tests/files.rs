@@ -47,11 +47,41 @@ fn a_bound_that_is_exceeded_is_told_with_what_the_commit_log_takes() {
     let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 3 * SEGMENT };
     let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[]).unwrap();
     files.prepare().unwrap();
-    files.watch(Demand { tables: 2 * SEGMENT, unapplied: 0 });
+    files.watch(Demand { tables: 2 * SEGMENT, ..Demand::default() });
     assert_eq!(trouble.any(), None);
-    files.watch(Demand { tables: 2 * SEGMENT + 1, unapplied: 0 });
+    files.watch(Demand { tables: 2 * SEGMENT + 1, ..Demand::default() });
     let told = trouble.any().unwrap();
     assert!(told.contains("196609 bytes are used, 65536 of them by the commit log"), "{told}");
+}
+
+#[test]
+fn room_in_the_tables_counts_as_free_down_to_half_of_the_reserve() {
+    let disk = SimulatedDisk::default();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 4 * SEGMENT, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[]).unwrap();
+    let unapplied = SEGMENT;
+    let is_taken = |free: u64, room: u64| {
+        disk.set_faults(Faults { capacity: Some(free), ..Faults::default() });
+        files.watch(Demand { tables: 0, unapplied, room });
+        (trouble.any().is_none(), files.is_short())
+    };
+    assert_eq!(is_taken(7 * SEGMENT, 0), (true, false));
+    assert_eq!(is_taken(7 * SEGMENT - 1, 0), (true, true), "there is no room for another file");
+    assert_eq!(is_taken(6 * SEGMENT - 1, 0), (false, true));
+    assert_eq!(is_taken(6 * SEGMENT - 1, 1), (true, true));
+    assert_eq!(is_taken(2 * SEGMENT, 100 * SEGMENT), (true, true));
+    assert_eq!(is_taken(2 * SEGMENT - 1, 100 * SEGMENT), (false, true));
+}
+
+#[test]
+fn it_is_known_when_the_directory_has_little_left_of_its_bound() {
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 64 * SEGMENT };
+    let files = Files::new(Arc::new(SimulatedDisk::default()), limits, Arc::default(), &[]).unwrap();
+    for (left, near) in [(SEGMENT, None), (SEGMENT - 1, Some((SEGMENT - 1, SEGMENT)))] {
+        files.watch(Demand { tables: 64 * SEGMENT - left, ..Demand::default() });
+        assert_eq!(files.nears_bound(), near);
+    }
 }
 
 #[test]
@@ -278,7 +308,7 @@ fn a_file_for_one_large_append_is_not_made_of_the_reserve() {
     };
     let size = 2 * SEGMENT + PAGE;
     disk.set_faults(Faults { capacity: Some(size + SEGMENT), ..Faults::default() });
-    files.watch(Demand { tables: 0, unapplied: 1 });
+    files.watch(Demand { unapplied: 1, ..Demand::default() });
     assert_eq!(begin(1).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     assert_eq!(disk.files_made(), 0);
     files.watch(Demand::default());

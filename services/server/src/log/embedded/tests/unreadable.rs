@@ -2,13 +2,18 @@
 
 use std::ops::Range as Bytes;
 
+use redb::ReadableTable;
+
 use super::faults::eventually;
 use super::*;
 use crate::log::embedded::export::export_from;
 use crate::log::embedded::frame::PAGE;
+use crate::log::embedded::holes::Holes;
 use crate::log::embedded::scan::file_name;
 use crate::log::embedded::simulated::Faults;
+use crate::log::embedded::table::MESSAGES;
 use crate::log::embedded::{OfflineError, OpenError};
+use crate::log::{Head, PageLimit};
 
 /// The sectors of the tables under these messages, named by the beginnings of their texts.
 fn sectors(disk: &SimulatedDisk, messages: &[&str]) -> Faults {
@@ -71,6 +76,159 @@ async fn bad_sectors_under_old_messages_hold_up_neither_posts_nor_the_retention_
     assert_holds(&*log, "A", 7, 1, 42).await;
     assert_holds(&*log, "C", 7, 1, 42).await;
     log.close().await;
+}
+
+/// The engine on a disk on which groups have been moved into the tables, then with bad sectors under some of their messages.
+async fn with_bad_sectors(groups: &[&str], bad: &[&str], apply_interval: Duration) -> (SimulatedDisk, Arc<Embedded>) {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    for name in groups {
+        log.append(0, vec![batch(name, 7, 1, 200)]).await.unwrap();
+    }
+    assert!(log.flush().await);
+    log.close().await;
+    let disk = disk.copy();
+    disk.set_faults(sectors(&disk, bad));
+    // What was read once is not read from the disk again.
+    let small = Config { apply_interval, cache_bytes: 0, table_cache_bytes: 0, ..config() };
+    let log = start_on(&disk, &small);
+    (disk, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_sectors_that_clients_read_hold_up_no_posts() {
+    let (disk, log) = with_bad_sectors(&["A", "B"], &["A/7/50/"], Duration::from_millis(1)).await;
+    let reading = {
+        let log = Arc::clone(&log);
+        // Many members, each of which tries again.
+        tokio::spawn(async move {
+            loop {
+                drop(log.read(0, &group("A"), Range::After(49), ALL).await);
+                drop(log.read(0, &group("A"), Range::Before(51), ALL).await);
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    eventually(async || if disk.bad_reads() >= 2 { Ok(()) } else { Err("nobody reads") }).await;
+    for seq in 201..=240 {
+        eventually(async || log.append(0, vec![batch("B", 7, seq, seq)]).await).await;
+        eventually(async || if log.flush().await { Ok(()) } else { Err("not applied") }).await;
+    }
+    assert_eq!(log.trouble(), None);
+    assert!(disk.bad_reads() <= 4, "the sector was read {} times", disk.bad_reads());
+    assert_holds(&*log, "B", 7, 1, 240).await;
+    reading.abort();
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_meets_an_error_of_the_disk_in_a_pause_of_the_applier_does_not_hold_it_up() {
+    let (disk, log) = with_bad_sectors(&["A"], &["A/7/50/"], Duration::from_secs(3600)).await;
+    log.append(0, vec![batch("B", 7, 1, 1)]).await.unwrap();
+    let mut faults = sectors(&disk, &["A/7/50/"]);
+    faults.failing_syncs = Some(("messages", 1));
+    disk.set_faults(faults);
+    assert!(!log.flush().await);
+    let stopped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reading = std::thread::spawn({
+        let (log, stopped) = (Arc::clone(&log), Arc::clone(&stopped));
+        move || {
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                // As whoever does not know yet that the disk fails there.
+                let stale =
+                    View { head: Head { epoch: 7, seq: 200, first: 1, at: 0 }, recent: Vec::new(), memory_first: 201 };
+                let unknown = Holes::default();
+                drop(read::from_tables(&log.core.tables, &unknown, &group("A"), &stale, Range::After(49), ALL));
+                // Several times in each pause, but not all the time.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let begun = std::time::Instant::now();
+    eventually(async || if log.flush().await { Ok(()) } else { Err("not applied") }).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+    reading.join().unwrap();
+    log.close().await;
+}
+
+/// Reads as a member does who is behind. Answers the messages that it got, and those that it was told it lost.
+async fn catch_up(log: &Embedded, name: &str, mut retry: impl FnMut()) -> (Vec<u64>, Vec<u64>) {
+    let (mut got, mut lost, mut next, mut failures) = (Vec::new(), Vec::new(), 1, 0);
+    loop {
+        let page = match log.read(0, &group(name), Range::After(next - 1), PageLimit { records: 20, ..ALL }).await {
+            Ok(page) => page.unwrap(),
+            Err(error) => {
+                failures += 1;
+                assert!(failures < 1000, "still {error}");
+                retry();
+                // Somebody opens the tables again.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+        };
+        let first = page.records.first().map_or(page.head.first, |record| record.seq);
+        lost.extend(next..first);
+        next = next.max(first);
+        assert_records(
+            &page.records,
+            &batch(name, 7, next, next + page.records.len() as u64 - 1).records,
+            "a page has no gap",
+        );
+        got.extend(page.records.iter().map(|record| record.seq));
+        next += page.records.len() as u64;
+        if next > page.head.seq {
+            return (got, lost);
+        }
+        assert!(!page.records.is_empty() || first > 1, "it would read for ever");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_behind_a_bad_sector_gets_what_comes_after_it_and_is_told_what_it_lost() {
+    // In the middle, the newest message, and both in memory.
+    for (bad, posted) in [("A/7/50/", 200), ("A/7/200/", 200), ("A/7/200/", 210)] {
+        let (_, log) = with_bad_sectors(&["A"], &[bad], Duration::from_millis(1)).await;
+        if posted > 200 {
+            let batch = batch("A", 7, 201, posted);
+            eventually(async || log.append(0, vec![Arc::clone(&batch)]).await).await;
+        }
+        let (got, lost) = catch_up(&log, "A", || log.core.holes.hurry()).await;
+        let seq: u64 = bad.split('/').nth(2).unwrap().parse().unwrap();
+        assert!(lost.contains(&seq) && lost.len() < 64, "{lost:?}");
+        let mut all = [got, lost].concat();
+        all.sort_unstable();
+        assert_eq!(all, (1..=posted).collect::<Vec<_>>());
+        assert_eq!(log.trouble(), None);
+        log.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_behind_a_damaged_message_gets_what_comes_after_it_and_is_told_what_it_lost() {
+    for (seq, last) in [(50, 200), (200, 200)] {
+        let disk = SimulatedDisk::default();
+        let log = start_on(&disk, &Config { cache_bytes: 0, ..config() });
+        log.append(0, vec![batch("A", 7, 1, last)]).await.unwrap();
+        assert!(log.flush().await);
+        let damaged = log.core.tables.write(|transaction| {
+            let mut messages = transaction.open_table(MESSAGES)?;
+            let key = messages.range((1, seq)..)?.next().unwrap()?.0.value();
+            messages.insert(key, [7; 12].as_slice())?;
+            Ok(key.1)
+        });
+        let end = damaged.unwrap();
+        let (got, lost) = catch_up(&log, "A", || panic!("nothing is to be tried again")).await;
+        assert!(lost.contains(&seq) && lost.ends_with(&[end]) && lost.len() < 64, "{lost:?}");
+        assert_eq!(got.len() + lost.len(), last as usize);
+        // From new to old it ends before that.
+        let page = log.read(0, &group("A"), Range::Before(u64::MAX), ALL).await;
+        match page {
+            Ok(page) => assert_eq!(page.unwrap().records.first().map(|record| record.seq), Some(end + 1)),
+            Err(error) => assert!(end == last, "{error}"),
+        }
+        log.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
