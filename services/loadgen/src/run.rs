@@ -68,8 +68,8 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     for process in watched.server.iter().chain(&watched.store) {
         process.usage()?;
     }
-    let target = load.targets.first().context("a load needs a server")?.to_string();
-    let security = || Security::new(&target, load.ca.as_deref(), load.tls_name.as_deref());
+    let target = load.targets.first().context("a load needs a server")?;
+    let security = || Security::new(&target.name, load.ca.as_deref(), load.tls_name.as_deref());
     let security = load.tls.then(security).transpose()?;
     let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
@@ -232,7 +232,7 @@ impl Course<'_, '_> {
         };
         let (server, store) = (cost(|mark| mark.server), cost(|mark| mark.store));
         Report {
-            target: self.shared.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            target: self.shared.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(","),
             connecting: Connecting {
                 seconds: opening,
                 per_second: plan.protocol.tells_joins().then(|| plan.connections as f64 / opening),

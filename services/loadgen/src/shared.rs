@@ -10,6 +10,7 @@ use mio::Waker;
 use tertulia_tls_client::Security;
 
 use crate::driver::{Groups, QUIET};
+use crate::endpoint::Endpoint;
 use crate::pace::Remaining;
 use crate::payload::Format;
 use crate::plan::Plan;
@@ -59,7 +60,7 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
-    pub(crate) targets: Vec<SocketAddr>,
+    pub(crate) targets: Vec<Endpoint>,
     /// With whom connections speak TLS.
     pub(crate) security: Option<Security>,
     pub(crate) sources: u8,
@@ -148,7 +149,7 @@ impl Shared {
 
     /// The server of the member at `place` of a group.
     pub(crate) fn target(&self, group: u32, place: u32) -> SocketAddr {
-        self.targets[self.plan.turn(group, place) % self.targets.len()]
+        self.targets[self.plan.turn(group, place) % self.targets.len()].address
     }
 
     /// What the member at `place` of a group joins.

@@ -27,9 +27,12 @@ fn serve(server: Bare) -> anyhow::Result<SocketAddr> {
 }
 
 fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
-    let target = target.to_string();
+    load(&format!("{arguments} --target {target}"))
+}
+
+fn load(arguments: &str) -> anyhow::Result<Report> {
     let (scenario, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
-    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms", "--target", &target];
+    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms"];
     let usual = [["--patience", "2s"], ["--duration", "300ms"]];
     let usual = usual.into_iter().filter(|[option, _]| !rest.contains(option)).flatten();
     let cli = Cli::try_parse_from(fixed.into_iter().chain(usual).chain(rest.split_whitespace()))?;
@@ -70,6 +73,15 @@ fn a_server_that_does_its_work_has_no_faults() {
 }
 
 #[test]
+#[test]
+fn a_server_is_found_by_its_name() {
+    let target = server(None).unwrap();
+    let by_name = format!("fanout --members 3 --rate 100 --target localhost:{}", target.port());
+    let report = load(&by_name).unwrap();
+    assert!(report.faults.none() && report.posts > 0, "{report}");
+    assert_eq!(report.target, format!("localhost:{}", target.port()));
+}
+
 fn every_delivery_in_a_run_is_counted_once() {
     let report = report(server(None).unwrap(), "fanout --members 25 --window 1").unwrap();
     // One post at a time: what is delivered when the measurement begins and ends differs by less than one post each.
