@@ -44,8 +44,10 @@ pub(crate) struct Lane {
     waker: OnceLock<Waker>,
     /// Slots of its window that other threads found to be done.
     done_slots: Mutex<Vec<u32>>,
-    /// Posts sent.
+    /// Posts that sockets have taken.
     pub(crate) posts: AtomicU64,
+    /// Posts that are due and that no socket has taken.
+    pub(crate) untaken: AtomicU64,
     /// Messages that reading members got.
     pub(crate) deliveries: AtomicU64,
     /// Messages that others got.
