@@ -909,6 +909,7 @@ class Compose(unittest.TestCase):
             self.assertEqual(environment["TERTULIA__CLUSTER__NODE_ID"], name)
             self.assertEqual(environment["TERTULIA__NATS__REPLICAS"], "3")
             self.assertEqual({url.split("//")[1].split(":")[0] for url in environment["TERTULIA__NATS__URLS"].split(",")}, set(servers))
+        self.assertNotIn("--config", command, "it would not know of a file that TERTULIA_CONFIG names")
             self.assertTrue(node["read_only"] and node["cap_drop"] == ["ALL"])
             self.assertGreater(seconds(node["stop_grace_period"]), 20)
             self.assertTrue(all(port.startswith("127.0.0.1:") for port in node["ports"]))
@@ -917,6 +918,21 @@ class Compose(unittest.TestCase):
         (builder,) = [name for name, node in nodes.items() if "build" in node]
         self.assertEqual({node.get("pull_policy") for name, node in nodes.items() if name != builder}, {"never"})
         self.assertTrue((self.folder / nodes[builder]["build"]["context"] / nodes[builder]["build"]["dockerfile"]).is_file())
+    def test_arguments_of_the_image_add_to_its_configuration(self):
+        stage = (self.folder / "docker/Dockerfile").read_text().rpartition("\nFROM ")[2]
+        lines = stage.splitlines()
+        self.assertFalse([line for line in lines if line.startswith("CMD")], "arguments would replace it")
+        self.assertIn('ENTRYPOINT ["/usr/local/bin/tertulia-server"]', lines)
+        (named,) = [line.removeprefix("ENV ").split("=") for line in lines if line.startswith("ENV")]
+        (copied,) = [line.split()[1:] for line in lines if line.startswith("COPY deploy/")]
+        # Where the file is in the image, and here.
+        name, path = named
+        self.assertEqual(path, copied[1] + Path(copied[0]).name)
+        environment = {name: str(ROOT / copied[0])}
+        said = run(server_binary(), "--log-level", "debug", "print-config", "--format", "json", env=environment).stdout
+        config = json.loads(said)
+        self.assertEqual((config["chat"]["address"], config["log"]["data_dir"]), ("0.0.0.0:8088", "/var/lib/tertulia"))
+
         used = {volume.split(":")[0] for server in servers.values() for volume in server["volumes"] if not volume.startswith(".")}
         self.assertEqual(used, set(compose["volumes"]))
         self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())
