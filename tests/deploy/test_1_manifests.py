@@ -144,6 +144,8 @@ class Chart(unittest.TestCase):
             ("service.ports.chat=0", "/service/ports/chat"),
             ("service.ports.caht=1", "'caht'"),
             ("persistence.size=ten", "/persistence/size"),
+            ("persistence.size=10ki", "/persistence/size"),
+            ("persistence.size=10K", "/persistence/size"),
             ("persistence.accessModes={Often}", "/persistence/accessModes"),
             ("metrics.serviceMonitor.enabled=perhaps", "/metrics/serviceMonitor/enabled"),
             ("metrics.serviceMonitor.intervall=1s", "'intervall'"),
@@ -194,6 +196,20 @@ class Chart(unittest.TestCase):
             ("extraEnv[0].name=TERTULIA__ADMIN__ADDRESS", "set config.admin.address instead"),
             ("extraEnv[0].name=TERTULIA__LOG__ENGINE", "set config.log.engine instead"),
             ("extraEnv[0].name=TERTULIA__LOG__DATA_DIR", "set config.log.data_dir instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES", "set config.log.reserve_bytes instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__SEGMENT_BYTES", "set config.log.segment_bytes instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__DISK_BYTES", "set config.log.disk_bytes instead"),
+            ("extraEnv[0].name=TERTULIA__LOG__SPARE_SEGMENTS", "set config.log.spare_segments instead"),
+            ("extraEnv[0].name=TERTULIA__CHAT__PROXY_PROTOCOL", "set config.chat.proxy_protocol instead"),
+            ("extraEnv[0].name=TERTULIA__NATS__URLS", "set config.nats.urls instead"),
+            ("extraEnv[0].name=TERTULIA__LIMITS__CONNECTIONS", "set config.limits.connections instead"),
+            ("extraEnv[0].name=TERTULIA__TELEMETRY__TRACES__ENDPOINT", "set config.telemetry.traces.endpoint instead"),
+            ("extraEnv[0].name=TERTULIA__ADMIN__TOKEN_FILE", "set config.admin.token_file instead"),
+            ("extraArgs={--set,telemetry.traces.enabled=true}", "set config.telemetry.traces.enabled instead"),
+            ("extraArgs={--nats-url,nats://a}", "set config.nats.urls instead"),
+            ("extraArgs={--nats-url=nats://a}", "set config.nats.urls instead"),
+            ("extraArgs={--admin-insecure}", "set config.admin.insecure instead"),
+            ("extraArgs={--admin-token-file,/a}", "set config.admin.token_file instead"),
             ("extraArgs={--set,limits.groups=1,--set,drain.grace=1m}", "extraArgs: 'drain.grace=1m' would win"),
             ("extraArgs={--set=http.address=0.0.0.0:1}", "set config.http.address instead"),
             ("extraArgs={--data-dir,/data}", "set config.log.data_dir instead"),
@@ -281,7 +297,10 @@ class Chart(unittest.TestCase):
             "persistence.size=160Mi,config.log.reserve_bytes=0,config.log.spare_segments=0",
             "persistence.size=1Mi,config.log.engine=memory",
             "service.type=LoadBalancer,service.nodePorts.chat=30088,service.externalTrafficPolicy=Local",
-            "extraEnv[0].name=TERTULIA__LOG__RESERVE_BYTES,extraArgs={--set,limits.groups=1}",
+            "persistence.size=10485760Ki",
+            "extraEnv[0].name=TERTULIA__LOG__MEMORY_BYTES,extraArgs={--set,limits.groups=1}",
+            "extraEnv[0].name=TERTULIA__TELEMETRY__TRACES__RATIO,extraArgs={--node-id,limits.connections}",
+            "extraEnv[0].name=TERTULIA__LIMITS__CONNECTIONS_PER_ADDRESS",
             "extraArgs={--log-level,drain.grace=debug}",
         ):
             self.assertTrue(render(None, "--set", assignment).objects, assignment)
@@ -890,6 +909,7 @@ class Compose(unittest.TestCase):
         _, _, asked = (self.folder / "docker/Dockerfile").read_text().partition("\nHEALTHCHECK ")
         command = json.loads(asked.partition("CMD ")[2].partition("\n")[0])
         self.assertEqual(command[1:3], ["health", "--live"])
+        self.assertNotIn("--config", command, "it would not know of a file that TERTULIA_CONFIG names")
         for name in ("compose.yaml", "compose.cluster.yaml"):
             services = yaml.safe_load((self.folder / name).read_text())["services"]
             for service in services.values():
@@ -897,6 +917,21 @@ class Compose(unittest.TestCase):
                 for other in [other for other in waits if isinstance(waits, dict) and waits[other]["condition"] == "service_healthy"]:
                     test = services[other]["healthcheck"]["test"]
                     self.assertEqual(test, ["CMD", *(word for word in command if word != "--live")])
+
+    def test_arguments_of_the_image_add_to_its_configuration(self):
+        stage = (self.folder / "docker/Dockerfile").read_text().rpartition("\nFROM ")[2]
+        lines = stage.splitlines()
+        self.assertFalse([line for line in lines if line.startswith("CMD")], "arguments would replace it")
+        self.assertIn('ENTRYPOINT ["/usr/local/bin/tertulia-server"]', lines)
+        (named,) = [line.removeprefix("ENV ").split("=") for line in lines if line.startswith("ENV")]
+        (copied,) = [line.split()[1:] for line in lines if line.startswith("COPY deploy/")]
+        # Where the file is in the image, and here.
+        name, path = named
+        self.assertEqual(path, copied[1] + Path(copied[0]).name)
+        environment = {name: str(ROOT / copied[0])}
+        said = run(server_binary(), "--log-level", "debug", "print-config", "--format", "json", env=environment).stdout
+        config = json.loads(said)
+        self.assertEqual((config["chat"]["address"], config["log"]["data_dir"]), ("0.0.0.0:8088", "/var/lib/tertulia"))
 
     def test_the_cluster_is_three_nodes_on_three_nats_servers_that_sync(self):
         compose = yaml.safe_load((self.folder / "compose.cluster.yaml").read_text())

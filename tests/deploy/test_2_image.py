@@ -92,7 +92,7 @@ class Container:
     def wait_ready(self):
         wait_until("the container is healthy", lambda: self.health() == "healthy", 30)
         # That is no more than alive.
-        asks = ("exec", self.id, "tertulia-server", "health", "--config", "/etc/tertulia/tertulia.yaml")
+        asks = ("exec", self.id, "tertulia-server", "health")
         wait_until("the server is ready", lambda: ENGINE.docker(*asks, check=False).returncode == 0, 30)
 
     def stop(self):
@@ -136,7 +136,7 @@ class Image(unittest.TestCase):
         self.assertEqual(list(config["Volumes"]), ["/var/lib/tertulia"])
         for name in ("title", "description", "licenses", "version", "revision"):
             self.assertTrue(config["Labels"][f"org.opencontainers.image.{name}"], name)
-        self.assertFalse([line for line in config["Env"] if line.startswith("TERTULIA")], "would win over a mounted file")
+        self.assertEqual([line for line in config["Env"] if line.startswith("TERTULIA")], ["TERTULIA_CONFIG=/etc/tertulia/tertulia.yaml"], "options would win over a mounted file")
         print(f"image of {image['Size'] / MEGABYTE:.1f} MB", flush=True)
 
     def test_there_is_no_shell(self):
@@ -149,6 +149,13 @@ class Image(unittest.TestCase):
 
     def test_the_configuration_of_the_image_is_valid(self):
         ENGINE.docker("run", "--rm", IMAGE, "check-config", "--config", "/etc/tertulia/tertulia.yaml")
+
+    def test_arguments_add_to_the_configuration_of_the_image(self):
+        container = self.start("--log-level", "debug")
+        container.wait_ready()
+        chat.round_trip(container.address())
+        said = json.loads(ENGINE.docker("exec", container.id, "tertulia-server", "print-config", "--format", "json").stdout)
+        self.assertEqual(said["log"]["data_dir"], "/var/lib/tertulia")
 
     def test_it_serves_a_chat_is_healthy_and_stops_cleanly(self):
         container = self.start()

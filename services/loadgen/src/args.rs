@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::driver::{Protocol, QUIET};
+use crate::endpoint::Endpoint;
 
 /// Puts load on a chat server, checks every message that comes back, and tells what it cost.
 ///
@@ -106,9 +107,10 @@ pub enum Done {
 /// What load to put where.
 #[derive(Debug, Clone, Args)]
 pub struct Load {
-    /// The server; or several that are one, separated by commas: the members of each group are spread over them in turns
-    #[arg(long = "target", default_value = "127.0.0.1:8088", value_name = "ADDR", value_delimiter = ',')]
-    pub targets: Vec<SocketAddr>,
+    /// The server; or several that are one, separated by commas: the members of each group are spread over them in turns. A name is looked
+    /// up once; of its addresses the first one that answers is taken
+    #[arg(long = "target", default_value = "127.0.0.1:8088", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub targets: Vec<Endpoint>,
     /// What it speaks
     #[arg(long, value_enum, default_value = "tertulia")]
     pub protocol: Target,
@@ -122,7 +124,7 @@ pub struct Load {
     /// Trust the certificates in this file (PEM) instead of those that this machine trusts
     #[arg(long, value_name = "FILE", requires = "tls", help_heading = "TLS")]
     pub ca: Option<PathBuf>,
-    /// What the server's certificate is for; without it the address of the first target
+    /// What the server's certificate is for; without it the host of the first target
     #[arg(long, value_name = "NAME", requires = "tls", help_heading = "TLS")]
     pub tls_name: Option<String>,
 

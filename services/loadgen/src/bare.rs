@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mio::net::{TcpListener, TcpStream};
@@ -52,6 +53,8 @@ pub struct Bare {
     returners_get: Option<u64>,
     /// After how many posts it ends, for the same purpose.
     ends_after: Option<u64>,
+    /// After how many posts it does nothing for how long, for the same purpose.
+    rest: Option<(u64, Duration)>,
     was_left: bool,
     posts: u64,
 }
@@ -77,6 +80,7 @@ impl Bare {
             lose_every: None,
             returners_get: None,
             ends_after: None,
+            rest: None,
             was_left: false,
             posts: 0,
         })
@@ -100,6 +104,13 @@ impl Bare {
     #[must_use]
     pub fn end_after(mut self, n: u64) -> Self {
         self.ends_after = Some(n);
+        self
+    }
+
+    /// Does nothing for some time, once, after `n` posts.
+    #[must_use]
+    pub fn rest_after(mut self, n: u64, time: Duration) -> Self {
+        self.rest = Some((n, time));
         self
     }
 
@@ -170,6 +181,9 @@ impl Bare {
                 Ok(count) => {
                     let end = held + count;
                     let taken = self.take_lines(index, &buffer[..end]);
+                    if let Some((_, time)) = self.rest.take_if(|(n, _)| self.posts >= *n) {
+                        std::thread::sleep(time);
+                    }
                     if let Some(Some(client)) = self.clients.get_mut(index) {
                         client.partial.clear();
                         client.partial.extend_from_slice(&buffer[taken..end]);

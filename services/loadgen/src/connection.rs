@@ -1,5 +1,6 @@
 //! One connection: its socket, what is left of a read, and what waits to be written. An idle one holds no buffer.
 
+use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -54,6 +55,10 @@ pub(crate) struct Connection {
     partial: Vec<u8>,
     out: Vec<u8>,
     written: usize,
+    /// Bytes that were written and are gone from the buffer.
+    gone: u64,
+    /// Posts that are not yet written whole: with how many bytes written each one is, and when it was due.
+    posts: VecDeque<(u64, u64)>,
     /// Whether writing has something to wait for.
     blocked: bool,
     /// The peer has ended it: there will be no further event, so all is to be read that is there.
@@ -217,6 +222,22 @@ impl Connection {
         &mut self.out
     }
 
+    /// What was appended last is a post, due then.
+    pub(crate) fn add_post(&mut self, due: u64) {
+        self.posts.push_back((self.gone + self.out.len() as u64, due));
+    }
+
+    /// Posts that the socket has not taken yet.
+    pub(crate) fn waiting_posts(&self) -> usize {
+        self.posts.len()
+    }
+
+    /// Counts off the next post that the socket has taken: when it was due.
+    pub(crate) fn take_written(&mut self) -> Option<u64> {
+        let written = self.gone + self.written as u64;
+        self.posts.pop_front_if(|(end, _)| *end <= written).map(|(_, due)| due)
+    }
+
     /// The socket has room again.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;
@@ -237,6 +258,7 @@ impl Connection {
             self.blocked = true;
         }
         if self.written == self.out.len() {
+            self.gone += self.written as u64;
             self.written = 0;
             self.out.clear();
             if self.out.capacity() > KEPT {
@@ -245,6 +267,7 @@ impl Connection {
         } else if self.written > KEPT && self.written > self.out.len() / 2 {
             // What is written goes also while the socket never takes all.
             self.out.drain(..self.written);
+            self.gone += self.written as u64;
             self.written = 0;
         }
     }

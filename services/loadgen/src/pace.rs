@@ -94,6 +94,16 @@ impl Schedule {
         self.start.saturating_add((self.index as f64 * 1e9 / self.rate) as u64)
     }
 
+    /// How many posts are due and have not been taken.
+    #[must_use]
+    pub fn overdue(&self, now: u64) -> u64 {
+        if self.next() > now {
+            return 0;
+        }
+        let last = ((now - self.start) as f64 * self.rate / 1e9) as u64;
+        last.saturating_sub(self.index) / self.step + 1
+    }
+
     /// The time at which a post was due that has not been sent, if there is one.
     pub fn take_due(&mut self, now: u64) -> Option<u64> {
         let next = self.next();
@@ -136,6 +146,20 @@ mod tests {
         assert_eq!(all.len(), 3_000);
         assert_eq!(all[0], 1_000);
         assert_eq!(all[1_500], 1_000 + 500_000_000);
+    }
+
+    #[test]
+    fn what_is_due_and_not_taken_is_counted() {
+        let mut schedule = Schedule::new(1_000, 1_000.0, 1, 3);
+        // The posts 1, 4, 7 and 10 are this schedule's: due after one, four, seven and ten milliseconds.
+        let at = |milliseconds: u64| 1_000 + milliseconds * 1_000_000 + 500_000;
+        assert_eq!(
+            (0..12).map(|now| schedule.overdue(at(now))).collect::<Vec<_>>(),
+            [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
+        );
+        schedule.take_due(at(8));
+        schedule.take_due(at(8));
+        assert_eq!((schedule.overdue(at(6)), schedule.overdue(at(8)), schedule.overdue(at(11))), (0, 1, 2));
     }
 
     #[test]

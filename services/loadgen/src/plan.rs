@@ -119,7 +119,7 @@ fn refuse_what_has_no_effect(scenario: Scenario, load: &Load) -> Result<()> {
         ensure!(!load.tls, "--tls is for tertulia alone, and --protocol names another server");
     }
     ensure!(
-        load.sources == 0 || load.targets.iter().all(|target| target.is_ipv4()),
+        load.sources == 0 || load.targets.iter().all(|target| target.address.is_ipv4()),
         "--sources are addresses of IPv4, and a --target is not"
     );
     Ok(())

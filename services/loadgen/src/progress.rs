@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::process::{Server, Usage, Watched};
 use crate::report::{bytes, count, micros};
-use crate::shared::Shared;
+use crate::shared::{Lane, Shared};
 
 /// How often the server's memory is looked at, where that costs it nothing. Its metrics are fetched once a line.
 const SAMPLE: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub struct Sample {
     pub at: f64,
     /// Posts a second since the sample before.
     pub posts: f64,
-    /// Deliveries a second since the sample before.
+    /// Deliveries a second since the sample before, to all members, as in the results.
     pub deliveries: f64,
     /// Of the server.
     pub rss: u64,
@@ -166,7 +166,9 @@ impl<'a> Watch<'a> {
     fn line(&mut self, what: &str, passed: Duration, time: Duration) {
         let lanes = || self.shared.lanes.iter();
         let posts = lanes().map(|lane| lane.posts.load(Ordering::Relaxed)).sum();
-        let deliveries = lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum();
+        let to_all =
+            |lane: &Lane| lane.deliveries.load(Ordering::Relaxed) + lane.late_deliveries.load(Ordering::Relaxed);
+        let deliveries = lanes().map(to_all).sum();
         let p99 = lanes().map(|lane| lane.p99.load(Ordering::Relaxed)).max().unwrap_or(0);
         let now = Instant::now();
         let (then, posts_then, deliveries_then) = std::mem::replace(&mut self.last, (now, posts, deliveries));
@@ -256,12 +258,31 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_scrape_leaves_what_was_known_of_the_server() {
+    fn deliveries_to_all_members_are_in_the_samples() {
+        let shared = idle();
+        let watched = Watched::default();
+        let mut watch = Watch::new(&shared, &watched, true);
+        for (readers, others) in [(10, 0), (10, 5), (12, 6)] {
+            shared.lanes[0].deliveries.store(readers, Ordering::Relaxed);
+            shared.lanes[0].late_deliveries.store(others, Ordering::Relaxed);
+            watch.last.0 = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+            watch.line("test", Duration::ZERO, Duration::ZERO);
+        }
+        let deliveries: Vec<_> = watch.samples.iter().map(|sample| sample.deliveries.round() as u64).collect();
+        assert_eq!(deliveries, [10, 5, 3]);
+    }
+
+    fn idle() -> Shared {
         let Command::Idle(load) = Cli::parse_from(["loadgen", "idle", "--groups", "1", "--members", "1"]).command
         else {
             panic!("another command");
         };
-        let shared = Shared::new(Plan::new(Scenario::Idle, &load).unwrap(), &load, None);
+        Shared::new(Plan::new(Scenario::Idle, &load).unwrap(), &load, None)
+    }
+
+    #[test]
+    fn a_failed_scrape_leaves_what_was_known_of_the_server() {
+        let shared = idle();
         let watched = server(vec![Some(1000.0), None, Some(1000.0)]);
         let mut watch = Watch::new(&shared, &watched, true);
         for succeeds in [true, false, true] {

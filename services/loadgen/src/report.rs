@@ -22,8 +22,11 @@ pub struct Report {
     pub connecting: Connecting,
     /// How long it was measured.
     pub seconds: f64,
-    /// Posts in that time.
+    /// Posts in that time: those that sockets have taken.
     pub posts: u64,
+    /// Posts that were due when the measurement ended, and that the server had not taken: they waited here, though the schedule counts them
+    /// (open loop).
+    pub untaken: u64,
     /// Messages that members got in that time who read all the time.
     pub deliveries: u64,
     /// Messages that the others got: those who read history, come and go, or were slow.
@@ -34,7 +37,8 @@ pub struct Report {
     pub deliveries_per_second: f64,
     /// From when a post was due (open loop) or sent (closed loop) to when a member had it. Only members who read all the time.
     pub latency: Quantiles,
-    /// How late posts were sent after they were due (open loop): what we ourselves add to the latency.
+    /// How late sockets took posts after they were due (open loop): what we ourselves add to the latency, or a server that does not take what
+    /// it is offered.
     pub lateness: Quantiles,
     /// How long it took to come back, for those who come and go.
     pub rejoins: Option<Quantiles>,
@@ -254,6 +258,11 @@ impl fmt::Display for Report {
         )?;
         if self.posts > 0 {
             row("posts", format!("{} ({}/s)", self.posts, count(self.posts_per_second)))?;
+        }
+        if self.untaken > 0 {
+            row("NOT TAKEN", format!("{} posts that were due, at the end of the measurement", self.untaken))?;
+        }
+        if self.posts > 0 {
             let all = self.deliveries + self.late_deliveries;
             row("deliveries", format!("{all} ({}/s)", count(self.deliveries_per_second)))?;
             row("latency", self.latency.to_string())?;
@@ -305,6 +314,7 @@ impl fmt::Display for Report {
             ("changed or foreign", faults.foreign),
             ("in another order", faults.other_order),
             ("told lost", faults.told_lost),
+            ("posts not taken", faults.untaken),
             ("bytes not sent", faults.unsent),
             ("history not read", faults.unread),
             ("not come back", faults.away),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tertulia_tls_client::Security;
 
 use crate::args::{Load, Scenario};
-use crate::plan::Plan;
+use crate::plan::{Pace, Plan};
 use crate::process::{Usage, Watched, own_cpu};
 use crate::progress::Watch;
 use crate::report::{Connecting, Cost, Own, Quantiles, Report, Resumed};
@@ -28,6 +28,7 @@ const THREADS_DESCRIPTORS: u64 = 3;
 struct Mark {
     at: Instant,
     posts: u64,
+    untaken: u64,
     deliveries: u64,
     late_deliveries: u64,
     server: Option<Usage>,
@@ -48,6 +49,7 @@ impl Mark {
         Self {
             at: Instant::now(),
             posts: lanes().map(|lane| lane.posts.load(Ordering::Relaxed)).sum(),
+            untaken: lanes().map(|lane| lane.untaken.load(Ordering::Relaxed)).sum(),
             deliveries: lanes().map(|lane| lane.deliveries.load(Ordering::Relaxed)).sum(),
             late_deliveries: lanes().map(|lane| lane.late_deliveries.load(Ordering::Relaxed)).sum(),
             server: watch.last_usage(),
@@ -68,8 +70,8 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     for process in watched.server.iter().chain(&watched.store) {
         process.usage()?;
     }
-    let target = load.targets.first().context("a load needs a server")?.to_string();
-    let security = || Security::new(&target, load.ca.as_deref(), load.tls_name.as_deref());
+    let target = load.targets.first().context("a load needs a server")?;
+    let security = || Security::new(&target.name, load.ca.as_deref(), load.tls_name.as_deref());
     let security = load.tls.then(security).transpose()?;
     let shared = Arc::new(Shared::new(plan, load, security));
     let mut threads = Vec::new();
@@ -232,7 +234,7 @@ impl Course<'_, '_> {
         };
         let (server, store) = (cost(|mark| mark.server), cost(|mark| mark.store));
         Report {
-            target: self.shared.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            target: self.shared.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(","),
             connecting: Connecting {
                 seconds: opening,
                 per_second: plan.protocol.tells_joins().then(|| plan.connections as f64 / opening),
@@ -240,6 +242,7 @@ impl Course<'_, '_> {
             },
             seconds,
             posts,
+            untaken: if matches!(plan.pace, Pace::Open(_)) { to.untaken } else { 0 },
             deliveries,
             late_deliveries: all_deliveries - deliveries,
             posts_per_second: posts as f64 / seconds,

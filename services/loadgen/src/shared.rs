@@ -10,6 +10,7 @@ use mio::Waker;
 use tertulia_tls_client::Security;
 
 use crate::driver::{Groups, QUIET};
+use crate::endpoint::Endpoint;
 use crate::pace::Remaining;
 use crate::payload::Format;
 use crate::plan::Plan;
@@ -43,8 +44,10 @@ pub(crate) struct Lane {
     waker: OnceLock<Waker>,
     /// Slots of its window that other threads found to be done.
     done_slots: Mutex<Vec<u32>>,
-    /// Posts sent.
+    /// Posts that sockets have taken.
     pub(crate) posts: AtomicU64,
+    /// Posts that are due and that no socket has taken.
+    pub(crate) untaken: AtomicU64,
     /// Messages that reading members got.
     pub(crate) deliveries: AtomicU64,
     /// Messages that others got.
@@ -59,7 +62,7 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
-    pub(crate) targets: Vec<SocketAddr>,
+    pub(crate) targets: Vec<Endpoint>,
     /// With whom connections speak TLS.
     pub(crate) security: Option<Security>,
     pub(crate) sources: u8,
@@ -148,7 +151,7 @@ impl Shared {
 
     /// The server of the member at `place` of a group.
     pub(crate) fn target(&self, group: u32, place: u32) -> SocketAddr {
-        self.targets[self.plan.turn(group, place) % self.targets.len()]
+        self.targets[self.plan.turn(group, place) % self.targets.len()].address
     }
 
     /// What the member at `place` of a group joins.

@@ -34,7 +34,9 @@ pub struct Faults {
     pub other_order: u64,
     /// Messages that the server said are lost.
     pub told_lost: u64,
-    /// Bytes that the server had not taken in the end: it was offered more than it can do.
+    /// Posts that were due while it was measured, and that the server had not taken in the end: it was offered more than it can do.
+    pub untaken: u64,
+    /// Bytes that the server had not taken in the end.
     pub unsent: u64,
     /// Members that have not got all of the history that they asked for.
     pub unread: u64,
@@ -72,6 +74,7 @@ impl Faults {
         self.foreign += other.foreign;
         self.other_order += other.other_order;
         self.told_lost += other.told_lost;
+        self.untaken += other.untaken;
         self.unsent += other.unsent;
         self.unread += other.unread;
         self.away += other.away;
@@ -85,7 +88,7 @@ impl Faults {
 /// What a thread has seen, and then all of them.
 #[derive(Debug)]
 pub struct Tally {
-    /// Posts sent.
+    /// Posts that sockets have taken.
     pub posts: u64,
     /// Messages that members got who read all the time.
     pub deliveries: u64,
@@ -95,7 +98,7 @@ pub struct Tally {
     pub acks: u64,
     /// From when a post was due to when a member had it, in microseconds.
     pub latency: Histogram<u32>,
-    /// From when a post was due to when it was sent: how late we are ourselves.
+    /// From when a post was due to when the socket had taken it: how late we are ourselves, or the server is with what was sent before.
     pub lateness: Histogram<u32>,
     /// From when a member left or lost its connection to when it was a member again.
     pub rejoins: Histogram<u32>,

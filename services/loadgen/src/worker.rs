@@ -142,23 +142,46 @@ impl Worker {
         }
         let now = self.shared.now();
         self.open_more(now)?;
-        match self.phase {
-            Phase::Probe => self.probe(now)?,
-            Phase::Load => {
-                self.post(now, u64::MAX)?;
-                self.churn(now)?;
-            }
+        let last_due = match self.phase {
+            Phase::Load => Some(u64::MAX),
             // What was due while it was measured is sent, however late.
             Phase::Drain if matches!(self.shared.plan.pace, Pace::Open(_)) => {
-                self.post(now, self.shared.measure_to.load(Ordering::Relaxed))?;
+                Some(self.shared.measure_to.load(Ordering::Relaxed))
             }
-            _ => {}
+            _ => None,
+        };
+        if self.phase == Phase::Probe {
+            self.probe(now)?;
         }
-        for index in std::mem::take(&mut self.dirty) {
-            self.connections[index].flush();
+        if let Some(last) = last_due {
+            self.post(now, last);
+        }
+        if self.phase == Phase::Load {
+            self.churn(now)?;
+        }
+        self.write_all();
+        if let Some(last) = last_due {
+            self.await_due(now, last)?;
         }
         self.show(now);
         Ok(())
+    }
+
+    /// Writes what the turn has brought. The clock is read once for all of it.
+    fn write_all(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for index in &dirty {
+            self.connections[*index].flush();
+        }
+        let now = if dirty.is_empty() { 0 } else { self.shared.now() };
+        for index in &dirty {
+            self.count_written(*index, now);
+        }
+    }
+
+    fn close(&mut self, index: usize) {
+        self.posting.forget(self.connections[index].waiting_posts());
+        self.connections[index].close();
     }
 
     fn on_phase(&mut self) {
@@ -183,6 +206,9 @@ impl Worker {
                 self.on_connected(index)?;
             }
             self.connections[index].flush();
+            if self.connections[index].waiting_posts() > 0 {
+                self.count_written(index, self.shared.now());
+            }
         }
         if readable {
             self.on_readable(index)?;
@@ -246,12 +272,12 @@ impl Worker {
     }
 
     fn on_end(&mut self, index: usize) -> Result<()> {
-        let member = &mut self.members[index];
         if self.phase <= Phase::Probe {
             let why = self.connections[index].trouble().map_or_else(String::new, |why| format!(": {why}"));
             anyhow::bail!("the server closed a connection while the run was being set up{why}");
         }
-        self.connections[index].close();
+        self.close(index);
+        let member = &mut self.members[index];
         self.tally.faults.closed += 1;
         self.tally.faults.say(|| format!("the server closed the connection of a {:?}", member.role));
         member.joined = false;
@@ -267,6 +293,7 @@ impl Worker {
     fn show(&mut self, now: u64) {
         let lane = &self.shared.lanes[self.thread];
         lane.posts.store(self.tally.posts, Ordering::Relaxed);
+        lane.untaken.store(self.posting.untaken(now), Ordering::Relaxed);
         lane.deliveries.store(self.tally.deliveries, Ordering::Relaxed);
         lane.late_deliveries.store(self.tally.late_deliveries, Ordering::Relaxed);
         if now >= self.next_show {
@@ -277,7 +304,8 @@ impl Worker {
             self.next_look = now + LOOK;
             let all = self.phase == Phase::Resume;
             let has_all = |member: &Member| member.state == State::Closed || member.missing(&self.shared) == 0;
-            let settled = self.members.iter().filter(|member| member.is_awaited(all)).all(has_all)
+            let settled = self.posting.untaken(self.shared.measure_to.load(Ordering::Relaxed)) == 0
+                && self.members.iter().filter(|member| member.is_awaited(all)).all(has_all)
                 && !self.members.iter().any(Member::is_away)
                 && !self.members.iter().any(|member| member.state != State::Closed && member.lacks_history())
                 && (!self.shared.plan.protocol.acks_posts() || self.tally.acks >= self.tally.posts);
@@ -292,6 +320,13 @@ impl Worker {
             return Outcome { tally: self.tally, stories: Vec::new() };
         }
         let faults = &mut self.tally.faults;
+        let untaken = self.posting.untaken(self.shared.measure_to.load(Ordering::Relaxed));
+        if untaken > 0 {
+            faults.untaken += untaken;
+            faults.say(|| {
+                format!("the server has not taken {untaken} posts that were due: it was offered more than it can do")
+            });
+        }
         let unsent: u64 = self.connections.iter().map(|connection| connection.unsent() as u64).sum();
         if unsent > 0 {
             faults.unsent += unsent;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command as Process;
+use std::time::Duration;
 
 use clap::Parser;
 use tertulia_loadgen::args::{Cli, Command, Scenario};
@@ -27,9 +28,12 @@ fn serve(server: Bare) -> anyhow::Result<SocketAddr> {
 }
 
 fn report(target: SocketAddr, arguments: &str) -> anyhow::Result<Report> {
-    let target = target.to_string();
+    load(&format!("{arguments} --target {target}"))
+}
+
+fn load(arguments: &str) -> anyhow::Result<Report> {
     let (scenario, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
-    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms", "--target", &target];
+    let fixed = ["loadgen", scenario, "--quiet", "--warmup", "50ms"];
     let usual = [["--patience", "2s"], ["--duration", "300ms"]];
     let usual = usual.into_iter().filter(|[option, _]| !rest.contains(option)).flatten();
     let cli = Cli::try_parse_from(fixed.into_iter().chain(usual).chain(rest.split_whitespace()))?;
@@ -67,6 +71,15 @@ fn a_server_that_does_its_work_has_no_faults() {
         assert!(report.latency.count > 0, "{arguments}: {report}");
         assert!(report.own.cpu_seconds > 0.0, "{arguments}: {report}");
     }
+}
+
+#[test]
+fn a_server_is_found_by_its_name() {
+    let target = server(None).unwrap();
+    let by_name = format!("fanout --members 3 --rate 100 --target localhost:{}", target.port());
+    let report = load(&by_name).unwrap();
+    assert!(report.faults.none() && report.posts > 0, "{report}");
+    assert_eq!(report.target, format!("localhost:{}", target.port()));
 }
 
 #[test]
@@ -149,12 +162,44 @@ fn a_run_with_faults_exits_with_one_and_says_so() {
 
 #[test]
 fn what_is_sent_long_after_it_was_due_is_told_to_be_late() {
-    // Far more than can be sent in that time.
-    let report = report(server(None).unwrap(), "ingest --rate 4000000 --duration 100ms --patience 60s").unwrap();
+    // Far more than can be sent in that time; in all, less than the server lets wait for a reader that reads too slowly.
+    let arguments = "ingest --rate 3000000 --size 40 --duration 100ms --patience 60s";
+    let report = report(server(None).unwrap(), arguments).unwrap();
     assert!(report.faults.none(), "{report}");
     // The last posts were due just before the end of the measurement, and sent long after it.
-    assert!(report.lateness.max as f64 > 1.5e6 * report.seconds, "{report}");
+    assert!(report.lateness.max as f64 > 0.5e6 * report.seconds, "{report}");
     assert!(report.latency.max >= report.lateness.max, "{report}");
+}
+
+/// A server that rests once the load has begun.
+fn resting(time: Duration) -> anyhow::Result<SocketAddr> {
+    serve(Bare::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.rest_after(50, time))
+}
+
+/// More than sockets hold of what a server does not take.
+const MUCH: &str = "ingest --rate 5000 --size 20000";
+
+#[test]
+fn posts_count_when_the_server_takes_them() {
+    let report = report(resting(Duration::from_secs(1)).unwrap(), &format!("{MUCH} --patience 60s")).unwrap();
+    let due = 5_000.0 * report.seconds;
+    assert!((report.posts as f64) < 0.9 * due && report.untaken > 100, "{report}");
+    assert!(report.lateness.max > 300_000, "they waited here: {report}");
+    assert!(report.to_string().contains("NOT TAKEN"), "{report}");
+    // All of them were taken later.
+    assert!(report.faults.none(), "{report}");
+    assert!(report.lateness.count as f64 > 0.99 * due, "{report}");
+}
+
+#[test]
+fn what_a_server_never_takes_is_a_fault_and_fills_no_memory() {
+    // An eighth of what may wait is this thread's.
+    let arguments = format!("{MUCH} --duration 1s --threads 8 --patience 300ms");
+    let report = report(resting(Duration::from_secs(60)).unwrap(), &arguments).unwrap();
+    let faults = &report.faults;
+    assert!(faults.untaken > 2_000 && faults.untaken.abs_diff(report.untaken) < 500, "none was taken later: {report}");
+    assert!(faults.unsent > 0 && faults.unsent < 10 * 1024 * 1024, "{report}");
+    assert!(faults.first.as_ref().unwrap().contains("offered more than it can do"), "{report}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line: what may be given, and the flags as a source of the configuration.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,10 @@ use tertulia_server::config::{Error, Errors, Flag, Sources, docs};
 
 /// The flag that sets any option.
 const SET: &str = "set";
+
+/// The variable that names the file of options where no flag does. With one underscore, since it is no option; Kubernetes sets none of this
+/// name for a Service.
+const FILE: &str = "TERTULIA_CONFIG";
 
 /// A group-chat server: chat clients over TCP, admins over gRPC, metrics and health over HTTP.
 #[derive(Debug, Parser)]
@@ -136,7 +141,7 @@ fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
 /// Flags of the configuration. All are texts: the table of options reads them.
 #[derive(Debug, Args)]
 struct Options {
-    /// Read options from a TOML or YAML file
+    /// Read options from a TOML or YAML file; without it from the one that the variable TERTULIA_CONFIG names, if it is set
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
     /// Of all commands that were given, the outer ones first: see [`with_set`].
@@ -234,8 +239,16 @@ impl Cli {
             return Err(Errors(errors));
         }
         let flags = pairs.into_iter().filter_map(Result::ok).chain(named).collect();
-        Ok(Sources { file: self.options.config, environment: std::env::vars_os().collect(), flags })
+        let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let file = self.options.config.or_else(|| named_file(&environment));
+        Ok(Sources { file, environment, flags })
     }
+}
+
+/// The file that the environment names, if it does.
+fn named_file(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let (_, path) = environment.iter().find(|(name, path)| name == FILE && !path.is_empty())?;
+    Some(path.into())
 }
 
 impl Options {

@@ -6,7 +6,7 @@ use std::process::Command;
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TERTULIA__") {
+        if name.to_string_lossy().starts_with("TERTULIA__") || name == "TERTULIA_CONFIG" {
             command.env_remove(name);
         }
     }
@@ -89,6 +89,32 @@ fn the_printed_configuration_can_be_read_again() {
         let again: serde_json::Value = serde_json::from_str(&again).unwrap();
         assert_eq!(again["log"]["data_dir"], "d");
     }
+}
+
+#[test]
+fn the_environment_names_the_file_where_no_flag_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, groups: u32| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, format!("limits: {{groups: {groups}, page: 7}}")).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (named, given) = (file("named.yaml", 1), file("given.yaml", 2));
+    let limits = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let arguments = [&["print-config", "--format", "json"], arguments].concat();
+        let (code, printed, stderr) = run(&arguments, variables);
+        assert_eq!(code, Some(0), "{stderr}");
+        let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        (printed["limits"]["groups"].as_u64().unwrap(), printed["limits"]["page"].as_u64().unwrap())
+    };
+    let named = ("TERTULIA_CONFIG", named.as_str());
+    assert_eq!(limits(&["--log-level", "debug"], &[named]), (1, 7));
+    assert_eq!(limits(&["--config", &given], &[named]), (2, 7));
+    assert_eq!(limits(&["--set", "limits.page=8"], &[named, ("TERTULIA__LIMITS__GROUPS", "3")]), (3, 8));
+    assert_eq!(limits(&[], &[("TERTULIA_CONFIG", "")]), (1_000_000, 200));
+
+    let (code, _, stderr) = run(&["check-config"], &[("TERTULIA_CONFIG", "/nonexistent/tertulia.yaml")]);
+    assert!(code == Some(2) && stderr.contains("/nonexistent/tertulia.yaml"), "{stderr}");
 }
 
 #[test]

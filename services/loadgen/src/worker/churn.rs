@@ -53,7 +53,7 @@ impl Worker {
                 protocol.leave(self.connections[index].out(), name);
                 self.dirty.push(index);
             } else {
-                self.connections[index].close();
+                self.close(index);
                 self.connect(index)?;
             }
         }

@@ -4,14 +4,20 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 
-use super::Worker;
 use super::member::Member;
+use super::{LOOK, Worker};
 use crate::pace::{Schedule, Window};
 use crate::payload::{NO_SLOT, Stamp};
 use crate::plan::{Pace, Plan};
 
 /// Posts at once, at most, before what has come is read: a rate that is too high must not fill the memory.
 const AT_ONCE: usize = 10_000;
+
+/// Bytes of posts, of all threads, that wait for sockets at most (open loop). What is due beyond that waits in the schedule, where it
+/// takes no room.
+const WAITING: u64 = 64 * 1024 * 1024;
+/// Bytes that a post has beside its message, about.
+const BESIDE: u64 = 64;
 
 /// Who posts, in turn.
 #[derive(Debug)]
@@ -22,6 +28,9 @@ pub(super) struct Posting {
     first: Vec<(u32, usize)>,
     next: usize,
     pace: Pacing,
+    /// Posts that no socket has taken yet, and how many there may be before no others are made.
+    waiting: u64,
+    room: u64,
 }
 
 #[derive(Debug)]
@@ -56,7 +65,15 @@ impl Posting {
             }
             Pace::Open(_) | Pace::None => Pacing::None,
         };
-        Self { first: first.collect(), posters: posters.into_iter().map(|(.., index)| index).collect(), next: 0, pace }
+        let posters_at = |posters: &[(u16, u32, usize)]| posters.iter().map(|(.., index)| *index).collect();
+        Self {
+            first: first.collect(),
+            posters: posters_at(&posters),
+            next: 0,
+            pace,
+            waiting: 0,
+            room: room(plan.size, plan.threads),
+        }
     }
 
     pub(super) fn window(&mut self) -> Option<&mut Window> {
@@ -76,6 +93,8 @@ impl Posting {
         match &mut self.pace {
             Pacing::None => None,
             Pacing::Closed(window) => Some((window.take()?, now)),
+            // One poster whose server takes nothing keeps the others back in the end; they are late then, and that is told.
+            Pacing::Open { .. } if self.waiting >= self.room => None,
             Pacing::Open { rate, offset, step, schedule } => {
                 let schedule = schedule.get_or_insert_with(|| Schedule::new(now, *rate, *offset, *step));
                 Some((NO_SLOT, schedule.take_due(now)?))
@@ -83,17 +102,32 @@ impl Posting {
         }
     }
 
-    fn next_due(&self) -> Option<u64> {
+    fn schedule(&self) -> Option<&Schedule> {
         match &self.pace {
-            Pacing::Open { schedule: Some(schedule), .. } => Some(schedule.next()),
+            Pacing::Open { schedule, .. } => schedule.as_ref(),
             _ => None,
         }
     }
+
+    /// Posts that were due by `now`, and that no socket has taken.
+    pub(super) fn untaken(&self, now: u64) -> u64 {
+        self.waiting + self.schedule().map_or(0, |schedule| schedule.overdue(now))
+    }
+
+    /// Posts that waited on a connection which is no more.
+    pub(super) fn forget(&mut self, posts: usize) {
+        self.waiting = self.waiting.saturating_sub(posts as u64);
+    }
+}
+
+/// How many posts of this size may wait on one of so many threads.
+fn room(size: usize, threads: u16) -> u64 {
+    (WAITING / (size as u64 + BESIDE) / u64::from(threads.max(1))).max(1)
 }
 
 impl Worker {
     /// Sends all posts that have room or are due, but none that is due after `last`.
-    pub(super) fn post(&mut self, now: u64, last: u64) -> Result<()> {
+    pub(super) fn post(&mut self, now: u64, last: u64) {
         let foreign = self.shared.lanes[self.thread].take_done();
         if let Some(window) = self.posting.window() {
             foreign.into_iter().for_each(|slot| window.give_back(slot));
@@ -102,9 +136,29 @@ impl Worker {
             let Some((slot, due)) = self.posting.take(now.min(last)) else { break };
             self.post_one(slot, due, now);
         }
-        match self.posting.next_due() {
-            Some(due) if due <= last => self.timer.set(due, now),
+    }
+
+    /// Wakes when the next post is due, unless that is after `last`. Without room for it, the next event is that a socket has some; until
+    /// then it is shown how many are due.
+    pub(super) fn await_due(&mut self, now: u64, last: u64) -> Result<()> {
+        match self.posting.schedule().map(Schedule::next) {
+            Some(due) if due <= last => {
+                let has_room = self.posting.waiting < self.posting.room;
+                self.timer.set(if has_room { due } else { now + LOOK }, now)
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Counts the posts of a connection that its socket has taken by now.
+    pub(super) fn count_written(&mut self, index: usize, now: u64) {
+        let measured_from = self.shared.measure_from.load(Ordering::Relaxed);
+        while let Some(due) = self.connections[index].take_written() {
+            self.posting.waiting -= 1;
+            self.tally.posts += 1;
+            if due >= measured_from {
+                self.tally.lateness.saturating_record(now.saturating_sub(due) / 1_000);
+            }
         }
     }
 
@@ -125,9 +179,20 @@ impl Worker {
         }
         let (name, size) = (&shared.names[group as usize], shared.plan.size);
         shared.plan.protocol.post(out, name, size, |out| shared.format.write(&stamp, out));
-        self.tally.posts += 1;
-        if due >= shared.measure_from.load(Ordering::Relaxed) {
-            self.tally.lateness.saturating_record(now.saturating_sub(due) / 1_000);
+        connection.add_post(due);
+        self.posting.waiting += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posts_that_wait_take_no_more_room_than_they_may() {
+        for (size, threads) in [(40, 1), (128, 4), (64 * 1024, 1), (64 * 1024, 64)] {
+            let bytes = room(size, threads) * u64::from(threads) * size as u64;
+            assert!((WAITING / 4..=WAITING).contains(&bytes), "{size} bytes, {threads} threads: {bytes}");
         }
     }
 }

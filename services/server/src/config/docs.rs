@@ -14,8 +14,9 @@ const INTRODUCTION: &str = "\
 Every option has a default. What is set elsewhere wins over it, in this order, the last one over all before it:
 
 1. **defaults**, in the tables below;
-2. **a file**: `--config FILE`, TOML if its name ends in `.toml`, YAML if it ends in `.yaml` or `.yml`;
-3. **the environment**: `TERTULIA__SECTION__KEY`, with two underscores at each step. Variables with one underscore, such as the
+2. **a file**: `--config FILE`, or without it the one that the variable `TERTULIA_CONFIG` names; TOML if its name ends in `.toml`, YAML if it
+   ends in `.yaml` or `.yml`;
+3. **the environment**: `TERTULIA__SECTION__KEY`, with two underscores at each step. Other variables with one underscore, such as the
    `TERTULIA_PORT` that Kubernetes sets for a Service, are ignored;
 4. **flags**: `--set KEY=VALUE` for every option, then the flags of their own that some have (`--chat ADDR`).
 
