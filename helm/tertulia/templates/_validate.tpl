@@ -60,7 +60,8 @@
 {{- if hasPrefix "TERTULIA__" .name }}
 {{- $key := .name | trimPrefix "TERTULIA__" | replace "__" "." | lower }}
 {{- if regexMatch $taken $key }}
-{{- fail (printf "extraEnv: %s would win over the configuration, by which the chart goes: set config.%s instead" .name $key) }}
+{{- $hint := ternary ", or, for an address that only the pod knows, OTEL_EXPORTER_OTLP_ENDPOINT with networkPolicy.extraEgress" "" (eq $key "telemetry.traces.endpoint") }}
+{{- fail (printf "extraEnv: %s would win over the configuration, by which the chart goes: set config.%s instead%s" .name $key $hint) }}
 {{- end }}
 {{- end }}
 {{- end }}

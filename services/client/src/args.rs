@@ -137,14 +137,14 @@ and a byte order mark at the start of the input are no part of it.
 The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
 an answer are posted again under the same id, so that nothing is missing or there twice. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent, or 3072 messages of the group) and it cannot be
-looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does not take for now is tried again later and later, every ten seconds in the end or
-when the server asks for it, and given up once no post to its group was taken for ten minutes on one connection (never,
-if there are only too many posts); so is one on which twenty connections broke within ten minutes or more. Posts wait
-for a join that is put off. What was not posted is told with how it begins. Posts to a group keep the order in which
-they were typed, except that ones on their way may be stored before one that is refused for now (the log is not
-available, or there are too many). Leaving a group, and questions about it, wait for the posts typed before them. When
-standard input ends, the session ends once every post is answered and every message known of is printed. A moderator
-who closes the connection ends the session.
+looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does
+not take for now is tried again later and later, every ten seconds in the end or when the server asks for it, and given
+up once no post to its group was taken for ten minutes on one connection (never, if there are only too many posts); so
+is one on which twenty connections broke within ten minutes or more. Posts wait for a join that is put off. What was not
+posted is told with how it begins. Posts to a group keep the order in which they were typed, except that ones on their
+way may be stored before one that is refused for now (the log is not available, or there are too many). Leaving a group,
+and questions about it, wait for the posts typed before them. When standard input ends, the session ends once every post
+is answered and every message known of is printed. A moderator who closes the connection ends the session.
 
 With --classic, a server that has not closed the connection when the session ends may not have done all: that is told.
 

@@ -181,6 +181,8 @@ impl Session<'_> {
     fn try_another(&mut self, reason: &str) {
         let now = self.now();
         self.state.disconnected(now);
+        // If this one has asked to be left alone for a while, that is nothing to the other.
+        self.state.take_reconnect_after();
         let address = &self.options.address;
         self.state.show(Event::Problem(format!("{reason}; trying another address of {address}")));
     }

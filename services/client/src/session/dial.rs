@@ -16,6 +16,8 @@ use tokio::time::timeout;
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long an address is tried alone.
 const HEAD_START: Duration = Duration::from_secs(2);
+/// So many addresses are tried before it is said that none lets the client in.
+const MOST_TRIED: usize = 64;
 
 /// `HOST:PORT`, and what became of its addresses.
 #[derive(Debug)]
@@ -23,8 +25,9 @@ pub(crate) struct Host {
     name: String,
     /// What its name stood for the last time.
     addresses: Vec<SocketAddr>,
-    /// Those that did not answer.
-    failed: Vec<SocketAddr>,
+    /// Those that had their turn, as long as none has let the client in.
+    tried: Vec<SocketAddr>,
+    was_let_in: bool,
     /// Those that answered and did not let the client in, the last of them at the end.
     closed: Vec<SocketAddr>,
 }
@@ -32,26 +35,45 @@ pub(crate) struct Host {
 impl Host {
     /// Of its addresses nothing is known yet.
     pub(crate) fn new(name: String) -> Self {
-        Self { name, addresses: Vec::new(), failed: Vec::new(), closed: Vec::new() }
+        Self { name, addresses: Vec::new(), tried: Vec::new(), was_let_in: false, closed: Vec::new() }
     }
 
     /// Connects, and tells to which address.
     pub(super) async fn dial(&mut self) -> io::Result<(SocketAddr, TcpStream)> {
+        // If the name is not found now, nothing is known that could be tried.
+        self.addresses.clear();
         self.addresses = in_time(lookup_host(&self.name)).await?.collect();
-        let addresses = self.in_order(self.addresses.clone());
-        first_of(addresses, |address| in_time(TcpStream::connect(address)), &mut self.failed).await
+        self.reach(|address| in_time(TcpStream::connect(address))).await
     }
 
-    /// Whether one of the addresses has not had its turn, because others answered before it.
+    async fn reach<T, Connecting>(&mut self, connect: impl Fn(SocketAddr) -> Connecting) -> io::Result<(SocketAddr, T)>
+    where
+        T: Send + 'static,
+        Connecting: Future<Output = io::Result<T>> + Send + 'static,
+    {
+        let addresses = self.in_order(self.addresses.clone());
+        let (tried, is_counted) = (&mut self.tried, !self.was_let_in);
+        first_of(addresses, |address| {
+            if is_counted && !tried.contains(&address) {
+                tried.push(address);
+            }
+            connect(address)
+        })
+        .await
+    }
+
+    /// Whether one of the addresses has not had its turn, because others answered before it and let the client in no more than those before
+    /// them. A name that stands for others each time it is asked has an end too.
     pub(crate) fn has_another(&self) -> bool {
-        self.addresses.iter().any(|address| !self.failed.contains(address) && !self.closed.contains(address))
+        !self.was_let_in
+            && self.tried.len() < MOST_TRIED
+            && self.addresses.iter().any(|address| !self.tried.contains(address))
     }
 
     /// Those first that are not known to let nobody in, then those of which that is known the longest.
     fn in_order(&mut self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         // What the host's name no longer stands for is forgotten, so that nothing grows.
         self.closed.retain(|closed| addresses.contains(closed));
-        self.failed.retain(|failed| addresses.contains(failed));
         addresses.sort_by_key(|address| self.closed.iter().position(|closed| closed == address));
         addresses
     }
@@ -59,7 +81,10 @@ impl Host {
     /// What became of a connection to that address: whether it let the client in.
     pub(super) fn note(&mut self, address: SocketAddr, let_in: bool) {
         self.closed.retain(|closed| *closed != address);
-        if !let_in {
+        if let_in {
+            self.was_let_in = true;
+            self.tried = Vec::new();
+        } else {
             self.closed.push(address);
         }
     }
@@ -73,11 +98,10 @@ async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> 
 }
 
 /// What the first address leads to that leads anywhere, and which one that is; else why the first of them did not: that one the system
-/// takes for the best. Those that lead nowhere go to `failed`.
+/// takes for the best.
 async fn first_of<T, Connecting>(
     addresses: impl IntoIterator<Item = SocketAddr>,
-    connect: impl Fn(SocketAddr) -> Connecting,
-    failed: &mut Vec<SocketAddr>,
+    mut connect: impl FnMut(SocketAddr) -> Connecting,
 ) -> io::Result<(SocketAddr, T)>
 where
     T: Send + 'static,
@@ -98,10 +122,7 @@ where
         };
         match answer {
             Some(Ok((address, Ok(connected)))) => return Ok((address, connected)),
-            Some(Ok((address, Err(failure)))) => {
-                failed.push(address);
-                error.get_or_insert(failure);
-            }
+            Some(Ok((_, Err(failure)))) => drop(error.get_or_insert(failure)),
             Some(Err(failure)) => drop(error.get_or_insert(failure.into())),
             None => {
                 let none = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
@@ -136,7 +157,7 @@ mod tests {
         let start = Instant::now();
         let all = addresses(4);
         let order = order.iter().map(|port| all[usize::from(*port) - 1]);
-        (first_of(order, play, &mut Vec::new()).await.map(|(_, port)| port), start.elapsed())
+        (first_of(order, play).await.map(|(_, port)| port), start.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,20 +197,50 @@ mod tests {
         assert_eq!(order(&mut host), [1, 2, 3], "what the name no longer stood for is forgotten");
     }
 
+    /// Dials until there is no other address; answers which ones were reached.
+    async fn dial_all(host: &mut Host) -> Vec<SocketAddr> {
+        let mut reached = Vec::new();
+        loop {
+            let (address, _) = host.reach(play).await.unwrap();
+            host.note(address, false);
+            reached.push(address);
+            if !host.has_another() {
+                return reached;
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_is_let_in_nowhere_has_another_address_until_each_has_had_its_turn() {
         let all = addresses(4);
+        let third: SocketAddr = ([127, 0, 0, 2], 3).into();
         let mut host = Host::new("test:1".into());
-        let third = ([127, 0, 0, 2], 3).into();
-        host.addresses = vec![all[2], all[1], third];
-        let dial = async |host: &mut Host| {
-            let addresses = host.in_order(host.addresses.clone());
-            let (address, _) = first_of(addresses, play, &mut host.failed).await.unwrap();
+        for (addresses, reached) in [
+            // One that refuses lets the next have its turn; one that never answers has had its own.
+            (vec![all[2], all[1], third], vec![all[2], third]),
+            (vec![all[0], all[2]], vec![all[2]]),
+            (vec![all[2]], vec![all[2]]),
+        ] {
+            host = Host { addresses, ..Host::new(host.name) };
+            assert_eq!(dial_all(&mut host).await, reached);
+        }
+        host.note(all[2], true);
+        host.addresses = all;
+        assert!(!host.has_another(), "who was let in once waits before it tries again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_stands_for_others_each_time_is_not_asked_for_ever() {
+        let mut host = Host::new("test:1".into());
+        let mut dials = 0;
+        while dials == 0 || host.has_another() {
+            dials += 1;
+            let address = |number: u8| ([127, 0, dials, number], 3).into();
+            host.addresses = vec![address(0), address(1)];
+            let (address, _) = host.reach(play).await.unwrap();
             host.note(address, false);
-            (address, host.has_another())
-        };
-        assert_eq!(dial(&mut host).await, (all[2], true));
-        assert_eq!(dial(&mut host).await, (third, false), "the one between them has refused");
+        }
+        assert_eq!(usize::from(dials), MOST_TRIED);
     }
 
     #[tokio::test(start_paused = true)]
