@@ -317,7 +317,7 @@ impl Task {
             if let Err(refusal) = shards.holds().check(&group, &session) {
                 return Reply::Refused { request: "Members", group, refusal };
             }
-            let page = shards.users(group.clone(), after, limit).await;
+            let page = shards.users(group.clone(), after.as_deref(), limit).await;
             Reply::Members { group, page }
         }));
     }
