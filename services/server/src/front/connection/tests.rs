@@ -1,6 +1,7 @@
 use std::fs;
 use std::net::SocketAddr;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -89,6 +90,26 @@ fn task(socket: Stream) -> (Task, Admitted) {
     let (metrics, tracer, weight) = (Metrics::new(), Tracer::default(), Arc::default());
     let shared = Shared { limits, rules, patience, shards: shards(), metrics, tracer, weight };
     (Task::new(Arc::new(shared), me, socket), admitted)
+}
+
+#[tokio::test]
+async fn each_join_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap()), listener.accept());
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let (mut task, _admitted) = ::metrics::with_local_recorder(&recorder, || task(Stream::Plain(accepted.unwrap().0)));
+    let session = task.me.session().map(|(session, _)| Arc::clone(session));
+    for (count, dialect, request) in [
+        (1, Dialect::Classic, json!({"Join": {"group_name": "Dogs"}})),
+        (2, Dialect::Extended, json!({"Join": {"group_name": "Dogs"}})),
+        (3, Dialect::Extended, json!({"Join": {"group_name": "Dogs", "after": 1, "last": 1}})),
+    ] {
+        task.voice = session.clone().map(|session| (session, dialect));
+        task.on_line(request.to_string().as_bytes());
+        let text = recorder.handle().render();
+        assert!(text.contains(&format!("tertulia_requests_total{{kind=\"join\"}} {count}\n")), "{text}");
+    }
+    drop(client);
 }
 
 #[tokio::test]
