@@ -56,6 +56,11 @@ async fn clients_are_from_where_the_load_balancer_has_them() -> Result<()> {
     // Who says nothing of where it is from is not served.
     let (line, _) = first_line(server.chat(), b"").await?;
     ensure!(line.is_none(), "{line:?}");
+    // Who closes before a first byte looks whether the port is open.
+    let mut look = TcpStream::connect(server.chat()).await?;
+    look.shutdown().await?;
+    let mut rest = Vec::new();
+    within(PATIENCE, "its end", async { Ok(look.read_to_end(&mut rest).await?) }).await?;
     let refused = Metrics::scrape(server.http()).await?.sum("tertulia_proxy_headers_refused_total", &[]);
     ensure!(refused == Some(1.0), "{refused:?}");
     server.until_logged("it does not begin with a header of the PROXY protocol").await?;

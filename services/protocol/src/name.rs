@@ -70,6 +70,12 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same text, not copied.
+            #[must_use]
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
         }
 
         impl fmt::Debug for $name {
@@ -217,7 +223,32 @@ fn visible(what: &'static str, text: &str) -> Result<(), NameError> {
     if text.is_ascii() {
         return Ok(());
     }
-    first_bad(what, text, "invisible characters are not allowed", is_invisible)
+    first_bad(what, text, "invisible characters are not allowed", is_invisible)?;
+    let mut before = None;
+    let mut rest = text.char_indices().peekable();
+    while let Some((at, character)) = rest.next() {
+        if character == PICTURE && !is_drawn(before, rest.peek().map(|(_, after)| *after)) {
+            let rule = "it shows only after a symbol that it makes a picture of";
+            return Err(NameError::Character { what, character, at, rule });
+        }
+        before = Some(character);
+    }
+    Ok(())
+}
+
+/// Makes a picture of the symbol before it, and cannot be seen elsewhere.
+const PICTURE: char = '\u{fe0f}';
+
+/// Whether [`PICTURE`] is seen between these: after a symbol, or after a digit that is put on a key. A letter that has no picture looks the same
+/// with it as without, but some letters are pictures.
+fn is_drawn(before: Option<char>, after: Option<char>) -> bool {
+    const KEY: char = '\u{20e3}';
+    match before {
+        None | Some(PICTURE) => false,
+        Some('0'..='9' | '#' | '*') => after == Some(KEY),
+        Some('\u{2139}' | '\u{24c2}' | '\u{1f170}'..='\u{1f189}') => true,
+        Some(before) => !before.is_ascii() && !before.is_alphanumeric(),
+    }
 }
 
 fn check_group(text: &str) -> Result<(), NameError> {
@@ -269,9 +300,8 @@ fn is_control(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Those by which two names look alike: the others of Unicode's category Cf that have no shape of their own, variation selectors, and the
-/// fillers. Names that are
-/// stored may have them.
+/// Those by which two names look alike: the others of Unicode's category Cf that have no shape of their own, variation selectors but
+/// [`PICTURE`], and the fillers. Names that are stored may have them.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -303,6 +333,20 @@ mod tests {
             assert!(GroupName::new(bad).is_ok() && UserName::from_stored(bad).is_ok(), "{bad:?}");
         }
         assert!(rules.group("د\u{600}").is_ok() && NameRules::user("ada").is_ok());
+    }
+
+    #[test]
+    fn what_makes_pictures_stands_only_where_it_does() {
+        let rules = NameRules { max_bytes: 255, ascii_only: false };
+        for bad in ["Dogs\u{fe0f}", "D\u{fe0f}ogs", "\u{fe0f}", "1\u{fe0f}", "狗\u{fe0f}", "\u{2764}\u{fe0f}\u{fe0f}"]
+        {
+            assert!(rules.group(bad).is_err() && NameRules::user(bad).is_err(), "{bad:?}");
+            assert!(GroupName::new(bad).is_ok() && UserName::from_stored(bad).is_ok(), "{bad:?}");
+        }
+        for good in ["\u{2764}\u{fe0f}dogs", "1\u{fe0f}\u{20e3}", "\u{2139}\u{fe0f}", "\u{1f170}\u{fe0f}", "\u{1f43e}"]
+        {
+            assert!(rules.group(good).is_ok() && NameRules::user(good).is_ok(), "{good:?}");
+        }
     }
 
     #[test]

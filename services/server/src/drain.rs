@@ -90,11 +90,12 @@ impl Accepting {
 
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop. `hand_over` gives what this node owns to
-/// others, and answers whether there are any; it serves its clients meanwhile and after.
+/// others, and answers whether there are any; it serves its clients meanwhile and after. Without anybody who accepts connections there never was
+/// a client.
 pub async fn drain(
     config: &Config,
     readiness: &Readiness,
-    accepting: &Accepting,
+    accepting: Option<&Accepting>,
     front: &Front,
     shards: &Shards,
     hand_over: impl Future<Output = bool>,
@@ -112,8 +113,11 @@ pub async fn drain(
             true
         })
     };
-    let (others, ()) = tokio::join!(hand_over, tokio::time::sleep(config.delay));
-    accepting.end().await;
+    let delay = accepting.map_or(Duration::ZERO, |_| config.delay);
+    let (others, ()) = tokio::join!(hand_over, tokio::time::sleep(delay));
+    if let Some(accepting) = accepting {
+        accepting.end().await;
+    }
     tracing::info!(open = front.registry().open(), others, "draining connections");
     if others {
         let left = cut_off.saturating_duration_since(tokio::time::Instant::now()).saturating_sub(config.linger);
@@ -135,7 +139,28 @@ pub async fn drain(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::front::{self, Limits};
+    use crate::log::{self, memory::Memory};
+    use crate::shard::{self, Bounds};
+    use crate::telemetry::trace::Tracer;
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_was_let_in_nobody_is_waited_for() {
+        let memory = Arc::new(Memory::new(&log::Config::default(), 1));
+        let config = shard::Config { count: 1, ..shard::Config::default() };
+        let shards = Shards::start(config, Bounds::default(), memory, "local".to_owned());
+        let front =
+            Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None, 1);
+        let config = Config { delay: Duration::from_secs(5), ..Config::default() };
+        for others in [false, true] {
+            let begun = tokio::time::Instant::now();
+            drain(&config, &Readiness::new(), None, &front, &shards, async { others }).await;
+            assert!(begun.elapsed() < config.linger, "{:?}", begun.elapsed());
+        }
+    }
 
     #[test]
     fn the_least_grace_is_just_too_little() {

@@ -54,10 +54,14 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let readiness = Readiness::new();
     readiness.set(Reason::Starting, "starting");
 
-    let environment = |name: &str| std::env::var(name).ok();
-    let (tracer, exporting) = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
-    let secure = Secure::new(&config)?;
-    let tokens = admin::Tokens::of(&config.admin).context("cannot serve the admin API")?;
+    let secrets = {
+        let config = config.clone();
+        // A file system may not answer, nor whoever is to write to a FIFO.
+        let reading = tokio::task::spawn_blocking(move || Secrets::read(&config));
+        let Some(read) = signals.unless(reading).await else { return Ok(()) };
+        read.context("certificates, keys and tokens were not read")??
+    };
+    let Secrets { tracing: (tracer, exporting), secure, tokens } = secrets;
     let listeners = Listeners::reserve(&config)?;
     let node = node_name(&config, &listeners);
     let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -158,23 +162,23 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
             cluster.start(&shards).await;
         }
     };
-    let is_started = signals.unless(starting).await.is_some();
-    let addresses = listeners.addresses;
-    let chat_listener = listen("chat", listeners.chat, addresses.chat);
-    let admin_listener = listen("admin", listeners.admin, addresses.admin);
-    let (chat_listener, admin_listener) = match (chat_listener, admin_listener) {
-        (Ok(chat), Ok(admin)) => (chat, admin),
-        (Err(error), _) | (_, Err(error)) => {
-            return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
-        }
-    };
-    let accepting = Accepting::start(&front, chat_listener);
-    tasks.spawn(admin.serve(admin_listener, serving.clone(), tasks.clone()));
-    // Once before anybody is told that the node is ready.
-    look_at_log(&shards, cluster.as_ref(), &readiness);
-    tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
-    let mut ended = None;
-    if is_started {
+    let (mut accepting, mut ended) = (None, None);
+    // Otherwise nobody is let in who would be sent away at once.
+    if signals.unless(starting).await.is_some() {
+        let addresses = listeners.addresses;
+        let chat_listener = listen("chat", listeners.chat, addresses.chat);
+        let admin_listener = listen("admin", listeners.admin, addresses.admin);
+        let (chat_listener, admin_listener) = match (chat_listener, admin_listener) {
+            (Ok(chat), Ok(admin)) => (chat, admin),
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(fail_start(error, config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await);
+            }
+        };
+        accepting = Some(Accepting::start(&front, chat_listener));
+        tasks.spawn(admin.serve(admin_listener, serving.clone(), tasks.clone()));
+        // Once before anybody is told that the node is ready.
+        look_at_log(&shards, cluster.as_ref(), &readiness);
+        tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
         readiness.clear(Reason::Starting);
         addresses.tell();
         tokio::select! {
@@ -195,7 +199,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
                 Some(_) | None => false,
             }
         };
-        drain(&config.drain, &readiness, &accepting, &front, &shards, hand_over).await;
+        drain(&config.drain, &readiness, accepting.as_ref(), &front, &shards, hand_over).await;
         end(cluster.as_ref(), &*engine).await;
         serving.cancel();
         tasks.close();
@@ -371,6 +375,24 @@ fn look_at_log(shards: &Shards, cluster: Option<&Cluster>, readiness: &Readiness
     match cluster.and_then(Cluster::trouble) {
         Some(trouble) => readiness.set(Reason::Cluster, trouble),
         None => readiness.clear(Reason::Cluster),
+    }
+}
+
+/// What the configuration names files for.
+struct Secrets {
+    tracing: (trace::Tracer, trace::Exporting),
+    secure: Secure,
+    tokens: Option<admin::Tokens>,
+}
+
+impl Secrets {
+    /// Reads the files. It blocks, and must be called within the runtime.
+    fn read(config: &Config) -> anyhow::Result<Self> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let tracing = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
+        let secure = Secure::new(config)?;
+        let tokens = admin::Tokens::of(&config.admin).context("cannot serve the admin API")?;
+        Ok(Self { tracing, secure, tokens })
     }
 }
 

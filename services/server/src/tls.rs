@@ -15,7 +15,7 @@ mod watch;
 pub mod config;
 pub mod metrics;
 
-pub use acceptor::{Acceptor, Reason, Refused, next, open};
+pub use acceptor::{Acceptor, BUFFER, Reason, Refused, next, open};
 pub use config::{Config, Files};
 pub use keys::{Error, Port, Source};
 pub use stream::Stream;

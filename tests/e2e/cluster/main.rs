@@ -14,6 +14,7 @@ mod listener;
 mod metrics;
 mod rewound;
 mod slow;
+mod starting;
 mod talker;
 mod together;
 mod upgrade;

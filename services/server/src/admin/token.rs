@@ -131,7 +131,9 @@ impl Tokens {
         let mut complaint = None;
         while stop.run_until_cancelled(looks.next()).await.is_some() {
             let file = self.file.clone();
-            let Ok(found) = tokio::task::spawn_blocking(move || Token::read(&file)).await else { return };
+            let reading = tokio::task::spawn_blocking(move || Token::read(&file));
+            // A file system that does not answer is not waited for.
+            let Some(Ok(found)) = stop.run_until_cancelled(reading).await else { return };
             match found {
                 Ok(token) => {
                     complaint = None;
@@ -160,6 +162,8 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
     use crate::reload::Reload;
@@ -218,6 +222,27 @@ mod tests {
         assert!(tokens.are_presented_by(b"Bearer two"), "without a file the last one stays");
         stop.cancel();
         following.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_a_file_that_nobody_can_read() {
+        const NEVER: Duration = Duration::from_secs(30);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        fs::write(&file, "one").unwrap();
+        let tokens = Arc::new(Tokens::read(file.clone()).unwrap());
+        fs::remove_file(&file).unwrap();
+        // Whoever reads a FIFO waits for somebody who writes.
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(tokens.follow(Reload::default().looks(NEVER), stop.clone()));
+        // It can be opened to write once somebody reads.
+        let opening = tokio::task::spawn_blocking(move || fs::File::options().write(true).open(file));
+        let writer = tokio::time::timeout(NEVER, opening).await.expect("nobody reads it").unwrap();
+        stop.cancel();
+        let stopped = tokio::time::timeout(NEVER / 10, following).await;
+        drop(writer);
+        stopped.expect("it waits for the file").unwrap();
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::timers::{Clocks, Timer};
 use crate::linger::linger;
 use crate::shard::Session;
 use crate::shard::request::{NewPost, Request};
-use crate::tls::Stream;
+use crate::tls::{self, Stream};
 
 mod ending;
 mod lines;
@@ -42,12 +42,9 @@ pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) me: Arc<Connection>,
     socket: Stream,
-    /// Whether the socket has not taken all that was encrypted for it.
-    unflushed: bool,
-    /// Writing was put off at the last poll; see [`Task::may_put_off`].
-    put_off: bool,
-    /// What waits for the socket will not be waited for any more.
-    abandoned: bool,
+    /// Bytes that may be among what was encrypted and the socket has not taken; 0 if it has taken all.
+    encrypted: u16,
+    writing: Writing,
     /// Who it is and how it speaks, once the first line has told.
     pub(super) voice: Option<(Arc<Session>, Dialect)>,
     input: LineBuffer,
@@ -104,6 +101,16 @@ pub(super) struct Gathered {
     pub(super) posts: Vec<NewPost>,
 }
 
+/// Whether what waits for the socket is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Due,
+    /// It was put off at the last poll; see [`Task::may_put_off`].
+    PutOff,
+    /// It will not be waited for any more.
+    Abandoned,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
@@ -127,9 +134,8 @@ impl Task {
             shared,
             me,
             socket,
-            unflushed: false,
-            put_off: false,
-            abandoned: false,
+            encrypted: 0,
+            writing: Writing::Due,
             voice: None,
             input: LineBuffer::new(),
             out: Outbound::default(),
@@ -205,10 +211,13 @@ impl Task {
             let blocked = self.is_blocked();
             self.dismiss_once_answered();
             let starved = self.poll_memberships(cx);
-            self.put_off = input.is_ok() && self.joins_and_leaves() > waiting && self.may_put_off();
-            if self.put_off {
+            if input.is_ok() && self.joins_and_leaves() > waiting && self.may_put_off() {
+                self.writing = Writing::PutOff;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
+            }
+            if self.writing == Writing::PutOff {
+                self.writing = Writing::Due;
             }
             let before = self.out.len();
             if let Err(reason) = input.and_then(|()| self.poll_output(cx)) {
@@ -238,7 +247,7 @@ impl Task {
     /// answered before the next poll, and one write takes both, the answer to a `Hello` that came with it, say. Never twice in a row.
     /// With posts nothing was gained: they wait for the log.
     fn may_put_off(&self) -> bool {
-        !self.put_off && !self.out.is_empty() && self.out.len() < PUT_OFF && self.phase == Phase::Open
+        self.writing == Writing::Due && !self.out.is_empty() && self.out.len() < PUT_OFF && self.phase == Phase::Open
     }
 
     /// Before it sleeps: memory goes back, and others see how full it is.
@@ -248,7 +257,7 @@ impl Task {
         }
         self.out.shrink();
         self.me.in_flight.store(self.in_flight, Ordering::Relaxed);
-        self.me.outbound.store(self.out.len(), Ordering::Relaxed);
+        self.me.outbound.store(self.waiting(), Ordering::Relaxed);
     }
 
     // ---- orders and answers
@@ -349,7 +358,10 @@ impl Task {
         let failed = |phase| {
             if let Phase::Finishing(reason) | Phase::Closing(reason) = phase { reason } else { CloseReason::Socket }
         };
-        let waited = self.me.outbound.load(Ordering::Relaxed) > 0;
+        // As the last attempt left it: no room for all, or some of it encrypted and not taken.
+        let full = self.me.outbound.load(Ordering::Relaxed) > usize::from(self.encrypted);
+        let unflushed = self.encrypted > 0;
+        let waited = full || unflushed;
         if !self.out.is_empty() && !waited {
             self.clocks.wrote = tokio::time::Instant::now();
         }
@@ -358,10 +370,11 @@ impl Task {
                 Poll::Ready(Ok(count)) => {
                     self.me.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
                     self.shared.metrics.sent.increment(count as u64);
-                    self.clocks.wrote = tokio::time::Instant::now();
-                    if waited && self.clocks.pinged.is_some() {
-                        // It takes what it is sent; the question may be behind that.
-                        self.clocks.pinged = Some(self.clocks.wrote);
+                    let encrypted = usize::from(self.encrypted) + count;
+                    self.encrypted = u16::try_from(encrypted.min(tls::BUFFER)).unwrap_or(u16::MAX);
+                    // What goes to what is encrypted already tells nothing of the client, unless there was no room for it before.
+                    if full || !unflushed {
+                        self.on_taken(waited);
                     }
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -371,43 +384,48 @@ impl Task {
         }
         match Pin::new(&mut self.socket).poll_flush(cx) {
             Poll::Ready(Ok(())) => {
-                if std::mem::take(&mut self.unflushed) && self.clocks.pinged.is_some() {
-                    // Only now is all that was encrypted on its way, and the question may be the last of it.
-                    self.clocks.pinged = Some(tokio::time::Instant::now());
+                self.encrypted = 0;
+                if unflushed {
+                    // Only now is all that was encrypted on its way.
+                    self.on_taken(true);
                 }
             }
             Poll::Ready(Err(_)) => return Err(failed(self.phase)),
-            Poll::Pending => self.unflushed = true,
+            // It may be nothing but what belongs to TLS.
+            Poll::Pending => self.encrypted = self.encrypted.max(1),
         }
         if self.is_writing() {
             self.me.set_waiting(self.clocks.wrote.into_std());
         }
-        self.me.outbound.store(self.out.len(), Ordering::Relaxed);
+        self.me.outbound.store(self.waiting(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The socket has taken something, for which that had `waited` or not.
+    fn on_taken(&mut self, waited: bool) {
+        self.clocks.wrote = tokio::time::Instant::now();
+        if waited && self.clocks.pinged.is_some() {
+            // It takes what it is sent; the question may be behind that, or the last of it.
+            self.clocks.pinged = Some(self.clocks.wrote);
+        }
+    }
+
+    /// Bytes that wait for the socket.
+    fn waiting(&self) -> usize {
+        self.out.len() + usize::from(self.encrypted)
     }
 
     /// Whether something waits for room in the socket.
     fn is_writing(&self) -> bool {
-        !self.abandoned && (self.unflushed || !self.out.is_empty())
+        self.writing != Writing::Abandoned && (self.encrypted > 0 || !self.out.is_empty())
     }
 
     fn abandon(&mut self) {
         self.out = Outbound::default();
-        self.abandoned = true;
+        self.encrypted = 0;
+        self.writing = Writing::Abandoned;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An idle connection costs its task most of all: 10,000 of them are 10,000 of these.
-    #[test]
-    fn a_task_is_small() {
-        fn size<F>(_: fn(Box<Task>, Admitted) -> F) -> usize {
-            size_of::<F>()
-        }
-        let (task, future) = (size_of::<Task>(), size(|task, admitted| task.run(admitted)));
-        assert!(task <= 600 && future <= 128, "the task has {task} bytes, its future {future}");
-    }
-}
+mod tests;

@@ -81,7 +81,10 @@ impl Task {
 
     fn on_classic_line(&mut self, line: &[u8]) {
         match decode_classic(line) {
-            Ok(classic::FromClient::Join { group_name }) => self.on_join(&group_name, JoinFrom::Now),
+            Ok(classic::FromClient::Join { group_name }) => {
+                self.shared.metrics.requests.join.increment(1);
+                self.on_join(&group_name, JoinFrom::Now);
+            }
             Ok(classic::FromClient::Post { group_name, message }) => self.on_post(&group_name, &message, None, None),
             Err(fault) => self.on_fault(fault),
         }
@@ -94,10 +97,13 @@ impl Task {
             Ok(Post(post)) => {
                 self.on_post(&post.group_name, &post.message, post.id.as_deref(), post.traceparent.as_deref());
             }
-            Ok(Join(join)) => match join_from(&join) {
-                Ok(from) => self.on_join(&join.group_name, from),
-                Err(text) => self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name)),
-            },
+            Ok(Join(join)) => {
+                requests.join.increment(1);
+                match join_from(&join) {
+                    Ok(from) => self.on_join(&join.group_name, from),
+                    Err(text) => self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name)),
+                }
+            }
             Ok(Leave { group_name }) => {
                 requests.leave.increment(1);
                 self.on_leave(&group_name);
@@ -160,7 +166,6 @@ impl Task {
     }
 
     fn on_join(&mut self, name: &str, from: JoinFrom) {
-        self.shared.metrics.requests.join.increment(1);
         let Some(group) = self.group(name, "Join") else { return };
         let max = self.shared.limits.groups_per_connection;
         if self.memberships.len() + self.changing.len() >= max && self.groups_with(&group) > max {
@@ -317,7 +322,7 @@ impl Task {
             if let Err(refusal) = shards.holds().check(&group, &session) {
                 return Reply::Refused { request: "Members", group, refusal };
             }
-            let page = shards.users(group.clone(), after, limit).await;
+            let page = shards.users(group.clone(), after.as_deref(), limit).await;
             Reply::Members { group, page }
         }));
     }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::config::{Characters, ProxyProtocol};
 use super::connection::Task;
 use super::metrics::Metrics;
-use super::proxy;
+use super::proxy::{self, Fault};
 use super::registry::{Admitted, CloseReason, NotAdmitted, Registry};
 use super::timers::Patience;
 use super::{Config, Limits};
@@ -34,6 +34,9 @@ pub const REFUSED_AT_ONCE: usize = 256;
 
 /// Connections that may be about to tell where they are from; one more takes the place of the oldest.
 pub const INTRODUCTIONS: usize = 1_024;
+
+/// How long a connection may take to tell where it is from.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// What the tasks of all connections share.
 #[derive(Debug)]
@@ -71,6 +74,17 @@ struct Introductions {
     complaint: Complaint,
     /// Those that have told begin one after the other, as those do that are accepted: many may tell at the same moment.
     turn: Mutex<()>,
+}
+
+/// Why a connection has not told where it is from.
+#[derive(Debug, thiserror::Error)]
+enum Untold {
+    #[error(transparent)]
+    Fault(Fault),
+    #[error("others came meanwhile")]
+    Displaced,
+    #[error("it said nothing for {INTRODUCTION:?}")]
+    Silent,
 }
 
 /// Takes an address, and does not listen yet: whoever connects is refused.
@@ -157,10 +171,11 @@ impl Front {
 
     /// Accepts connections until `stop`.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let complaint = Complaint::default();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = tls::next(&listener, self.tls.as_ref()) => accepted,
+                accepted = self.accept(&listener) => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => match &self.introductions {
@@ -172,12 +187,21 @@ impl Front {
                     if !is_of_one_connection(&error) {
                         // Out of descriptors or memory: connections that end are what helps, so wait for some.
                         const PAUSE: Duration = Duration::from_millis(50);
-                        tracing::warn!(%error, "connection not accepted");
+                        if complaint.is_due() {
+                            tracing::warn!(%error, "connection not accepted; there may be more");
+                        }
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
             }
         }
+    }
+
+    /// Accepts a connection; where it begins at once, once there is room for its handshake. Cancel-safe.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        // Those that tell where they are from first wait for room after that.
+        let tls = self.tls.as_ref().filter(|_| self.introductions.is_none());
+        tls::next(listener, tls).await
     }
 
     /// Has a connection tell where it is from, and starts it then. It does not count before, and nobody waits for it: the oldest of those
@@ -189,26 +213,33 @@ impl Front {
         introductions: &Arc<Introductions>,
         stop: &CancellationToken,
     ) {
-        const PATIENCE: Duration = Duration::from_secs(5);
         let Some(place) = introductions.places.take() else { return };
         let (front, introductions, stop) = (self.clone(), Arc::clone(introductions), stop.clone());
         self.tasks.spawn(async move {
-            let given_up = place.given_up().clone();
+            let given_up = place.given_up();
             let told = async {
                 tokio::select! {
                     biased;
-                    told = proxy::read(&mut socket) => told.map_err(|fault| fault.to_string()),
-                    () = given_up.cancelled() => Err("others came meanwhile".to_owned()),
-                    () = tokio::time::sleep(PATIENCE) => Err(format!("it said nothing for {PATIENCE:?}")),
+                    told = proxy::read(&mut socket) => told.map_err(Untold::Fault),
+                    () = given_up.cancelled() => Err(Untold::Displaced),
+                    () = tokio::time::sleep(INTRODUCTION) => Err(Untold::Silent),
                 }
             };
             match stop.run_until_cancelled(told).await {
-                None => {}
+                None | Some(Err(Untold::Fault(Fault::Look))) => {}
                 Some(Ok(from)) => {
-                    let turn = introductions.turn.lock().await;
-                    if let Some(tls) = &front.tls {
-                        tls.room().await;
-                    }
+                    let turn = async {
+                        let turn = introductions.turn.lock().await;
+                        if let Some(tls) = &front.tls {
+                            tls.room().await;
+                        }
+                        turn
+                    };
+                    let turn = tokio::select! {
+                        turn = turn => turn,
+                        () = stop.cancelled() => return,
+                        () = given_up.cancelled() => return front.shared.metrics.overload.increment(1),
+                    };
                     front.start(socket, from.unwrap_or(peer), &stop);
                     drop(turn);
                 }
@@ -217,7 +248,7 @@ impl Front {
                     if introductions.complaint.is_due() {
                         tracing::warn!(
                             %peer,
-                            why,
+                            %why,
                             "connection closed: chat.proxy_protocol is required, and it did not tell where it is from; there may be more"
                         );
                     }
@@ -358,18 +389,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn connections_inherit_what_is_set_on_their_listener() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (client, accepted) = tokio::join!(client, listener.accept());
-        let (socket, _) = accepted.unwrap();
-        let socket = socket2::SockRef::from(&socket);
-        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-        drop(client);
-    }
-}
+mod tests;

@@ -82,8 +82,8 @@ pub fn describe() {
     describe_counter!(CONNECTIONS_CLOSED, "Chat connections ended, by reason");
     describe_counter!(
         CONNECTIONS_REFUSED,
-        "Chat connections not let in, by reason: total and address are limits, which they were told; overload is either, when too many had \
-         to be told at once"
+        "Chat connections not let in, by reason: total and address are limits, which they were told unless they speak TLS; overload is \
+         either, when too many had to be told at once, or more told where they are from (chat.proxy_protocol) than could begin"
     );
     describe_counter!(
         PROXY_HEADERS_REFUSED,
@@ -120,7 +120,7 @@ pub fn describe() {
     describe_gauge!(
         OUTBOUND_BYTES_MAX,
         Unit::Bytes,
-        "Bytes that wait to be written to the chat connection with the most; its limit is limits.outbound_bytes"
+        "Bytes that wait to be written to the chat connection with the most; its limit is limits.outbound_bytes, and 32 KiB more with TLS"
     );
     describe_gauge!(
         IN_FLIGHT_MAX,

@@ -19,6 +19,9 @@ const LONGEST: usize = 4 * 1024;
 /// Why a connection has no header.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
+    /// It ended before it said anything: somebody has looked whether the port is open.
+    #[error("it ended and said nothing")]
+    Look,
     /// It ended, or failed.
     #[error("it ended before its header did: {0}")]
     Ended(#[from] io::Error),
@@ -38,7 +41,12 @@ pub(super) enum Fault {
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, Fault> {
     // No header is shorter, and the first bytes tell the version.
     let mut header = vec![0; SIGNATURE.len()];
-    stream.read_exact(&mut header).await?;
+    // Some who look end it by a reset.
+    let begun = stream.read(&mut header).await.unwrap_or(0);
+    if begun == 0 {
+        return Err(Fault::Look);
+    }
+    stream.read_exact(&mut header[begun..]).await?;
     if header == SIGNATURE {
         header.resize(SIGNATURE.len() + 4, 0);
         stream.read_exact(&mut header[SIGNATURE.len()..]).await?;
@@ -110,7 +118,10 @@ mod tests {
     #[test]
     fn what_is_no_header_is_told() {
         assert!(matches!(introduced(b"{\"Hello\":{\"version\":1}}\n").0, Err(Fault::None)));
-        assert!(matches!(introduced(b"PROXY TCP4 203.0").0, Err(Fault::Ended(_))));
+        for begun in [&b"P"[..], b"PROXY TCP4 203.0", SIGNATURE] {
+            assert!(matches!(introduced(begun).0, Err(Fault::Ended(_))));
+        }
+        assert!(matches!(introduced(b"").0, Err(Fault::Look)));
         let endless = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 200]].concat();
         assert!(matches!(introduced(&endless).0, Err(Fault::Malformed)));
         for bad in [

@@ -52,7 +52,7 @@ pub(super) struct Clocks {
     /// When bytes last came, or it was taken out of its last group; of a connection that a moderator ends, since when it waits for its answers,
     /// or to have taken them.
     pub(super) heard: Instant,
-    /// When the line that is not whole yet was begun.
+    /// When the line that is not whole yet was begun, or, if it was begun before its connection was held back, since when that is read again.
     pub(super) partial: Option<Instant>,
     /// When the socket last took bytes, or the first that wait were put there.
     pub(super) wrote: Instant,

@@ -58,7 +58,8 @@ fn cannot(what: &str, address: SocketAddr) -> String {
 }
 
 impl Addresses {
-    /// One line for programs on stdout, and the same in the log.
+    /// One line for programs on stdout, and the same in the log. Whoever has stdout may not read it, and is not waited for: not before the end
+    /// of the runtime, which gives it a moment.
     pub(super) fn tell(&self) {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -66,9 +67,11 @@ impl Addresses {
         }
         tracing::info!(chat = %self.chat, admin = %self.admin, http = %self.http, version = env!("CARGO_PKG_VERSION"), "listening");
         let line = serde_json::to_string(&Line { listening: self }).unwrap_or_default();
-        let mut stdout = std::io::stdout().lock();
-        if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-            tracing::debug!(%error, "nobody reads the addresses");
-        }
+        drop(tokio::task::spawn_blocking(move || {
+            let mut stdout = std::io::stdout().lock();
+            if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+                tracing::debug!(%error, "nobody reads the addresses");
+            }
+        }));
     }
 }

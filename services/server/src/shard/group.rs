@@ -21,6 +21,9 @@ use crate::telemetry::trace::FanOut;
 /// group keeps.
 const DELIVERY_BYTES: usize = 64 * 1024;
 
+/// The place of a member in their order, by user, then connection: a name as a text, so that any text has a place among them.
+type Place = (Arc<str>, ConnectionId);
+
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) status: Arc<GroupStatus>,
@@ -33,7 +36,7 @@ pub(super) struct Group {
     staged: Vec<Record>,
     /// When the oldest of them was read from its socket.
     received: Option<Instant>,
-    members: BTreeMap<(UserName, ConnectionId), Member>,
+    members: BTreeMap<Place, Member>,
     /// How many of them have their connection on another node.
     remote: usize,
     fanout: broadcast::Sender<Arc<Delivery>>,
@@ -212,14 +215,13 @@ impl Group {
     }
 
     pub(super) fn is_member(&self, session: &Session) -> bool {
-        // A session is found by its two names; cloning them costs two counters.
-        self.members.contains_key(&(session.user.clone(), session.id))
+        self.members.contains_key(&place(session))
     }
 
     /// Adds a member, or does nothing if it is one. What is posted from now on is in the subscription.
     pub(super) fn join(&mut self, session: &Arc<Session>, now: u64) -> (bool, Subscription, Arc<Progress>) {
         let mut new = false;
-        let member = self.members.entry((session.user.clone(), session.id)).or_insert_with(|| {
+        let member = self.members.entry(place(session)).or_insert_with(|| {
             new = true;
             Member { session: Arc::clone(session), joined_at: now, progress: Arc::new(Progress::new(self.head)) }
         });
@@ -231,7 +233,7 @@ impl Group {
 
     /// Removes a member; answers whether it was one.
     pub(super) fn leave(&mut self, session: &Session) -> bool {
-        let Some(member) = self.members.remove(&(session.user.clone(), session.id)) else { return false };
+        let Some(member) = self.members.remove(&place(session)) else { return false };
         self.remote -= usize::from(member.session.home.is_some());
         self.members_changed();
         true
@@ -260,28 +262,81 @@ impl Group {
 
     /// Members from the first after `after`, ordered by user, then connection.
     pub(super) fn members_after(&self, after: Option<(UserName, ConnectionId)>) -> impl Iterator<Item = &Member> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.after(after.map(|(user, id)| (user.shared(), id)))
+    }
+
+    fn after(&self, place: Option<Place>) -> impl Iterator<Item = &Member> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
         self.members.range((from, Bound::Unbounded)).map(|(_, member)| member)
     }
 
     /// Users from the first after `after`, each once; and whether there are more than `limit`.
     pub(super) fn users_after(&self, after: Option<&str>, limit: usize) -> (Vec<UserName>, bool) {
-        let last_of = |user: UserName| (user, ConnectionId(u64::MAX));
-        let mut from = after.and_then(|after| UserName::new(after).ok()).map(last_of);
-        // A text that cannot be a name has a place among names all the same.
-        let passed = from.is_none().then_some(after).flatten();
+        let last_of = |user: Arc<str>| (user, ConnectionId(u64::MAX));
+        let mut from = after.map(|after| last_of(Arc::from(after)));
         let mut users: Vec<UserName> = Vec::new();
         // From user to user: one may have thousands of connections.
-        while let Some(Member { session, .. }) = self.members_after(from).next() {
-            from = Some(last_of(session.user.clone()));
-            if passed.is_some_and(|passed| session.user.as_str() <= passed) {
-                continue;
-            }
+        while let Some(Member { session, .. }) = self.after(from).next() {
             if users.len() == limit {
                 return (users, true);
             }
+            from = Some(last_of(session.user.shared()));
             users.push(session.user.clone());
         }
         (users, false)
+    }
+}
+
+/// Costs a counter.
+fn place(session: &Session) -> Place {
+    (session.user.shared(), session.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn group_of(users: impl IntoIterator<Item = String>) -> Group {
+        let mut group = Group::new(GroupName::new("G").unwrap(), 0, 1, 0, 0, 1);
+        for (id, user) in (1..).map(ConnectionId).zip(users) {
+            let (user, address) = (UserName::new(&user).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let session = Session { id, user, address, inbox: Arc::default(), home: None, wants_places: false };
+            group.join(&Arc::new(session), 0);
+        }
+        group
+    }
+
+    #[test]
+    fn users_come_after_any_text() {
+        let group = group_of(["ada", "bob", "bob", "cat"].map(str::to_owned));
+        let after = |after: Option<&str>, limit| {
+            let (users, more) = group.users_after(after, limit);
+            (users.iter().map(|user| user.as_str().to_owned()).collect::<Vec<_>>().join(" "), more)
+        };
+        assert_eq!(after(None, 2), ("ada bob".to_owned(), true));
+        assert_eq!(after(Some("ada"), 2), ("bob cat".to_owned(), false));
+        // Texts that cannot be names.
+        for (text, users) in [("", "ada bob cat"), ("ada ", "bob cat"), ("bo\u{7f}", "cat"), ("@z", "ada bob cat")] {
+            assert_eq!(after(Some(text), 9), (users.to_owned(), false), "{text:?}");
+        }
+        assert_eq!(after(Some(&"c".repeat(100)), 9), (String::new(), false));
+        assert_eq!(after(Some("\u{7f}"), 9), (String::new(), false));
+    }
+
+    #[test]
+    fn no_text_makes_it_look_at_all_users() {
+        let group = group_of((0..20_000).map(|number| format!("user-{number}")));
+        let took = |after, limit| {
+            let begun = Instant::now();
+            drop(group.users_after(after, limit));
+            begun.elapsed()
+        };
+        let all = took(None, usize::MAX);
+        // The best of some, for the machine may have something else to do.
+        let none = (0..10).map(|_| took(Some("\u{7f}"), 1)).min().unwrap_or(Duration::MAX);
+        assert!(none * 20 < all, "{none:?}, {all:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use tertulia_protocol::GroupName;
+use tertulia_protocol::name::{MAX_GROUP_NAME_BYTES, MAX_USER_NAME_BYTES};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
 use super::founders::Founders;
-use super::listed::{Listed, merge};
+use super::listed::{Listed, merge, place};
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
 use super::owner::{Owner, Seat};
@@ -382,8 +383,9 @@ impl Shards {
     ///
     /// # Errors
     /// The log cannot be read, the owner does not answer, or it has stopped.
-    pub async fn users(&self, group: GroupName, after: Option<String>, limit: usize) -> Users {
+    pub async fn users(&self, group: GroupName, after: Option<&str>, limit: usize) -> Users {
         let (reply, answer) = oneshot::channel();
+        let after = after.map(|after| place(after, MAX_USER_NAME_BYTES).to_owned());
         let shard = self.shard_of(&group);
         if !self.send(shard, Request::Members { group, after, limit, reply }).await {
             return Err(Refusal::Draining);
@@ -396,6 +398,10 @@ impl Shards {
     /// # Errors
     /// If the log cannot be read, or another node does not answer.
     pub async fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Listed>, bool), Untold> {
+        if prefix.len() > MAX_GROUP_NAME_BYTES {
+            return Ok((Vec::new(), false));
+        }
+        let after = after.map(|after| place(after, MAX_GROUP_NAME_BYTES));
         let mut merged = self.own_groups(prefix, after, limit + 1).await?;
         if let Some(peers) = &self.inner.peers {
             merged.extend(peers.groups(prefix, after, limit + 1).await?);

@@ -77,6 +77,12 @@ impl Listed {
     }
 }
 
+/// As much of a text as tells which names come after it, none of which has more than `longest` bytes: a client may give any text, and this
+/// goes to other nodes.
+pub(super) fn place(after: &str, longest: usize) -> &str {
+    &after[..after.ceil_char_boundary(longest + 1)]
+}
+
 /// Both lists are ordered by name; a group may be in both.
 pub(super) fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)>) -> Vec<Listed> {
     let mut merged = Vec::with_capacity(loaded.len() + stored.len());
@@ -90,4 +96,27 @@ pub(super) fn merge(loaded: Vec<Arc<GroupStatus>>, stored: Vec<(GroupName, Head)
     }
     merged.extend(stored.map(|(name, head)| Listed { name, status: None, stored: Some(head), closed_for: None }));
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_text_is_short() {
+        assert_eq!(place(&"x".repeat(1_000), 64).len(), 65);
+        assert_eq!(place(&"犬".repeat(1_000), 64).len(), 66);
+        assert_eq!(place("ada", 64), "ada");
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_names_come_after_the_place_of_a_text(after in "[abé犬]{0,9}", name in "[abé犬]{1,9}") {
+            const LONGEST: usize = 6;
+            let name = &name[..name.floor_char_boundary(LONGEST)];
+            prop_assert_eq!(name > after.as_str(), name > place(&after, LONGEST));
+        }
+    }
 }

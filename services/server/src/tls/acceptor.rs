@@ -22,7 +22,7 @@ use crate::linger::linger;
 /// What a TLS connection begins with; no line of a chat, no request of HTTP does.
 const HANDSHAKE: u8 = 0x16;
 /// What may wait in a connection, encrypted, until its socket takes it.
-const BUFFER: usize = 32 * 1024;
+pub const BUFFER: usize = 32 * 1024;
 
 /// Why a handshake came to nothing; the label `result`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

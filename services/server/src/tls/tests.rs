@@ -50,6 +50,17 @@ impl Directory {
         self.write("ca.pem", &cert.pem());
     }
 
+    /// What is in the files.
+    pub(super) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().path());
+        paths.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+    }
+
+    /// The files are again what they were.
+    pub(super) fn restore(&self, files: &[(PathBuf, Vec<u8>)]) {
+        files.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    }
+
     pub(super) fn source_with_authorities(&self) -> Source {
         let file = |name: &str| self.0.path().join(name);
         let files = Files { cert_file: Some(file("cert.pem")), key_file: Some(file("key.pem")) };

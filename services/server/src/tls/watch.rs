@@ -20,8 +20,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Watch {
     acceptor: Acceptor,
     source: Arc<Source>,
-    /// What is shown.
-    used: u128,
+    /// What is shown; `None` if it is of no one state of the files.
+    used: Option<u128>,
     /// What was last complained about.
     complaint: Option<String>,
 }
@@ -29,7 +29,7 @@ struct Watch {
 impl Acceptor {
     /// Looks at the files of `source` whenever it is time, until `stop`. `used` is what is shown, as [`Acceptor::new`] told.
     pub async fn follow(self, source: Source, used: u128, mut looks: Looks, stop: CancellationToken) {
-        let mut watch = Watch { acceptor: self, source: Arc::new(source), used, complaint: None };
+        let mut watch = Watch { acceptor: self, source: Arc::new(source), used: Some(used), complaint: None };
         while stop.run_until_cancelled(looks.next()).await.is_some() {
             if stop.run_until_cancelled(watch.look()).await.is_none() {
                 return;
@@ -60,7 +60,7 @@ impl Watch {
             }
             Some(Ok((fingerprint, identity))) => {
                 self.acceptor.replace(&self.source, identity);
-                self.used = fingerprint;
+                self.used = Some(fingerprint);
                 self.on_used();
             }
             Some(Err(error)) => {
@@ -71,12 +71,14 @@ impl Watch {
     }
 
     /// Who may not vouch for clients any more is not to go on because of a certificate or a key that cannot be used.
-    async fn trust_anew(&self) {
+    async fn trust_anew(&mut self) {
         let (source, shown) = (Arc::clone(&self.source), self.acceptor.current());
         let reading = tokio::task::spawn_blocking(move || source.with_authorities(&shown));
         // What is wrong with these files is told as what is wrong with all of them.
         if let Ok(Ok(Some(identity))) = reading.await {
             self.acceptor.replace(&self.source, identity);
+            // Files that go back to what they were before are not what is shown any more.
+            self.used = None;
         }
     }
 
@@ -89,7 +91,7 @@ impl Watch {
                 Err(error) => return Some(Err(error)),
             };
             let fingerprint = contents.fingerprint();
-            if fingerprint == used {
+            if used == Some(fingerprint) {
                 return None;
             }
             Some(source.identity(contents).map(|identity| (fingerprint, identity)))
@@ -126,7 +128,7 @@ mod tests {
         // At the start there is nothing better.
         issue_for(&directory, -20, 10);
         let (acceptor, used) = Acceptor::new(&config(8, AGAIN), &directory.source()).unwrap();
-        let mut watch = Watch { acceptor, source: Arc::new(directory.source()), used, complaint: None };
+        let mut watch = Watch { acceptor, source: Arc::new(directory.source()), used: Some(used), complaint: None };
         // From one that has expired to another one, to one that is good, which stays; and to a better one.
         for (from, days, is_shown) in
             [(-15, 10, true), (-1, 2, true), (-20, 10, false), (5, 10, false), (-1, 3, true), (-1, 3, true)]
@@ -150,7 +152,7 @@ mod tests {
         directory.authorise();
         let (acceptor, used) = Acceptor::new(&config(8, AGAIN), &source()).unwrap();
         let mut told = acceptor.authorities();
-        let mut watch = Watch { acceptor, source: Arc::new(source()), used, complaint: None };
+        let mut watch = Watch { acceptor, source: Arc::new(source()), used: Some(used), complaint: None };
         let before = watch.acceptor.current();
         issue_for(&directory, -20, 10);
         directory.authorise();
@@ -172,5 +174,24 @@ mod tests {
         let now = watch.acceptor.current();
         assert!(now.validity == before.validity && now.authorities != before.authorities);
         assert!(watch.complaint.is_some() && told.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_go_back_to_what_they_were_are_taken_up() {
+        let directory = Directory::new();
+        issue_for(&directory, -1, 2);
+        directory.authorise();
+        let source = directory.source_with_authorities();
+        let (acceptor, used) = Acceptor::new(&config(8, AGAIN), &source).unwrap();
+        let mut watch = Watch { acceptor, source: Arc::new(source), used: Some(used), complaint: None };
+        let before = watch.acceptor.current().authorities;
+        let files = directory.files();
+        directory.lose_key();
+        directory.authorise();
+        watch.look().await;
+        assert!(watch.acceptor.current().authorities != before && watch.complaint.is_some());
+        directory.restore(&files);
+        watch.look().await;
+        assert!(watch.acceptor.current().authorities == before && watch.complaint.is_none());
     }
 }

@@ -93,10 +93,12 @@ impl Task {
 
     /// Carries out the lines that have come; answers whether more may be read.
     fn take_lines(&mut self) -> bool {
+        let mut is_blocked = false;
         let mut input = std::mem::take(&mut self.input);
         let max = self.shared.limits.line_bytes;
         let more = loop {
             if self.is_blocked() {
+                is_blocked = true;
                 break false;
             }
             match input.next_line(max) {
@@ -116,7 +118,9 @@ impl Task {
                 }
             }
         };
-        self.clocks.partial = if input.has_partial() { self.clocks.partial.or(Some(self.clocks.heard)) } else { None };
+        // The time in which it is not read is not its own: the line that it has begun has all its time from when it is read again.
+        let is_partial = !is_blocked && input.has_partial();
+        self.clocks.partial = is_partial.then(|| self.clocks.partial.unwrap_or_else(tokio::time::Instant::now));
         self.input = input;
         more
     }

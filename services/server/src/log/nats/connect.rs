@@ -121,7 +121,7 @@ async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<
             on_event(&events, &event);
             std::future::ready(())
         });
-    tls(config, options)
+    tls(config, options).await
 }
 
 /// A server that says nothing for longer than an answer may take is left for another one. Nothing else ends the connection to one that stalls
@@ -184,7 +184,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
+async fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
     let files = [
         ("nats.tls_ca_file", &config.tls_ca_file),
         ("nats.tls_cert_file", &config.tls_cert_file),
@@ -192,8 +192,14 @@ fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, C
     ];
     for (key, path) in files {
         let Some(path) = path else { continue };
-        let opened = std::fs::File::open(path);
-        opened.map_err(|error| ConnectError::File { key, path: path.clone(), cause: error.to_string() })?;
+        let file = path.clone();
+        // It may be on a file system that does not answer.
+        let opening = tokio::task::spawn_blocking(move || std::fs::File::open(file).map_err(|error| error.to_string()));
+        let opened = match opening.await {
+            Ok(opened) => opened.map(drop),
+            Err(error) => Err(error.to_string()),
+        };
+        opened.map_err(|cause| ConnectError::File { key, path: path.clone(), cause })?;
     }
     if let Some(path) = &config.tls_ca_file {
         options = options.add_root_certificates(path.clone());

@@ -43,7 +43,7 @@ async fn a_page_that_no_answer_could_hold_is_shorter() {
     }
     let mut all: Vec<UserName> = Vec::new();
     loop {
-        let after = all.last().map(|user| user.as_str().to_owned());
+        let after = all.last().map(UserName::as_str);
         let (users, more) = pair.two.shards.users(pair.two.group.clone(), after, 10_000).await.unwrap().unwrap();
         assert!(!users.is_empty());
         all.extend(users);
@@ -52,6 +52,19 @@ async fn a_page_that_no_answer_could_hold_is_shorter() {
         }
     }
     assert_eq!(all.len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_of_any_length_may_stand_before_names() {
+    let pair = Pair::within(BOUNDS, SMALL).await;
+    for (number, name) in [(1, "bob"), (2, "cat")] {
+        pair.two.join(&session(number, name)).await.unwrap();
+    }
+    let begun = tokio::time::Instant::now();
+    let after = "bo".repeat(SMALL);
+    let (users, more) = pair.two.shards.users(pair.two.group.clone(), Some(&after), 10).await.unwrap().unwrap();
+    assert_eq!((users, more), (vec![UserName::new("cat").unwrap()], false));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

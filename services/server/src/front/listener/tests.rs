@@ -1,0 +1,153 @@
+use std::fs;
+use std::sync::atomic::AtomicUsize;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
+use tracing::span;
+
+use super::*;
+use crate::log::{self, memory::Memory};
+use crate::shard::{self, Bounds};
+use crate::tls::{Files, Port, Source};
+
+/// Long enough never to pass in a test that works.
+const NEVER: Duration = Duration::from_secs(30);
+const HEADER: &[u8] = b"PROXY TCP4 203.0.113.7 10.0.0.1 56324 8088\r\n";
+
+fn front(tls: Option<Acceptor>) -> Front {
+    let memory = Arc::new(Memory::new(&log::Config::default(), 1));
+    let config = shard::Config { count: 1, ..shard::Config::default() };
+    let shards = Shards::start(config, Bounds::default(), memory, "local".to_owned());
+    Front::new(&Config::default(), Limits::default(), shards, Tracer::default(), tls, 1)
+}
+
+/// One whose connections tell where they are from, so many at once.
+fn introducing(most: usize, tls: Option<Acceptor>) -> (Front, Arc<Introductions>) {
+    let introductions =
+        Introductions { places: Places::new(most), complaint: Complaint::default(), turn: Mutex::default() };
+    let introductions = Arc::new(introductions);
+    (Front { introductions: Some(Arc::clone(&introductions)), ..front(tls) }, introductions)
+}
+
+fn at_home() -> TcpListener {
+    bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+}
+
+async fn until_closed(client: &mut TcpStream) {
+    let mut rest = Vec::new();
+    // Closed with something unread it is reset.
+    drop(timeout(NEVER, client.read_to_end(&mut rest)).await.expect("it is not closed"));
+}
+
+#[tokio::test]
+async fn connections_inherit_what_is_set_on_their_listener() {
+    let listener = at_home();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let (socket, _) = accepted.unwrap();
+    let socket = socket2::SockRef::from(&socket);
+    assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+    drop(client);
+}
+
+#[tokio::test]
+async fn who_has_told_and_waits_for_its_turn_gives_way_too() {
+    let (front, introductions) = introducing(2, None);
+    let listener = at_home();
+    let address = listener.local_addr().unwrap();
+    // Nobody may begin.
+    let turn = introductions.turn.lock().await;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(HEADER).await.unwrap();
+        clients.push(client);
+    }
+    until_closed(&mut clients[0]).await;
+    // A stop does not wait for those whose turn it is not.
+    stop.cancel();
+    serving.await.unwrap();
+    timeout(NEVER, front.emptied()).await.expect("it waits for their turn");
+    drop(turn);
+}
+
+#[tokio::test]
+async fn who_has_yet_to_tell_is_accepted_while_there_is_no_room_for_a_handshake() {
+    let directory = tempfile::tempdir().unwrap();
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
+    fs::write(&cert_file, cert.pem()).unwrap();
+    fs::write(&key_file, signing_key.serialize_pem()).unwrap();
+    let files = Files { cert_file: Some(cert_file), key_file: Some(key_file) };
+    let config = tls::Config { handshakes: 1, ..tls::Config::default() };
+    let (acceptor, _) = Acceptor::new(&config, &Source::new(Port::Chat, &files, None).unwrap()).unwrap();
+    let (front, _) = introducing(2, Some(acceptor.clone()));
+    let listener = at_home();
+    let address = listener.local_addr().unwrap();
+    let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    let (socket, _) = listener.accept().await.unwrap();
+    let handshake = acceptor.accept(socket);
+    let begun = Instant::now();
+    timeout(NEVER, front.accept(&listener)).await.unwrap().unwrap();
+    // After a second the oldest handshake would have given way.
+    assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
+    drop(handshake);
+}
+
+/// Counts what is said aloud.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_cannot_accept_says_so_once_in_a_while() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    // One that does not listen fails at each attempt.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(socket.into()).unwrap();
+    let serving = front(None).serve(listener, CancellationToken::new());
+    assert!(timeout(Duration::from_secs(1), serving).await.is_err());
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn who_only_looks_whether_the_port_is_open_is_no_complaint() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let (front, _) = introducing(2, None);
+    let listener = at_home();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));
+    for (begin, said) in [(&b""[..], 0), (b"PROX", 1)] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(begin).await.unwrap();
+        client.shutdown().await.unwrap();
+        until_closed(&mut client).await;
+        // What is said is said before it is closed.
+        assert_eq!(warnings.0.load(Ordering::Relaxed), said, "{begin:?}");
+    }
+    stop.cancel();
+    serving.await.unwrap();
+}
