@@ -239,15 +239,33 @@ fn visible(what: &'static str, text: &str) -> Result<(), NameError> {
 /// Makes a picture of the symbol before it, and cannot be seen elsewhere.
 const PICTURE: char = '\u{fe0f}';
 
-/// Whether [`PICTURE`] is seen between these: after a symbol, or after a digit that is put on a key. A letter that has no picture looks the same
-/// with it as without, but some letters are pictures.
+/// Whether [`PICTURE`] is seen between these: after a symbol that has a picture, or after a digit that is put on a key. Where else it stands,
+/// the name looks the same with it as without.
 fn is_drawn(before: Option<char>, after: Option<char>) -> bool {
     const KEY: char = '\u{20e3}';
     match before {
-        None | Some(PICTURE) => false,
         Some('0'..='9' | '#' | '*') => after == Some(KEY),
-        Some('\u{2139}' | '\u{24c2}' | '\u{1f170}'..='\u{1f189}') => true,
-        Some(before) => !before.is_ascii() && !before.is_alphanumeric(),
+        // The blocks of the characters that Unicode's emoji-variation-sequences.txt has.
+        Some(
+            '\u{a9}'
+            | '\u{ae}'
+            | '\u{203c}'
+            | '\u{2049}'
+            | '\u{2122}'
+            | '\u{2139}'
+            | '\u{24c2}'
+            | '\u{3030}'
+            | '\u{303d}'
+            | '\u{3297}'
+            | '\u{3299}'
+            | '\u{2190}'..='\u{21ff}'
+            | '\u{2300}'..='\u{23ff}'
+            | '\u{25a0}'..='\u{27bf}'
+            | '\u{2900}'..='\u{297f}'
+            | '\u{2b00}'..='\u{2bff}'
+            | '\u{1f000}'..='\u{1faff}',
+        ) => true,
+        _ => false,
     }
 }
 
@@ -338,8 +356,17 @@ mod tests {
     #[test]
     fn what_makes_pictures_stands_only_where_it_does() {
         let rules = NameRules { max_bytes: 255, ascii_only: false };
-        for bad in ["Dogs\u{fe0f}", "D\u{fe0f}ogs", "\u{fe0f}", "1\u{fe0f}", "狗\u{fe0f}", "\u{2764}\u{fe0f}\u{fe0f}"]
-        {
+        for bad in [
+            "Dogs\u{fe0f}",
+            "D\u{fe0f}ogs",
+            "\u{fe0f}",
+            "1\u{fe0f}",
+            "狗\u{fe0f}",
+            "\u{2764}\u{fe0f}\u{fe0f}",
+            "Ada\u{2019}\u{fe0f}s",
+            "rene\u{301}\u{fe0f}",
+            "\u{e01}\u{e49}\u{fe0f}",
+        ] {
             assert!(rules.group(bad).is_err() && NameRules::user(bad).is_err(), "{bad:?}");
             assert!(GroupName::new(bad).is_ok() && UserName::from_stored(bad).is_ok(), "{bad:?}");
         }

@@ -11,7 +11,7 @@ use tertulia_protocol::codec::encode;
 use tertulia_protocol::{NameRules, classic};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,8 +32,12 @@ use crate::tls::{self, Acceptor, Refused, Stream};
 /// Connections beyond `limits.connections` that are told so at the same time; others are closed in silence.
 pub const REFUSED_AT_ONCE: usize = 256;
 
-/// Connections that may be about to tell where they are from; one more takes the place of the oldest.
+/// Connections that may be about to tell where they are from, or have told and wait for their turn; one more takes the place of the oldest that
+/// has not told.
 pub const INTRODUCTIONS: usize = 1_024;
+
+/// How long others wait in the kernel's backlog while half of the places are of those who have told: as long as for a handshake's.
+const UNDISTURBED: Duration = Duration::from_secs(1);
 
 /// How long a connection may take to tell where it is from.
 const INTRODUCTION: Duration = Duration::from_secs(5);
@@ -71,9 +75,53 @@ pub struct Front {
 #[derive(Debug)]
 struct Introductions {
     places: Arc<Places>,
+    /// While so many have told and wait, no more are accepted.
+    most_waiting: usize,
+    waiting: AtomicUsize,
+    /// One that waited has begun, or ended.
+    begun: Notify,
     complaint: Complaint,
     /// Those that have told begin one after the other, as those do that are accepted: many may tell at the same moment.
     turn: Mutex<()>,
+}
+
+/// One of those that have told and wait, until it is dropped.
+struct Waiting<'a>(&'a Introductions);
+
+impl Introductions {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            places: Places::new(most),
+            most_waiting: (most / 2).max(1),
+            waiting: AtomicUsize::new(0),
+            begun: Notify::new(),
+            complaint: Complaint::default(),
+            turn: Mutex::default(),
+        })
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(self)
+    }
+
+    /// Returns when another connection may be accepted: those of a burst that have told would else take each other's places. For the one who
+    /// accepts. Cancel-safe.
+    async fn room(&self) {
+        let until = tokio::time::Instant::now() + UNDISTURBED;
+        while self.waiting.load(Ordering::Acquire) >= self.most_waiting {
+            if tokio::time::timeout_at(until, self.begun.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.begun.notify_one();
+    }
 }
 
 /// Why a connection has not told where it is from.
@@ -155,10 +203,7 @@ impl Front {
         let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight, unread });
         let introductions = match config.proxy_protocol {
             ProxyProtocol::Off => None,
-            ProxyProtocol::Required => {
-                let places = Places::new(INTRODUCTIONS);
-                Some(Arc::new(Introductions { places, complaint: Complaint::default(), turn: Mutex::default() }))
-            }
+            ProxyProtocol::Required => Some(Introductions::new(INTRODUCTIONS)),
         };
         Self { shared, registry, tasks: TaskTracker::new(), tls, refusing: Arc::default(), introductions }
     }
@@ -199,13 +244,18 @@ impl Front {
 
     /// Accepts a connection; where it begins at once, once there is room for its handshake. Cancel-safe.
     async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        // Those that tell where they are from first wait for room after that.
-        let tls = self.tls.as_ref().filter(|_| self.introductions.is_none());
-        tls::next(listener, tls).await
+        match &self.introductions {
+            None => tls::next(listener, self.tls.as_ref()).await,
+            // Those that tell where they are from first wait for room after that.
+            Some(introductions) => {
+                introductions.room().await;
+                listener.accept().await
+            }
+        }
     }
 
     /// Has a connection tell where it is from, and starts it then. It does not count before, and nobody waits for it: the oldest of those
-    /// that tell nothing give way.
+    /// that tell nothing give way. Who has told keeps its place.
     fn introduce(
         &self,
         mut socket: TcpStream,
@@ -213,7 +263,7 @@ impl Front {
         introductions: &Arc<Introductions>,
         stop: &CancellationToken,
     ) {
-        let Some(place) = introductions.places.take() else { return };
+        let Some(place) = introductions.places.take() else { return self.shared.metrics.overload.increment(1) };
         let (front, introductions, stop) = (self.clone(), Arc::clone(introductions), stop.clone());
         self.tasks.spawn(async move {
             let given_up = place.given_up();
@@ -228,6 +278,8 @@ impl Front {
             match stop.run_until_cancelled(told).await {
                 None | Some(Err(Untold::Fault(Fault::Look))) => {}
                 Some(Ok(from)) => {
+                    place.prove();
+                    let waiting = introductions.wait();
                     let turn = async {
                         let turn = introductions.turn.lock().await;
                         if let Some(tls) = &front.tls {
@@ -235,13 +287,9 @@ impl Front {
                         }
                         turn
                     };
-                    let turn = tokio::select! {
-                        turn = turn => turn,
-                        () = stop.cancelled() => return,
-                        () = given_up.cancelled() => return front.shared.metrics.overload.increment(1),
-                    };
+                    let Some(turn) = stop.run_until_cancelled(turn).await else { return };
                     front.start(socket, from.unwrap_or(peer), &stop);
-                    drop(turn);
+                    drop((turn, waiting));
                 }
                 Some(Err(why)) => {
                     front.shared.metrics.no_proxy_header.increment(1);

@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::complaint::Complaint;
 use crate::front::metrics::Metrics;
 use crate::front::registry::{Registry, State};
 use crate::front::timers::Patience;
@@ -88,7 +89,8 @@ fn task(socket: Stream) -> (Task, Admitted) {
     let rules = NameRules { max_bytes: limits.group_name_bytes, ascii_only: false };
     let patience = Patience { hello: NEVER, line: NEVER, idle: NEVER, heartbeat: NEVER, stall: NEVER };
     let (metrics, tracer, weight) = (Metrics::new(), Tracer::default(), Arc::default());
-    let shared = Shared { limits, rules, patience, shards: shards(), metrics, tracer, weight };
+    let shared =
+        Shared { limits, rules, patience, shards: shards(), metrics, tracer, weight, unread: Complaint::default() };
     (Task::new(Arc::new(shared), me, socket), admitted)
 }
 

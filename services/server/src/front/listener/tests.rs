@@ -24,9 +24,7 @@ fn front(tls: Option<Acceptor>) -> Front {
 
 /// One whose connections tell where they are from, so many at once.
 fn introducing(most: usize, tls: Option<Acceptor>) -> (Front, Arc<Introductions>) {
-    let introductions =
-        Introductions { places: Places::new(most), complaint: Complaint::default(), turn: Mutex::default() };
-    let introductions = Arc::new(introductions);
+    let introductions = Introductions::new(most);
     (Front { introductions: Some(Arc::clone(&introductions)), ..front(tls) }, introductions)
 }
 
@@ -53,26 +51,58 @@ async fn connections_inherit_what_is_set_on_their_listener() {
 }
 
 #[tokio::test]
-async fn who_has_told_and_waits_for_its_turn_gives_way_too() {
+async fn who_has_told_and_waits_for_its_turn_keeps_its_place() {
     let (front, introductions) = introducing(2, None);
     let listener = at_home();
-    let address = listener.local_addr().unwrap();
     // Nobody may begin.
     let turn = introductions.turn.lock().await;
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(HEADER).await.unwrap();
-        clients.push(client);
+    let come = async || {
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (socket, peer) = accepted.unwrap();
+        front.introduce(socket, peer, &introductions, &stop);
+        client.unwrap()
+    };
+    let mut told = come().await;
+    told.write_all(HEADER).await.unwrap();
+    while introductions.waiting.load(Ordering::Acquire) == 0 {
+        tokio::task::yield_now().await;
     }
-    until_closed(&mut clients[0]).await;
+    let mut silent = come().await;
+    let _last = come().await;
+    until_closed(&mut silent).await;
+    drop(turn);
+    told.write_all(b"{\"Hello\":{\"version\":1}}\n").await.unwrap();
+    let mut welcome = [0; 12];
+    timeout(NEVER, told.read_exact(&mut welcome)).await.expect("it never begins").unwrap();
+    assert!(welcome.starts_with(b"{\"Welcome\""), "{welcome:?}");
     // A stop does not wait for those whose turn it is not.
+    let turn = introductions.turn.lock().await;
+    come().await.write_all(HEADER).await.unwrap();
     stop.cancel();
-    serving.await.unwrap();
+    drop(told);
     timeout(NEVER, front.emptied()).await.expect("it waits for their turn");
     drop(turn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_those_who_have_told_waits_in_the_backlog_but_not_for_long() {
+    let introductions = Introductions::new(4);
+    let took = async |work: &mut (dyn Future<Output = ()> + Unpin)| {
+        let begun = Instant::now();
+        work.await;
+        begun.elapsed()
+    };
+    let one = introductions.wait();
+    assert_eq!(took(&mut Box::pin(introductions.room())).await, Duration::ZERO);
+    let other = introductions.wait();
+    assert_eq!(took(&mut Box::pin(introductions.room())).await, UNDISTURBED);
+    let mut room = Box::pin(introductions.room());
+    assert!(futures_util::poll!(&mut room).is_pending());
+    drop(one);
+    assert_eq!(took(&mut room).await, Duration::ZERO);
+    drop(other);
 }
 
 #[tokio::test]
