@@ -10,6 +10,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::now_ms;
 
 /// How far the clock may run ahead of the time that passes between two looks.
@@ -22,13 +24,27 @@ const AFTER_START: Duration = Duration::from_secs(10 * 60);
 /// How long after a jump posts get the time that the clock tells.
 const SETTLED: Duration = Duration::from_secs(10 * 60);
 
+/// How often the clock is looked at while nobody posts.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// When what is taken in now is taken in: milliseconds since 1970, as in [`Record::at`](super::Record::at).
 pub(crate) fn taken_in_ms() -> u64 {
     static CLOCK: PostClock = PostClock::new();
     CLOCK.look(millis(running()), now_ms())
 }
 
-/// The clock as posts go by it. It is asked for each of them, by many tasks at once: which of two that see a jump tells of it is all the same.
+/// Looks at the clock from the start on, until `stop`.
+pub(crate) async fn watch(stop: CancellationToken) {
+    loop {
+        taken_in_ms();
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The clock as posts go by it, which has to be looked at also while nobody posts: of a jump it is known only that it came between two looks. It
+/// is asked for each post, by many tasks at once: which of two that see a jump tells of it is all the same.
 #[derive(Debug)]
 struct PostClock {
     /// The clock's distance from the time that passes, in milliseconds, when it was believed last.
@@ -37,13 +53,20 @@ struct PostClock {
     since: AtomicU64,
     /// When it was first seen to be ahead; 0 if it is not.
     ahead_since: AtomicU64,
+    /// The distance that it had before it was last set back: to be back there is no jump.
+    left: AtomicI64,
 }
 
 impl PostClock {
     const NEVER: u64 = u64::MAX;
 
     const fn new() -> Self {
-        Self { distance: AtomicI64::new(0), since: AtomicU64::new(Self::NEVER), ahead_since: AtomicU64::new(0) }
+        Self {
+            distance: AtomicI64::new(0),
+            since: AtomicU64::new(Self::NEVER),
+            ahead_since: AtomicU64::new(0),
+            left: AtomicI64::new(i64::MIN),
+        }
     }
 
     /// The time, where `passed` has passed and the clock says `says`.
@@ -62,7 +85,11 @@ impl PostClock {
             return believe();
         }
         let before = self.distance.load(Ordering::Relaxed);
-        let ahead = u64::try_from(distance.saturating_sub(before)).unwrap_or(0);
+        let ahead_of = |other: i64| u64::try_from(distance.saturating_sub(other)).unwrap_or(0);
+        if before.saturating_sub(distance) > TOLERANCE.as_millis() as i64 {
+            self.left.store(before, Ordering::Relaxed);
+        }
+        let ahead = ahead_of(before.max(self.left.load(Ordering::Relaxed)));
         // A time server puts right what a boot began with.
         if ahead <= millis(TOLERANCE) || passed.saturating_sub(since) < millis(AFTER_START) {
             return believe();
@@ -193,6 +220,8 @@ mod tests {
         assert_eq!(look(50 * minute - 1, 2 * year), Some(0));
         assert_eq!(look(50 * minute, 2 * year), Some(2 * year), "nobody has put it right");
         assert_eq!(look(51 * minute, 2 * year), Some(2 * year));
+        assert_eq!(look(60 * minute, 0), Some(0), "it is set back");
+        assert_eq!(look(61 * minute, 2 * year), Some(2 * year), "and was right before");
     }
 
     #[test]

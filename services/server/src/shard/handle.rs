@@ -23,7 +23,7 @@ use super::peers::{Order, Peers};
 use super::request::{Admin, Request, Users};
 use super::sweep::sweep;
 use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal, Untold};
-use crate::log::{BackupError, Copied, Emptied, Log};
+use crate::log::{BackupError, Copied, Emptied, Log, clock};
 use crate::telemetry::trace::Tracer;
 
 /// What all owners of a node share.
@@ -203,6 +203,7 @@ impl Shards {
         let map = RwLock::new(Arc::new(ShardMap::new(1, count, vec![node.clone()])));
         let (orders, peers) = (orders.into(), among.map(|among| among.peers));
         let inner = Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, broken, tasks });
+        inner.tasks.spawn(clock::watch(inner.stop.clone()));
         inner.tasks.spawn(sweep(Arc::downgrade(&inner), rest, inner.stop.clone()));
         Self { inner }
     }

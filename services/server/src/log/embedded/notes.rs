@@ -25,8 +25,10 @@ pub(super) const NEXT: &str = "notes.next";
 /// The format of the file.
 const VERSION: u32 = 1;
 const TITLE: &str = "tertulia-notes";
-/// A note is forgotten so long after its end, by the time that passes: a clock that is ahead for a moment ends none for good.
+/// A note is forgotten so long after its end, by the time that passes: a clock that is ahead for a moment ends none for good. Short ones sooner,
+/// of which there may be many: after as long as they held, and this at least.
 const GRACE: Duration = Duration::from_secs(3600);
+const SHORT_GRACE: Duration = Duration::from_secs(600);
 
 /// The notes of a data directory.
 #[derive(Debug)]
@@ -53,16 +55,28 @@ struct Kept {
 }
 
 impl Kept {
+    /// One that is put in now.
     fn new(note: Note) -> Self {
         let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
+        Self { note, until: running().saturating_add(left).saturating_add(left.clamp(SHORT_GRACE, GRACE)) }
+    }
+
+    /// One of which it is not known for how long it was to hold.
+    fn found(note: Note) -> Self {
+        let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
         Self { note, until: running().saturating_add(left).saturating_add(GRACE) }
+    }
+
+    /// Whether its time is over by both clocks, `now` by [`running`].
+    fn is_over(&self, now: Duration) -> bool {
+        self.until <= now && self.note.until <= now_ms()
     }
 }
 
 impl NoteFile {
     /// The notes that are there.
     pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::new(note))).collect();
+        let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::found(note))).collect();
         let state = State { notes, ..State::default() };
         Ok(Self { disk, state: Mutex::new(state), written: Arc::default() })
     }
@@ -93,7 +107,7 @@ impl NoteFile {
         if state.closed {
             return Err(NoteError { reason: "the log is closed".to_owned() });
         }
-        state.notes.retain(|_, kept| kept.until > now);
+        state.notes.retain(|_, kept| !kept.is_over(now));
         let before = match note.until > now_ms() {
             true => state.notes.insert(note.key.clone(), Kept::new(note.clone())),
             false => state.notes.remove(&note.key),
@@ -234,5 +248,15 @@ mod tests {
         assert_eq!((keys(file.kept()), keys(file.all())), (vec!["ada".into(), "bob".into()], vec!["ada".into()]));
         file.put(&note("cat", later), running() + GRACE).unwrap();
         assert_eq!(keys(file.kept()), ["ada", "cat"]);
+        // One that held for a moment is not kept as long, but none goes whose end the clock has yet to tell.
+        file.put(&note("dan", now_ms() + 1), running()).unwrap();
+        let both = ["ada", "cat"];
+        while now_ms() <= later - 60_000 + 1 {
+            std::thread::yield_now();
+        }
+        for (after, names) in [(SHORT_GRACE / 2, &["ada", "cat", "dan"][..]), (2 * SHORT_GRACE, &both[..])] {
+            file.put(&note("ada", later), running() + after).unwrap();
+            assert_eq!(keys(file.kept()), names);
+        }
     }
 }

@@ -14,6 +14,8 @@ use super::record::{Input, Operation};
 
 const PREFIX: &str = "commit-";
 const SUFFIX: &str = ".log";
+/// So many pages after the end of the commit log may be unreadable: a disk that gives no more is asked for no more, since each may take seconds.
+const UNREAD_PAGES: u32 = 16;
 
 /// The name of a file of the commit log.
 pub(crate) fn file_name(number: u64) -> String {
@@ -240,12 +242,16 @@ impl Reader<'_> {
         let looks_begun = self.header(offset, length)?;
         let mut torn_end = looks_begun.map(|header| length.min(offset + frame::pages(u64::from(header.length))));
         let mut at = offset + PAGE;
-        let mut unread: Option<(u64, io::Error)> = None;
+        let (mut unread, mut unread_pages): (Option<(u64, io::Error)>, u32) = (None, 0);
         while at < length {
             let found = match self.whole(at) {
-                // What nobody has written need not be readable: a block that is worth anything says so before it, or after it.
+                // What nobody has written need not be readable. Where a block was begun, what is behind it may tell that it had been synced.
                 Err(OpenError::Io { source, .. }) => {
+                    unread_pages += 1;
                     unread.get_or_insert((at, source));
+                    if unread_pages > UNREAD_PAGES {
+                        break;
+                    }
                     None
                 }
                 found => found?,
@@ -265,6 +271,9 @@ impl Reader<'_> {
             at += step;
         }
         if let Some((at, error)) = unread {
+            if looks_begun.is_some() || unread_pages > UNREAD_PAGES {
+                return Err(self.failed(error));
+            }
             let file = self.disk.path(&self.name);
             tracing::warn!(file = %file.display(), offset = at, %error, "the commit log cannot be read after its end");
         }

@@ -14,7 +14,8 @@ use super::fence::decode;
 use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
-use crate::log::{Head, Record, now_ms};
+use crate::log::clock::Clock;
+use crate::log::{Head, Record};
 
 /// How often groups are looked at for the age of their messages.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -104,7 +105,9 @@ impl Core {
         let ages = self.rules.all().map(|rule| rule.age).filter(|age| !age.is_zero());
         let Some(shortest) = ages.min() else { return };
         let pause = SWEEP.min(shortest / 4).max(Duration::from_millis(100));
+        let mut clock = Clock::believed();
         while self.closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            let Some(now) = clock.now() else { continue };
             for shard in 0..self.shards.len() {
                 let shard = u16::try_from(shard).unwrap_or(u16::MAX);
                 let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
@@ -112,7 +115,7 @@ impl Core {
                     if self.is_closed() {
                         return;
                     }
-                    if let Err(error) = self.remove_old(shard, &group).await {
+                    if let Err(error) = self.remove_old(shard, &group, now).await {
                         tracing::debug!(shard, %error, "messages that are too old stay for now");
                     }
                 }
@@ -120,12 +123,13 @@ impl Core {
         }
     }
 
-    async fn remove_old(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
+    /// Removes what is too old at the time `now`.
+    async fn remove_old(&self, shard: u16, group: &GroupName, now: u64) -> Result<(), NoAnswer> {
         let age = self.rules.of(group.as_str()).age;
         if age.is_zero() {
             return Ok(());
         }
-        let oldest = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let oldest = now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         // Also who is not in memory is looked at.
         if self.known(shard, group).await.is_err() {
             return Ok(());

@@ -121,7 +121,14 @@ async fn a_backup_on_another_disk_leaves_the_log_the_space_that_posts_need() {
     let log = start_on(&disk, &config);
     log.append(0, vec![batch("Dogs", 7, 1, 100)]).await.unwrap();
     assert!(log.flush().await);
-    let used = log.stats().bytes;
+    // Files that are at hand for the next messages are made meanwhile.
+    let mut used = 0;
+    eventually(async || {
+        let before = std::mem::replace(&mut used, log.stats().bytes);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (log.stats().bytes == used && before == used).then_some(()).ok_or(used)
+    })
+    .await;
     let needed = config.reserve_bytes + config.segment_bytes;
     let made = |free: u64| {
         disk.set_faults(Faults { capacity: Some(used + free), ..Faults::default() });
