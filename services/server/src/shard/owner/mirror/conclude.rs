@@ -38,12 +38,14 @@ impl Owner {
     fn posted(&mut self, posts: Posts, in_doubt: bool, outcome: Outcome, answers: &mut Vec<Answer>) {
         let Posts { session, posts, .. } = posts;
         for post in posts {
+            let is_forgotten = self.is_forgotten(&outcome, &post.group, &session);
             let outcome = match &outcome {
                 Outcome::Stored { epoch, seq, at } => {
                     self.expect(&post.group, *seq, LATE);
                     Ok(Stored { epoch: *epoch, seq: *seq, at: *at })
                 }
                 _ if in_doubt => Err(unanswered(post.group.clone())),
+                _ if is_forgotten => Err(unavailable(&post.group)),
                 Outcome::Refused { refused } => Err(refused.clone().refusal(&post.group)),
                 _ => Err(unavailable(&post.group)),
             };
@@ -55,6 +57,17 @@ impl Owner {
             let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
             answers.push(Answer { to, group: post.group, id, outcome, trace: None, weight: post.weight });
         }
+    }
+
+    /// Whether a member was refused as one that is none. An owner that took this node for dead has forgotten who is connected here, and is
+    /// told again: then the same post is taken.
+    fn is_forgotten(&mut self, outcome: &Outcome, name: &GroupName, session: &Session) -> bool {
+        let is_member = || self.groups.get(name).is_some_and(|group| group.is_member(session));
+        let is_forgotten = matches!(outcome, Outcome::Refused { refused } if refused.is_for_no_member()) && is_member();
+        if is_forgotten && let Some(mirror) = self.mirror_mut() {
+            mirror.call_roll();
+        }
+        is_forgotten
     }
 
     fn conclude(&mut self, pending: Pending, outcome: Outcome, told: u64) {

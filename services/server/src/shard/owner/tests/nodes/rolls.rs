@@ -179,3 +179,22 @@ async fn who_missed_that_the_shard_has_another_owner_hears_of_it_later() {
     // What it has already it skips.
     assert_eq!(delivered.expect("bob is told what is posted").last(), Some(&2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_was_forgotten_by_the_owner_may_post_again_as_a_member() {
+    let pair = Pair::within(Bounds { post_without_join: false, ..BOUNDS }, FRAME_BYTES).await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    // Its node is taken for dead, and what it asks next overtakes that it is called.
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    pair.one.shards.order(0, nodes(&[("one", "one")])).await;
+    until_members(&pair.one, 1, "bob is forgotten").await;
+    let told = pair.two.post(&bob, &["b"]).await;
+    assert!(matches!(told[..], [Err(Refusal::Unavailable { .. })]), "{told:?}");
+    assert_eq!(pair.two.post(&bob, &["b"]).await, [Ok(2)]);
+    // Who is none is told so.
+    let told = pair.two.post(&session(3, "cyd"), &["c"]).await;
+    assert!(matches!(told[..], [Err(Refusal::NotAMember(_))]), "{told:?}");
+}
