@@ -64,6 +64,9 @@ pub(super) struct Mirror {
     told: Option<BoxStream<'static, Bytes>>,
     /// The number of the last frame that was told, if that is known.
     heard: Option<u64>,
+    /// Until the owner has answered: the number of the last frame before the first that was heard. What was told between the answer and
+    /// that one was missed.
+    heard_after: Option<u64>,
     /// The number of the last one before something was missed, until the owner is asked for it.
     missed: Option<u64>,
     /// The newest messages of groups that nobody here is in, as far as they passed since the frame under way was sent.
@@ -270,9 +273,20 @@ impl Mirror {
         }
     }
 
+    /// The owner had told `told` frames when it carried out what it answers. Those after it that were told before the first that was heard
+    /// are missing, and no number tells it.
+    fn has_told(&mut self, told: u64) {
+        if self.heard_after.take().is_some_and(|after| after > told) {
+            self.missed = Some(self.missed.map_or(told, |missed| missed.min(told)));
+            self.call_roll();
+        }
+        self.heard.get_or_insert(told);
+    }
+
     /// Another reign.
     fn follow(&mut self, reign: u64) {
         (self.reign, self.heard, self.missed, self.roll) = (reign, None, None, None);
+        self.heard_after = None;
         self.ended.clear();
     }
 }
