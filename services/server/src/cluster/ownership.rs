@@ -285,22 +285,24 @@ impl Taking {
             return;
         }
         let me = self.shards.node();
-        let is_asked =
-            |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);
-        let before = before.filter(is_asked);
+        let before = before.filter(|name| name != me && self.view.borrow().has(name));
+        // It may still take itself for the owner, and would answer from memory until it looks at its fences.
+        let mut unaware = before.clone();
         let mut handed = None;
         let begun = Instant::now();
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|name| !self.silent.has(name, self.handover)) {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { holds, held, left }) => handed = Some((holds, held, left)),
+                Ok(Answer::Released { holds, held, left }) => {
+                    (handed, unaware) = (Some((holds, held, left)), None);
+                }
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     drop(turn);
                     return tokio::time::sleep(PAUSE).await;
                 }
                 Ok(Answer::NotHeld | Answer::Groups { .. } | Answer::Failed { .. } | Answer::Unknown)
-                | Err(Silence::Nobody) => {}
+                | Err(Silence::Nobody) => unaware = None,
                 Err(Silence::NoAnswer(error)) => {
                     tracing::warn!(
                         shard,
@@ -335,6 +337,9 @@ impl Taking {
             }
         };
         let ours = Instant::now();
+        if let Some(before) = unaware {
+            self.have_released(before, shard, version);
+        }
         let (done, owned) = oneshot::channel();
         self.shards.order(shard, Order::Own { reign: taken.fence, holds, done }).await;
         if owned.await == Ok(true) {
@@ -364,6 +369,15 @@ impl Taking {
         }
     }
 
+    /// Has a node give up a shard that it did not hand over and that this node has taken. Nobody waits for that: what it does not answer it
+    /// may have read, or read later.
+    fn have_released(&self, before: String, shard: u16, version: u64) {
+        let (link, handover) = (Arc::clone(&self.link), self.handover);
+        tokio::spawn(async move {
+            drop(link.ask_node(&before, &Question::Release { shard, version }, handover).await);
+        });
+    }
+
     /// Makes known to all nodes what only the owner of a shard held.
     async fn keep(&self, inherited: Vec<Hold>) {
         for hold in inherited {
@@ -373,3 +387,6 @@ impl Taking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
