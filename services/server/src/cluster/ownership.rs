@@ -29,6 +29,8 @@ use crate::shard::{Hold, ShardMap, Shards};
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long what moderators hold may take to be read anew before shards are taken all the same.
 const HOLDS: Duration = Duration::from_secs(5);
+/// For so many times the lease what a node asked before it went out of the list may be on its way.
+const LATEST_LEASES: u32 = 2;
 
 pub(super) struct Ownership {
     config: Config,
@@ -48,6 +50,9 @@ pub(super) struct Ownership {
     before: Vec<Option<String>>,
     /// Shards that are here and are other nodes'.
     surplus: HashMap<u16, Surplus>,
+    /// The nodes that the shards were told last, each with its start, and when they are told the same once more.
+    nodes: Arc<HashMap<String, String>>,
+    again_at: Option<Instant>,
     /// When this node was asked for a shard last: others come for theirs, a few at a time.
     asked: watch::Receiver<Instant>,
     settled: watch::Sender<bool>,
@@ -94,8 +99,24 @@ impl Ownership {
         let taking = Taking { nats, shards, link, membership, view: view.clone(), pace, silent, metrics, handover };
         let before = vec![None; usize::from(map.shards())];
         let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
-        let (is_back, reading) = (false, None);
-        Self { config, taking, view, map, lives, is_back, connections, reading, busy, before, surplus, asked, settled }
+        let (is_back, reading, nodes, again_at) = (false, None, Arc::default(), None);
+        Self {
+            config,
+            taking,
+            view,
+            map,
+            lives,
+            is_back,
+            connections,
+            reading,
+            busy,
+            before,
+            surplus,
+            nodes,
+            again_at,
+            asked,
+            settled,
+        }
     }
 
     /// Whether all shards are owned here that are this node's by the map.
@@ -126,6 +147,7 @@ impl Ownership {
                     }
                 }
                 () = ended(&mut self.reading) => self.reading = None,
+                () = at(self.again_at) => self.tell_again().await,
                 _ = ticks.tick() => {}
             }
             self.reconcile(&done, &tasks).await;
@@ -154,6 +176,11 @@ impl Ownership {
         let has_new_nodes = names(&map) != names(&self.map);
         let start = |node: &Node| (node.name.clone(), node.instance.clone());
         let nodes: Arc<HashMap<String, String>> = Arc::new(view.nodes.iter().map(start).collect());
+        if nodes != self.nodes {
+            // What a node asked before it went may be carried out only now, and its members with it be members again.
+            self.again_at = Some(Instant::now() + LATEST_LEASES * self.config.lease);
+            self.nodes = Arc::clone(&nodes);
+        }
         let missed = view.connections != self.connections || std::mem::take(&mut self.is_back);
         self.connections = view.connections;
         if missed {
@@ -178,6 +205,15 @@ impl Ownership {
         }
         shards.set_map(map.clone());
         self.map = map;
+    }
+
+    /// Tells the shards once more which nodes are there.
+    async fn tell_again(&mut self) {
+        self.again_at = None;
+        let shards = &self.taking.shards;
+        for shard in (0..self.map.shards()).filter(|shard| shards.is_owned(*shard)) {
+            shards.order(shard, Order::Nodes(Arc::clone(&self.nodes))).await;
+        }
     }
 
     /// Whether nobody comes for a shard that is another node's, and it is not being given to one.
@@ -241,6 +277,14 @@ impl Ownership {
             }
         }
         self.settled.send_if_modified(|settled| std::mem::replace(settled, !missing) == missing);
+    }
+}
+
+/// Waits until then; for ever without a time.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tertulia_protocol::GroupName;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -12,6 +14,7 @@ use crate::log::Retention;
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::tests::server::{PATIENCE, Servers};
 use crate::shard::Bounds;
+use crate::shard::map::shard_of;
 
 const SHARDS: u16 = 64;
 
@@ -69,4 +72,46 @@ async fn a_node_whose_shards_are_taken_without_its_answer_is_asked_to_give_up_ea
     };
     let asked = tokio::time::timeout(PATIENCE, asked).await;
     assert!(asked.is_ok(), "it is not asked to give up {missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_a_node_tells_of_after_it_has_gone_are_forgotten() {
+    let servers = Servers::start(1, "").await;
+    let settings = settings(&servers);
+    let config = Config { lease: Duration::from_secs(3), ..Config::default() };
+    let other = Listed::enter(&settings, &config, "other").await;
+    let (_cluster, shards) = start(&settings, &config, "one").await;
+    let map = shards.map();
+    let mut names = (0..).map(|number| GroupName::new(&format!("G{number}")).unwrap());
+    let group = names.find(|name| map.owner(shard_of(name, SHARDS)) == Some("one")).unwrap();
+
+    let client = async_nats::connect(&settings.urls).await.unwrap();
+    let ask = async |number: u64, reign: u64| -> Value {
+        let person = json!({"id": number, "user": "bob", "address": "127.0.0.1"});
+        let join = json!({"do": "join", "group": group, "person": person, "from": "Now"});
+        let frame = json!({"version": 1, "needs": 1, "content": {
+            "node": "other", "instance": "other", "number": number, "reign": reign, "items": [join]}});
+        let subject = format!("{}.shard.{}", settings.prefix, shard_of(&group, SHARDS));
+        let answer = client.request(subject, serde_json::to_vec(&frame).unwrap().into()).await.unwrap();
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()["content"].take()
+    };
+    let until_members = async |count: u64, what: &str| {
+        let counted = async {
+            while shards.directory().get(group.as_str()).map_or(0, |status| status.members()) != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.expect(what);
+    };
+    let reign = ask(0, 0).await["reign"].as_u64().unwrap();
+    let joined = ask(1, reign).await;
+    assert_eq!(joined["outcomes"][0]["was"], "joined", "{joined}");
+    until_members(1, "it is a member").await;
+    drop(other);
+    until_members(0, "its node is gone").await;
+    // What that asked comes only now.
+    let joined = ask(2, reign).await;
+    assert_eq!(joined["outcomes"][0]["was"], "joined", "{joined}");
+    until_members(1, "it is a member").await;
+    until_members(0, "its node has been gone for long").await;
 }

@@ -49,7 +49,9 @@ pub(super) struct Serving {
     untold_removals: Vec<Removed>,
     /// Nodes that are to tell who is a member there.
     untold_rolls: Vec<String>,
-    /// Nodes that the last list did not have, of those that asked something or had members.
+    /// The last list of nodes that was another one than that before, each with its start.
+    nodes: Arc<HashMap<String, String>>,
+    /// Nodes that it did not have, of those that asked something or had members.
     absent: HashSet<String>,
     /// With the number of the frame in which it was told.
     removals: VecDeque<(u64, Removed)>,
@@ -75,6 +77,7 @@ impl Serving {
             untold: Vec::new(),
             untold_removals: Vec::new(),
             untold_rolls: Vec::new(),
+            nodes: Arc::default(),
             absent: HashSet::new(),
             removals: VecDeque::new(),
             // Whoever followed the owner before learns of this one.
