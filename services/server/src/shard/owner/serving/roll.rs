@@ -145,8 +145,9 @@ impl Owner {
             Some(_) | None => return RollAnswer { group: name, now: None, removed: Vec::new() },
         }
         let missed = |serving: &mut Serving| -> Vec<Removed> {
-            let missed = serving.removals.iter().filter(|(number, removed)| *number > heard && removed.group == name);
-            missed.map(|(_, removed)| removed.clone()).collect()
+            let first = serving.removals.partition_point(|(number, ..)| *number <= heard);
+            let missed = serving.removals.range(first..).filter(|(_, _, removed)| removed.group == name);
+            missed.map(|(_, _, removed)| removed.clone()).collect()
         };
         let mut removed = self.serving_mut().map(missed).unwrap_or_default();
         for person in members {

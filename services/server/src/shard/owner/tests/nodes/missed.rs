@@ -99,3 +99,30 @@ async fn who_is_kicked_by_an_owner_that_is_none_any_more_is_out_for_the_one_that
     assert!(is_kicked(&kicked), "{kicked:?}");
     until_members(&pair.one, 1).await;
 }
+
+/// More members than one frame has removals.
+const MANY: u64 = 1_500;
+
+#[tokio::test(start_paused = true)]
+async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
+    let pair = Pair::within(Bounds { members_per_group: 3_000, ..BOUNDS }, FRAME_BYTES).await;
+    let ada = session(MANY, "ada");
+    pair.two.join(&ada).await.unwrap();
+    assert_eq!(pair.two.post(&ada, &["a"]).await, [Ok(1)]);
+    let mut sessions = Vec::new();
+    for number in 0..MANY {
+        let session = session(number, &format!("user-{number}"));
+        pair.two.join(&session).await.unwrap();
+        sessions.push(session);
+    }
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    let (group, target) = (Some(pair.one.group.clone()), Target::Address(ada.address));
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
+    assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap().len() as u64, MANY + 1);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    for session in sessions {
+        let [kicked] = events(&session).await;
+        assert!(is_kicked(&kicked), "{kicked:?}");
+    }
+    until_members(&pair.one, 0).await;
+}
