@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::time::Instant;
 
@@ -153,6 +153,12 @@ impl Mirror {
         self.roll_is_due = true;
     }
 
+    /// What the owner told and is there already.
+    pub(super) fn next_told(&mut self) -> Option<Bytes> {
+        // However much it is: else it would not be ready before the task has let others go on.
+        tokio::task::unconstrained(self.told.as_mut()?.next()).now_or_never().flatten()
+    }
+
     /// Waits for news. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> News {
         let Self { flight, told, reading, late_at, .. } = self;
@@ -263,6 +269,24 @@ impl Mirror {
         let joins: HashSet<(&GroupName, ConnectionId)> = joins.collect();
         let asked_for = |removed: &&Removed| joins.contains(&(&removed.group, removed.id));
         self.ended.extend(removed.iter().filter(asked_for).map(|removed| (number, removed.clone())));
+    }
+
+    /// The joins whose memberships were ended since the frame under way was sent, which is not waited for any more.
+    pub(super) fn take_ended(&mut self) -> Vec<Pending> {
+        if self.ended.is_empty() {
+            return Vec::new();
+        }
+        self.let_go_of_flight();
+        let ended = std::mem::take(&mut self.ended);
+        let is_ended = |pending: &Pending| match &pending.request {
+            Request::Join { group, session, .. } => {
+                ended.iter().any(|(_, removed)| removed.id == session.id && removed.group == *group)
+            }
+            _ => false,
+        };
+        let (ended, rest): (Vec<Pending>, Vec<Pending>) = self.outbox.drain(..).partition(is_ended);
+        self.outbox = rest.into();
+        ended
     }
 
     /// Of these nobody knows what became of them.

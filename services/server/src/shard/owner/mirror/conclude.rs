@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
-use super::{LATE, Pending};
+use super::{LATE, Mirror, Pending};
 use crate::shard::Listed;
 use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
@@ -134,6 +134,15 @@ impl Owner {
             }
             (admin, _) if in_doubt => refuse_admin(admin, unanswered),
             (admin, _) => refuse_admin(admin, |group| unavailable(&group)),
+        }
+    }
+
+    /// The owner before ended memberships that it was asked for and did not answer. Whether it carried that out before or after is not known:
+    /// they are none, and may be asked for again.
+    pub(in crate::shard::owner) fn refuse_ended(&mut self) {
+        let ended = self.mirror_mut().map(Mirror::take_ended).unwrap_or_default();
+        for pending in ended {
+            self.refuse(pending, unanswered);
         }
     }
 

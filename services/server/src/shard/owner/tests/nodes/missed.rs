@@ -126,3 +126,44 @@ async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
     }
     until_members(&pair.one, 0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_owner_before_told_last_is_heard_by_the_next_one() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    // The other node takes the shard, and listens to nobody while it reads where the groups are.
+    pair.one.mood(FAR);
+    let kicking = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
+    };
+    tokio::join!(pair.own(&pair.two, pair.reign + 1, Vec::new()), kicking);
+    let [kicked] = events(&bob).await;
+    assert!(is_kicked(&kicked), "{kicked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_kicked_before_its_join_is_answered_is_no_member_of_the_next_owner_either() {
+    let pair = Pair::new().await;
+    let (ada, cat, bob) = (session(1, "ada"), session(3, "cat"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&cat).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    let (group, joining) = (pair.two.group.clone(), Arc::clone(&bob));
+    assert!(pair.two.shards.send(0, Request::Join { group, session: joining, from: JoinFrom::Now }).await);
+    until_members(&pair.one, 3).await;
+    assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
+    // Its node has heard it: it hears of the next kick, which comes after it.
+    assert_eq!(pair.kick(&cat.user, Duration::ZERO).await, [cat.id]);
+    let [kicked] = events(&cat).await;
+    assert!(is_kicked(&kicked), "{kicked:?}");
+    pair.hand_over().await;
+    let [event] = events(&bob).await;
+    assert!(matches!(event, Event::JoinRefused { refusal: Refusal::Unanswered { .. }, .. }), "{event:?}");
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    pair.two.join(&bob).await.unwrap();
+}
