@@ -264,6 +264,12 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
     /// The head of a group; `None` if the log does not know it.
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>>;
 
+    /// The same as it is in the log now. To a node that has the shard, an engine that several nodes write to tells [`Log::head`] from
+    /// memory, also if another one has taken the shard unawares.
+    fn head_now(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        self.head(shard, group)
+    }
+
     /// Reads records of a group; `None` if the log does not know it.
     fn read(
         &self,

@@ -117,7 +117,7 @@ impl Desk {
             tasks.spawn(async move {
                 if let (Some(reply), Ok(question)) = (message.reply, serde_json::from_slice(&message.payload)) {
                     let answer = desk.answer(question).await;
-                    desk.link.send(reply.to_string(), serde_json::to_vec(&answer).unwrap_or_default().into());
+                    desk.link.send(reply.to_string(), fitting(answer, desk.link.frame_bytes()).into());
                 }
                 drop(place);
             });
@@ -171,6 +171,26 @@ pub(super) async fn release(shards: &Shards, nats: &Nats, shard: u16) -> Answer 
     Answer::Released { holds: Some(holds), held, left }
 }
 
+/// The answer in a message, which may have so many bytes. A larger one would not get through, and the other node wait for it in vain: it
+/// reads what it is not told of the shard, and the bucket has the holds.
+fn fitting(mut answer: Answer, most: usize) -> Vec<u8> {
+    loop {
+        let message = serde_json::to_vec(&answer).unwrap_or_default();
+        if message.len() <= most {
+            return message;
+        }
+        match &mut answer {
+            Answer::Released { left: left @ Some(_), .. } => *left = None,
+            Answer::Released { held, .. } if !held.is_empty() => held.clear(),
+            // The newest may not be everywhere yet.
+            Answer::Released { holds: Some(holds), .. } if !holds.is_empty() => {
+                drop(holds.drain(..holds.len().div_ceil(2)));
+            }
+            _ => return message,
+        }
+    }
+}
+
 /// Answers the calls of the admin API that other nodes relay.
 pub(super) async fn answer_calls(
     link: Arc<Link>,
@@ -210,6 +230,27 @@ mod tests {
     fn hold() -> Hold {
         let eve = Target::User(UserName::new("eve").unwrap());
         Hold::new(Some(GroupName::new("Dogs").unwrap()), Some(eve), Duration::from_secs(60))
+    }
+
+    #[test]
+    fn what_is_left_out_of_an_answer_is_what_the_other_node_finds_by_itself() {
+        let all: Vec<Hold> = (0..1_000).map(|number| Hold { until: hold().until + number, ..hold() }).collect();
+        let left = serde_json::from_str(r#"{"fence":12,"names":["Dogs"],"groups":[]}"#).unwrap();
+        let held = all.iter().filter_map(Held::of).collect();
+        let whole = Answer::Released { holds: Some(all.clone()), held, left };
+        let fit = |most| {
+            let message = fitting(whole.clone(), most);
+            assert!(message.len() <= most, "{} of {most}", message.len());
+            let Answer::Released { holds: Some(holds), held, left } = serde_json::from_slice(&message).unwrap() else {
+                panic!("{message:?}");
+            };
+            (holds, held.len(), left.is_some())
+        };
+        let size = serde_json::to_vec(&whole).unwrap().len();
+        assert_eq!(fit(size), (all.clone(), 1_000, true));
+        assert_eq!(fit(size - 1), (all.clone(), 1_000, false));
+        assert_eq!(fit(size * 2 / 3), (all.clone(), 0, false));
+        assert_eq!(fit(size / 3), (all[500..].to_vec(), 0, false), "the newest are told");
     }
 
     #[test]

@@ -29,6 +29,8 @@ use crate::shard::{Hold, ShardMap, Shards};
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long what moderators hold may take to be read anew before shards are taken all the same.
 const HOLDS: Duration = Duration::from_secs(5);
+/// For so many times the lease what a node asked before it went out of the list may be on its way.
+const LATEST_LEASES: u32 = 2;
 
 pub(super) struct Ownership {
     config: Config,
@@ -48,6 +50,9 @@ pub(super) struct Ownership {
     before: Vec<Option<String>>,
     /// Shards that are here and are other nodes'.
     surplus: HashMap<u16, Surplus>,
+    /// The nodes that the shards were told last, each with its start, and when they are told the same once more.
+    nodes: Arc<HashMap<String, String>>,
+    again_at: Option<Instant>,
     /// When this node was asked for a shard last: others come for theirs, a few at a time.
     asked: watch::Receiver<Instant>,
     settled: watch::Sender<bool>,
@@ -94,8 +99,24 @@ impl Ownership {
         let taking = Taking { nats, shards, link, membership, view: view.clone(), pace, silent, metrics, handover };
         let before = vec![None; usize::from(map.shards())];
         let (busy, surplus, settled) = (HashSet::new(), HashMap::new(), watch::Sender::new(false));
-        let (is_back, reading) = (false, None);
-        Self { config, taking, view, map, lives, is_back, connections, reading, busy, before, surplus, asked, settled }
+        let (is_back, reading, nodes, again_at) = (false, None, Arc::default(), None);
+        Self {
+            config,
+            taking,
+            view,
+            map,
+            lives,
+            is_back,
+            connections,
+            reading,
+            busy,
+            before,
+            surplus,
+            nodes,
+            again_at,
+            asked,
+            settled,
+        }
     }
 
     /// Whether all shards are owned here that are this node's by the map.
@@ -126,6 +147,7 @@ impl Ownership {
                     }
                 }
                 () = ended(&mut self.reading) => self.reading = None,
+                () = at(self.again_at) => self.tell_again().await,
                 _ = ticks.tick() => {}
             }
             self.reconcile(&done, &tasks).await;
@@ -154,6 +176,11 @@ impl Ownership {
         let has_new_nodes = names(&map) != names(&self.map);
         let start = |node: &Node| (node.name.clone(), node.instance.clone());
         let nodes: Arc<HashMap<String, String>> = Arc::new(view.nodes.iter().map(start).collect());
+        if nodes != self.nodes {
+            // What a node asked before it went may be carried out only now, and its members with it be members again.
+            self.again_at = Some(Instant::now() + LATEST_LEASES * self.config.lease);
+            self.nodes = Arc::clone(&nodes);
+        }
         let missed = view.connections != self.connections || std::mem::take(&mut self.is_back);
         self.connections = view.connections;
         if missed {
@@ -178,6 +205,15 @@ impl Ownership {
         }
         shards.set_map(map.clone());
         self.map = map;
+    }
+
+    /// Tells the shards once more which nodes are there.
+    async fn tell_again(&mut self) {
+        self.again_at = None;
+        let shards = &self.taking.shards;
+        for shard in (0..self.map.shards()).filter(|shard| shards.is_owned(*shard)) {
+            shards.order(shard, Order::Nodes(Arc::clone(&self.nodes))).await;
+        }
     }
 
     /// Whether nobody comes for a shard that is another node's, and it is not being given to one.
@@ -244,6 +280,14 @@ impl Ownership {
     }
 }
 
+/// Waits until then; for ever without a time.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until it has ended, if there is something to wait for. Dropping the future loses nothing.
 async fn ended(reading: &mut Option<BoxFuture<'static, ()>>) {
     match reading {
@@ -285,22 +329,24 @@ impl Taking {
             return;
         }
         let me = self.shards.node();
-        let is_asked =
-            |name: &String| name != me && self.view.borrow().has(name) && !self.silent.has(name, self.handover);
-        let before = before.filter(is_asked);
+        let before = before.filter(|name| name != me && self.view.borrow().has(name));
+        // It may still take itself for the owner, and would answer from memory until it looks at its fences.
+        let mut unaware = before.clone();
         let mut handed = None;
         let begun = Instant::now();
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|name| !self.silent.has(name, self.handover)) {
             let asked = self.link.ask_node(&before, &Question::Release { shard, version }, self.handover).await;
             match asked {
-                Ok(Answer::Released { holds, held, left }) => handed = Some((holds, held, left)),
+                Ok(Answer::Released { holds, held, left }) => {
+                    (handed, unaware) = (Some((holds, held, left)), None);
+                }
                 Ok(Answer::Mine { version: other }) => {
                     tracing::debug!(shard, before, version, other, "the shard is another node's still");
                     drop(turn);
                     return tokio::time::sleep(PAUSE).await;
                 }
                 Ok(Answer::NotHeld | Answer::Groups { .. } | Answer::Failed { .. } | Answer::Unknown)
-                | Err(Silence::Nobody) => {}
+                | Err(Silence::Nobody) => unaware = None,
                 Err(Silence::NoAnswer(error)) => {
                     tracing::warn!(
                         shard,
@@ -335,6 +381,9 @@ impl Taking {
             }
         };
         let ours = Instant::now();
+        if let Some(before) = unaware {
+            self.have_released(before, shard, version);
+        }
         let (done, owned) = oneshot::channel();
         self.shards.order(shard, Order::Own { reign: taken.fence, holds, done }).await;
         if owned.await == Ok(true) {
@@ -364,6 +413,15 @@ impl Taking {
         }
     }
 
+    /// Has a node give up a shard that it did not hand over and that this node has taken. Nobody waits for that: what it does not answer it
+    /// may have read, or read later.
+    fn have_released(&self, before: String, shard: u16, version: u64) {
+        let (link, handover) = (Arc::clone(&self.link), self.handover);
+        tokio::spawn(async move {
+            drop(link.ask_node(&before, &Question::Release { shard, version }, handover).await);
+        });
+    }
+
     /// Makes known to all nodes what only the owner of a shard held.
     async fn keep(&self, inherited: Vec<Hold>) {
         for hold in inherited {
@@ -373,3 +431,6 @@ impl Taking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -344,6 +344,11 @@ impl Log for Nats {
         Box::pin(async move { core.head(shard, &group).await })
     }
 
+    fn head_now(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
+        let (core, group) = (Arc::clone(&self.core), group.clone());
+        Box::pin(async move { Ok(core.known_to_leader(shard, &group).await?.and_then(|known| known.head)) })
+    }
+
     fn read(
         &self,
         shard: u16,

@@ -179,7 +179,7 @@ impl Owner {
         if self.load(name).await?.is_none() {
             self.create(name, session)?;
         }
-        if self.may_have_seen(name, from) {
+        if self.may_have_seen(name, from) || self.is_overtaken_in(name, from).await {
             return Err(unavailable(name));
         }
         // Only who asks for the past needs to know where it begins now.
@@ -227,6 +227,25 @@ impl Owner {
     fn may_have_seen(&self, name: &GroupName, from: JoinFrom) -> bool {
         let JoinFrom::After { seq, .. } = from else { return false };
         self.groups.get(name).is_some_and(|group| (group.head() + 1..=group.tail()).contains(&seq))
+    }
+
+    /// Whether a new member has seen what another node stored, which has the shard since: a node that appends nothing learns that late, and
+    /// would tell the member that there is no such message.
+    async fn is_overtaken_in(&mut self, name: &GroupName, from: JoinFrom) -> bool {
+        let JoinFrom::After { seq, epoch } = from else { return false };
+        let Some(group) = self.groups.get(name).filter(|_| self.seat.is_some()) else { return false };
+        let ours = (group.epoch(), group.tail());
+        if seq <= group.tail() || epoch.is_some_and(|epoch| epoch != group.epoch()) {
+            return false;
+        }
+        let is_overtaken = match self.shared.log.head_now(self.shard, name).await {
+            Ok(head) => head.is_some_and(|head| (head.epoch, head.seq) > ours),
+            Err(_) => return true,
+        };
+        if let Some(seat) = self.seat.as_mut().filter(|_| is_overtaken) {
+            seat.is_lost = true;
+        }
+        is_overtaken
     }
 
     /// Ends a membership; answers whether there was one. `asked`: its client wants it, else the connection is gone.

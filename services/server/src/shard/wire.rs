@@ -285,6 +285,8 @@ pub struct Listing {
 
 /// Why, where something may have come of the request all the same. An older build takes it for any other reason to try again.
 const IN_DOUBT: &str = "in_doubt";
+/// Why, where who is no member may not do it: as [`Refusal::reason`] has it.
+const NOT_A_MEMBER: &str = "not_a_member";
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,13 +324,18 @@ impl Refused {
         Self { why: IN_DOUBT.to_owned(), group: None, retry_after, max: 0 }
     }
 
+    /// Whether whoever asked is no member for the owner, and would have to be.
+    pub(super) fn is_for_no_member(&self) -> bool {
+        self.why == NOT_A_MEMBER
+    }
+
     /// The refusal; `about` is the group that was asked for.
     pub(super) fn refusal(self, about: &GroupName) -> Refusal {
         let group = self.group.unwrap_or_else(|| about.clone());
         let retry_after = self.retry_after.unwrap_or(super::session::RETRY_SOON);
         match self.why.as_str() {
             "no_such_group" => Refusal::NoSuchGroup(group),
-            "not_a_member" => Refusal::NotAMember(group),
+            NOT_A_MEMBER => Refusal::NotAMember(group),
             "kicked" => Refusal::Kicked { group, retry_after },
             "closed" => Refusal::Closed { group, retry_after },
             "group_full" => Refusal::GroupFull { group, max: self.max },

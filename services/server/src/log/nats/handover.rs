@@ -13,7 +13,8 @@ use super::fence::{TakeOver, TakeOverError};
 use super::known::{Known, Point, Points, State};
 use crate::log::Head;
 
-/// What is given with a shard may take about so many bytes. Of what does not fit the next writer reads itself.
+/// What is given with a shard may take about so many bytes, and half of what NATS takes in one message. Of what does not fit the next
+/// writer reads itself.
 const BYTES: usize = 256 * 1024;
 /// What a group takes beside its name.
 const GROUP: usize = 1024;
@@ -50,11 +51,11 @@ struct LeftGroup {
 }
 
 impl Left {
-    /// `None` if the shard is not ours, or has too many groups to be told.
-    fn of(state: &State) -> Option<Self> {
+    /// `None` if the shard is not ours, or has too many groups to be told in so many bytes.
+    fn of(state: &State, most: usize) -> Option<Self> {
         let fence = state.fence?;
         let size = |name: &GroupName| name.as_str().len() + 4;
-        let mut room = BYTES.checked_sub(state.names.iter().map(size).sum())?;
+        let mut room = most.checked_sub(state.names.iter().map(size).sum())?;
         let mut groups = Vec::new();
         for (name, known) in &state.groups {
             let Some(head) = known.head else { continue };
@@ -109,7 +110,7 @@ impl Core {
     pub(super) async fn release(&self, shard: u16) -> Option<Left> {
         let this = self.shard(shard);
         let _writer = this.writer.lock().await;
-        let left = Left::of(&this.state());
+        let left = Left::of(&this.state(), BYTES.min(self.link.client.max_payload() / 2));
         self.forget(shard);
         left
     }
@@ -168,20 +169,24 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out() {
-        let few = Left::of(&state(10, 3)).unwrap();
+        let few = Left::of(&state(10, 3), BYTES).unwrap();
         assert_eq!((few.fence, few.names.len(), few.groups.len()), (12, 10, 3));
-        let more = Left::of(&state(1_000, 1_000)).unwrap();
+        let more = Left::of(&state(1_000, 1_000), BYTES).unwrap();
         assert_eq!(more.names.len(), 1_000);
         assert!((100..1_000).contains(&more.groups.len()), "{}", more.groups.len());
         assert!(serde_json::to_vec(&more).unwrap().len() <= BYTES);
-        assert_eq!(Left::of(&state(10_000, 0)), None);
-        assert_eq!(Left::of(&State::default()), None);
+        let fewer = Left::of(&state(100, 100), 32 * 1024).unwrap();
+        assert_eq!(fewer.names.len(), 100);
+        assert!((5..100).contains(&fewer.groups.len()), "{}", fewer.groups.len());
+        assert!(serde_json::to_vec(&fewer).unwrap().len() <= 32 * 1024);
+        assert_eq!(Left::of(&state(10_000, 0), BYTES), None);
+        assert_eq!(Left::of(&State::default(), BYTES), None);
     }
 
     #[test]
     fn what_was_left_is_known_again() {
         let before = state(3, 2);
-        let after = Left::of(&before).unwrap().state(13);
+        let after = Left::of(&before, BYTES).unwrap().state(13);
         assert_eq!((after.fence, &after.names), (Some(13), &before.names));
         let (name, known) = after.groups.iter().next().unwrap();
         let points = known.points.newest(16).iter().map(|point| point.seq).collect::<Vec<_>>();

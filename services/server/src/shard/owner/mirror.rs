@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::time::Instant;
 
@@ -64,6 +64,9 @@ pub(super) struct Mirror {
     told: Option<BoxStream<'static, Bytes>>,
     /// The number of the last frame that was told, if that is known.
     heard: Option<u64>,
+    /// Until the owner has answered: the number of the last frame before the first that was heard. What was told between the answer and
+    /// that one was missed.
+    heard_after: Option<u64>,
     /// The number of the last one before something was missed, until the owner is asked for it.
     missed: Option<u64>,
     /// The newest messages of groups that nobody here is in, as far as they passed since the frame under way was sent.
@@ -148,6 +151,12 @@ impl Mirror {
     /// The owner is to be told who is a member here.
     pub(super) fn call_roll(&mut self) {
         self.roll_is_due = true;
+    }
+
+    /// What the owner told and is there already.
+    pub(super) fn next_told(&mut self) -> Option<Bytes> {
+        // However much it is: else it would not be ready before the task has let others go on.
+        tokio::task::unconstrained(self.told.as_mut()?.next()).now_or_never().flatten()
     }
 
     /// Waits for news. Dropping the future loses nothing.
@@ -262,6 +271,24 @@ impl Mirror {
         self.ended.extend(removed.iter().filter(asked_for).map(|removed| (number, removed.clone())));
     }
 
+    /// The joins whose memberships were ended since the frame under way was sent, which is not waited for any more.
+    pub(super) fn take_ended(&mut self) -> Vec<Pending> {
+        if self.ended.is_empty() {
+            return Vec::new();
+        }
+        self.let_go_of_flight();
+        let ended = std::mem::take(&mut self.ended);
+        let is_ended = |pending: &Pending| match &pending.request {
+            Request::Join { group, session, .. } => {
+                ended.iter().any(|(_, removed)| removed.id == session.id && removed.group == *group)
+            }
+            _ => false,
+        };
+        let (ended, rest): (Vec<Pending>, Vec<Pending>) = self.outbox.drain(..).partition(is_ended);
+        self.outbox = rest.into();
+        ended
+    }
+
     /// Of these nobody knows what became of them.
     fn doubt(&mut self, given_up: &[Pending]) {
         for pending in given_up {
@@ -270,9 +297,20 @@ impl Mirror {
         }
     }
 
+    /// The owner had told `told` frames when it carried out what it answers. Those after it that were told before the first that was heard
+    /// are missing, and no number tells it.
+    fn has_told(&mut self, told: u64) {
+        if self.heard_after.take().is_some_and(|after| after > told) {
+            self.missed = Some(self.missed.map_or(told, |missed| missed.min(told)));
+            self.call_roll();
+        }
+        self.heard.get_or_insert(told);
+    }
+
     /// Another reign.
     fn follow(&mut self, reign: u64) {
         (self.reign, self.heard, self.missed, self.roll) = (reign, None, None, None);
+        self.heard_after = None;
         self.ended.clear();
     }
 }

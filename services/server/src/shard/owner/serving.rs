@@ -27,8 +27,10 @@ use execution::Replying;
 
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;
-/// Removals that are told again to whoever missed them.
+/// Removals in one frame, and as many are told again to whoever missed them, however long ago they were told.
 const KEPT_REMOVALS: usize = 1_024;
+/// How long further ones are told again: by then whoever hears anything has learned from a beat that it missed them.
+const KEPT: Duration = Duration::from_secs(30);
 /// The first wait before mirrors are told that nothing more was told, and the longest.
 const BEATS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
@@ -49,10 +51,12 @@ pub(super) struct Serving {
     untold_removals: Vec<Removed>,
     /// Nodes that are to tell who is a member there.
     untold_rolls: Vec<String>,
-    /// Nodes that the last list did not have, of those that asked something or had members.
+    /// The last list of nodes that was another one than that before, each with its start.
+    nodes: Arc<HashMap<String, String>>,
+    /// Nodes that it did not have, of those that asked something or had members.
     absent: HashSet<String>,
-    /// With the number of the frame in which it was told.
-    removals: VecDeque<(u64, Removed)>,
+    /// With the number of the frame in which it was told, and when.
+    removals: VecDeque<(u64, Instant, Removed)>,
     pub(super) beat_at: Option<Instant>,
     beat: Duration,
 }
@@ -75,6 +79,7 @@ impl Serving {
             untold: Vec::new(),
             untold_removals: Vec::new(),
             untold_rolls: Vec::new(),
+            nodes: Arc::default(),
             absent: HashSet::new(),
             removals: VecDeque::new(),
             // Whoever followed the owner before learns of this one.
@@ -151,10 +156,16 @@ impl Serving {
             return self.number(rest.0, rest.1, frames);
         }
         self.told = number;
-        self.removals.extend(removed.into_iter().map(|removed| (number, removed)));
-        let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
-        self.removals.drain(..excess);
+        let now = Instant::now();
+        self.removals.extend(removed.into_iter().map(|removed| (number, now, removed)));
+        self.forget_removals();
         frames.push(frame);
+    }
+
+    fn forget_removals(&mut self) {
+        let excess = self.removals.len().saturating_sub(KEPT_REMOVALS);
+        let old = self.removals.iter().take(excess).take_while(|(_, told, _)| told.elapsed() > KEPT).count();
+        self.removals.drain(..old);
     }
 }
 
@@ -380,6 +391,7 @@ impl Owner {
         let Role::Owner(serving) = &mut seat.role else { return };
         let is_first = serving.told == 0 && serving.beat == BEATS.0;
         serving.beat = (serving.beat * 2).min(BEATS.1);
+        serving.forget_removals();
         // Also while no member of another node is known: a node that missed what told it of this reign has none here until it hears of it.
         let goes_on = is_heard || is_first || seat.peers.are_there();
         serving.beat_at = goes_on.then(|| Instant::now() + serving.beat);

@@ -154,6 +154,12 @@ impl Owner {
         let Some(seat) = &mut self.seat else { return false };
         let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
         let serving = Serving::new(reign, seat.frame_bytes, asked);
+        self.hear_last();
+        if self.mirror().is_some_and(|mirror| mirror.knows_later(reign)) {
+            return false;
+        }
+        self.refuse_ended();
+        let Some(seat) = &mut self.seat else { return false };
         let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(serving)) else { return false };
         for (name, head, tail) in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
@@ -177,6 +183,13 @@ impl Owner {
             self.waiting.push_front(request);
         }
         true
+    }
+
+    /// Hears what the owner before has told and is there already: nobody tells it again.
+    fn hear_last(&mut self) {
+        while let Some(told) = self.mirror_mut().and_then(Mirror::next_told) {
+            self.on_told(Some(told));
+        }
     }
 
     /// The life of a group that is mirrored has ended: its members learn it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
 
-use super::{LATE, Pending};
+use super::{LATE, Mirror, Pending};
 use crate::shard::Listed;
 use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
@@ -38,12 +38,14 @@ impl Owner {
     fn posted(&mut self, posts: Posts, in_doubt: bool, outcome: Outcome, answers: &mut Vec<Answer>) {
         let Posts { session, posts, .. } = posts;
         for post in posts {
+            let is_forgotten = self.is_forgotten(&outcome, &post.group, &session);
             let outcome = match &outcome {
                 Outcome::Stored { epoch, seq, at } => {
                     self.expect(&post.group, *seq, LATE);
                     Ok(Stored { epoch: *epoch, seq: *seq, at: *at })
                 }
                 _ if in_doubt => Err(unanswered(post.group.clone())),
+                _ if is_forgotten => Err(unavailable(&post.group)),
                 Outcome::Refused { refused } => Err(refused.clone().refusal(&post.group)),
                 _ => Err(unavailable(&post.group)),
             };
@@ -55,6 +57,17 @@ impl Owner {
             let (to, id) = (Asker::Session(Arc::clone(&session)), post.id.filter(PostId::is_of_client));
             answers.push(Answer { to, group: post.group, id, outcome, trace: None, weight: post.weight });
         }
+    }
+
+    /// Whether a member was refused as one that is none. An owner that took this node for dead has forgotten who is connected here, and is
+    /// told again: then the same post is taken.
+    fn is_forgotten(&mut self, outcome: &Outcome, name: &GroupName, session: &Session) -> bool {
+        let is_member = || self.groups.get(name).is_some_and(|group| group.is_member(session));
+        let is_forgotten = matches!(outcome, Outcome::Refused { refused } if refused.is_for_no_member()) && is_member();
+        if is_forgotten && let Some(mirror) = self.mirror_mut() {
+            mirror.call_roll();
+        }
+        is_forgotten
     }
 
     fn conclude(&mut self, pending: Pending, outcome: Outcome, told: u64) {
@@ -121,6 +134,15 @@ impl Owner {
             }
             (admin, _) if in_doubt => refuse_admin(admin, unanswered),
             (admin, _) => refuse_admin(admin, |group| unavailable(&group)),
+        }
+    }
+
+    /// The owner before ended memberships that it was asked for and did not answer. Whether it carried that out before or after is not known:
+    /// they are none, and may be asked for again.
+    pub(in crate::shard::owner) fn refuse_ended(&mut self) {
+        let ended = self.mirror_mut().map(Mirror::take_ended).unwrap_or_default();
+        for pending in ended {
+            self.refuse(pending, unanswered);
         }
     }
 

@@ -156,11 +156,14 @@ impl Owner {
                 if mirror.flight.as_ref().is_some_and(|flight| flight.number == number) =>
             {
                 let Some(flight) = mirror.flight.take() else { return };
-                mirror.heard.get_or_insert(told);
+                if reign == mirror.reign {
+                    mirror.has_told(told);
+                }
                 mirror.reign = reign;
                 mirror.doubts.clear();
                 roll.into_iter().for_each(|answer| self.on_roll_answer(answer));
                 self.conclude_all(flight.count, outcomes, told);
+                self.listen_again();
             }
             // Who says that has lost the shard and does not know it yet.
             Reply::Reign { reign } if reign < mirror.reign => self.try_again(),

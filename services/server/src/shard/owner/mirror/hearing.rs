@@ -33,7 +33,16 @@ impl Owner {
         }
         let told = if wanted { peers.told(shard).await.ok() } else { None };
         if let Some(mirror) = self.mirror_mut() {
-            (mirror.told, mirror.heard) = (told, None);
+            (mirror.told, mirror.heard, mirror.heard_after) = (told, None, None);
+        }
+    }
+
+    /// Members hear nothing where it failed to listen, or what was heard has ended. The roll, before which it is tried again, brings what
+    /// was missed; for members who only listen nothing else is sent.
+    pub(super) fn listen_again(&mut self) {
+        let has_members = !self.groups.is_empty();
+        if let Some(mirror) = self.mirror_mut().filter(|mirror| has_members && mirror.told.is_none()) {
+            mirror.call_roll();
         }
     }
 
@@ -54,7 +63,7 @@ impl Owner {
         let Some(frame) = frame else {
             // The connection to NATS has ended; there will be another, or the node stops.
             mirror.told = None;
-            return;
+            return self.listen_again();
         };
         let tell: Tell = match wire::decode(&frame) {
             Ok(tell) => tell,
@@ -85,6 +94,9 @@ impl Owner {
                 }
             }
             if let Some(mirror) = self.mirror_mut() {
+                if mirror.heard.is_none() {
+                    mirror.heard_after = Some(tell.number.saturating_sub(u64::from(!tell.is_beat())));
+                }
                 mirror.heard = mirror.heard.max(Some(tell.number));
             }
         }
@@ -92,8 +104,13 @@ impl Owner {
         for batch in tell.batches.into_iter().filter_map(wire::BatchTold::batch) {
             self.follow_batch(batch);
         }
-        if let Some(mirror) = self.mirror_mut().filter(|mirror| mirror.reign == tell.reign) {
-            mirror.keep_ends(tell.number, &tell.removed);
+        if let Some(mirror) = self.mirror_mut() {
+            match tell.reign.cmp(&mirror.reign) {
+                std::cmp::Ordering::Equal => mirror.keep_ends(tell.number, &tell.removed),
+                // Whoever has the shard since does not know of it, and takes them for members.
+                std::cmp::Ordering::Less if !tell.removed.is_empty() => mirror.call_roll(),
+                _ => {}
+            }
         }
         self.on_removed(tell.removed);
     }

@@ -20,7 +20,9 @@ impl Owner {
     ///
     /// A list may come late: a node that it does not have may have come back since, and have told who is a member there. So whoever had
     /// members is called to tell that once more, now, and when a list has it again, lest it did not hear; if it is gone nobody hears it.
-    pub(in crate::shard::owner) fn forget_others(&mut self, nodes: &HashMap<String, String>) {
+    ///
+    /// The same list may come again, for what a node asked before it went may have been carried out since.
+    pub(in crate::shard::owner) fn forget_others(&mut self, nodes: &Arc<HashMap<String, String>>) {
         let others = nodes.keys().any(|name| self.seat.as_ref().is_some_and(|seat| **name != *seat.node));
         let Some(serving) = self.serving_mut() else { return };
         // Who has members here has asked for that, and they are of the start that asked last.
@@ -30,10 +32,17 @@ impl Owner {
         let there: HashSet<&str> = nodes.iter().filter(is_of_now).map(|(name, _)| name.as_str()).collect();
         let forgotten = self.forget_members(|home| !there.contains(home));
         let Some(serving) = self.serving_mut() else { return };
-        let before = std::mem::take(&mut serving.absent);
-        serving.untold_rolls.extend(before.iter().filter(|name| nodes.contains_key(*name)).cloned());
-        // What it asked is known for one more list, so that nothing is carried out twice that it asks again.
-        serving.links.retain(|name, _| nodes.contains_key(name) || !before.contains(name));
+        let is_another = serving.nodes != *nodes;
+        serving.nodes = Arc::clone(nodes);
+        let (back, before): (HashSet<String>, HashSet<String>) =
+            serving.absent.drain().partition(|name| nodes.contains_key(name));
+        serving.untold_rolls.extend(back);
+        if is_another {
+            // What it asked is known for one more list, so that nothing is carried out twice that it asks again.
+            serving.links.retain(|name, _| !before.contains(name));
+        } else {
+            serving.absent.extend(before);
+        }
         serving.absent.extend(serving.links.keys().filter(|name| !nodes.contains_key(*name)).cloned());
         serving.absent.extend(forgotten.iter().cloned());
         serving.untold_rolls.extend(forgotten);
@@ -136,8 +145,9 @@ impl Owner {
             Some(_) | None => return RollAnswer { group: name, now: None, removed: Vec::new() },
         }
         let missed = |serving: &mut Serving| -> Vec<Removed> {
-            let missed = serving.removals.iter().filter(|(number, removed)| *number > heard && removed.group == name);
-            missed.map(|(_, removed)| removed.clone()).collect()
+            let first = serving.removals.partition_point(|(number, ..)| *number <= heard);
+            let missed = serving.removals.range(first..).filter(|(_, _, removed)| removed.group == name);
+            missed.map(|(_, _, removed)| removed.clone()).collect()
         };
         let mut removed = self.serving_mut().map(missed).unwrap_or_default();
         for person in members {

@@ -23,6 +23,7 @@ mod chance;
 mod far;
 mod held;
 mod lives;
+mod missed;
 mod overtaken;
 mod rolls;
 mod silence;
@@ -33,7 +34,10 @@ mod sizes;
 struct Air {
     /// Whoever listens to what is asked, those that came last at the end.
     owners: Mutex<Vec<mpsc::UnboundedSender<Asked>>>,
-    live: broadcast::Sender<Bytes>,
+    /// Another one in its place ends what was heard.
+    live: Mutex<broadcast::Sender<Bytes>>,
+    /// So many times nobody can begin to hear what the owner tells.
+    unheard: AtomicU64,
     /// Answers that are lost; the question is carried out.
     lose_answers: AtomicU64,
     /// What the owner tells is lost.
@@ -123,7 +127,7 @@ impl Peers for Wires {
 
     fn tell(&self, _: u16, frame: Bytes) {
         if !self.0.deaf.load(Ordering::Relaxed) && frame.len() <= self.0.frame_bytes {
-            drop(self.0.live.send(frame));
+            drop(self.0.live.lock().unwrap().send(frame));
         }
     }
 
@@ -132,7 +136,12 @@ impl Peers for Wires {
     }
 
     fn told(&self, _: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>> {
-        let live = BroadcastStream::new(self.0.live.subscribe());
+        let left = self.0.unheard.load(Ordering::Relaxed);
+        if left > 0 {
+            self.0.unheard.store(left - 1, Ordering::Relaxed);
+            return Box::pin(async { Err(Silence::NoAnswer("not now".to_owned())) });
+        }
+        let live = BroadcastStream::new(self.0.live.lock().unwrap().subscribe());
         // What is too much is lost, as it is on the way between real nodes.
         let told = live.filter_map(async |told| told.ok());
         Box::pin(async move { Ok(told.boxed()) })
@@ -180,7 +189,8 @@ impl Pair {
     async fn within(bounds: Bounds, frame_bytes: usize) -> Self {
         let air = Arc::new(Air {
             owners: Mutex::default(),
-            live: broadcast::Sender::new(64),
+            live: Mutex::new(broadcast::Sender::new(64)),
+            unheard: 0.into(),
             lose_answers: 0.into(),
             deaf: false.into(),
             frames: Mutex::default(),
@@ -227,6 +237,17 @@ impl Pair {
         let (group, target) = (Some(self.one.group.clone()), Target::User(user.clone()));
         let ask = |reply| Admin::Kick { group, target, reason: None, hold, reply };
         self.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap()
+    }
+
+    /// Waits until something is told that the test looks for.
+    async fn told(&self, mut is_it: impl FnMut(&Value) -> bool) {
+        let mut live = self.air.live.lock().unwrap().subscribe();
+        loop {
+            let told: Value = serde_json::from_slice(&live.recv().await.unwrap()).unwrap();
+            if is_it(&told["content"]) {
+                return;
+            }
+        }
     }
 
     fn asked(&self, what: &str) -> usize {

@@ -167,3 +167,33 @@ async fn who_is_cut_off_tells_who_is_a_member_when_it_is_not_any_more() {
     let sent = pair.air.frames.lock().unwrap().len();
     assert!(sent <= 2, "{sent} frames");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_seen_more_than_an_owner_that_was_overtaken_resumes_at_the_next_one() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    let epoch = pair.one.join(&ada).await.unwrap().epoch;
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    let resume = async |world: &World, seq: u64| {
+        let (group, session) = (world.group.clone(), session(2, "bob"));
+        let inbox = Arc::clone(&session.inbox);
+        let from = JoinFrom::After { seq, epoch: Some(epoch) };
+        assert!(world.shards.send(0, Request::Join { group, session, from }).await);
+        next_event(&inbox).await
+    };
+    // Who says that it has seen what nobody stored is told where the group ends.
+    assert!(matches!(resume(&pair.one, 2).await, Event::Joined(joined) if joined.head == 1));
+    assert!(pair.one.shards.is_owned(0));
+    // Another node stores it, and the owner before hears nothing of that.
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    pair.own(&pair.two, pair.reign + 1, Vec::new()).await;
+    pair.two.store_elsewhere(epoch, 2).await;
+    let event = resume(&pair.one, 2).await;
+    assert!(matches!(event, Event::JoinRefused { refusal: Refusal::Unavailable { .. }, .. }), "{event:?}");
+    let given_up = async {
+        while pair.one.shards.is_owned(0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_up).await.expect("it takes itself for the owner still");
+}

@@ -179,3 +179,50 @@ async fn who_missed_that_the_shard_has_another_owner_hears_of_it_later() {
     // What it has already it skips.
     assert_eq!(delivered.expect("bob is told what is posted").last(), Some(&2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_was_forgotten_by_the_owner_may_post_again_as_a_member() {
+    let pair = Pair::within(Bounds { post_without_join: false, ..BOUNDS }, FRAME_BYTES).await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    // Its node is taken for dead, and what it asks next overtakes that it is called.
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    pair.one.shards.order(0, nodes(&[("one", "one")])).await;
+    until_members(&pair.one, 1, "bob is forgotten").await;
+    let told = pair.two.post(&bob, &["b"]).await;
+    assert!(matches!(told[..], [Err(Refusal::Unavailable { .. })]), "{told:?}");
+    assert_eq!(pair.two.post(&bob, &["b"]).await, [Ok(2)]);
+    // Who is none is told so.
+    let told = pair.two.post(&session(3, "cyd"), &["c"]).await;
+    assert!(matches!(told[..], [Err(Refusal::NotAMember(_))]), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_comes_again_forgets_who_came_late_and_not_what_was_asked() {
+    let pair = Pair::new().await;
+    pair.one.join(&session(1, "ada")).await.unwrap();
+    pair.two.join(&session(2, "bob")).await.unwrap();
+    pair.two.shards.stop().await;
+    let list = || nodes(&[("one", "one")]);
+    pair.one.shards.order(0, list()).await;
+    until_members(&pair.one, 1, "bob is gone").await;
+    // Something that its node asked comes only now.
+    let mut late = pair.air.frames.lock().unwrap().back().cloned().unwrap();
+    late["content"]["number"] = json!(late["content"]["number"].as_u64().unwrap() + 1);
+    let ask = async || {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+        let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
+        owner.send(Asked { frame: serde_json::to_vec(&late).unwrap().into(), answer: to }).unwrap();
+        answered.await.unwrap();
+    };
+    ask().await;
+    assert_eq!(members(&pair.one), 2);
+    pair.one.shards.order(0, list()).await;
+    until_members(&pair.one, 1, "who came late is gone").await;
+    // It is carried out once, however often it comes.
+    ask().await;
+    assert_eq!(members(&pair.one), 1);
+}
