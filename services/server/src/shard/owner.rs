@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -39,6 +39,9 @@ use seat::{Heard, at, hear};
 
 /// Groups about which the log is asked at a time.
 const AT_ONCE: usize = 128;
+/// How long the shard's task waits for the log to tell whether another node has the shard, and how long after that it asks again.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: Duration = Duration::from_millis(500);
 
 pub(super) struct Owner {
     shard: u16,
@@ -238,10 +241,17 @@ impl Owner {
         if seq <= group.tail() || epoch.is_some_and(|epoch| epoch != group.epoch()) {
             return false;
         }
-        let is_overtaken = match self.shared.log.head_now(self.shard, name).await {
-            Ok(head) => head.is_some_and(|head| (head.epoch, head.seq) > ours),
-            Err(_) => return true,
-        };
+        // All others of the shard wait meanwhile, and anybody may say to have seen anything: so it is asked now and then, and not for long.
+        if self.seat.as_ref().is_some_and(|seat| seat.looked.is_some_and(|looked| looked.elapsed() < LOOKS)) {
+            return true;
+        }
+        let asking = self.shared.log.head_now(self.shard, name);
+        let head = tokio::time::timeout(LOOK, asking).await;
+        if let Some(seat) = &mut self.seat {
+            seat.looked = Some(tokio::time::Instant::now());
+        }
+        let Ok(Ok(head)) = head else { return true };
+        let is_overtaken = head.is_some_and(|head| (head.epoch, head.seq) > ours);
         if let Some(seat) = self.seat.as_mut().filter(|_| is_overtaken) {
             seat.is_lost = true;
         }

@@ -184,6 +184,9 @@ async fn who_has_seen_more_than_an_owner_that_was_overtaken_resumes_at_the_next_
     // Who says that it has seen what nobody stored is told where the group ends.
     assert!(matches!(resume(&pair.one, 2).await, Event::Joined(joined) if joined.head == 1));
     assert!(pair.one.shards.is_owned(0));
+    // Whoever says so again and again has the log asked now and then.
+    assert!(matches!(resume(&pair.one, 3).await, Event::JoinRefused { refusal: Refusal::Unavailable { .. }, .. }));
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // Another node stores it, and the owner before hears nothing of that.
     pair.air.deaf.store(true, Ordering::Relaxed);
     pair.own(&pair.two, pair.reign + 1, Vec::new()).await;
