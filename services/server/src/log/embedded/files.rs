@@ -248,6 +248,11 @@ impl Files {
         self.state().is_short
     }
 
+    /// Whether posts are refused for want of space, or will be once the file is full to which they go.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.trouble.of(Cause::Space).is_some() || self.state().error.is_some()
+    }
+
     /// If the directory has little left of what it may take: how much that is, and how much is little.
     pub(crate) fn nears_bound(&self) -> Option<(u64, u64)> {
         let limit = self.limits.disk;

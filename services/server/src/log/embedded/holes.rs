@@ -16,7 +16,7 @@ use super::table::TableError;
 
 /// How soon a place is tried again; twice as long each time that it fails, up to four times.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Between two tries, wherever: a transaction must find the time in between.
+/// Between a try that failed and the next one, wherever: a transaction must find the time in between.
 const BETWEEN: Duration = Duration::from_secs(10);
 /// With so many failures what is there is passed over.
 const TRIES: u32 = 3;
@@ -38,7 +38,7 @@ struct State {
     /// Where a list of groups failed.
     list: Option<Tries>,
     groups: HashMap<GroupName, Places>,
-    /// When the last try began.
+    /// When the last try began, unless it succeeded.
     tried: Option<Instant>,
     complaints: Complaints,
 }
@@ -70,8 +70,10 @@ struct Hole {
     from: u64,
     /// Reading forward, where the next try begins; what is before that, from `from` on, is passed over.
     to: u64,
-    /// It could be read from `to` on.
+    /// It could be read from `to` on, or that is in memory.
     is_passed: bool,
+    /// Reading forward, the next try begins at `from`: what is passed over may be readable again, or never have been bad.
+    is_whole_next: bool,
     tries: Tries,
 }
 
@@ -80,6 +82,15 @@ struct Hole {
 pub(crate) struct Span {
     pub(crate) begin: u64,
     pub(crate) end: u64,
+}
+
+/// What whoever reads forward does about a place.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Passes over it, up to here.
+    Over(u64),
+    /// Tries what is from here on.
+    Try(u64),
 }
 
 impl Tries {
@@ -113,7 +124,31 @@ impl Tries {
 
 impl Hole {
     fn new(at: u64, now: Instant) -> Self {
-        Self { from: at, to: at, is_passed: false, tries: Tries::first(now) }
+        Self { from: at, to: at, is_passed: false, is_whole_next: true, tries: Tries::first(now) }
+    }
+
+    /// How to go on at `begin`, which it covers; what comes from `memory_first` on is in memory.
+    fn after(
+        &mut self,
+        begin: u64,
+        memory_first: u64,
+        tried: &mut Option<Instant>,
+        now: Instant,
+    ) -> Result<Way, TableError> {
+        let may_skip = self.tries.failures >= TRIES;
+        if may_skip && !self.is_passed && self.to >= memory_first {
+            (self.is_passed, self.is_whole_next) = (true, true);
+        }
+        // Once it is passed, what is in it is tried one more time. Nobody waits for that.
+        if self.is_passed && (!self.is_whole_next || self.tries.begin(tried, now).is_err()) {
+            return Ok(Way::Over(self.to));
+        }
+        if !self.is_passed {
+            self.tries.begin(tried, now)?;
+        }
+        let is_whole = self.is_whole_next;
+        self.is_whole_next = !(may_skip && is_whole);
+        Ok(Way::Try(if is_whole { begin } else { self.to }))
     }
 }
 
@@ -150,18 +185,28 @@ impl State {
         (count < MOST).then(|| self.groups.entry(group.clone()).or_default())
     }
 
-    fn after(&mut self, group: &GroupName, epoch: u64, from: u64, now: Instant) -> Result<Span, TableError> {
+    fn after(
+        &mut self,
+        group: &GroupName,
+        epoch: u64,
+        from: u64,
+        memory_first: u64,
+        now: Instant,
+    ) -> Result<Span, TableError> {
         let mut begin = from;
         let Some(places) = self.groups.get_mut(group) else { return Ok(Span { begin, end: u64::MAX }) };
         places.forget_old(now);
         places.turn_to(epoch);
-        while let Some(hole) = places.forward.iter_mut().find(|hole| hole.covers(begin)) {
-            if !hole.is_passed {
-                hole.tries.begin(&mut self.tried, now)?;
-                begin = hole.to;
-                break;
+        while begin < memory_first
+            && let Some(hole) = places.forward.iter_mut().find(|hole| hole.covers(begin))
+        {
+            match hole.after(begin, memory_first, &mut self.tried, now)? {
+                Way::Over(to) => begin = to,
+                Way::Try(at) => {
+                    begin = at;
+                    break;
+                }
             }
-            begin = hole.to;
         }
         let ahead = places.forward.iter().map(|hole| hole.from).filter(|from| *from > begin);
         Ok(Span { begin, end: ahead.min().unwrap_or(u64::MAX) })
@@ -178,7 +223,15 @@ impl State {
         Ok(ahead.max().unwrap_or(0))
     }
 
-    fn failed_after(&mut self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display, now: Instant) {
+    fn failed_after(
+        &mut self,
+        group: &GroupName,
+        epoch: u64,
+        at: u64,
+        memory_first: u64,
+        error: &dyn Display,
+        now: Instant,
+    ) {
         let Some(places) = self.noting(group, error, now) else { return };
         places.turn_to(epoch);
         let is_here = |hole: &Hole| (hole.from.saturating_sub(NEAR)..=hole.to).contains(&at);
@@ -187,10 +240,17 @@ impl State {
             return;
         };
         hole.tries.failed(now);
-        (hole.from, hole.is_passed) = (hole.from.min(at), false);
-        if let Some(times) = hole.tries.failures.checked_sub(TRIES) {
-            let stride = STRIDE << times.min(40);
-            hole.to = hole.to.max(hole.from.saturating_add(stride));
+        hole.from = hole.from.min(at);
+        // Else it failed in what is passed over, which says nothing of what comes after that.
+        let is_at_end = at >= hole.to;
+        hole.is_passed &= !is_at_end;
+        if hole.tries.failures == TRIES {
+            hole.is_whole_next = false;
+        }
+        if hole.tries.failures == TRIES || (hole.tries.failures > TRIES && is_at_end) {
+            let stride = (hole.to - hole.from).saturating_mul(2).max(STRIDE);
+            // What will be there once it has left memory is nowhere near the sector.
+            hole.to = hole.from.saturating_add(stride).min(memory_first).max(hole.to);
         }
     }
 
@@ -209,9 +269,29 @@ impl State {
 
     fn read_after(&mut self, group: &GroupName, begin: u64) {
         let Some(places) = self.groups.get_mut(group) else { return };
+        for hole in places.forward.iter_mut().filter(|hole| (hole.from..=hole.to).contains(&begin)) {
+            // What is before that is passed over only after some tries.
+            let is_left = hole.from < begin && hole.tries.failures < TRIES;
+            (hole.to, hole.is_passed) = if is_left { (begin - 1, false) } else { (begin, true) };
+            self.tried = None;
+        }
         // If nothing is passed over, it can be read again.
-        places.forward.retain(|hole| hole.from != begin);
-        places.forward.iter_mut().filter(|hole| hole.to == begin).for_each(|hole| hole.is_passed = true);
+        places.forward.retain(|hole| hole.from < hole.to || !hole.is_passed);
+    }
+
+    fn read_before(&mut self, group: &GroupName, last: u64) {
+        let Some(places) = self.groups.get_mut(group) else { return };
+        let count = places.backward.len();
+        places.backward.retain(|hole| !hole.covers(last));
+        if places.backward.len() < count {
+            self.tried = None;
+        }
+    }
+
+    fn read_row(&mut self, group: &GroupName) {
+        if self.groups.get_mut(group).and_then(|places| places.row.take()).is_some() {
+            self.tried = None;
+        }
     }
 }
 
@@ -238,7 +318,8 @@ impl Holes {
     pub(crate) fn listed<T>(&self, result: &Result<T, TableError>) {
         let (state, now) = (&mut *self.state(), Instant::now());
         match (result, &mut state.list) {
-            (Ok(_), list) => *list = None,
+            (Ok(_), Some(_)) => (state.list, state.tried) = (None, None),
+            (Ok(_), None) => {}
             (Err(error), Some(tries)) if error.is_disk_failure() => tries.failed(now),
             (Err(error), list @ None) if error.is_disk_failure() => *list = Some(Tries::first(now)),
             (Err(_), _) => {}
@@ -255,9 +336,7 @@ impl Holes {
 
     /// A group itself was read.
     pub(crate) fn read_row(&self, group: &GroupName) {
-        if let Some(places) = self.state().groups.get_mut(group) {
-            places.row = None;
-        }
+        self.state().read_row(group);
     }
 
     /// The disk failed under a group itself.
@@ -271,9 +350,15 @@ impl Holes {
         }
     }
 
-    /// How to read messages from `from` on.
-    pub(crate) fn after(&self, group: &GroupName, epoch: u64, from: u64) -> Result<Span, TableError> {
-        self.state().after(group, epoch, from, Instant::now())
+    /// How to read messages from `from` on, up to those in memory, which begin with `memory_first`.
+    pub(crate) fn after(
+        &self,
+        group: &GroupName,
+        epoch: u64,
+        from: u64,
+        memory_first: u64,
+    ) -> Result<Span, TableError> {
+        self.state().after(group, epoch, from, memory_first, Instant::now())
     }
 
     /// Messages could be read from `begin` on, as [`Holes::after`] told it.
@@ -281,14 +366,19 @@ impl Holes {
         self.state().read_after(group, begin);
     }
 
-    /// The disk failed under the message `at`, or one that is kept with it.
-    pub(crate) fn failed_after(&self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display) {
-        self.state().failed_after(group, epoch, at, error, Instant::now());
+    /// The disk failed under the message `at`, or one that is kept with it; later ones, from `memory_first` on, are in memory.
+    pub(crate) fn failed_after(&self, group: &GroupName, epoch: u64, at: u64, memory_first: u64, error: &dyn Display) {
+        self.state().failed_after(group, epoch, at, memory_first, error, Instant::now());
     }
 
     /// How to read messages from `last` down: after which one to end.
     pub(crate) fn before(&self, group: &GroupName, epoch: u64, last: u64) -> Result<u64, TableError> {
         self.state().before(group, epoch, last, Instant::now())
+    }
+
+    /// Messages could be read from `last` down.
+    pub(crate) fn read_before(&self, group: &GroupName, last: u64) {
+        self.state().read_before(group, last);
     }
 
     /// As [`Holes::failed_after`], for who reads from new to old.
@@ -310,97 +400,11 @@ impl Holes {
             let holes = places.forward.iter_mut().chain(&mut places.backward).map(|hole| &mut hole.tries);
             holes.chain(&mut places.row).for_each(|tries| tries.again = now);
         }
+        if let Some(tries) = &mut state.list {
+            tries.again = now;
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::conformance::group;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn whole(begin: u64) -> Span {
-        Span { begin, end: u64::MAX }
-    }
-
-    #[test]
-    fn a_place_that_failed_is_left_alone_and_then_passed_over() {
-        let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_after(&dogs, 7, 100, &"bad", now);
-        assert!(matches!(state.after(&dogs, 7, 100, now), Err(TableError::Avoided)));
-        assert_eq!(state.after(&dogs, 7, 7, now).unwrap(), Span { begin: 7, end: 100 }, "what is before it is read");
-        assert_eq!(state.after(&dogs, 7, 101, now).unwrap(), whole(101), "and what is after it");
-        assert_eq!(state.after(&group("Cats"), 7, 100, now).unwrap(), whole(100), "and other groups");
-        for (failures, pause) in [(2, AGAIN), (3, 2 * AGAIN)] {
-            now += pause;
-            assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100), "try {failures}");
-            assert!(matches!(state.after(&dogs, 7, 100, now), Err(TableError::Avoided)), "one tries, no more");
-            state.failed_after(&dogs, 7, 100, &"bad", now);
-        }
-        for passed in [STRIDE, 2 * STRIDE] {
-            now += 4 * AGAIN;
-            assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100 + passed));
-            state.failed_after(&dogs, 7, 100 + passed, &"bad", now);
-        }
-        now += 4 * AGAIN;
-        let begin = state.after(&dogs, 7, 103, now).unwrap().begin;
-        assert_eq!(begin, 100 + 4 * STRIDE);
-        state.read_after(&dogs, begin);
-        assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(begin));
-        assert_eq!(state.after(&dogs, 7, begin, now).unwrap(), whole(begin));
-        assert_eq!(state.after(&dogs, 7, 100, now + KNOWN).unwrap(), whole(100), "the disk may have been put right");
-    }
-
-    #[test]
-    fn what_can_be_read_again_is_no_hole_any_more() {
-        let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_after(&dogs, 7, 100, &"bad", now);
-        now += AGAIN;
-        assert_eq!(state.after(&dogs, 7, 100, now).unwrap(), whole(100));
-        state.read_after(&dogs, 100);
-        assert_eq!(state.after(&dogs, 7, 90, now).unwrap(), whole(90));
-    }
-
-    #[test]
-    fn another_life_of_the_group_has_other_messages_there() {
-        let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_after(&dogs, 7, 100, &"bad", now);
-        state.failed_before(&dogs, 7, 100, &"bad", now);
-        assert_eq!(state.after(&dogs, 8, 100, now).unwrap(), whole(100));
-        assert_eq!(state.before(&dogs, 8, 100, now).unwrap(), 0);
-    }
-
-    #[test]
-    fn places_are_tried_one_after_the_other() {
-        let (mut state, now) = (State::default(), Instant::now());
-        let names = [group("A"), group("B")];
-        names.iter().for_each(|name| state.failed_after(name, 7, 1, &"bad", now));
-        let later = now + AGAIN;
-        assert!(state.after(&names[0], 7, 1, later).is_ok());
-        assert!(state.after(&names[1], 7, 1, later).is_err());
-        assert!(state.after(&names[1], 7, 1, later + BETWEEN).is_ok());
-    }
-
-    #[test]
-    fn whoever_reads_backward_ends_before_the_place() {
-        let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
-        state.failed_before(&dogs, 7, 100, &"bad", now);
-        assert_eq!(state.before(&dogs, 7, 200, now).unwrap(), 100);
-        assert!(state.before(&dogs, 7, 100, now).is_err());
-        assert_eq!(state.before(&dogs, 7, 99, now).unwrap(), 0);
-        state.failed_before(&dogs, 7, 90, &"bad", now + SECOND);
-        assert!(state.before(&dogs, 7, 95, now + SECOND).is_err(), "it is one place");
-    }
-
-    #[test]
-    fn a_disk_that_fails_as_a_whole_does_not_fill_the_memory() {
-        let (mut state, now) = (State::default(), Instant::now());
-        for number in 0..2 * MOST as u64 {
-            state.failed_after(&group(&format!("G{}", number / 2)), 7, number * 2 * NEAR, &"bad", now);
-        }
-        assert_eq!(state.groups.values().map(Places::count).sum::<usize>(), MOST);
-        state.failed_after(&group("Dogs"), 7, 1, &"bad", now + KNOWN);
-        assert_eq!(state.groups.len(), 1);
-    }
-}
+mod tests;

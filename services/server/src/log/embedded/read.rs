@@ -88,7 +88,7 @@ pub(crate) fn from_tables(
             (TableError::Decode(error), _) => holes.damaged(group, error),
             (error, _) if !error.is_disk_failure() => {}
             (error, At::Group) => holes.failed_row(group, error),
-            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, error),
+            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, view.memory_first, error),
             (error, At::Before(seq)) => holes.failed_before(group, head.epoch, seq, error),
         }
         // What was found until then is as good as ever.
@@ -133,7 +133,7 @@ impl Reading<'_> {
         let memory_first = self.view.memory_first;
         let mut next = after.saturating_add(1).max(self.head.first);
         let is_full = loop {
-            let Span { begin, end } = self.holes.after(self.group, self.head.epoch, next)?;
+            let Span { begin, end } = self.holes.after(self.group, self.head.epoch, next, memory_first)?;
             if begin >= memory_first {
                 break false;
             }
@@ -218,11 +218,17 @@ impl Reading<'_> {
             Some(entry) => entry?.0.value().1,
             None => u64::MAX,
         };
+        let mut is_begun = false;
         for entry in messages.range((row.id, first)..=(row.id, newest))?.rev() {
             let (key, value) = entry?;
             let chunk = Chunk::decode(key.value().1, value.value())?;
             let next = chunk.first - 1;
-            for record in chunk.records()?.iter().rev().filter(|record| record.seq < below) {
+            let records = chunk.records()?;
+            if !is_begun {
+                is_begun = true;
+                self.holes.read_before(self.group, below - 1);
+            }
+            for record in records.iter().rev().filter(|record| record.seq < below) {
                 if record.seq < first || !self.gathered.push(record) {
                     return Ok(());
                 }

@@ -54,6 +54,13 @@ struct Measuring {
     thread: JoinHandle<(Result<u64, TableError>, Duration)>,
 }
 
+impl Known {
+    /// Until when it holds, while posts are refused for want of space or not.
+    fn until(&self, is_refusing: bool) -> Instant {
+        if is_refusing { self.until.min(self.ended + HOLDS_OVER) } else { self.until }
+    }
+}
+
 impl Usage {
     pub(crate) fn new(tables: Arc<Tables>, files: Arc<Files>, limit: u64) -> Self {
         Self { tables, files, limit, state: RefCell::default() }
@@ -67,14 +74,14 @@ impl Usage {
             return file;
         }
         let within = self.limit.saturating_sub(commit_log);
-        let known = self.known(file, within);
+        let known = self.known(file);
         let used = match known.in_use {
             Some(in_use) => in_use.saturating_add(file.saturating_sub(known.file)).min(file),
             // Nobody knows yet whether there is room in it, and the file may grow before there is need: until then posts are taken.
             None => within.saturating_sub(self.files.segment()),
         };
         // What it has grown by may be what keeps posts out, and room be made since.
-        self.measure_after(if used > within { known.until.min(known.ended + HOLDS_OVER) } else { known.until }, file);
+        self.measure_after(known.until(used > within), file);
         used
     }
 
@@ -82,18 +89,18 @@ impl Usage {
     /// free in it, so half of that counts.
     pub(crate) fn room(&self) -> u64 {
         let file = self.tables.disk_bytes();
-        let known = self.known(file, 0);
-        self.measure_after(known.until.min(known.ended + HOLDS_OVER), file);
+        let known = self.known(file);
+        self.measure_after(known.until(self.files.is_refusing()), file);
         let free = known.in_use.map_or(0, |in_use| known.file.saturating_sub(in_use));
         // A file that has grown had no room for that.
         (free / 2).saturating_sub(file.saturating_sub(known.file))
     }
 
-    /// What is known of a file of that size, of which so much may be in use.
-    fn known(&self, file: u64, within: u64) -> Known {
+    /// What is known of a file of that size.
+    fn known(&self, file: u64) -> Known {
         let state = &mut *self.state.borrow_mut();
         if let Some(measured) = state.measuring.take_if(|measuring| measuring.thread.is_finished()) {
-            state.known = Some(measured.end(state.known, within));
+            state.known = Some(measured.end(state.known));
         }
         let now = Instant::now();
         *state.known.get_or_insert(Known { in_use: None, file, until: now, ended: now })
@@ -132,8 +139,8 @@ impl Measuring {
         Ok(Self { file, thread })
     }
 
-    /// What is known from now on; up to `within` bytes posts are taken.
-    fn end(self, before: Option<Known>, within: u64) -> Known {
+    /// What is known from now on.
+    fn end(self, before: Option<Known>) -> Known {
         let now = Instant::now();
         // What was known is as good as before: posts are not refused for a disk that fails somewhere else.
         let as_before = |pause| {
@@ -142,13 +149,13 @@ impl Measuring {
         };
         match self.thread.join() {
             Ok((Ok(in_use), took)) => {
-                Known { in_use: Some(in_use), file: self.file, until: now + holds(took, in_use > within), ended: now }
+                Known { in_use: Some(in_use), file: self.file, until: now + holds(took), ended: now }
             }
             // They are opened again, or closed.
             Ok((Err(TableError::Closed), _)) => as_before(HOLDS),
             Ok((Err(error), took)) => {
                 tracing::warn!(%error, "cannot tell how much of the tables is in use");
-                as_before(holds(took, false).max(HOLDS_OVER))
+                as_before(holds(took).max(HOLDS_OVER))
             }
             // It panicked, which is told already.
             Err(_) => as_before(HOLDS_OVER),
@@ -156,10 +163,9 @@ impl Measuring {
     }
 }
 
-/// How long a measurement holds that took so long, and found more than there may be or not.
-fn holds(took: Duration, is_over: bool) -> Duration {
-    let holds = took.saturating_mul(SHARE).max(HOLDS);
-    if is_over { holds.min(HOLDS_OVER) } else { holds }
+/// How long a measurement holds that took so long.
+fn holds(took: Duration) -> Duration {
+    took.saturating_mul(SHARE).max(HOLDS)
 }
 
 #[cfg(test)]
@@ -167,7 +173,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::log::embedded::files::Limits;
+    use crate::log::embedded::files::{Demand, Limits};
     use crate::log::embedded::simulated::SimulatedDisk;
     use crate::log::embedded::table::MESSAGES;
     use crate::log::embedded::trouble::Trouble;
@@ -261,7 +267,7 @@ mod tests {
         for known in [None, Some(before)] {
             let failed = || Err(TableError::Redb(Box::new(redb::Error::PreviousIo)));
             let thread = thread::spawn(move || (failed(), Duration::from_secs(1)));
-            let after = Measuring { file: 3 * LIMIT, thread }.end(known, LIMIT);
+            let after = Measuring { file: 3 * LIMIT, thread }.end(known);
             assert_eq!(after.in_use, known.and_then(|known| known.in_use));
             assert!(after.until >= now + HOLDS_OVER, "a disk that fails is not read all the time");
         }
@@ -276,16 +282,35 @@ mod tests {
         assert!(within);
         let file = 4 * LIMIT;
         let measuring = Measuring::begin(&usage.tables, file).unwrap();
-        let known = measuring.end(None, LIMIT);
+        let known = measuring.end(None);
         assert_eq!((known.in_use, known.file), (None, file));
     }
 
     #[test]
     fn what_has_been_removed_is_noticed_within_a_minute() {
-        let minute = Duration::from_secs(60);
-        assert_eq!(holds(Duration::from_millis(1), true), HOLDS);
-        assert_eq!(holds(Duration::from_secs(2), true), 40 * HOLDS);
-        assert_eq!(holds(minute, true), minute);
-        assert_eq!(holds(minute, false), SHARE * minute);
+        let (minute, ended) = (Duration::from_secs(60), Instant::now());
+        assert_eq!(holds(Duration::from_millis(1)), HOLDS);
+        assert_eq!(holds(Duration::from_secs(2)), 40 * HOLDS);
+        assert_eq!(holds(minute), SHARE * minute);
+        let known = |took| Known { in_use: Some(7), file: LIMIT, until: ended + holds(took), ended };
+        assert_eq!(known(minute).until(true), ended + minute);
+        assert_eq!(known(minute).until(false), ended + SHARE * minute);
+        assert_eq!(known(Duration::ZERO).until(true), ended + HOLDS);
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_not_read_all_the_time_unless_posts_are_refused() {
+        let usage = usage(0);
+        usage.room();
+        usage.settle();
+        // As if it had taken a minute, and ended more than one ago.
+        let ended = Instant::now().checked_sub(2 * HOLDS_OVER).unwrap();
+        let slow = Known { in_use: Some(7), file: 2 * LIMIT, until: ended + holds(HOLDS_OVER), ended };
+        *usage.state.borrow_mut() = State { known: Some(slow), measuring: None };
+        usage.room();
+        assert!(usage.state.borrow().measuring.is_none());
+        usage.files.watch(Demand { unapplied: u64::MAX, ..Demand::default() });
+        usage.room();
+        assert!(usage.state.borrow().measuring.is_some());
     }
 }

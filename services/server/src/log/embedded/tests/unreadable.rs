@@ -205,6 +205,39 @@ async fn whoever_is_behind_a_bad_sector_gets_what_comes_after_it_and_is_told_wha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_newest_messages_cannot_be_read_members_get_all_that_comes_later() {
+    // What comes later is kept elsewhere, beside the messages of B, or it could not be moved into the tables.
+    let (_, log) = with_bad_sectors(&["A", "B"], &["A/7/200/"], Duration::from_millis(1)).await;
+    let (_, lost) = catch_up(&log, "A", || log.core.holes.hurry()).await;
+    assert!(lost.ends_with(&[200]), "{lost:?}");
+    let (_, again) = catch_up(&log, "A", || panic!("others wait for somebody's try")).await;
+    assert_eq!(again, lost);
+    let batch = batch("A", 7, 201, 260);
+    eventually(async || log.append(0, vec![Arc::clone(&batch)]).await).await;
+    eventually(async || if log.flush().await { Ok(()) } else { Err("not applied") }).await;
+    let (got, later) = catch_up(&log, "A", || ()).await;
+    assert_eq!(later, lost);
+    assert!(got.ends_with(&(201..=260).collect::<Vec<_>>()), "{got:?}");
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_once_from_new_to_old_and_can_be_read_again_is_read_by_all() {
+    let (disk, log) = with_bad_sectors(&["A"], &["A/7/100/"], Duration::from_millis(1)).await;
+    let read = async || log.read(0, &group("A"), Range::Before(101), ALL).await;
+    while disk.bad_reads() == 0 {
+        drop(read().await);
+    }
+    disk.set_faults(Faults::default());
+    log.core.holes.hurry();
+    eventually(read).await;
+    for _ in 0..3 {
+        assert_eq!(read().await.unwrap().unwrap().records.len(), 100);
+    }
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_behind_a_damaged_message_gets_what_comes_after_it_and_is_told_what_it_lost() {
     for (seq, last) in [(50, 200), (200, 200)] {
         let disk = SimulatedDisk::default();
