@@ -147,6 +147,8 @@ impl Core {
     pub(super) fn copy_into(&self, disk: &Arc<dyn Disk>) -> Result<Copied, BackupError> {
         // Where posts are refused already, there is nothing to give way to.
         let gives_way = self.trouble.of(Cause::Space).is_none();
+        // Where there is little from the beginning, posts do with that, as where the tables have room within their file.
+        let begins_short = available(&self.disk)? < self.files.needs(self.backlog.size().bytes as u64);
         // Of the place, wherever it is: what is another file system may still have its space from where the log has (subvolumes, pools). And of
         // the log's own disk: what the tables free meanwhile is used again only after the copy, so their file grows.
         let room = |copy: u64| {
@@ -155,8 +157,8 @@ impl Core {
             if free < needed {
                 return Err(CopyError::NoSpace { available: free, needed });
             }
-            let free = available(&self.disk)?;
-            let short = (free < needs).then_some((free, needs)).or_else(|| self.files.nears_bound());
+            let (free, needed) = (available(&self.disk)?, if begins_short { self.files.kept() } else { needs });
+            let short = (free < needed).then_some((free, needed)).or_else(|| self.files.nears_bound());
             match short.filter(|_| gives_way) {
                 Some((available, needed)) => Err(CopyError::Crowded { available, needed }),
                 None => Ok(()),

@@ -243,6 +243,11 @@ impl Files {
         self.kept_free(Demand { unapplied, ..Demand::default() }).saturating_add(self.limits.segment)
     }
 
+    /// Bytes that must be free on the disk for posts to be taken, when that was looked at last.
+    pub(crate) fn kept(&self) -> u64 {
+        self.state().kept_free
+    }
+
     /// Whether so little is free that it matters how much room the tables have.
     pub(crate) fn is_short(&self) -> bool {
         self.state().is_short

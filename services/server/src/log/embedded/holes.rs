@@ -70,6 +70,8 @@ struct Hole {
     from: u64,
     /// Reading forward, where the next try begins; what is before that, from `from` on, is passed over.
     to: u64,
+    /// How many messages of those before `to` are passed over unseen, because of what failed before them.
+    stride: u64,
     /// It could be read from `to` on, or that is in memory.
     is_passed: bool,
     /// Reading forward, the next try begins at `from`: what is passed over may be readable again, or never have been bad.
@@ -124,7 +126,7 @@ impl Tries {
 
 impl Hole {
     fn new(at: u64, now: Instant) -> Self {
-        Self { from: at, to: at, is_passed: false, is_whole_next: true, tries: Tries::first(now) }
+        Self { from: at, to: at, stride: 0, is_passed: false, is_whole_next: true, tries: Tries::first(now) }
     }
 
     /// How to go on at `begin`, which it covers; what comes from `memory_first` on is in memory.
@@ -234,7 +236,9 @@ impl State {
     ) {
         let Some(places) = self.noting(group, error, now) else { return };
         places.turn_to(epoch);
-        let is_here = |hole: &Hole| (hole.from.saturating_sub(NEAR)..=hole.to).contains(&at);
+        // What is passed over does not grow by what has failed once.
+        let near = |hole: &Hole| if hole.is_passed { 0 } else { NEAR };
+        let is_here = |hole: &Hole| (hole.from.saturating_sub(near(hole))..=hole.to).contains(&at);
         let Some(hole) = places.forward.iter_mut().find(|hole| is_here(hole)) else {
             places.forward.push(Hole::new(at, now));
             return;
@@ -248,9 +252,10 @@ impl State {
             hole.is_whole_next = false;
         }
         if hole.tries.failures == TRIES || (hole.tries.failures > TRIES && is_at_end) {
-            let stride = (hole.to - hole.from).saturating_mul(2).max(STRIDE);
+            let more = if hole.stride == 0 { STRIDE } else { hole.stride };
+            hole.stride = hole.stride.saturating_add(more);
             // What will be there once it has left memory is nowhere near the sector.
-            hole.to = hole.from.saturating_add(stride).min(memory_first).max(hole.to);
+            hole.to = hole.to.saturating_add(more).min(memory_first).max(hole.to);
         }
     }
 

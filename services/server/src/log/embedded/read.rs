@@ -155,7 +155,8 @@ impl Reading<'_> {
         if !is_full && last.is_none_or(|last| last + 1 >= memory_first) {
             forward(&self.view.recent, last.map_or(next, |last| last + 1), &mut self.gathered);
         }
-        if self.gathered.records.is_empty() && next <= self.head.seq {
+        // From there on memory has it all, also what did not go into this page.
+        if self.gathered.records.is_empty() && next <= self.head.seq && next < memory_first {
             // Nothing is left of what comes after, and whoever reads on must not wait for it.
             self.head.first = self.head.seq + 1;
         }

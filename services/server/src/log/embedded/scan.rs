@@ -271,7 +271,8 @@ impl Reader<'_> {
             at += step;
         }
         if let Some((at, error)) = unread {
-            if looks_begun.is_some() || unread_pages > UNREAD_PAGES {
+            // Where it seems to end two blocks may be bad, of which the second has the proof for the first.
+            if looks_begun.is_some() || at == offset + PAGE || unread_pages > UNREAD_PAGES {
                 return Err(self.failed(error));
             }
             let file = self.disk.path(&self.name);

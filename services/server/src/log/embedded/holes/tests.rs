@@ -110,6 +110,24 @@ fn what_failed_once_is_not_passed_over_for_what_can_be_read_after_it() {
 }
 
 #[test]
+fn what_failed_once_far_before_a_place_makes_that_no_larger() {
+    let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
+    for at in [300, 300, 60] {
+        state.failed_after(&dogs, 7, at, MEMORY, &"bad", now);
+    }
+    now += 4 * AGAIN;
+    assert_eq!(state.after(&dogs, 7, 300, MEMORY, now).unwrap(), whole(300 + STRIDE));
+
+    let mut state = failed_thrice(&dogs, 300, MEMORY, now);
+    now += 4 * AGAIN;
+    let begin = state.after(&dogs, 7, 300, MEMORY, now).unwrap().begin;
+    state.read_after(&dogs, begin);
+    state.failed_after(&dogs, 7, 200, MEMORY, &"bad", now);
+    assert!(matches!(state.after(&dogs, 7, 200, MEMORY, now), Err(TableError::Avoided)), "it is tried again first");
+    assert_eq!(state.after(&dogs, 7, 300, MEMORY, now).unwrap(), whole(begin));
+}
+
+#[test]
 fn what_can_be_read_again_is_no_hole_any_more() {
     let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
     state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);

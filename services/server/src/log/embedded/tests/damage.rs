@@ -103,10 +103,12 @@ async fn what_cannot_be_read_after_the_end_stops_no_start() {
     assert_holds(&*log, "Dogs", 7, 1, 4).await;
     log.crash();
 
-    // Where the next block would be, there may be one.
+    // Where the next block would be, there may be one, and the proof for it right behind.
     let (disk, ends) = written(4).await;
-    disk.set_faults(bad(ends[4]));
-    assert!(matches!(scanned(&disk), Err(OpenError::Io { .. })));
+    for at in [ends[4], ends[4] + PAGE] {
+        disk.set_faults(bad(at));
+        assert!(matches!(scanned(&disk), Err(OpenError::Io { .. })));
+    }
 
     // A later one that says that it had been there is found all the same.
     let mut content = disk.content(&file_name(1));
