@@ -8,7 +8,7 @@ mod keys;
 mod slots;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unverified;
 mod watch;
 

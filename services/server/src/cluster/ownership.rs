@@ -147,7 +147,9 @@ impl Ownership {
                     }
                 }
                 () = ended(&mut self.reading) => self.reading = None,
-                () = at(self.again_at) => self.tell_again().await,
+                () = tokio::time::sleep_until(self.again_at.unwrap_or_else(Instant::now)), if self.again_at.is_some() => {
+                    self.tell_again().await;
+                }
                 _ = ticks.tick() => {}
             }
             self.reconcile(&done, &tasks).await;
@@ -277,14 +279,6 @@ impl Ownership {
             }
         }
         self.settled.send_if_modified(|settled| std::mem::replace(settled, !missing) == missing);
-    }
-}
-
-/// Waits until then; for ever without a time.
-async fn at(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }
 

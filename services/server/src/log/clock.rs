@@ -85,11 +85,11 @@ impl PostClock {
             return believe();
         }
         let before = self.distance.load(Ordering::Relaxed);
-        let ahead_of = |other: i64| u64::try_from(distance.saturating_sub(other)).unwrap_or(0);
-        if before.saturating_sub(distance) > TOLERANCE.as_millis() as i64 {
+        let exceeds = |one: i64, other: i64| u64::try_from(one.saturating_sub(other)).unwrap_or(0);
+        if exceeds(before, distance) > millis(TOLERANCE) {
             self.left.store(before, Ordering::Relaxed);
         }
-        let ahead = ahead_of(before.max(self.left.load(Ordering::Relaxed)));
+        let ahead = exceeds(distance, before.max(self.left.load(Ordering::Relaxed)));
         // A time server puts right what a boot began with.
         if ahead <= millis(TOLERANCE) || passed.saturating_sub(since) < millis(AFTER_START) {
             return believe();

@@ -18,10 +18,10 @@ use crate::reload::Reload;
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(60);
 
-pub(super) struct Directory(TempDir);
+pub(crate) struct Directory(TempDir);
 
 impl Directory {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
@@ -32,7 +32,7 @@ impl Directory {
     }
 
     /// A new certificate, in place of the one before; answers whom to trust.
-    fn issue(&self) -> CertificateDer<'static> {
+    pub(crate) fn issue(&self) -> CertificateDer<'static> {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         self.write("cert.pem", &cert.pem());
         self.write("key.pem", &signing_key.serialize_pem());
@@ -67,7 +67,7 @@ impl Directory {
         Source::new(Port::Admin, &files, Some(&file("ca.pem"))).unwrap()
     }
 
-    pub(super) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         let file = |name: &str| Some(self.0.path().join(name));
         let files = Files { cert_file: file("cert.pem"), key_file: file("key.pem") };
         Source::new(Port::Chat, &files, None).unwrap()

@@ -1,8 +1,6 @@
-use std::fs;
 use std::net::SocketAddr;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
@@ -22,7 +20,8 @@ use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
 use crate::shard::{self, Bounds, Shards};
 use crate::telemetry::trace::Tracer;
-use crate::tls::{Acceptor, Files, Port, Source};
+use crate::tls::Acceptor;
+use crate::tls::tests::Directory;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(30);
@@ -54,21 +53,16 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 /// Both ends of a connection with TLS.
 async fn with_tls() -> (TlsStream<TcpStream>, Stream) {
-    let directory = tempfile::tempdir().unwrap();
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
-    fs::write(&cert_file, cert.pem()).unwrap();
-    fs::write(&key_file, signing_key.serialize_pem()).unwrap();
-    let files = Files { cert_file: Some(cert_file), key_file: Some(key_file) };
-    let source = Source::new(Port::Chat, &files, None).unwrap();
-    let (acceptor, _) = Acceptor::new(&tls::Config::default(), &source).unwrap();
+    let directory = Directory::new();
+    let cert = directory.issue();
+    let (acceptor, _) = Acceptor::new(&tls::Config::default(), &directory.source()).unwrap();
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap()), listener.accept());
     let (server, _) = accepted.unwrap();
     socket2::SockRef::from(&server).set_send_buffer_size(LITTLE as usize).unwrap();
     let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
+    roots.add(cert).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let connector = TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()));

@@ -1,7 +1,5 @@
-use std::fs;
 use std::sync::atomic::AtomicUsize;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 use tracing::span;
@@ -9,7 +7,7 @@ use tracing::span;
 use super::*;
 use crate::log::{self, memory::Memory};
 use crate::shard::{self, Bounds};
-use crate::tls::{Files, Port, Source};
+use crate::tls::tests::Directory;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(30);
@@ -107,14 +105,10 @@ async fn a_burst_of_those_who_have_told_waits_in_the_backlog_but_not_for_long() 
 
 #[tokio::test]
 async fn who_has_yet_to_tell_is_accepted_while_there_is_no_room_for_a_handshake() {
-    let directory = tempfile::tempdir().unwrap();
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
-    fs::write(&cert_file, cert.pem()).unwrap();
-    fs::write(&key_file, signing_key.serialize_pem()).unwrap();
-    let files = Files { cert_file: Some(cert_file), key_file: Some(key_file) };
+    let directory = Directory::new();
+    directory.issue();
     let config = tls::Config { handshakes: 1, ..tls::Config::default() };
-    let (acceptor, _) = Acceptor::new(&config, &Source::new(Port::Chat, &files, None).unwrap()).unwrap();
+    let (acceptor, _) = Acceptor::new(&config, &directory.source()).unwrap();
     let (front, _) = introducing(2, Some(acceptor.clone()));
     let listener = at_home();
     let address = listener.local_addr().unwrap();

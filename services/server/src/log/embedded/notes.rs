@@ -57,14 +57,18 @@ struct Kept {
 impl Kept {
     /// One that is put in now.
     fn new(note: Note) -> Self {
-        let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
-        Self { note, until: running().saturating_add(left).saturating_add(left.clamp(SHORT_GRACE, GRACE)) }
+        Self::with(note, SHORT_GRACE)
     }
 
     /// One of which it is not known for how long it was to hold.
     fn found(note: Note) -> Self {
+        Self::with(note, GRACE)
+    }
+
+    fn with(note: Note, least_grace: Duration) -> Self {
         let left = Duration::from_millis(note.until.saturating_sub(now_ms()));
-        Self { note, until: running().saturating_add(left).saturating_add(GRACE) }
+        let grace = left.clamp(least_grace, GRACE);
+        Self { note, until: running().saturating_add(left).saturating_add(grace) }
     }
 
     /// Whether its time is over by both clocks, `now` by [`running`].

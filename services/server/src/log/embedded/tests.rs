@@ -179,14 +179,19 @@ async fn a_directory_that_was_full_takes_messages_again_when_some_have_gone() {
     assert!(log.flush().await);
     assert!(log.core.tables.disk_bytes() > LIMIT);
     assert!(log.delete(0, &group("A")).await.unwrap());
+    assert_takes_again(&log).await;
+    log.close().await;
+}
+
+/// Waits until a log that had no space takes messages.
+async fn assert_takes_again(log: &Embedded) {
     let again = async {
         while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), again).await.expect("posts are taken again");
-    assert_holds(&*log, "B", 8, 1, 20).await;
-    log.close().await;
+    assert_holds(log, "B", 8, 1, 20).await;
 }
 
 /// What was removed leaves no more free on the disk than before.
@@ -209,13 +214,7 @@ async fn a_disk_that_was_full_up_to_the_reserve_takes_messages_again_when_some_h
         assert!(log.flush().await && last < 100_000, "the reserve is not kept");
     }
     assert!(log.delete(0, &group("A")).await.unwrap());
-    let again = async {
-        while log.append(0, vec![batch("B", 8, 1, 20)]).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), again).await.expect("posts are taken again");
-    assert_holds(&*log, "B", 8, 1, 20).await;
+    assert_takes_again(&log).await;
     log.close().await;
 }
 

@@ -262,6 +262,21 @@ fn nodes(there: &[(&str, &str)]) -> Order {
     Order::Nodes(Arc::new(there.iter().map(|(name, start)| ((*name).to_owned(), (*start).to_owned())).collect()))
 }
 
+/// How many the owner takes for members.
+fn members(owner: &World) -> u64 {
+    owner.shards.directory().get("G").map_or(0, |status| status.members())
+}
+
+/// Waits until the owner takes so many for members.
+async fn until_members(owner: &World, count: u64, why: &str) {
+    let counted = async {
+        while members(owner) != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{why}: there are {}", members(owner)));
+}
+
 /// Waits until the owner knows that the log has all up to `seq`.
 async fn stored(owner: &World, seq: u64) {
     while owner.shards.directory().get("G").is_none_or(|status| status.head() < seq) {

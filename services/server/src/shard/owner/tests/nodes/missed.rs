@@ -19,20 +19,6 @@ fn is_kicked(event: &Event) -> bool {
     matches!(event, Event::Removed { removal: Removal::Kicked, .. })
 }
 
-/// How many members the owner has.
-fn members(owner: &World) -> u64 {
-    owner.shards.directory().get("G").map_or(0, |status| status.members())
-}
-
-async fn until_members(owner: &World, count: u64) {
-    let counted = async {
-        while members(owner) != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("there are {}", members(owner)));
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_was_lost_before_the_first_answer_is_missed() {
     let pair = Pair::new().await;
@@ -44,7 +30,7 @@ async fn what_was_lost_before_the_first_answer_is_missed() {
     pair.two.send_posts(&cat, &["b"]).await;
     let (group, joining) = (pair.two.group.clone(), Arc::clone(&bob));
     assert!(pair.two.shards.send(0, Request::Join { group, session: joining, from: JoinFrom::Now }).await);
-    until_members(&pair.one, 2).await;
+    until_members(&pair.one, 2, "bob is missing").await;
     pair.air.deaf.store(true, Ordering::Relaxed);
     assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
     pair.air.deaf.store(false, Ordering::Relaxed);
@@ -97,7 +83,7 @@ async fn who_is_kicked_by_an_owner_that_is_none_any_more_is_out_for_the_one_that
     pair.air.live.lock().unwrap().send(serde_json::to_vec(&tell).unwrap().into()).unwrap();
     let [kicked] = events(&bob).await;
     assert!(is_kicked(&kicked), "{kicked:?}");
-    until_members(&pair.one, 1).await;
+    until_members(&pair.one, 1, "it is not out").await;
 }
 
 /// More members than one frame has removals.
@@ -124,7 +110,7 @@ async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
         let [kicked] = events(&session).await;
         assert!(is_kicked(&kicked), "{kicked:?}");
     }
-    until_members(&pair.one, 0).await;
+    until_members(&pair.one, 0, "it is not out").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +141,7 @@ async fn who_is_kicked_before_its_join_is_answered_is_no_member_of_the_next_owne
     pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
     let (group, joining) = (pair.two.group.clone(), Arc::clone(&bob));
     assert!(pair.two.shards.send(0, Request::Join { group, session: joining, from: JoinFrom::Now }).await);
-    until_members(&pair.one, 3).await;
+    until_members(&pair.one, 3, "bob is missing").await;
     assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
     // Its node has heard it: it hears of the next kick, which comes after it.
     assert_eq!(pair.kick(&cat.user, Duration::ZERO).await, [cat.id]);

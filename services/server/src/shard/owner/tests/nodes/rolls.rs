@@ -89,21 +89,6 @@ async fn who_was_told_that_nobody_answered_is_no_member_either() {
     tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the owner learns that it is none");
 }
 
-/// How many the owner takes for members.
-fn members(owner: &World) -> u64 {
-    owner.shards.directory().get("G").map_or(0, |status| status.members())
-}
-
-/// Waits until the owner takes so many for members.
-async fn until_members(owner: &World, count: u64, why: &str) {
-    let counted = async {
-        while members(owner) != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{why}: there are {}", members(owner)));
-}
-
 #[tokio::test(start_paused = true)]
 async fn who_was_connected_to_a_node_before_it_was_started_again_is_no_member() {
     for is_listed_first in [true, false] {
