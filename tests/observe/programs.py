@@ -42,11 +42,11 @@ async def until(condition, seconds, what, every=0.1):
 
 
 class Program:
-    """A child process, whose output is kept in a file."""
+    """A child process, whose output is kept in a file, or goes to `log`."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, log=None):
         self.name = name
-        self.log = Path(folder) / f"{name}.log"
+        self.log = Path(log or Path(folder) / f"{name}.log")
         self.process = None
 
     async def start(self, *command, stdout=None):
@@ -60,14 +60,16 @@ class Program:
             await self.process.wait()
 
     def tail(self):
+        if not self.log.is_file():
+            return f"(it was written to {self.log})"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
 
 class Server(Program):
     """A tertulia-server on an address of its own, so that each counts as a pod of its own."""
 
-    def __init__(self, host, folder, settings=()):
-        super().__init__(f"server-{host}", folder)
+    def __init__(self, host, folder, settings=(), log=None):
+        super().__init__(f"server-{host}", folder, log)
         self.pod = host
         self.settings = [word for setting in settings for word in ("--set", setting)]
         self.binary = Path(os.environ.get("TERTULIA_SERVER", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tertulia-server"))
@@ -165,13 +167,14 @@ NODES = ("node-1", "node-2")
 
 
 class StandIns:
-    """Stand in for servers that are not run here: what one tells whose disk fills and whose backups fail, and two that are nodes on NATS."""
+    """Stand in for servers that are not run here: what one tells whose disk fills, whose backups fail and which has a bug, and two that are nodes on NATS."""
 
     def __init__(self):
         self.available = 0.9
         # Of log.disk_bytes.
         self.used = 0.5
         self.failed_backups = 0
+        self.panics = 0
         # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know.
         self.owned, self.map, self.unresolved = 512, 7, 0
         self.scrapes = 0
@@ -205,6 +208,7 @@ class StandIns:
             sample("tertulia_log_bytes", FILLING, self.used * 1e10),
             sample("tertulia_log_limit_bytes", FILLING, 1e10),
             sample("tertulia_backups_total", FILLING, self.failed_backups, result="failed"),
+            sample("tertulia_panics_total", FILLING, self.panics),
         ]
         for node, owned, version, unresolved in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved)):
             lines += [

@@ -19,6 +19,7 @@ def faults():
     yield from dashboards.faults(dashboards.load())
     yield from names()
     yield from rule_cases()
+    yield from caused()
     yield from runbooks()
 
 
@@ -63,6 +64,14 @@ def rule_cases():
     for alert in alerts():
         if alert not in quiet or alert not in firing:
             yield f"rules_test.yml needs a case in which {alert} {'fires' if alert in quiet else 'does not fire'}"
+
+
+def caused():
+    """Each alert is one that the evening waits for, or one that it does not cause: who adds one learns of it before two minutes have gone."""
+    evening = (ROOT / "tests" / "observe" / "run").read_text()
+    for alert in alerts():
+        if f'"{alert}"' not in evening:
+            yield f"tests/observe/run neither waits for {alert} nor names it in NOT_CAUSED"
 
 
 def runbooks():
