@@ -12,7 +12,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::Config;
 use crate::config::checks::longest_line;
 use crate::drain::{Accepting, drain};
-use crate::front::{self, Front, ProxyProtocol};
+use crate::front::{self, Front};
 use crate::log::{Engine, Log, embedded, memory::Memory, nats::Nats, retention::Rules};
 use crate::readiness::{Readiness, Reason};
 use crate::reload::Reload;
@@ -21,6 +21,7 @@ use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry, trace};
 use crate::{admin, http, log, shard, tls};
 
+mod descriptors;
 mod listeners;
 mod signals;
 
@@ -32,9 +33,6 @@ pub const BUCKETS: &[Buckets] = &[];
 
 /// The name of a node that has no others beside it.
 const NODE: &str = "local";
-
-/// Descriptors that are kept for all but connections.
-const OTHER_DESCRIPTORS: u64 = 64;
 
 /// How long the end of the server waits for the collector of traces, at most.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -126,7 +124,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let first = cluster.as_ref().map_or(1, Cluster::first_connection);
     let front = Front::new(
         &config.chat,
-        within_descriptors(&config),
+        descriptors::make_room(&config),
         shards.clone(),
         tracer.clone(),
         secure.of(tls::Port::Chat),
@@ -331,31 +329,6 @@ fn shard_config(config: &Config) -> shard::Config {
         shard.append_posts = shard.append_posts.min(APPEND_POSTS);
     }
     shard
-}
-
-/// Asks the system for as many descriptors as it allows, and takes no more connections than they carry.
-fn within_descriptors(config: &Config) -> front::Limits {
-    let mut limits = config.limits.clone();
-    let introductions = if config.chat.proxy_protocol == ProxyProtocol::Required { front::INTRODUCTIONS } else { 0 };
-    let not_chat = config.admin.connections + config.http.connections + front::REFUSED_AT_ONCE + introductions;
-    let others = OTHER_DESCRIPTORS + not_chat as u64;
-    let wanted = limits.connections as u64 + others;
-    let allowed = match rlimit::increase_nofile_limit(wanted) {
-        Ok(allowed) => allowed,
-        Err(error) => {
-            tracing::warn!(%error, "the limit of descriptors is not known");
-            return limits;
-        }
-    };
-    if allowed < wanted {
-        limits.connections = usize::try_from(allowed.saturating_sub(others)).unwrap_or(usize::MAX).max(1);
-        tracing::warn!(
-            configured = config.limits.connections,
-            possible = limits.connections,
-            "limits.connections is more than the descriptors of this process carry; raise the hard limit (ulimit -Hn)"
-        );
-    }
-    limits
 }
 
 /// Passes on to load balancers whether anything can be written to the log, and whether the node has its place among the others.
