@@ -1,8 +1,11 @@
 """Chart and manifests, without a cluster: linted, rendered over a matrix of values, held against the schemas of Kubernetes, against rules of
 our own, and the configuration in them against the server."""
 
+import configparser
 import copy
 import json
+import re
+import shlex
 import shutil
 import tempfile
 import unittest
@@ -976,6 +979,33 @@ class Compose(unittest.TestCase):
         run("promtool", "check", "config", self.folder / "prometheus" / "prometheus.yml")
         for path in (self.folder / "grafana/provisioning").glob("*/*.yaml"):
             self.assertTrue(yaml.safe_load(path.read_text())["apiVersion"])
+
+
+class Systemd(unittest.TestCase):
+    def test_the_unit_fits_the_server_and_the_page_the_unit(self):
+        file = ROOT / "deploy/systemd/tertulia.service"
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str
+        unit.read_string(file.read_text())
+        service = unit["Service"]
+        page = (ROOT / "docs/deployment.md").read_text().partition("\n## With systemd\n")[2].partition("\n## ")[0]
+        (line,) = [line for line in page.splitlines() if line.startswith("printf ")]
+        with tempfile.TemporaryDirectory() as folder:
+            configuration = Path(folder) / "tertulia.toml"
+            configuration.write_text(run("printf", shlex.split(line)[1]).stdout)
+            _, *arguments = shlex.split(service["ExecStart"])
+            self.assertIn(f"{arguments[arguments.index('--config') + 1]}\n", page)
+            arguments[arguments.index("--config") + 1] = str(configuration)
+            config = json.loads(run(server_binary(), *arguments, "print-config", "--format", "json").stdout)
+        self.assertEqual(config["chat"]["address"], "0.0.0.0:8088")
+        self.assertEqual(config["log"]["data_dir"], f"/var/lib/{service['StateDirectory']}")
+        self.assertGreater(int(service["TimeoutStopSec"]), seconds(config["drain"]["grace"]))
+        self.assertGreater(int(service["LimitNOFILE"]), config["limits"]["connections"] + config["admin"]["connections"] + config["http"]["connections"])
+        # What a wrong configuration ends with is not tried again.
+        done = run(server_binary(), "--set", "limits.connections=0", check=False)
+        self.assertEqual(done.returncode, int(service["RestartPreventExitStatus"]))
+        for name in re.findall(r"deploy/systemd/\S+\.service", page):
+            self.assertTrue((ROOT / name).is_file(), name)
 
 
 class Yaml(unittest.TestCase):
