@@ -125,7 +125,7 @@ impl Process {
     /// # Errors
     /// If the child has ended, or where there is no `/proc`.
     pub fn resident_bytes(&self) -> Result<u64> {
-        self.status_kilobytes("VmRSS:").map(|kilobytes| kilobytes * 1024)
+        self.status("VmRSS:").map(|kilobytes| kilobytes * 1024)
     }
 
     /// The most resident memory that there was, in bytes (`VmHWM`).
@@ -133,10 +133,19 @@ impl Process {
     /// # Errors
     /// If the child has ended, or where there is no `/proc`.
     pub fn peak_resident_bytes(&self) -> Result<u64> {
-        self.status_kilobytes("VmHWM:").map(|kilobytes| kilobytes * 1024)
+        self.status("VmHWM:").map(|kilobytes| kilobytes * 1024)
     }
 
-    fn status_kilobytes(&self, field: &str) -> Result<u64> {
+    /// Descriptors that its table has room for (`FDSize`): the kernel makes a larger one as it is needed, and pauses the thread meanwhile.
+    ///
+    /// # Errors
+    /// If the child has ended, or where there is no `/proc`.
+    pub fn descriptor_table(&self) -> Result<u64> {
+        self.status("FDSize:")
+    }
+
+    /// A number of `/proc/PID/status`; sizes are in kilobytes.
+    fn status(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid);
         let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         let line = status.lines().find_map(|line| line.strip_prefix(field));

@@ -95,6 +95,9 @@ async fn two_thousand_clients_come_and_go() -> Result<()> {
     let _machine = machine().await;
     let server = Server::start().await?;
     let connector = server.connector().patience(PATIENCE);
+    let limit = Metrics::scrape(server.http()).await?.sum("tertulia_connections_limit", &[]).context("no limit")?;
+    let room = server.process().descriptor_table()?;
+    ensure!(room as f64 >= limit, "{room} descriptors at once, for {limit} connections: threads will pause for more");
     // The first storm makes whatever is made once; the second leaves nothing more behind.
     storm(&connector).await?;
     calm(&server).await?;
