@@ -118,6 +118,11 @@ async fn a_byte_order_mark_is_no_part_of_the_first_line() -> Result<()> {
     let hello = json!({"Hello": {"version": 1, "user": "ada"}});
     client.line(&format!("\u{feff}{hello}")).await?;
     client.expect_json(&json!({"Welcome": {"user": "ada"}})).await?;
+    // Nor of an empty one.
+    let mut client = server.connector().raw().await?;
+    client.line("\u{feff}").await?;
+    client.line(&hello.to_string()).await?;
+    client.expect_json(&json!({"Welcome": {"user": "ada"}})).await?;
     Ok(())
 }
 

@@ -69,7 +69,8 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     ensure!(wanted <= limit, "{} connections need {wanted} open files, and the limit is {limit}", plan.connections);
     // While there is one thread: the kernel doubles the table of descriptors whenever it is full otherwise, and has the thread wait for all
     // processors, 10 to 30 ms each time, in which it opens no connections and hears of no messages.
-    rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), i32::try_from(wanted)? - 1).context("make room for open files")?;
+    rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), i32::try_from(wanted)? - 1)
+        .context("make room for open files")?;
     for process in watched.server.iter().chain(&watched.store) {
         process.usage()?;
     }

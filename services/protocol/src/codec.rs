@@ -7,6 +7,9 @@ use crate::code::Code;
 use crate::extended::{CLIENT_KINDS, SERVER_KINDS};
 use crate::{classic, extended};
 
+/// What a classic client may send.
+const CLASSIC_KINDS: &[&str] = &["Join", "Post"];
+
 mod plain;
 
 pub use plain::{classic_message, extended_message};
@@ -35,7 +38,8 @@ pub fn decode_classic(line: &[u8]) -> Result<classic::FromClient<'_>, Fault> {
     if let Some(post) = plain::classic_post(line) {
         return Ok(post);
     }
-    serde_json::from_slice(line).map_err(|error| fault(line, &error, &["Join", "Post"]))
+    let frame = serde_json::from_slice(line).map_err(|error| fault(line, &error, CLASSIC_KINDS))?;
+    in_an_object(line, CLASSIC_KINDS).map(|()| frame)
 }
 
 /// Reads a line of an extended client, without its line end.
@@ -46,7 +50,26 @@ pub fn decode_extended(line: &[u8]) -> Result<extended::FromClient<'_>, Fault> {
     if let Some(post) = plain::extended_post(line) {
         return Ok(post);
     }
-    serde_json::from_slice(line).map_err(|error| fault(line, &error, CLIENT_KINDS))
+    let frame = serde_json::from_slice(line).map_err(|error| fault(line, &error, CLIENT_KINDS))?;
+    in_an_object(line, CLIENT_KINDS).map(|()| frame)
+}
+
+/// Refuses an array in place of the object with the fields, which serde would take in the order of our types: that is no part of the protocol.
+/// The line is otherwise right, so before its first colon there is nothing but a known kind.
+fn in_an_object(line: &[u8], kinds: &[&'static str]) -> Result<(), Fault> {
+    let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+    let (key, fields) = line.split_at(colon);
+    let fields = fields.strip_prefix(b":").unwrap_or_default().trim_ascii_start();
+    if fields.first() != Some(&b'[') {
+        return Ok(());
+    }
+    let column = line.len() - fields.len() + 1;
+    let message =
+        format!("the line is not valid: expected an object with the fields, not an array, at column {column}");
+    let key = key.trim_ascii_start().strip_prefix(b"{").unwrap_or_default().trim_ascii();
+    let is_it = |kind: &&&str| key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(kind.as_bytes());
+    let kind = kinds.iter().find(is_it).copied();
+    Err(Fault { code: Code::Malformed, message, kind, group_name: None, id: None })
 }
 
 /// Reads a line that a server sent to an extended client; `None` for a kind that this version does not know.

@@ -43,6 +43,13 @@ fn a_fault_names_what_and_where() {
         "the line is not valid: invalid type: null, expected an object at column 12"
     );
     assert_eq!(decode_extended(b"{\"Post\":{}}").unwrap_err().kind, Some("Post"));
+    // What serde would take.
+    assert_eq!(
+        message(b" {\"Post\" : [\"Dogs\",\"Hi\",null,null]}"),
+        "the line is not valid: expected an object with the fields, not an array, at column 12"
+    );
+    assert_eq!(decode_classic(b"{\"Join\":[\"Dogs\"]}").unwrap_err().kind, Some("Join"));
+    assert_eq!(decode_extended(b"{\"Ping\":[]}").unwrap_err().kind, Some("Ping"));
     let unknown = decode_extended(br#"{"Dance":{"with":"me"}}"#).unwrap_err();
     assert_eq!(unknown.code, Code::UnknownKind);
     assert!(unknown.message.contains("'Dance'"), "{unknown}");

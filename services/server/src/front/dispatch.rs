@@ -20,6 +20,9 @@ pub(super) const HISTORY_BYTES: usize = 256 * 1024;
 impl Task {
     /// Carries out one line.
     pub(super) fn on_line(&mut self, line: &[u8]) {
+        // Some libraries begin what they write with a byte order mark.
+        let mark = if self.voice.is_none() { "\u{feff}" } else { "" };
+        let line = line.strip_prefix(mark.as_bytes()).unwrap_or(line);
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
@@ -32,8 +35,6 @@ impl Task {
 
     /// The first line decides the dialect.
     fn on_first_line(&mut self, line: &[u8]) {
-        // Some libraries begin what they write with a byte order mark.
-        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         match decode_extended(line) {
             Ok(extended::FromClient::Hello(hello)) => self.on_hello(&hello),
             Err(fault) if is_hello(line) => {

@@ -120,7 +120,7 @@ pub fn describe() {
     describe_gauge!(
         OUTBOUND_BYTES_MAX,
         Unit::Bytes,
-        "Bytes that wait to be written to the chat connection with the most; its limit is limits.outbound_bytes, and 32 KiB more with TLS"
+        "Bytes that wait to be written to the chat connection with the most; its limit is limits.outbound_bytes, which one answer or page may exceed, and 32 KiB more with TLS"
     );
     describe_gauge!(
         IN_FLIGHT_MAX,

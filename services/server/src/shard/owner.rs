@@ -228,8 +228,10 @@ impl Owner {
     /// reads the log may have it from there: until it is known what became of it, nobody is told that it is not there. Nor is it waited for, since
     /// all others of the shard would wait as well.
     fn may_have_seen(&self, name: &GroupName, from: JoinFrom) -> bool {
-        let JoinFrom::After { seq, .. } = from else { return false };
-        self.groups.get(name).is_some_and(|group| (group.head() + 1..=group.tail()).contains(&seq))
+        let JoinFrom::After { seq, epoch } = from else { return false };
+        self.groups.get(name).is_some_and(|group| {
+            (group.head() + 1..=group.tail()).contains(&seq) && epoch.is_none_or(|epoch| epoch == group.epoch())
+        })
     }
 
     /// Whether a new member has seen what another node stored, which has the shard since: a node that appends nothing learns that late, and

@@ -367,12 +367,15 @@ async fn who_has_read_from_the_log_what_its_append_has_not_returned_for_resumes_
     let epoch = world.join(&ada).await.unwrap().epoch;
     world.mood(SLOW);
     world.send_posts(&ada, &["a"]).await;
-    let resume = async |seq| {
+    let resume_in = async |epoch, seq| {
         let (group, session) = (world.group.clone(), Arc::clone(&bob));
         let from = JoinFrom::After { seq, epoch: Some(epoch) };
         assert!(world.shards.send(0, Request::Join { group, session, from }).await);
         next_event(&bob.inbox).await
     };
+    let resume = async |seq| resume_in(epoch, seq).await;
+    // A message of another life of the group is none of those.
+    assert!(matches!(resume_in(epoch + 1, 1).await, Event::Joined(joined) if joined.head == 0));
     let early = resume(1).await;
     assert!(matches!(early, Event::JoinRefused { refusal: Refusal::Unavailable { .. }, .. }), "{early:?}");
     world.log.0.gate.add_permits(1);
