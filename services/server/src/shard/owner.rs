@@ -39,9 +39,11 @@ use seat::{Heard, at, hear};
 
 /// Groups about which the log is asked at a time.
 const AT_ONCE: usize = 128;
-/// How long the shard's task waits for the log to tell whether another node has the shard, and how long after that it asks again.
+/// How long the shard's task waits for the log to tell whether another node has the shard. After that it asks no more for so many times as long
+/// as the answer took, and for so long at least and at most.
 const LOOK: Duration = Duration::from_secs(1);
-const LOOKS: Duration = Duration::from_millis(500);
+const LOOK_SHARE: u32 = 20;
+const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 pub(super) struct Owner {
     shard: u16,
@@ -244,13 +246,15 @@ impl Owner {
             return false;
         }
         // All others of the shard wait meanwhile, and anybody may say to have seen anything: so it is asked now and then, and not for long.
-        if self.seat.as_ref().is_some_and(|seat| seat.looked.is_some_and(|looked| looked.elapsed() < LOOKS)) {
+        let now = tokio::time::Instant::now();
+        if self.seat.as_ref().is_some_and(|seat| seat.look_again.is_some_and(|again| now < again)) {
             return true;
         }
         let asking = self.shared.log.head_now(self.shard, name);
         let head = tokio::time::timeout(LOOK, asking).await;
         if let Some(seat) = &mut self.seat {
-            seat.looked = Some(tokio::time::Instant::now());
+            let took = now.elapsed();
+            seat.look_again = Some(now + took + (took * LOOK_SHARE).clamp(LOOKS.0, LOOKS.1));
         }
         let Ok(Ok(head)) = head else { return true };
         let is_overtaken = head.is_some_and(|head| (head.epoch, head.seq) > ours);

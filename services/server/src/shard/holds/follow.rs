@@ -160,17 +160,41 @@ impl Holds {
 }
 
 /// Has it looked a while later whether somebody is held in a group. To look at all groups takes long: however many are held in all of them, one
-/// after the other, it is done once.
+/// after the other, it is done once for those that came in between, and not put off for ever.
 fn look_later(overlooked: &mut VecDeque<(Instant, Option<GroupName>)>, group: Option<GroupName>) {
+    let mut when = Instant::now() + OVERLOOKED;
     if group.is_none() {
-        overlooked.retain(|(_, there)| there.is_some());
+        let first = overlooked.iter().find_map(|(first, there)| there.is_none().then_some(*first));
+        overlooked.retain(|(when, there)| there.is_some() || Some(*when) == first);
+        when = first.map_or(when, |first| when.max(first + OVERLOOKED));
     }
-    overlooked.push_back((Instant::now() + OVERLOOKED, group));
+    let place = overlooked.partition_point(|(before, _)| *before <= when);
+    overlooked.insert(place, (when, group));
 }
 
 /// Waits until there are more.
 async fn more_than(count: &mut watch::Receiver<u64>, known: u64) {
     if count.wait_for(|count| *count > known).await.is_err() {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_held_everywhere_again_and_again_is_looked_for_all_the_same() {
+        let (mut overlooked, mut looks) = (VecDeque::new(), 0);
+        for _ in 0..60 {
+            look_later(&mut overlooked, None);
+            assert!(overlooked.len() <= 2, "{overlooked:?}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            while overlooked.front().is_some_and(|(when, _)| *when <= Instant::now()) {
+                overlooked.pop_front();
+                looks += 1;
+            }
+        }
+        assert!((15..=30).contains(&looks), "{looks} in a minute");
     }
 }

@@ -273,6 +273,8 @@ impl Owner {
         for name in names {
             self.keep_small().await;
             let outcome = match self.shared.holds.closed_for(name.as_str()) {
+                // Another node has the shard, as an append showed that was waited for: there is no next one.
+                _ if self.is_fenced() => Err(unavailable(&name)),
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
                     Ok(()) => {

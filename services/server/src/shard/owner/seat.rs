@@ -33,8 +33,8 @@ pub(in crate::shard) struct Seat {
     pub(super) fenced: bool,
     /// The shard is to be given up once the append in flight has ended, however that takes.
     pub(super) is_lost: bool,
-    /// When it was last looked whether another node has the shard because a member has seen more than this one.
-    pub(super) looked: Option<Instant>,
+    /// From when it may be looked again whether another node has the shard because a member has seen more than this one.
+    pub(super) look_again: Option<Instant>,
     /// Whether this node reaches nobody, as far as it was acted upon.
     pub(super) is_cut_off: bool,
     cut_off: watch::Receiver<bool>,
@@ -87,7 +87,7 @@ impl Seat {
             role,
             fenced,
             is_lost,
-            looked: None,
+            look_again: None,
             is_cut_off,
             cut_off,
         }

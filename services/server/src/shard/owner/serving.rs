@@ -229,7 +229,13 @@ impl Owner {
             serving.links.insert(ask.node, link);
         }
         for (place, item) in ask.items.into_iter().enumerate() {
-            if let Some(outcome) = self.carry_out(item, &home, &execution, place).await {
+            let outcome = self.carry_out(item, &home, &execution, place).await;
+            if self.is_fenced() {
+                // Another node has the shard, as an append showed that was waited for. The rest is not for this one, nor may it be stored
+                // before what the frame began with, which is sent again.
+                return execution.give_up();
+            }
+            if let Some(outcome) = outcome {
                 execution.set(place, outcome);
             }
         }
@@ -345,10 +351,16 @@ impl Owner {
         id: &str,
     ) -> Result<Stored, Refusal> {
         let id = PostId::from_stored(id).ok();
+        if !self.is_overdue() {
+            self.keep_small().await;
+        }
+        // It may have become that just now. Nothing is given a place behind it: what is placed then counts as stored.
         if self.is_overdue() {
             return self.turned_down(group, &session.user, id.as_ref());
         }
-        self.keep_small().await;
+        if self.is_fenced() {
+            return Err(super::unavailable(group));
+        }
         if !self.is_repeat(group, session, id.as_ref()) {
             self.ready_for_post(group, session, id.as_ref()).await?;
         }

@@ -59,6 +59,9 @@ impl Log for Shared {
                 let this = self.clone();
                 Box::pin(async move {
                     this.0.gate.acquire().await.unwrap().forget();
+                    if this.0.mood.load(Ordering::Relaxed) == FAILING {
+                        return Err(AppendError::Unavailable { reason: "not stored".into() });
+                    }
                     this.0.memory.append(shard, batches).await
                 })
             }

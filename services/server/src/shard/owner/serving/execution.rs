@@ -53,10 +53,12 @@ impl Execution {
         }
     }
 
-    /// This node does not own the shard any more: the other one is to ask whoever does.
+    /// This node does not own the shard any more: the other one is to ask whoever does. Where something was carried out already it is left
+    /// without an answer: it would take what it is told for a promise that nothing was.
     pub(in crate::shard::owner) fn give_up(&self) {
         let mut state = self.state();
-        if let Some(answer) = state.answer.take() {
+        let Some(answer) = state.answer.take() else { return };
+        if state.outcomes.iter().all(Option::is_none) {
             answer(wire::encode(&Reply::NotOwner));
         }
     }

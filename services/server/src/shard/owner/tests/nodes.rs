@@ -166,7 +166,8 @@ fn start(
     let (peers, frame_bytes) = (Arc::new(Wires(Arc::clone(air))), air.frame_bytes);
     let (patience, tracer) = (PATIENCE, Tracer::default());
     let among = Among { peers, instance: start.into(), patience, frame_bytes, cut_off, tracer };
-    let config = Config { count: 1, ..Config::default() };
+    // So few that frames take several appends.
+    let config = Config { count: 1, append_posts: 4, ..Config::default() };
     let shards = Shards::start_among(config, bounds, Arc::new(log.clone()), name.to_owned(), among);
     World { shards, log: log.clone(), group: GroupName::new("G").unwrap() }
 }

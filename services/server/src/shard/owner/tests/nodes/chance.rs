@@ -45,7 +45,7 @@ impl Node {
         let (peers, cut_off) = (Arc::new(view.clone()), cut.subscribe());
         let (patience, tracer, instance) = (Duration::from_secs(10), Tracer::default(), format!("i{node}").into());
         let among = Among { peers, instance, patience, frame_bytes: FRAME_BYTES, cut_off, tracer };
-        let config = Config { count: 1, ..Config::default() };
+        let config = Config { count: 1, append_posts: 3, ..Config::default() };
         let bounds = Bounds { members_per_group: 100, ..BOUNDS };
         let shards = Shards::start_among(config, bounds, Arc::new(view.clone()), format!("n{node}"), among);
         Self { view, shards, cut, taking: tokio::sync::Mutex::default() }

@@ -150,3 +150,62 @@ async fn an_answer_that_was_lost_is_given_although_the_group_was_closed_meanwhil
         assert!(matches!(told, Err(Refusal::Closed { .. })), "{told:?}");
     }
 }
+
+/// More than one append takes, while the one before has no end.
+#[tokio::test(start_paused = true)]
+async fn what_was_only_placed_when_an_append_became_overdue_is_not_said_to_be_stored() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["x"]).await;
+    taken(&pair.one).await;
+    tokio::time::sleep(PATIENCE / 2).await;
+    pair.two.send_posts(&bob, &["a", "b", "c", "d", "e", "f"]).await;
+    assert!(matches!(answers(&ada, 1).await[..], [Err(Refusal::Unanswered { .. })]));
+    pair.one.mood(FAILING);
+    pair.one.log.0.gate.add_permits(1);
+    let told = answers(&bob, 6).await;
+    assert!(told.iter().all(Result::is_err), "{told:?}");
+    pair.one.mood(WELL);
+    assert_eq!(pair.one.post(&ada, &["y"]).await, [Ok(1)], "nothing was stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_have_seen_more_than_there_is_come_in() {
+    let pair = Pair::within(Bounds { members_per_group: 100, ..BOUNDS }, FRAME_BYTES).await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    for id in 10..60 {
+        let (group, from) = (pair.one.group.clone(), JoinFrom::After { seq: 3, epoch: None });
+        let who = session(id, &format!("u{id}"));
+        assert!(pair.one.shards.send(0, Request::Join { group, session: Arc::clone(&who), from }).await);
+        let event = next_event(&who.inbox).await;
+        assert!(matches!(&event, Event::Joined(joined) if joined.head == 1), "{event:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moderator_is_not_told_that_nothing_was_done_by_a_frame_of_which_a_part_was() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let epoch = pair.one.join(&ada).await.unwrap().epoch;
+    let other = GroupName::new("H").unwrap();
+    pair.one.join_group(&other, &ada).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    // Somebody else extends the first group: the next append of the owner is fenced.
+    pair.one.store_elsewhere(epoch, 2).await;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let (how, hold) = (Removal::Deleted, Duration::ZERO);
+    let end = Admin::End { group: other, how, reason: None, hold, epoch: None, in_doubt: false, reply };
+    assert!(pair.two.shards.send(0, Request::Admin(Box::new(end))).await);
+    pair.two.send_posts(&bob, &["p"]).await;
+    let removed = next_event(&ada.inbox).await;
+    assert!(matches!(removed, Event::Removed { removal: Removal::Deleted, .. }), "{removed:?}");
+    pair.own(&pair.two, 8, Vec::new()).await;
+    let told = answer.await.unwrap();
+    assert!(matches!(told, Err(Refusal::Unanswered { .. })), "{told:?}");
+}
