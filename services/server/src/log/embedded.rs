@@ -151,11 +151,12 @@ impl Core {
     }
 
     fn row_head(&self, group: &GroupName) -> Result<Option<Head>, ReadError> {
+        let begun = Instant::now();
         self.holes.may_read_row(group)?;
         let row = self.tables.row(group);
         match &row {
             Ok(_) => self.holes.read_row(group),
-            Err(error) if error.is_disk_failure() => self.holes.failed_row(group, error),
+            Err(error) if error.is_disk_failure() => self.holes.failed_row(group, begun, error),
             Err(_) => {}
         }
         let row = row?;
@@ -262,9 +263,10 @@ impl Core {
                 Some(Known::Loading) | None => {}
             }
         }
+        let begun = Instant::now();
         self.holes.may_list()?;
         let stored = read::groups(&self.tables, prefix, after, limit, &|name| heads.contains_key(name));
-        self.holes.listed(&stored);
+        self.holes.listed(begun, &stored);
         let stored = stored?;
         let mut found = Vec::with_capacity(stored.len());
         for (name, head) in stored {

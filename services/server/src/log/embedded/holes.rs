@@ -65,6 +65,13 @@ struct Tries {
     met: Instant,
 }
 
+/// A read that the disk failed under.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    begun: Instant,
+    now: Instant,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Hole {
     from: u64,
@@ -100,9 +107,14 @@ impl Tries {
         Self { failures: 1, again: now + AGAIN, met: now }
     }
 
-    fn failed(&mut self, now: Instant) {
+    /// Answers whether it counts: who had begun before it failed the last time met the same, as a disk may take seconds to say that it failed.
+    fn failed(&mut self, Failed { begun, now }: Failed) -> bool {
+        if begun < self.met {
+            return false;
+        }
         self.failures = self.failures.saturating_add(1);
         (self.again, self.met) = (now + self.pause(), now);
+        true
     }
 
     fn pause(&self) -> Duration {
@@ -232,19 +244,25 @@ impl State {
         at: u64,
         memory_first: u64,
         error: &dyn Display,
-        now: Instant,
+        failed: Failed,
     ) {
-        let Some(places) = self.noting(group, error, now) else { return };
+        let Some(places) = self.noting(group, error, failed.now) else { return };
         places.turn_to(epoch);
         // What is passed over does not grow by what has failed once.
         let near = |hole: &Hole| if hole.is_passed { 0 } else { NEAR };
         let is_here = |hole: &Hole| (hole.from.saturating_sub(near(hole))..=hole.to).contains(&at);
         let Some(hole) = places.forward.iter_mut().find(|hole| is_here(hole)) else {
-            places.forward.push(Hole::new(at, now));
+            places.forward.push(Hole::new(at, failed.now));
             return;
         };
-        hole.tries.failed(now);
-        hole.from = hole.from.min(at);
+        if at < hole.from {
+            // Nothing held back who began there, and it may be kept with what is bad: that was no try of the place.
+            hole.from = at;
+            return;
+        }
+        if !hole.tries.failed(failed) {
+            return;
+        }
         // Else it failed in what is passed over, which says nothing of what comes after that.
         let is_at_end = at >= hole.to;
         hole.is_passed &= !is_at_end;
@@ -259,16 +277,16 @@ impl State {
         }
     }
 
-    fn failed_before(&mut self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display, now: Instant) {
-        let Some(places) = self.noting(group, error, now) else { return };
+    fn failed_before(&mut self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display, failed: Failed) {
+        let Some(places) = self.noting(group, error, failed.now) else { return };
         places.turn_to(epoch);
         let is_here = |hole: &Hole| at.abs_diff(hole.from) <= NEAR || at.abs_diff(hole.to) <= NEAR;
         match places.backward.iter_mut().find(|hole| is_here(hole)) {
             Some(hole) => {
-                hole.tries.failed(now);
+                hole.tries.failed(failed);
                 (hole.from, hole.to) = (hole.from.min(at), hole.to.max(at));
             }
-            None => places.backward.push(Hole::new(at, now)),
+            None => places.backward.push(Hole::new(at, failed.now)),
         }
     }
 
@@ -319,13 +337,15 @@ impl Holes {
         tries.map_or(Ok(()), |tries| tries.begin(&mut state.tried, now))
     }
 
-    /// A list of groups was read, or the disk failed under it.
-    pub(crate) fn listed<T>(&self, result: &Result<T, TableError>) {
+    /// A list of groups, which was begun then, was read, or the disk failed under it.
+    pub(crate) fn listed<T>(&self, begun: Instant, result: &Result<T, TableError>) {
         let (state, now) = (&mut *self.state(), Instant::now());
         match (result, &mut state.list) {
             (Ok(_), Some(_)) => (state.list, state.tried) = (None, None),
             (Ok(_), None) => {}
-            (Err(error), Some(tries)) if error.is_disk_failure() => tries.failed(now),
+            (Err(error), Some(tries)) if error.is_disk_failure() => {
+                tries.failed(Failed { begun, now });
+            }
             (Err(error), list @ None) if error.is_disk_failure() => *list = Some(Tries::first(now)),
             (Err(_), _) => {}
         }
@@ -344,13 +364,15 @@ impl Holes {
         self.state().read_row(group);
     }
 
-    /// The disk failed under a group itself.
-    pub(crate) fn failed_row(&self, group: &GroupName, error: &dyn Display) {
+    /// The disk failed under a group itself, in a read that was begun then.
+    pub(crate) fn failed_row(&self, group: &GroupName, begun: Instant, error: &dyn Display) {
         let now = Instant::now();
         let mut state = self.state();
         let Some(places) = state.noting(group, error, now) else { return };
         match &mut places.row {
-            Some(tries) => tries.failed(now),
+            Some(tries) => {
+                tries.failed(Failed { begun, now });
+            }
             row @ None => *row = Some(Tries::first(now)),
         }
     }
@@ -371,9 +393,19 @@ impl Holes {
         self.state().read_after(group, begin);
     }
 
-    /// The disk failed under the message `at`, or one that is kept with it; later ones, from `memory_first` on, are in memory.
-    pub(crate) fn failed_after(&self, group: &GroupName, epoch: u64, at: u64, memory_first: u64, error: &dyn Display) {
-        self.state().failed_after(group, epoch, at, memory_first, error, Instant::now());
+    /// The disk failed under the message `at`, or one that is kept with it, in a read that was begun then; later ones, from `memory_first` on,
+    /// are in memory.
+    pub(crate) fn failed_after(
+        &self,
+        group: &GroupName,
+        epoch: u64,
+        at: u64,
+        memory_first: u64,
+        begun: Instant,
+        error: &dyn Display,
+    ) {
+        let failed = Failed { begun, now: Instant::now() };
+        self.state().failed_after(group, epoch, at, memory_first, error, failed);
     }
 
     /// How to read messages from `last` down: after which one to end.
@@ -387,8 +419,8 @@ impl Holes {
     }
 
     /// As [`Holes::failed_after`], for who reads from new to old.
-    pub(crate) fn failed_before(&self, group: &GroupName, epoch: u64, at: u64, error: &dyn Display) {
-        self.state().failed_before(group, epoch, at, error, Instant::now());
+    pub(crate) fn failed_before(&self, group: &GroupName, epoch: u64, at: u64, begun: Instant, error: &dyn Display) {
+        self.state().failed_before(group, epoch, at, error, Failed { begun, now: Instant::now() });
     }
 
     /// What was read of a group is not what was written.

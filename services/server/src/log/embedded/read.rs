@@ -1,5 +1,7 @@
 //! Reads: what memory has of a group, and the tables for what it has not.
 
+use std::time::Instant;
+
 use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
@@ -68,6 +70,7 @@ pub(crate) fn from_tables(
     limit: PageLimit,
 ) -> Result<Page, TableError> {
     let mut reading = Reading { holes, group, view, head: view.head, gathered: Gathered::new(limit), at: At::Group };
+    let begun = Instant::now();
     holes.may_read_row(group)?;
     let read = tables.read(|transaction| {
         // Another life of the group, or none: its messages went since memory was asked.
@@ -87,9 +90,9 @@ pub(crate) fn from_tables(
         match (&error, at) {
             (TableError::Decode(error), _) => holes.damaged(group, error),
             (error, _) if !error.is_disk_failure() => {}
-            (error, At::Group) => holes.failed_row(group, error),
-            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, view.memory_first, error),
-            (error, At::Before(seq)) => holes.failed_before(group, head.epoch, seq, error),
+            (error, At::Group) => holes.failed_row(group, begun, error),
+            (error, At::After(seq)) => holes.failed_after(group, head.epoch, seq, view.memory_first, begun, error),
+            (error, At::Before(seq)) => holes.failed_before(group, head.epoch, seq, begun, error),
         }
         // What was found until then is as good as ever.
         if gathered.records.is_empty() {

@@ -10,6 +10,11 @@ fn bad() -> TableError {
     TableError::Redb(Box::new(redb::Error::Io(std::io::Error::other("bad"))))
 }
 
+/// A read that the disk failed under at once.
+fn quick(now: Instant) -> Failed {
+    Failed { begun: now, now }
+}
+
 fn whole(begin: u64) -> Span {
     Span { begin, end: u64::MAX }
 }
@@ -17,7 +22,7 @@ fn whole(begin: u64) -> Span {
 #[test]
 fn a_place_that_failed_is_left_alone_and_then_passed_over() {
     let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
+    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
     assert!(matches!(state.after(&dogs, 7, 100, MEMORY, now), Err(TableError::Avoided)));
     assert_eq!(
         state.after(&dogs, 7, 7, MEMORY, now).unwrap(),
@@ -30,7 +35,7 @@ fn a_place_that_failed_is_left_alone_and_then_passed_over() {
         now += pause;
         assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(100), "try {failures}");
         assert!(matches!(state.after(&dogs, 7, 100, MEMORY, now), Err(TableError::Avoided)), "one tries, no more");
-        state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
+        state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
     }
     for passed in [STRIDE, 0, 2 * STRIDE, 0] {
         now += 4 * AGAIN;
@@ -39,7 +44,7 @@ fn a_place_that_failed_is_left_alone_and_then_passed_over() {
             whole(100 + passed),
             "every second one tries all of it"
         );
-        state.failed_after(&dogs, 7, 100 + passed, MEMORY, &"bad", now);
+        state.failed_after(&dogs, 7, 100 + passed, MEMORY, &"bad", quick(now));
     }
     now += 4 * AGAIN;
     let begin = state.after(&dogs, 7, 103, MEMORY, now).unwrap().begin;
@@ -49,7 +54,7 @@ fn a_place_that_failed_is_left_alone_and_then_passed_over() {
     assert_eq!(state.after(&dogs, 7, begin, MEMORY, now).unwrap(), whole(begin));
     now += 4 * AGAIN;
     assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(100), "a last time");
-    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
+    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
     now += 4 * AGAIN;
     assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(begin));
     assert_eq!(
@@ -62,7 +67,7 @@ fn a_place_that_failed_is_left_alone_and_then_passed_over() {
 /// A group in which a place failed so often that it is passed over.
 fn failed_thrice(dogs: &GroupName, at: u64, memory_first: u64, now: Instant) -> State {
     let mut state = State::default();
-    (0..TRIES).for_each(|_| state.failed_after(dogs, 7, at, memory_first, &"bad", now));
+    (0..TRIES).for_each(|_| state.failed_after(dogs, 7, at, memory_first, &"bad", quick(now)));
     state
 }
 
@@ -97,10 +102,31 @@ fn what_was_passed_over_and_can_be_read_again_is_no_hole_any_more() {
 }
 
 #[test]
+fn what_some_meet_at_the_same_time_is_one_failure() {
+    let (mut state, dogs, begun) = (State::default(), group("Dogs"), Instant::now());
+    // A disk takes some time to say that it cannot read.
+    for second in 1..=5 {
+        let failed = Failed { begun, now: begun + second * SECOND };
+        state.failed_after(&dogs, 7, 100, MEMORY, &"bad", failed);
+        state.failed_before(&dogs, 7, 100, &"bad", failed);
+    }
+    // Nor is it one of the place where somebody begins before it.
+    for at in (90..100).rev() {
+        state.failed_after(&dogs, 7, at, MEMORY, &"bad", quick(begun + 6 * SECOND));
+    }
+    let now = begun + 10 * SECOND + AGAIN;
+    assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(100), "it is tried again, and soon");
+    let again = now + BETWEEN;
+    assert_eq!(state.before(&dogs, 7, 100, again).unwrap(), 0);
+    let tries = &state.groups[&dogs].forward[0].tries;
+    assert_eq!((state.groups[&dogs].forward.len(), tries.failures), (1, 1));
+}
+
+#[test]
 fn what_failed_once_is_not_passed_over_for_what_can_be_read_after_it() {
     let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
-    state.failed_after(&dogs, 7, 95, MEMORY, &"bad", now);
+    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
+    state.failed_after(&dogs, 7, 95, MEMORY, &"bad", quick(now));
     now += 4 * AGAIN;
     assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(100));
     state.read_after(&dogs, 100);
@@ -112,8 +138,8 @@ fn what_failed_once_is_not_passed_over_for_what_can_be_read_after_it() {
 #[test]
 fn what_failed_once_far_before_a_place_makes_that_no_larger() {
     let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-    for at in [300, 300, 60] {
-        state.failed_after(&dogs, 7, at, MEMORY, &"bad", now);
+    for at in [300, 300, 60, 300] {
+        state.failed_after(&dogs, 7, at, MEMORY, &"bad", quick(now));
     }
     now += 4 * AGAIN;
     assert_eq!(state.after(&dogs, 7, 300, MEMORY, now).unwrap(), whole(300 + STRIDE));
@@ -122,7 +148,7 @@ fn what_failed_once_far_before_a_place_makes_that_no_larger() {
     now += 4 * AGAIN;
     let begin = state.after(&dogs, 7, 300, MEMORY, now).unwrap().begin;
     state.read_after(&dogs, begin);
-    state.failed_after(&dogs, 7, 200, MEMORY, &"bad", now);
+    state.failed_after(&dogs, 7, 200, MEMORY, &"bad", quick(now));
     assert!(matches!(state.after(&dogs, 7, 200, MEMORY, now), Err(TableError::Avoided)), "it is tried again first");
     assert_eq!(state.after(&dogs, 7, 300, MEMORY, now).unwrap(), whole(begin));
 }
@@ -130,12 +156,12 @@ fn what_failed_once_far_before_a_place_makes_that_no_larger() {
 #[test]
 fn what_can_be_read_again_is_no_hole_any_more() {
     let (mut state, dogs, mut now) = (State::default(), group("Dogs"), Instant::now());
-    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
+    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
     now += AGAIN;
     assert_eq!(state.after(&dogs, 7, 100, MEMORY, now).unwrap(), whole(100));
     state.read_after(&dogs, 100);
     assert_eq!(state.after(&dogs, 7, 90, MEMORY, now).unwrap(), whole(90));
-    state.failed_before(&dogs, 7, 100, &"bad", now);
+    state.failed_before(&dogs, 7, 100, &"bad", quick(now));
     now += AGAIN;
     assert_eq!(state.before(&dogs, 7, 100, now).unwrap(), 0);
     state.read_before(&dogs, 100);
@@ -146,8 +172,8 @@ fn what_can_be_read_again_is_no_hole_any_more() {
 #[test]
 fn another_life_of_the_group_has_other_messages_there() {
     let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
-    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", now);
-    state.failed_before(&dogs, 7, 100, &"bad", now);
+    state.failed_after(&dogs, 7, 100, MEMORY, &"bad", quick(now));
+    state.failed_before(&dogs, 7, 100, &"bad", quick(now));
     assert_eq!(state.after(&dogs, 8, 100, MEMORY, now).unwrap(), whole(100));
     assert_eq!(state.before(&dogs, 8, 100, now).unwrap(), 0);
 }
@@ -156,7 +182,7 @@ fn another_life_of_the_group_has_other_messages_there() {
 fn places_are_tried_one_after_the_other() {
     let (mut state, now) = (State::default(), Instant::now());
     let names = [group("A"), group("B")];
-    names.iter().for_each(|name| state.failed_after(name, 7, 1, MEMORY, &"bad", now));
+    names.iter().for_each(|name| state.failed_after(name, 7, 1, MEMORY, &"bad", quick(now)));
     let later = now + AGAIN;
     assert!(state.after(&names[0], 7, 1, MEMORY, later).is_ok());
     assert!(state.after(&names[1], 7, 1, MEMORY, later).is_err());
@@ -168,11 +194,11 @@ fn after_a_try_that_succeeds_the_next_one_does_not_wait() {
     let now = Instant::now();
     let names: Vec<GroupName> = (0..4).map(|number| group(&format!("G{number}"))).collect();
     let holes = Holes::default();
-    holes.listed(&Err::<(), _>(bad()));
+    holes.listed(now, &Err::<(), _>(bad()));
     for name in &names {
-        holes.failed_row(name, &"bad");
-        holes.failed_after(name, 7, 1, MEMORY, &"bad");
-        holes.failed_before(name, 7, 1, &"bad");
+        holes.failed_row(name, now, &"bad");
+        holes.failed_after(name, 7, 1, MEMORY, now, &"bad");
+        holes.failed_before(name, 7, 1, now, &"bad");
     }
     holes.hurry();
     for name in &names {
@@ -190,7 +216,7 @@ fn after_a_try_that_succeeds_the_next_one_does_not_wait() {
         holes.read_before(name, 1);
     }
     holes.may_list().unwrap();
-    holes.listed(&Ok(()));
+    holes.listed(now, &Ok(()));
     assert_eq!(holes.state().tried, None);
     assert!(now.elapsed() < BETWEEN);
 }
@@ -198,11 +224,11 @@ fn after_a_try_that_succeeds_the_next_one_does_not_wait() {
 #[test]
 fn whoever_reads_backward_ends_before_the_place() {
     let (mut state, dogs, now) = (State::default(), group("Dogs"), Instant::now());
-    state.failed_before(&dogs, 7, 100, &"bad", now);
+    state.failed_before(&dogs, 7, 100, &"bad", quick(now));
     assert_eq!(state.before(&dogs, 7, 200, now).unwrap(), 100);
     assert!(state.before(&dogs, 7, 100, now).is_err());
     assert_eq!(state.before(&dogs, 7, 99, now).unwrap(), 0);
-    state.failed_before(&dogs, 7, 90, &"bad", now + SECOND);
+    state.failed_before(&dogs, 7, 90, &"bad", quick(now + SECOND));
     assert!(state.before(&dogs, 7, 95, now + SECOND).is_err(), "it is one place");
 }
 
@@ -210,9 +236,9 @@ fn whoever_reads_backward_ends_before_the_place() {
 fn a_disk_that_fails_as_a_whole_does_not_fill_the_memory() {
     let (mut state, now) = (State::default(), Instant::now());
     for number in 0..2 * MOST as u64 {
-        state.failed_after(&group(&format!("G{}", number / 2)), 7, number * 2 * NEAR, u64::MAX, &"bad", now);
+        state.failed_after(&group(&format!("G{}", number / 2)), 7, number * 2 * NEAR, u64::MAX, &"bad", quick(now));
     }
     assert_eq!(state.groups.values().map(Places::count).sum::<usize>(), MOST);
-    state.failed_after(&group("Dogs"), 7, 1, MEMORY, &"bad", now + KNOWN);
+    state.failed_after(&group("Dogs"), 7, 1, MEMORY, &"bad", quick(now + KNOWN));
     assert_eq!(state.groups.len(), 1);
 }
