@@ -49,7 +49,8 @@ pub(crate) struct Args {
     #[arg(long, requires = "join", conflicts_with = "classic")]
     pub(crate) raw: bool,
 
-    /// Stay when standard input has ended, and print until interrupted (quit, and Control-D at a terminal, still end it)
+    /// Stay when standard input has ended, and print until interrupted or no group is left (quit, and Control-D at a
+    /// terminal, still end it)
     #[arg(long, conflicts_with = "classic")]
     pub(crate) follow: bool,
 
@@ -146,14 +147,17 @@ way may be stored before one that is refused for now (the log is not available, 
 and questions about it, wait for the posts typed before them. When standard input ends, the session ends once every post
 is answered and every message known of is printed. A moderator who closes the connection ends the session.
 
+With --follow the session ends with 1 once no group is left and no command can come that joins one, since the input has
+ended or --raw makes every line a text: the join was refused, a moderator took one out, the group was closed or deleted.
+
 With --classic, a server that has not closed the connection when the session ends may not have done all: that is told.
 
 Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
 connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
 was asked for did not come in time (with --classic: the server still spoke after five times the --linger, or a line was
 skipped), nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
-is waited for), the file of --state could not be written in the end, or, when standard input is no terminal, a command
-failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
+is waited for), the file of --state could not be written in the end, --follow has no group left, or, when standard input
+is no terminal, a command failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
 ignored from the start, as with nohup, does not). One line on standard error says why.
 ";
 
