@@ -136,7 +136,8 @@ With --raw every line is posted to the group of --join as it stands, an empty on
 and a byte order mark at the start of the input are no part of it.
 
 The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
-an answer are posted again under the same id, so that nothing is missing or there twice. A post is given up as unknown
+an answer are posted again under the same id, so that nothing is missing or there twice. A group that is full or closed
+by then, or out of which a moderator holds one, is asked for again until it lets one in. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent, or 3072 messages of the group) and it cannot be
 looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does
 not take for now is tried again later and later, every ten seconds in the end or when the server asks for it, and given
