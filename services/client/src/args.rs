@@ -158,7 +158,8 @@ connection, it was lost (with --no-reconnect; with --classic, before the end of 
 was asked for did not come in time (with --classic: the server still spoke after five times the --linger, or a line was
 skipped), nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
 is waited for), the file of --state could not be written in the end, --follow has no group left, or, when standard input
-is no terminal, a command failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
+is no terminal, a command failed or a post was refused (not with --classic, which prints that and ends as the book's
+client does); 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
 ignored from the start, as with nohup, does not). One line on standard error says why.
 ";
 
