@@ -280,7 +280,10 @@ impl State {
                 self.groups.insert(group, Membership::new(from));
             }
             Some(membership) if membership.is_leaving() => membership.ask(from),
-            Some(membership) if membership.is_asking() => self.note(format!("already joining {group}")),
+            Some(membership) if membership.is_asking() => match last {
+                Some(last) => membership.ask_later(last),
+                None => self.note(format!("already joining {group}")),
+            },
             Some(_) if last.is_none() => self.note(format!("you are a member of {group}")),
             Some(membership) => membership.ask(from),
         }
