@@ -260,7 +260,7 @@ impl State {
                 if count > MOST_HISTORY {
                     self.note(format!("only the newest {MOST_HISTORY} messages of {group}: no more are shown at once"));
                 }
-                self.ask(Query::History { group, count: count.clamp(1, MOST_HISTORY) });
+                self.ask(Query::History { group, count: count.min(MOST_HISTORY) });
             }
             Command::Help => self.events.push(Event::Help),
             Command::Quit => {}
