@@ -29,6 +29,7 @@ async fn two_people_at_their_terminals() -> Result<()> {
     for mut terminal in [one, two] {
         terminal.hang_up();
         let (code, complaints) = terminal.end(END).await?;
+        // Also of the one to whom something was refused, as in the book.
         assert_eq!(code, Some(0), "{complaints}");
     }
     Ok(())

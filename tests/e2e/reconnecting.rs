@@ -136,6 +136,70 @@ async fn who_does_not_want_to_connect_again_ends_with_the_connection() -> Result
     Ok(())
 }
 
+/// The end of a membership that nobody asked for.
+fn put_out(group: &str, reason: &str) -> String {
+    json!({"Left": {"group_name": group, "reason": reason}}).to_string()
+}
+
+#[tokio::test]
+async fn who_follows_ends_when_no_group_is_left_and_no_command_can_come() -> Result<()> {
+    let refused = |code: &str| {
+        json!({"Rejected": {"code": code, "message": "no", "request": "Join", "group_name": "Dogs"}}).to_string()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    for (arguments, lines) in [
+        (&[][..], vec![refused("group_full")]),
+        (&[], vec![joined(6), put_out("Dogs", "kicked")]),
+        (&[], vec![joined(6), put_out("Dogs", "deleted")]),
+        (&["--raw"], vec![joined(6), put_out("Dogs", "closed")]),
+    ] {
+        let mut ada = follower(&address, arguments)?;
+        // With --raw no line is a command, also of an input that has not ended.
+        if arguments.is_empty() {
+            ada.hang_up();
+        }
+        let mut peer = welcomed(&listener).await?;
+        peer.expect_json(&json!({"Join": {"group_name": "Dogs"}})).await?;
+        for line in &lines {
+            peer.line(line).await?;
+        }
+        let (code, said) = ada.end(PATIENCE).await?;
+        ensure!(code == Some(1) && said.contains("no group is left to follow"), "{lines:?}: {code:?}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_follows_stays_while_a_group_is_left_or_a_command_can_come() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let mut ada = follower(&address, &["--join", "Cats"])?;
+    ada.hang_up();
+    let mut peer = welcomed(&listener).await?;
+    peer.line(&joined(6)).await?;
+    peer.line(&joined(6).replace("Dogs", "Cats")).await?;
+    peer.line(&put_out("Cats", "kicked")).await?;
+    peer.line(&told(7, "woof", &Value::Null)).await?;
+    ensure!(message(&mut ada).await? == (7, "woof".to_owned()));
+    peer.line(&told(8, "woof", &Value::Null)).await?;
+    ensure!(message(&mut ada).await? == (8, "woof".to_owned()), "it went on");
+
+    let mut ada = follower(&address, &[])?;
+    let mut peer = welcomed(&listener).await?;
+    peer.expect_json(&json!({"Join": {"group_name": "Dogs"}})).await?;
+    peer.line(&joined(6)).await?;
+    peer.line(&put_out("Dogs", "kicked")).await?;
+    // What answers this was said after she was put out.
+    ada.types("members Dogs").await?;
+    peer.expect_json(&json!({"Members": {"group_name": "Dogs"}})).await?;
+    peer.line(&json!({"Members": {"group_name": "Dogs", "members": ["bob"], "more": false}}).to_string()).await?;
+    ensure!(ada.line().await? == "member\tDogs\tbob");
+    ada.types("join Dogs").await?;
+    peer.expect_json(&json!({"Join": {"group_name": "Dogs"}})).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_peer_that_says_anything_but_a_welcome_is_not_heard_for_ever() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -49,7 +49,8 @@ pub(crate) struct Args {
     #[arg(long, requires = "join", conflicts_with = "classic")]
     pub(crate) raw: bool,
 
-    /// Stay when standard input has ended, and print until interrupted (quit, and Control-D at a terminal, still end it)
+    /// Stay when standard input has ended, and print until interrupted or no group is left (quit, and Control-D at a
+    /// terminal, still end it)
     #[arg(long, conflicts_with = "classic")]
     pub(crate) follow: bool,
 
@@ -135,7 +136,8 @@ With --raw every line is posted to the group of --join as it stands, an empty on
 and a byte order mark at the start of the input are no part of it.
 
 The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
-an answer are posted again under the same id, so that nothing is missing or there twice. A post is given up as unknown
+an answer are posted again under the same id, so that nothing is missing or there twice. A group that is full or closed
+by then, or out of which a moderator holds one, is asked for again until it lets one in. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent, or 3072 messages of the group) and it cannot be
 looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does
 not take for now is tried again later and later, every ten seconds in the end or when the server asks for it, and given
@@ -146,14 +148,18 @@ way may be stored before one that is refused for now (the log is not available, 
 and questions about it, wait for the posts typed before them. When standard input ends, the session ends once every post
 is answered and every message known of is printed. A moderator who closes the connection ends the session.
 
+With --follow the session ends with 1 once no group is left and no command can come that joins one, since the input has
+ended or --raw makes every line a text: the join was refused, a moderator took one out, the group was closed or deleted.
+
 With --classic, a server that has not closed the connection when the session ends may not have done all: that is told.
 
 Exit status: 0 if all went well; 1 if the server could not be reached or did not let one in, a moderator closed the
 connection, it was lost (with --no-reconnect; with --classic, before the end of the input or before all was sent), what
 was asked for did not come in time (with --classic: the server still spoke after five times the --linger, or a line was
 skipped), nobody reads the output or it cannot be written, the output was cut off (by a signal or an error; else it
-is waited for), the file of --state could not be written in the end, or, when standard input is no terminal, a command
-failed or a post was refused; 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
+is waited for), the file of --state could not be written in the end, --follow has no group left, or, when standard input
+is no terminal, a command failed or a post was refused (not with --classic, which prints that and ends as the book's
+client does); 2 for a wrong command line; 128 and the number of the signal that ended it (one that was
 ignored from the start, as with nohup, does not). One line on standard error says why.
 ";
 

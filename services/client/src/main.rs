@@ -118,6 +118,7 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
         reconnect: !args.no_reconnect,
         linger: args.linger.unwrap_or(Duration::from_secs(10)),
         follow: args.follow,
+        commands: !args.raw,
         interactive: typing,
     };
     let result = Box::pin(session::run(options, input, &mut signals, &screen, bookmarks.as_mut())).await;

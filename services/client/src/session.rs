@@ -4,6 +4,7 @@
 //!
 //! * when the input has ended (end of file, or `quit`) and everything asked for was answered and shown, at the latest
 //!   when nothing came of it for the linger time;
+//! * when there is no group left to follow, and no command can come that joins one;
 //! * when the server does not let the client in, or a moderator puts it out, or it cannot be reached at the first attempt;
 //! * when a connection is lost and reconnecting is off;
 //! * on a signal, and when the output is closed.
@@ -66,8 +67,10 @@ pub(crate) struct Options {
     pub(crate) reconnect: bool,
     /// How long to wait after the input ended while nothing comes of what was asked for.
     pub(crate) linger: Duration,
-    /// Whether to stay when the input has ended.
+    /// Whether to stay when the input has ended, as long as there is a group to follow.
     pub(crate) follow: bool,
+    /// Whether the input has commands, and not texts alone.
+    pub(crate) commands: bool,
     /// Whether a person types: then a refusal does not change how the session ends, and commands are taken while there
     /// is no connection.
     pub(crate) interactive: bool,
@@ -304,7 +307,9 @@ impl Session<'_> {
 
     /// Whether the session is over: the input has ended, and there is nothing left to wait for or no time left to.
     fn is_over(&self, flushed: bool) -> Option<Ended> {
-        let give_up = self.give_up?;
+        let Some(give_up) = self.give_up else {
+            return (flushed && self.follows_nothing()).then_some(Err(Error::NoGroup));
+        };
         let failures = self.state.failures();
         let settled = match self.options.interactive {
             // Who asks to leave waits for nothing but the fate of what was posted.
@@ -321,6 +326,13 @@ impl Session<'_> {
                 None => Error::Late(self.state.open()),
             })
         })
+    }
+
+    /// Whether it stays to follow groups, and is in none and never will be: to whoever looks after it, it would seem well.
+    fn follows_nothing(&self) -> bool {
+        let is_commanded = self.options.commands && !self.input_ended;
+        let is_done = self.state.was_online() && self.state.is_settled();
+        self.options.follow && !is_commanded && is_done && self.state.is_in_no_group()
     }
 
     /// Puts off giving up if something came of what was asked for, or if it may be there and is not read because the screen

@@ -216,10 +216,14 @@ impl Reader {
                 Ok(count) => (current()?, count),
                 Err(_) => (checked(one)?, HISTORY),
             },
-            Some([group, count]) => (checked(group)?, count.parse().map_err(|_| usage)?),
+            Some([group, count]) => match count.parse() {
+                Ok(count) => (checked(group)?, count),
+                Err(_) => return Err(usage),
+            },
             _ => return Err(usage),
         };
-        Ok(Command::History { group, count })
+        // The newest none are nothing that can be asked for.
+        if count == 0 { Err(usage) } else { Ok(Command::History { group, count }) }
     }
 
     fn optional_group(&self, rest: &str, usage: Mistake) -> Result<String, Mistake> {
@@ -336,6 +340,9 @@ mod tests {
         assert_eq!(read("history 5"), Command::History { group: "Dogs".into(), count: 5 });
         assert_eq!(read("history Cats"), Command::History { group: "Cats".into(), count: 20 });
         assert_eq!(read("history 5 7"), Command::History { group: "5".into(), count: 7 });
+        for line in ["history 0", "history Cats 0"] {
+            assert!(matches!(in_dogs().read(line), Err(Mistake::Usage { .. })), "the newest none: {line}");
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// Some of what was asked for was refused.
     #[error("{0} of the commands failed")]
     Failures(u64),
+    /// Why there is none was told.
+    #[error("no group is left to follow, and no command can come that joins one")]
+    NoGroup,
     /// Nothing more can be printed.
     #[error(transparent)]
     Output(#[from] Over),

@@ -91,6 +91,8 @@ pub(crate) struct Membership {
     /// `None` until the first `Joined`.
     position: Option<Position>,
     asking: Asking,
+    /// So many of the newest are to be shown once the join that is under way is answered, and what comes of it was shown.
+    newest: Option<u64>,
     /// To be left once the posts with numbers up to this one are answered.
     leave: Option<u64>,
     /// To be joined again after that.
@@ -114,6 +116,7 @@ impl Membership {
         Self {
             position: None,
             asking: Asking::Wanted(from, None),
+            newest: None,
             leave: None,
             again: None,
             leaves: 0,
@@ -127,7 +130,7 @@ impl Membership {
 
     /// Whether a `Join` is on its way, or will be.
     pub(crate) fn is_asking(&self) -> bool {
-        self.asking != Asking::No
+        self.asking != Asking::No || self.newest.is_some()
     }
 
     /// Whether the join was refused for now and is not answered yet: no post is taken before.
@@ -156,8 +159,19 @@ impl Membership {
         }
     }
 
+    /// Joins once more for the newest so many, after the join that is under way: that one may be needed to leave no gap.
+    pub(crate) fn ask_later(&mut self, newest: u64) {
+        self.newest = Some(newest);
+    }
+
     /// Gives the `Join` that is to be sent now, if there is one.
     pub(crate) fn next_join<'a>(&mut self, group: &'a str, now: Instant) -> Option<Join<'a>> {
+        if self.asking == Asking::No
+            && self.position.is_some_and(|position| position.seen >= self.known)
+            && let Some(newest) = self.newest.take()
+        {
+            self.asking = Asking::Wanted(From::Last(newest), None);
+        }
         let Asking::Wanted(from, not_before) = self.asking else { return None };
         if not_before.is_some_and(|at| now < at) {
             return None;
@@ -201,7 +215,7 @@ impl Membership {
     pub(crate) fn join_refused(&mut self) -> bool {
         let resuming = matches!(self.asking, Asking::Sent(From::After(_)));
         self.asking = Asking::No;
-        self.refusals = 0;
+        (self.refusals, self.newest) = (0, None);
         self.position.is_some() && !resuming
     }
 
@@ -274,7 +288,7 @@ impl Membership {
         if self.is_leaving() && !self.is_asking() && self.again.is_none() {
             return false;
         }
-        (self.leave, self.again) = (Some(number), None);
+        (self.leave, self.again, self.newest) = (Some(number), None, None);
         true
     }
 

@@ -260,7 +260,7 @@ impl State {
                 if count > MOST_HISTORY {
                     self.note(format!("only the newest {MOST_HISTORY} messages of {group}: no more are shown at once"));
                 }
-                self.ask(Query::History { group, count: count.clamp(1, MOST_HISTORY) });
+                self.ask(Query::History { group, count: count.min(MOST_HISTORY) });
             }
             Command::Help => self.events.push(Event::Help),
             Command::Quit => {}
@@ -280,7 +280,10 @@ impl State {
                 self.groups.insert(group, Membership::new(from));
             }
             Some(membership) if membership.is_leaving() => membership.ask(from),
-            Some(membership) if membership.is_asking() => self.note(format!("already joining {group}")),
+            Some(membership) if membership.is_asking() => match last {
+                Some(last) => membership.ask_later(last),
+                None => self.note(format!("already joining {group}")),
+            },
             Some(_) if last.is_none() => self.note(format!("you are a member of {group}")),
             Some(membership) => membership.ask(from),
         }

@@ -52,6 +52,11 @@ impl State {
         self.outbox.is_empty() && self.queries.is_empty() && self.groups.values().all(Membership::is_settled)
     }
 
+    /// Whether there is no group that one is in, or that is joined, also later.
+    pub(crate) fn is_in_no_group(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// Whether a post was not answered.
     pub(crate) fn has_unanswered(&self) -> bool {
         !self.outbox.is_empty()

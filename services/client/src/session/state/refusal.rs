@@ -96,7 +96,7 @@ impl State {
         let passing = match rejected.code {
             Code::RateLimited | Code::Unavailable | Code::Draining => true,
             // It was on its way behind a join that was refused for now, and is held until that is answered.
-            Code::NotAMember | Code::NoSuchGroup => {
+            Code::NotAMember | Code::NoSuchGroup | Code::Closed | Code::Kicked => {
                 let group = self.outbox.group_of(id).and_then(|group| self.groups.get(group));
                 group.is_some_and(Membership::is_put_off)
             }
@@ -130,8 +130,9 @@ impl State {
         let wait = asked(rejected);
         let passing = match rejected.code {
             Code::Unavailable | Code::Draining => true,
-            // Who was a member comes back as soon as there is room.
-            Code::GroupFull | Code::ServerFull => membership.is_resuming(),
+            // Who was a member comes back as soon as there is room, or a moderator lets it.
+            Code::GroupFull | Code::ServerFull | Code::Closed => membership.is_resuming(),
+            Code::Kicked => rejected.retry_after_ms.is_some() && membership.is_resuming(),
             Code::RateLimited => wait <= WORTH_WAITING || membership.is_resuming(),
             _ => false,
         };

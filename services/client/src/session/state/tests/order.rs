@@ -70,3 +70,60 @@ fn a_question_shows_what_the_posts_before_it_have_done() {
     play.hear(&posted(1, 8));
     assert_eq!(play.sent(), [r#"{"History":{"group_name":"Dogs","limit":1}}"#]);
 }
+
+fn join(last: u64) -> Command {
+    Command::Join { group: "Dogs".into(), last: Some(last) }
+}
+
+#[test]
+fn the_newest_few_that_are_asked_for_while_a_join_is_on_its_way_come_after_it() {
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.type_in(join(3));
+    play.type_in(join(2));
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs"}}"#]);
+    play.hear(&joined(EPOCH, 7, true));
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":2}}"#], "as was said last");
+    assert!(!play.state.is_settled());
+    play.hear(&joined(EPOCH, 7, true));
+    play.hear(&message(6));
+    play.hear(&message(7));
+    assert_eq!(play.seqs(), ["6", "7"]);
+    assert!(play.state.is_settled());
+    assert_eq!(play.state.failures(), 0);
+}
+
+#[test]
+fn what_was_missed_comes_before_the_newest_few() {
+    let mut play = Play::in_dogs();
+    play.state.disconnected(play.now);
+    play.type_in(join(1));
+    play.connect("ada");
+    assert_eq!(play.sent(), [format!(r#"{{"Join":{{"group_name":"Dogs","after":7,"epoch":{EPOCH}}}}}"#)]);
+    play.hear(&joined(EPOCH, 9, true));
+    play.hear(&message(8));
+    assert!(play.sent().is_empty(), "9 is still to come");
+    play.hear(&message(9));
+    assert_eq!(play.seqs(), ["8", "9"]);
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":1}}"#]);
+}
+
+#[test]
+fn a_join_that_fails_or_is_taken_back_takes_the_newest_few_with_it() {
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.type_in(join(2));
+    play.hear(&rejected("group_full", r#","request":"Join","group_name":"Dogs""#));
+    assert!(play.state.is_settled());
+    assert_eq!(play.state.failures(), 1);
+
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.type_in(join(2));
+    play.type_in(leave());
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs"}}"#, LEAVE]);
+    play.hear(&joined(EPOCH, 7, true));
+    play.hear(r#"{"Left":{"group_name":"Dogs","reason":"leave"}}"#);
+    assert!(play.sent().is_empty());
+    assert!(play.state.is_settled());
+}

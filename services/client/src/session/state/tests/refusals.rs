@@ -103,6 +103,43 @@ fn who_was_a_member_comes_back_as_soon_as_there_is_room() {
 }
 
 #[test]
+fn who_was_a_member_comes_back_as_soon_as_a_moderator_lets_it() {
+    for code in ["closed", "kicked"] {
+        let mut play = Play::in_dogs();
+        play.reconnect();
+        play.post("one");
+        play.sent();
+        play.hear(&join_refused(code, r#","retry_after_ms":6000"#));
+        // It was on its way behind the join.
+        play.hear(&post_refused(code, 1));
+        let told = problems(&mut play);
+        assert_eq!(told, ["not yet: no; trying again in 6.0 s", "not yet: no; trying again in 2.0 s"], "{code}");
+        play.wait(5);
+        assert!(play.sent().is_empty(), "{code}");
+        play.wait(1);
+        assert_eq!(play.sent(), [format!(r#"{{"Join":{{"group_name":"Dogs","after":7,"epoch":{EPOCH}}}}}"#)], "{code}");
+        play.hear(&joined(EPOCH, 9, true));
+        assert_eq!(play.sent(), [post_line("one", 1)], "{code}");
+        play.hear(&message(8));
+        play.hear(&message(9));
+        assert_eq!(play.seqs(), ["8", "9"], "{code}");
+        assert_eq!(play.state.failures(), 0, "{code}");
+    }
+}
+
+#[test]
+fn a_first_join_of_a_closed_group_is_a_failure_and_so_is_a_post_to_one() {
+    let mut play = Play::online();
+    play.type_in(Command::Join { group: "Dogs".into(), last: None });
+    play.hear(&join_refused("closed", r#","retry_after_ms":1000"#));
+    assert_eq!((play.state.failures(), play.state.is_in_no_group()), (1, true));
+    let mut play = Play::in_dogs();
+    play.post("one");
+    play.hear(&post_refused("closed", 1));
+    assert_eq!(problems(&mut play), ["not posted to Dogs: no; the text: one"]);
+}
+
+#[test]
 fn a_moderator_ends_the_session_whatever_was_asked() {
     let mut play = Play::in_dogs();
     play.type_in(Command::Groups { prefix: None });
