@@ -53,6 +53,19 @@ impl Refused {
         Self { code, text: text.into(), request: None, group: None, id: None, retry_after: None, in_doubt: false }
     }
 
+    /// Why a request about a group was refused. That messages cannot be stored now means nothing to who does not post.
+    fn of(request: &'static str, group: &GroupName, refusal: &Refusal) -> Self {
+        let refused = Self::from(refusal).about(request, group.as_str());
+        let done = match request {
+            "Post" => return refused,
+            "Join" => "joined",
+            _ => "read",
+        };
+        let Refusal::Unavailable { retry_after, .. } = refusal else { return refused };
+        let text = format!("Group '{group}' cannot be {done} now; try again in {} ms", retry_after.as_millis());
+        Self { text, ..refused }
+    }
+
     pub(super) fn request(self, request: &'static str) -> Self {
         Self { request: Some(request), ..self }
     }
@@ -173,7 +186,7 @@ impl Task {
             Event::Joined(joined) => self.on_joined(*joined),
             Event::JoinRefused { group, refusal } => {
                 self.changed(&group, true);
-                self.refuse(Refused::from(&refusal).about("Join", group.as_str()));
+                self.refuse(Refused::of("Join", &group, &refusal));
             }
             Event::Left { group, was_member } => self.on_left(&group, was_member),
             Event::Removed { group, removal, detail } => self.on_removed(&group, removal, detail.as_deref()),
@@ -212,7 +225,7 @@ impl Task {
                 Ok(_) => {}
                 Err(refusal) => {
                     let id = id.map(|id| id.as_str().to_owned());
-                    self.refuse(Refused { id, ..Refused::from(&refusal).about("Post", group.as_str()) });
+                    self.refuse(Refused { id, ..Refused::of("Post", &group, &refusal) });
                 }
             }
         }
@@ -303,10 +316,10 @@ impl Task {
             }
             Reply::Members { group, page: Ok(None) } => self.refuse_unknown_group("Members", &group),
             Reply::Members { group, page: Err(refusal) } => {
-                self.refuse(Refused::from(&refusal).about("Members", group.as_str()));
+                self.refuse(Refused::of("Members", &group, &refusal));
             }
             Reply::Refused { request, group, refusal } => {
-                self.refuse(Refused::from(&refusal).about(request, group.as_str()));
+                self.refuse(Refused::of(request, &group, &refusal));
             }
             Reply::Groups(Ok((listed, more))) => {
                 let summary = |group: &Listed| extended::GroupSummary {
@@ -390,4 +403,21 @@ fn with_detail(what: &str, detail: Option<&str>) -> String {
 /// Rounded up: who waits for so long has waited long enough.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_speaks_of_what_was_asked_for() {
+        let group = GroupName::new("Dogs").unwrap();
+        let refusal = Refusal::Unavailable { group: group.clone(), retry_after: Duration::from_secs(1) };
+        let text = |request| Refused::of(request, &group, &refusal).text;
+        assert_eq!(text("Post"), "Messages of group 'Dogs' cannot be stored now; try again in 1000 ms");
+        assert_eq!(text("Join"), "Group 'Dogs' cannot be joined now; try again in 1000 ms");
+        assert_eq!(text("Members"), "Group 'Dogs' cannot be read now; try again in 1000 ms");
+        let refused = Refused::of("Join", &group, &Refusal::NoSuchGroup(group.clone()));
+        assert_eq!(refused.text, "Group 'Dogs' does not exist");
+    }
 }

@@ -22,6 +22,7 @@ mod health;
 mod known;
 mod lineage;
 mod link;
+mod losses;
 mod message;
 pub mod metrics;
 mod notes;
@@ -229,6 +230,7 @@ impl Nats {
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
         core.tasks.spawn(lineage::watch(Arc::clone(&core)));
+        core.tasks.spawn(losses::tell(core.lost.subscribe(), core.closing.clone()));
         core.tasks.spawn(Arc::clone(&core).sweep());
         Ok(Self { core })
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use metrics::{Unit, counter, describe_counter};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -20,6 +21,8 @@ use super::{Config, Error};
 
 /// What moderators did is logged whatever the levels are, unless they name it: somebody may have to answer for it.
 const MODERATION: &str = "tertulia_server::admin::moderation";
+/// Where the client of NATS tells its events, each of which the log tells in its own words: they are not told twice, unless the levels name it.
+const NATS_EVENTS: &str = "async_nats";
 /// Lines that may wait for stderr.
 const WAITING: usize = 8_192;
 
@@ -125,13 +128,18 @@ where
         let always = format!("{MODERATION}=info").parse().map_err(|cause| Error::Levels { cause })?;
         levels = levels.add_directive(always);
     }
+    let names_nats = config.log_level.contains(NATS_EVENTS);
+    let is_no_repeat =
+        filter_fn(move |told| names_nats || told.target() != NATS_EVENTS || *told.level() != tracing::Level::INFO);
+    // Else what the levels leave out would no longer be passed over as quickly.
+    let is_no_repeat = is_no_repeat.with_max_level_hint(tracing::level_filters::LevelFilter::TRACE);
     // A line that cannot be written is lost. Telling so, on the same stderr, would panic in the task that logs.
     let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Text => Box::new(lines.with_ansi(colours)),
         LogFormat::Json => Box::new(lines.json().flatten_event(true)),
     };
-    Ok(Registry::default().with(lines.with_filter(levels)))
+    Ok(Registry::default().with(lines.with_filter(levels.and(is_no_repeat))))
 }
 
 #[cfg(test)]
@@ -255,6 +263,14 @@ mod tests {
         assert_eq!(logged(LogFormat::Text, "error", moderate).lines().count(), 1);
         for none in ["off", "tertulia_server::admin::moderation=warn"] {
             assert_eq!(logged(LogFormat::Text, none, moderate), "", "{none}");
+        }
+        let nats = || {
+            info!(target: "async_nats", "event: disconnected");
+            info!(target: "async_nats::connector", "connected successfully");
+            warn!(target: "async_nats", "what is no event");
+        };
+        for (levels, lines) in [("info", 2), ("debug", 2), ("warn", 1), ("error", 0), ("error,async_nats=info", 3)] {
+            assert_eq!(logged(LogFormat::Text, levels, nats).lines().count(), lines, "{levels}");
         }
         let bad = Config { log_level: "part=loud".to_owned(), ..Config::default() };
         assert!(matches!(subscriber(&bad, false, io::sink), Err(Error::Levels { .. })));

@@ -309,7 +309,7 @@ impl Core {
     pub(super) fn lose(&self, shard: u16) {
         if self.forget(shard) {
             self.metrics.shards_lost.increment(1);
-            tracing::warn!(shard, "another writer took the shard");
+            tracing::debug!(shard, "another writer took the shard");
             // Nobody may listen.
             drop(self.lost.send(shard));
         }

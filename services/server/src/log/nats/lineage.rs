@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Info;
 use async_nats::jetstream::{self, ErrorCode};
 use tokio::sync::SetOnce;
 
 use super::Core;
+use super::link::is_led;
 
 /// How often a stream is asked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -61,6 +63,15 @@ enum Look {
     There { created: i64, last: u64 },
     /// There is none.
     Gone,
+}
+
+impl Look {
+    /// What its leader says of it. A replica that is left alone may lack what others have acknowledged, and nothing follows from that.
+    fn at(stream: &Info) -> Option<Self> {
+        let is_leader = stream.cluster.as_ref().is_none_or(|cluster| is_led(cluster.leader.as_deref()));
+        let there = || Self::There { created: stream.created.unix_timestamp(), last: stream.state.last_sequence };
+        is_leader.then(there)
+    }
 }
 
 /// What was seen of a stream.
@@ -155,10 +166,7 @@ async fn watch_stream(core: &Core, stream: String, is_made_anew: bool) {
             continue;
         }
         let look = match context.get_stream(&stream).await {
-            Ok(found) => {
-                let found = found.cached_info();
-                Some(Look::There { created: found.created.unix_timestamp(), last: found.state.last_sequence })
-            }
+            Ok(found) => Look::at(found.cached_info()),
             Err(error) => match error.kind() {
                 // Where streams of the log are gone as well, somebody has yet to decide what is to be there.
                 GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {
@@ -217,6 +225,29 @@ mod tests {
         let gone = Rewound::Gone { stream: stream() };
         assert_eq!(found(&[there(7), Look::Gone, Look::Gone, Look::Gone]), Some((3, gone)));
         assert_eq!(found(&[there(7), Look::Gone, Look::Gone, other]).unwrap().0, 3, "whatever it is each time");
+    }
+
+    #[test]
+    fn nothing_follows_from_what_a_replica_without_a_leader_says() {
+        let look = |cluster: serde_json::Value| {
+            let info = serde_json::json!({
+                "config": {"name": "s", "subjects": ["s"], "retention": "limits", "max_consumers": -1, "max_msgs": -1,
+                    "max_bytes": -1, "discard": "old", "max_age": 0, "storage": "file", "num_replicas": 3},
+                "created": "1970-01-01T01:00:00Z",
+                "state": {"messages": 7, "bytes": 7, "first_seq": 1, "first_ts": "1970-01-01T01:00:00Z", "last_seq": 7,
+                    "last_ts": "1970-01-01T01:00:00Z", "consumer_count": 0},
+                "cluster": cluster,
+            });
+            Look::at(&serde_json::from_value::<Info>(info).unwrap())
+        };
+        for known in [serde_json::json!({"name": "c", "leader": "n0"}), serde_json::Value::Null] {
+            let look = look(known);
+            assert!(matches!(look, Some(Look::There { created: HOUR, last: 7 })), "{look:?}");
+        }
+        for unknown in [serde_json::json!({"name": "c"}), serde_json::json!({"name": "c", "leader": ""})] {
+            let look = look(unknown);
+            assert!(look.is_none(), "{look:?}");
+        }
     }
 
     #[tokio::test]

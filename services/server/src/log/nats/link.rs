@@ -130,6 +130,19 @@ struct Info {
     /// Subjects in all pages.
     #[serde(default)]
     total: usize,
+    /// Of a server that is in no cluster it says the same as of a leader, or is not there.
+    cluster: Option<InfoCluster>,
+}
+
+#[derive(Debug, Deserialize)]
+struct InfoCluster {
+    leader: Option<String>,
+}
+
+/// Whether it is a leader that says what it says of a stream. Where there is none a replica answers: it may lack what others have stored, and
+/// nobody can store anything.
+pub(super) fn is_led(leader: Option<&str>) -> bool {
+    leader.is_some_and(|leader| !leader.is_empty())
 }
 
 #[derive(Debug, Deserialize)]
@@ -328,7 +341,7 @@ impl Link {
         let mut last = None;
         loop {
             let question = Question { subjects_filter: filter, offset: all.len() };
-            let info: Info = self.api("STREAM.INFO", stream, &question).await?;
+            let info = self.info(stream, &question).await?;
             let last = *last.get_or_insert(info.state.last_seq);
             let page = info.state.subjects.unwrap_or_default();
             let is_end = page.is_empty() || all.len() + page.len() >= info.total;
@@ -341,9 +354,18 @@ impl Link {
 
     /// How many bytes a stream has.
     pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
-        let request = Request::new().payload(Bytes::from_static(b"{}"));
-        let info: Info = self.ask_leader("STREAM.INFO", stream, request).await?;
-        Ok(info.state.bytes)
+        #[derive(Serialize)]
+        struct Nothing {}
+        Ok(self.info(stream, &Nothing {}).await?.state.bytes)
+    }
+
+    /// What the leader of a stream says of it.
+    async fn info(&self, stream: u16, question: &impl Serialize) -> Result<Info, NoAnswer> {
+        let info: Info = self.api("STREAM.INFO", stream, question).await?;
+        match &info.cluster {
+            Some(cluster) if !is_led(cluster.leader.as_deref()) => Err(NoAnswer("the stream has no leader".to_owned())),
+            _ => Ok(info),
+        }
     }
 
     /// Whether there is a connection. Without one the client keeps what it is told, and says all of it once there is one.
@@ -358,15 +380,12 @@ impl Link {
         stream: u16,
         question: &impl Serialize,
     ) -> Result<T, NoAnswer> {
-        let payload = serde_json::to_vec(question).map_err(|error| NoAnswer(error.to_string()))?;
-        self.ask_leader(verb, stream, Request::new().payload(payload.into())).await
-    }
-
-    async fn ask_leader<T: DeserializeOwned>(&self, verb: &str, stream: u16, request: Request) -> Result<T, NoAnswer> {
         #[derive(Deserialize)]
         struct MaybeError {
             error: Option<ApiError>,
         }
+        let payload = serde_json::to_vec(question).map_err(|error| NoAnswer(error.to_string()))?;
+        let request = Request::new().payload(payload.into());
         let answer = self.ask(format!("$JS.API.{verb}.{}", self.names.stream(stream)), request).await?;
         let unfit = |error: serde_json::Error| NoAnswer(format!("an answer that is none: {error}"));
         if let Some(error) = serde_json::from_slice::<MaybeError>(&answer.payload).map_err(unfit)?.error {

@@ -9,6 +9,7 @@ mod notes;
 mod opening;
 mod outage;
 pub(crate) mod proxy;
+mod quorum;
 mod retention;
 mod rewound;
 pub(crate) mod server;

@@ -79,7 +79,7 @@ impl Holds {
     ) {
         let mut prune = tokio::time::interval(PRUNE);
         let (mut asked, mut begun, mut read) = (self.asked.subscribe(), Instant::now(), 0);
-        let mut again = AGAIN.0;
+        let (mut again, mut is_unknown) = (AGAIN.0, false);
         let mut overlooked: VecDeque<(Instant, Option<GroupName>)> = VecDeque::new();
         loop {
             let is_asked = *asked.borrow() > read;
@@ -138,11 +138,20 @@ impl Holds {
             following = match loaded {
                 Ok(following) => {
                     self.answered.send_replace(read);
+                    if std::mem::take(&mut is_unknown) {
+                        tracing::info!("holds that are made on other nodes are known here again");
+                    }
                     look_later(&mut overlooked, None);
                     following
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "holds that are made on other nodes are not known here for now");
+                    // Once: while they cannot be read that is tried again every few seconds.
+                    match std::mem::replace(&mut is_unknown, true) {
+                        false => {
+                            tracing::warn!(%error, "holds that are made on other nodes are not known here for now");
+                        }
+                        true => tracing::debug!(%error, "holds that are made on other nodes are still not known here"),
+                    }
                     None
                 }
             };

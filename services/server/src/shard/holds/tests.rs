@@ -1,3 +1,5 @@
+mod said;
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 
