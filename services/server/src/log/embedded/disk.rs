@@ -69,7 +69,7 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Kept open: a sync that had to open the directory first would fail where no descriptor is left.
+    /// Kept open: a sync that had to open the directory first would fail where no descriptor is left. Locked too: somebody may remove `LOCK`.
     directory: File,
     lock: Mutex<Option<File>>,
 }
@@ -91,6 +91,18 @@ impl Directory {
         }
         let directory = File::open(path).map_err(|source| failed("open the data directory", path, source))?;
         let file = path.join(LOCK);
+        let locked = || {
+            let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            OpenError::Locked { path: path.to_owned(), process }
+        };
+        match directory.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked()),
+            // Not every file system can lock a directory (NFS cannot). There the file has to do.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, directory = %path.display(), "cannot lock the directory itself");
+            }
+        }
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
         let lock = opened.map_err(|source| failed("open the lock file", &file, source))?;
         match lock.try_lock() {
@@ -103,10 +115,8 @@ impl Directory {
                 }
                 Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
             }
-            Err(TryLockError::WouldBlock) => {
-                let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-                Err(OpenError::Locked { path: path.to_owned(), process })
-            }
+            // Earlier versions lock nothing but the file.
+            Err(TryLockError::WouldBlock) => Err(locked()),
             Err(TryLockError::Error(source)) => Err(failed("lock the data directory", &file, source)),
         }
     }
@@ -166,8 +176,9 @@ impl Disk for Directory {
     }
 
     fn release(&self) {
-        // Closing the file gives the lock back.
+        // Closing the file gives the lock back. The directory stays open, and may not have been locked.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.directory.unlock());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::disk::LOCK;
 use super::table;
 
 /// Why the log cannot be opened. Each says what to do about it.
@@ -34,7 +35,8 @@ pub enum OpenError {
     },
     /// Another process uses the directory.
     #[error(
-        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir",
+        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir. Do not remove {LOCK}: it is \
+         never stale, since what a process has locked is free once it has ended",
         path.display(),
         process.map(|id| format!(" ({id})")).unwrap_or_default()
     )]

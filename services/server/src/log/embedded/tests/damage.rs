@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::log::embedded::OpenError;
+use crate::log::embedded::disk::LOCK;
 use crate::log::embedded::frame::{PAGE, Position};
 use crate::log::embedded::scan::{self, Torn, file_name};
 use crate::log::embedded::simulated::Faults;
@@ -265,6 +266,22 @@ async fn a_second_opener_is_refused() {
     let error = open(&config).unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains(&dir.path().display().to_string()));
+    // Whoever takes the file for a stale one lets nobody in.
+    std::fs::remove_file(dir.path().join(LOCK)).unwrap();
+    let error = open(&config).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { process: None, .. }), "{error}");
+    assert!(error.to_string().contains("Do not remove LOCK"), "{error}");
     log.close().await;
     open(&config).unwrap().close().await;
+}
+
+#[test]
+fn a_directory_that_an_earlier_version_uses_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    // Which locks the file alone.
+    let lock = std::fs::File::create(dir.path().join(LOCK)).unwrap();
+    lock.lock().unwrap();
+    let config = Config { data_dir: dir.path().to_owned(), ..config() };
+    let error = open(&config).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
 }
