@@ -113,6 +113,23 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The tables are a copy, such as a backup, that was put among files of a commit log that has gone on since.
+    #[error(
+        "{} is older than {}, which goes on from {}, and that is not there: it is a backup, or another earlier copy, that was put among the \
+         commit log of the log as it was later. To start with what it holds, move the commit-* files away and, if a file is missing then, run \
+         `tertulia-server log forget-commit-log`; to keep what is in them, bring back the messages.redb that they belong to, or the files that are missing",
+        tables.display(),
+        file.display(),
+        before.display()
+    )]
+    Older {
+        /// The tables.
+        tables: PathBuf,
+        /// The oldest file of the commit log that is there.
+        file: PathBuf,
+        /// The one before it.
+        before: PathBuf,
+    },
     /// The tables cannot be opened or read.
     #[error(
         "cannot open the tables {}: {reason}. Before anything else copy the data directory to another disk, with its commit-* files: \
