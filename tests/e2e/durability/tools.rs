@@ -1,6 +1,7 @@
 //! `tertulia-server log`: what operators do with the directory of a server that does not run.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use harness::deadline::PATIENCE;
 use harness::{Server, ServerOptions, within};
 use serde_json::{Value, json};
 
-use crate::run;
+use crate::{program, run};
 
 /// A server on disk with ten messages in `Dogs` and one in `Cats`, stopped: cleanly, or killed.
 async fn stopped(cleanly: bool) -> Result<Server> {
@@ -87,6 +88,13 @@ async fn export_writes_each_message_of_a_group() -> Result<()> {
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(told.contains("the log has no group 'Birds'"), "{told}");
     assert_eq!(run(&["log", "export", "--group", ""], &data)?.0, Some(2));
+    // Whoever reads it may have seen enough.
+    let (reader, writer) = io::pipe()?;
+    drop(reader);
+    let mut unread = program()?;
+    unread.args(["log", "export", "--group", "Dogs", "--data-dir"]).arg(&data).stdout(writer);
+    let output = unread.output()?;
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(1), ""));
     Ok(())
 }
 

@@ -338,7 +338,7 @@ impl Log for Embedded {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
             // Known troubles are told at once; the commit log's own is tried again by its writer.
-            if let Some(reason) = core.trouble.of(Cause::Space) {
+            if let Some(reason) = core.trouble.of(Cause::Displaced).or_else(|| core.trouble.of(Cause::Space)) {
                 return Err(unavailable(reason));
             }
             if batches.is_empty() {

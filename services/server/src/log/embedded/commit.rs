@@ -149,7 +149,10 @@ impl Writer {
     fn stage(&self, mut request: Request, staged: &mut Staged) {
         let refusal = match request.appends() {
             true => self.trouble.any(),
-            false => self.trouble.of(Cause::Stopped).or_else(|| self.trouble.of(Cause::Tables)),
+            false => {
+                let also_of_removals = [Cause::Displaced, Cause::Stopped, Cause::Tables];
+                also_of_removals.into_iter().find_map(|cause| self.trouble.of(cause))
+            }
         };
         if let Some(reason) = refusal {
             answer(request, Err(AppendError::Unavailable { reason }));

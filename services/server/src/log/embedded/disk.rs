@@ -29,6 +29,11 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
     /// The space on the file system.
     fn space(&self) -> io::Result<Space>;
+    /// Notices from now on, in [`Disk::displaced`], if this file is removed or another one put in its place.
+    fn hold(&self, name: &str) -> io::Result<()>;
+    /// Something that is no longer where this process has it open: the directory, its lock, what is [held](Disk::hold), or one of `files`, which
+    /// are there as far as this process is concerned. What cannot be looked at is taken to be there.
+    fn displaced(&self, files: &[String]) -> Option<PathBuf>;
     /// A file's name as operators know it.
     fn path(&self, name: &str) -> PathBuf;
     /// Lets another process have the directory.
@@ -69,9 +74,39 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Kept open: a sync that had to open the directory first would fail where no descriptor is left.
+    /// Kept open: a sync that had to open the directory first would fail where no descriptor is left. Locked too: somebody may remove `LOCK`.
     directory: File,
     lock: Mutex<Option<File>>,
+    held: Mutex<Vec<Held>>,
+}
+
+/// What must stay under its name.
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    /// Device and number.
+    identity: (u64, u64),
+    /// Kept open, so that its number is given to nothing else.
+    _file: File,
+}
+
+impl Held {
+    fn new(path: &Path, file: &File) -> io::Result<Self> {
+        let (path, file, metadata) = (path.to_owned(), file.try_clone()?, file.metadata()?);
+        Ok(Self { path, identity: (metadata.dev(), metadata.ino()), _file: file })
+    }
+
+    fn is_displaced(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(there) => (there.dev(), there.ino()) != self.identity,
+            Err(error) => is_absence(&error),
+        }
+    }
+}
+
+/// Whether the name leads nowhere, and not only nobody can tell.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 impl Directory {
@@ -91,6 +126,18 @@ impl Directory {
         }
         let directory = File::open(path).map_err(|source| failed("open the data directory", path, source))?;
         let file = path.join(LOCK);
+        let locked = || {
+            let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            OpenError::Locked { path: path.to_owned(), process }
+        };
+        match directory.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked()),
+            // Not every file system can lock a directory (NFS cannot). There the file has to do.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, directory = %path.display(), "cannot lock the directory itself");
+            }
+        }
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
         let lock = opened.map_err(|source| failed("open the lock file", &file, source))?;
         match lock.try_lock() {
@@ -101,12 +148,13 @@ impl Directory {
                 if let Err(error) = told {
                     tracing::debug!(%error, file = %file.display(), "cannot write the id of this process");
                 }
-                Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
+                let held = [(path, &directory), (&file, &lock)].map(|(path, file)| Held::new(path, file));
+                let held = held.into_iter().collect::<io::Result<_>>();
+                let held = held.map_err(|source| failed("look at the lock file", &file, source))?;
+                Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)), held: Mutex::new(held) })
             }
-            Err(TryLockError::WouldBlock) => {
-                let process = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-                Err(OpenError::Locked { path: path.to_owned(), process })
-            }
+            // Earlier versions lock nothing but the file.
+            Err(TryLockError::WouldBlock) => Err(locked()),
             Err(TryLockError::Error(source)) => Err(failed("lock the data directory", &file, source)),
         }
     }
@@ -156,9 +204,31 @@ impl Disk for Directory {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(&self.path)?;
+        // Of what is open: where the directory was removed, a backup of what it held still has to know.
+        let stat = rustix::fs::fstatvfs(&self.directory)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Space { available: bytes(stat.f_bavail), size: bytes(stat.f_blocks) })
+    }
+
+    fn hold(&self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        let held = Held::new(&path, &File::open(&path)?)?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+        Ok(())
+    }
+
+    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_held = |is_lock: bool| {
+            let mut asked = held.iter().filter(|held| held.path.ends_with(LOCK) == is_lock);
+            asked.find(|held| held.is_displaced()).map(|held| held.path.clone())
+        };
+        let of_files = || {
+            let mut paths = files.iter().map(|name| self.path.join(name));
+            paths.find(|path| fs::metadata(path).is_err_and(|error| is_absence(&error)))
+        };
+        // The lock last: where messages are gone too, it is they that operators have to care for.
+        of_held(false).or_else(of_files).or_else(|| of_held(true))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -166,8 +236,10 @@ impl Disk for Directory {
     }
 
     fn release(&self) {
-        // Closing the file gives the lock back.
+        // Closing the file, also where it is held, gives the lock back. The directory stays open, and may not have been locked.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.directory.unlock());
     }
 }
 

@@ -4,14 +4,14 @@
 //! space reserved. That takes time, so a thread of its own does it ahead, in slices that no append has to wait behind. A
 //! file whose blocks are all applied is renamed and used again.
 //!
-//! The same thread watches the space on the disk.
+//! The same thread watches the space on the disk, and whether what the engine has open is still where it was.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, is_full};
+use super::disk::{Disk, DiskFile, LOCK, is_full};
 use super::frame::{FileHeader, PAGE, pages};
 use super::quota::Refused;
 use super::scan::file_name;
@@ -294,7 +294,11 @@ impl Files {
                 self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = self.provide(demand());
+            let result = match self.trouble.of(Cause::Displaced) {
+                None => self.provide(demand()),
+                // Under the name of the directory there may be another one, of another server.
+                Some(_) => Err(io::Error::other("the data directory is not as the server left it")),
+            };
             let mut state = self.state();
             if let Err(error) = &result
                 && state.error.is_none()
@@ -420,8 +424,9 @@ impl Files {
         Ok(file)
     }
 
-    /// Looks at the space, and says what is short of it.
+    /// Looks whether anything was removed or replaced, and at the space; says what is wrong.
     pub(crate) fn watch(&self, demand: Demand) {
+        self.watch_names();
         let commit_log = self.bytes();
         let used = demand.tables + commit_log;
         let kept_free = self.kept_free(demand);
@@ -449,5 +454,22 @@ impl Files {
             Err(error) => Some(format!("cannot tell how much space is free: {error}")),
         };
         self.trouble.set(Cause::Space, problem);
+    }
+
+    /// What is written to a file without a name is gone with this process, whatever is acknowledged; and without `LOCK`, another one may write
+    /// here. Somebody may bring back what was moved away: then all is as it was.
+    fn watch_names(&self) {
+        // They stay until they are retired, and then until this thread has seen to them.
+        let live: Vec<String> = self.state().live.iter().map(|(number, _)| file_name(*number)).collect();
+        let problem = self.disk.displaced(&live).map(|path| {
+            let advice = if path.ends_with(LOCK) {
+                "another process may use the directory: see that none does, and restart the server"
+            } else {
+                "what is acknowledged would be lost: bring back what was there; or make a backup with CreateBackup while the server runs, which \
+                 still has all of it, stop the server, and start it with that"
+            };
+            format!("{} was removed or replaced under the server, and {advice}", path.display())
+        });
+        self.trouble.set(Cause::Displaced, problem);
     }
 }

@@ -158,6 +158,7 @@ pub(crate) fn start_with(
         let path = disk.path("");
         move |source| OpenError::Io { action, path, source }
     };
+    disk.hold(table::FILE).map_err(io("look at the tables in"))?;
 
     let limits = Limits {
         segment: config.segment_bytes,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::disk::LOCK;
 use super::table;
 
 /// Why the log cannot be opened. Each says what to do about it.
@@ -34,7 +35,8 @@ pub enum OpenError {
     },
     /// Another process uses the directory.
     #[error(
-        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir",
+        "the data directory {} is in use by another process{}; stop that one, or set another log.data_dir. Do not remove {LOCK}: it is \
+         never stale, since what a process has locked is free once it has ended",
         path.display(),
         process.map(|id| format!(" ({id})")).unwrap_or_default()
     )]
@@ -110,6 +112,23 @@ pub enum OpenError {
     Astray {
         /// The file.
         path: PathBuf,
+    },
+    /// The tables are a copy, such as a backup, that was put among files of a commit log that has gone on since.
+    #[error(
+        "{} is older than {}, which goes on from {}, and that is not there: it is a backup, or another earlier copy, that was put among the \
+         commit log of the log as it was later. To start with what it holds, move the commit-* files away and, if a file is missing then, run \
+         `tertulia-server log forget-commit-log`; to keep what is in them, bring back the messages.redb that they belong to, or the files that are missing",
+        tables.display(),
+        file.display(),
+        before.display()
+    )]
+    Older {
+        /// The tables.
+        tables: PathBuf,
+        /// The oldest file of the commit log that is there.
+        file: PathBuf,
+        /// The one before it.
+        before: PathBuf,
     },
     /// The tables cannot be opened or read.
     #[error(

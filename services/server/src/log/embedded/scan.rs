@@ -11,6 +11,7 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{self, BadHeader, BlockHeader, FIRST_BLOCK, FileHeader, PAGE, Position};
 use super::open::OpenError;
 use super::record::{Input, Operation};
+use super::table;
 
 const PREFIX: &str = "commit-";
 const SUFFIX: &str = ".log";
@@ -104,8 +105,16 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, applied: Position, in_use: bool) -
             }
             break;
         }
-        if files.binary_search(&header.previous.file).is_err() {
-            return Err(OpenError::MissingFile { path: disk.path(&file_name(header.previous.file)) });
+        let before = header.previous.file;
+        if files.binary_search(&before).is_err() {
+            let path = disk.path(&file_name(before));
+            // Of one file that is missing the tables stand in it or are behind a file that is there.
+            let are_behind_all = files.first() == Some(&number) && (1..before).contains(&applied.file);
+            if !in_use || are_behind_all {
+                let (tables, file) = (disk.path(table::FILE), disk.path(&file_name(number)));
+                return Err(OpenError::Older { tables, file, before: path });
+            }
+            return Err(OpenError::MissingFile { path });
         }
         (number, end) = (header.previous.file, Some(header.previous));
     }

@@ -94,6 +94,7 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     name_changes: Vec<NameChange>,
     faults: Faults,
+    held: Vec<String>,
     off: bool,
     bad_reads: u64,
 }
@@ -367,6 +368,18 @@ impl Disk for SimulatedDisk {
         let size = state.faults.capacity.unwrap_or(u64::MAX / 2);
         let used = state.faults.capacity.map_or(0, |_| state.used());
         Ok(Space { available: size.saturating_sub(used), size })
+    }
+
+    fn hold(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.held.push(name.to_owned());
+        Ok(())
+    }
+
+    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+        let state = self.state();
+        let is_gone = |name: &&String| !state.off && !state.names.contains_key(*name);
+        state.held.iter().chain(files).find(is_gone).map(|name| self.path(name))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod damage;
+mod displaced;
 mod faults;
 mod files;
 mod forget;

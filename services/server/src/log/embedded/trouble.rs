@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Who met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// Somebody removed or replaced what the engine has open. First, since it may be what the others come from.
+    Displaced,
     /// The commit log could not be written or synced.
     Commit,
     /// The space is used up or nearly so.
@@ -15,7 +17,7 @@ pub(crate) enum Cause {
     Stopped,
 }
 
-const CAUSES: usize = 4;
+const CAUSES: usize = 5;
 
 /// What is wrong now.
 #[derive(Debug, Default)]

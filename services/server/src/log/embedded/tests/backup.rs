@@ -143,6 +143,12 @@ impl Disk for Crowding {
     fn space(&self) -> io::Result<Space> {
         self.place.space()
     }
+    fn hold(&self, name: &str) -> io::Result<()> {
+        self.place.hold(name)
+    }
+    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+        self.place.displaced(files)
+    }
     fn path(&self, name: &str) -> PathBuf {
         self.place.path(name)
     }

@@ -1,7 +1,10 @@
 //! Torn tails, flipped bits, missing and foreign files.
 
+use super::faults::eventually;
 use super::*;
 use crate::log::embedded::OpenError;
+use crate::log::embedded::disk::LOCK;
+use crate::log::embedded::forget::forget;
 use crate::log::embedded::frame::{PAGE, Position};
 use crate::log::embedded::scan::{self, Torn, file_name};
 use crate::log::embedded::simulated::Faults;
@@ -257,6 +260,55 @@ async fn rot_in_the_tables_stops_posts_and_nothing_else() {
     assert!(error.contains("restore a backup"), "{error}");
 }
 
+/// A log, and its tables as they were earlier: as a backup has them, or a copy that was in use.
+async fn outgrown(is_backup: bool) -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let log = start_counting(&disk, &config());
+    log.append(0, vec![batch("Dogs", 7, 1, 5)]).await.unwrap();
+    assert!(log.flush().await);
+    let earlier = if is_backup {
+        let place = tempfile::tempdir().unwrap();
+        let copy = place.path().join("copy");
+        log.back_up(copy.clone()).await.unwrap();
+        std::fs::read(copy.join("messages.redb")).unwrap()
+    } else {
+        disk.content("messages.redb")
+    };
+    // Files that the tables have no more need of are used again.
+    let mut seq = 5;
+    eventually(async || {
+        log.append(0, vec![batch("Dogs", 7, seq + 1, seq + 20)]).await.unwrap();
+        seq += 20;
+        assert!(log.flush().await);
+        let names = disk.list().unwrap();
+        if [1, 2].iter().any(|number| names.contains(&file_name(*number))) { Err(names) } else { Ok(()) }
+    })
+    .await;
+    log.crash();
+    disk.set_content("messages.redb", earlier);
+    disk.copy()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_older_than_the_commit_log_beside_them_are_told_as_such() {
+    for is_backup in [true, false] {
+        let disk = outgrown(is_backup).await;
+        let error = start(Arc::new(disk.clone()) as Arc<dyn Disk>, &config()).unwrap_err();
+        assert!(matches!(error, OpenError::Older { .. }), "{error}");
+        assert!(error.to_string().contains("move the commit-* files away"), "{error}");
+        // As it says.
+        for name in disk.list().unwrap().iter().filter(|name| name.starts_with("commit-")) {
+            disk.remove(name).unwrap();
+        }
+        if !is_backup {
+            forget(&(Arc::new(disk.clone()) as Arc<dyn Disk>)).unwrap();
+        }
+        let log = start_on(&disk, &config());
+        assert_holds(&*log, "Dogs", 7, 1, 5).await;
+        log.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_opener_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -265,6 +317,22 @@ async fn a_second_opener_is_refused() {
     let error = open(&config).unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains(&dir.path().display().to_string()));
+    // Whoever takes the file for a stale one lets nobody in.
+    std::fs::remove_file(dir.path().join(LOCK)).unwrap();
+    let error = open(&config).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { process: None, .. }), "{error}");
+    assert!(error.to_string().contains("Do not remove LOCK"), "{error}");
     log.close().await;
     open(&config).unwrap().close().await;
+}
+
+#[test]
+fn a_directory_that_an_earlier_version_uses_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    // Which locks the file alone.
+    let lock = std::fs::File::create(dir.path().join(LOCK)).unwrap();
+    lock.lock().unwrap();
+    let config = Config { data_dir: dir.path().to_owned(), ..config() };
+    let error = open(&config).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
 }

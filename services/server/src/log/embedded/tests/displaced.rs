@@ -1,0 +1,93 @@
+//! What somebody removes or replaces under a running engine.
+
+use std::fs;
+use std::path::Path;
+
+use super::faults::eventually;
+use super::*;
+use crate::log::AppendError;
+use crate::log::embedded::disk::{Directory, LOCK};
+use crate::log::embedded::files::{Demand, Files, Limits};
+use crate::log::embedded::scan::file_name;
+use crate::log::embedded::trouble::{Cause, Trouble};
+use crate::log::embedded::verify;
+
+#[test]
+fn what_is_removed_or_replaced_is_noticed_until_it_is_back() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let disk = Directory::lock(&data).unwrap();
+    for name in ["messages.redb", &file_name(7)] {
+        disk.open(name, true).unwrap();
+    }
+    disk.hold("messages.redb").unwrap();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: 64 * 1024, spares: 1, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[7]).unwrap();
+    let told = || {
+        files.watch(Demand::default());
+        trouble.of(Cause::Displaced)
+    };
+    assert_eq!(told(), None);
+
+    let away = home.path().join("away");
+    let of_data = |name: &str| if name.is_empty() { data.clone() } else { data.join(name) };
+    let is_told = |told: Option<String>, path: &Path| {
+        let told = told.unwrap();
+        assert!(told.starts_with(&format!("{} was removed or replaced", path.display())), "{told}");
+        assert_eq!(told.contains("another process"), path.ends_with(LOCK), "{told}");
+    };
+    for name in ["messages.redb", LOCK, &file_name(7), ""] {
+        let path = of_data(name);
+        fs::rename(&path, &away).unwrap();
+        is_told(told(), &path);
+        fs::rename(&away, &path).unwrap();
+        assert_eq!(told(), None, "{name}");
+    }
+    for name in ["messages.redb", LOCK] {
+        let path = of_data(name);
+        fs::rename(&path, &away).unwrap();
+        fs::copy(&away, &path).unwrap();
+        is_told(told(), &path);
+        fs::rename(&away, &path).unwrap();
+        assert_eq!(told(), None, "{name}");
+    }
+    // Of all that is gone the messages are told, not the lock: without it alone, a restart would do.
+    for path in [LOCK, "messages.redb"].map(of_data) {
+        fs::remove_file(path).unwrap();
+    }
+    is_told(told(), &of_data("messages.redb"));
+    fs::rename(&data, &away).unwrap();
+    fs::create_dir(&data).unwrap();
+    is_told(told(), &data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_files_a_log_takes_nothing_more_and_can_still_be_backed_up() {
+    for takes_all in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: home.path().join("data"), ..config() };
+        let log = open(&config).unwrap();
+        log.append(0, vec![batch("Dogs", 7, 1, 5)]).await.unwrap();
+        if takes_all {
+            let away = home.path().join("away");
+            fs::rename(&config.data_dir, &away).unwrap();
+            fs::remove_dir_all(&away).unwrap();
+        } else {
+            fs::remove_file(config.data_dir.join("messages.redb")).unwrap();
+        }
+        let told = eventually(async || log.trouble().ok_or("nobody has noticed")).await;
+        assert!(told.contains("was removed or replaced under the server"), "{told}");
+        let is_refused = |result: Result<(), AppendError>| {
+            let error = result.unwrap_err();
+            assert!(error.to_string().contains("was removed or replaced"), "{error}");
+        };
+        is_refused(log.append(0, vec![batch("Dogs", 7, 6, 6)]).await);
+        is_refused(log.purge(0, &group("Dogs"), 2).await.map(drop));
+        is_refused(log.delete(0, &group("Dogs")).await.map(drop));
+        let copy = home.path().join("copy");
+        log.back_up(copy.clone()).await.unwrap();
+        log.close().await;
+        assert_eq!(verify(&copy).unwrap().messages, 5);
+    }
+}
