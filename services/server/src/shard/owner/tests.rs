@@ -123,6 +123,7 @@ impl Log for Shared {
     }
 }
 
+mod counted;
 mod nodes;
 mod traced;
 
