@@ -137,7 +137,7 @@ impl Server {
     /// Looks at the file of the token whenever it is time, until `stop`: a new one takes the place of the one before.
     pub fn follow_token(&self, looks: Looks, stop: &CancellationToken, tasks: &TaskTracker) {
         if let Some(tokens) = &self.gate.tokens {
-            tasks.spawn(Arc::clone(tokens).follow(looks, stop.clone()));
+            tasks.spawn(Arc::clone(tokens).follow(looks, self.gate.metrics.token_reload_failing.clone(), stop.clone()));
         }
     }
 
