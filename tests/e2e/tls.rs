@@ -264,10 +264,15 @@ async fn the_admin_api_asks_for_certificates_and_tells_whose_they_are() -> Resul
     ensure!(good, "{said}");
     secured.server.until_logged("(CN=ops)").await?;
 
-    for (identity, reason) in [(None, "no_client_certificate"), (Some(&eve), "bad_client_certificate")] {
+    for (identity, reason, cause) in
+        [(None, "no_client_certificate", "no certificates"), (Some(&eve), "bad_client_certificate", "expired")]
+    {
         let (good, said) = call(identity, "ListGroups", "{}").await?;
         ensure!(!good, "without a right certificate it says {said}");
         secured.until_metric(HANDSHAKES, &[("port", "admin"), ("result", reason)], 1.0).await?;
+        let log = secured.server.until_logged(&format!("reason=\"{reason}\"")).await?;
+        let told = log.lines().find(|line| line.contains(reason)).unwrap_or_default();
+        ensure!(told.contains("WARN") && told.contains("peer=") && told.contains(cause), "{told}");
     }
 
     // Who was let in by an authority that is one no more does not go on because it was quick.

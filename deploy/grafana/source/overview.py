@@ -31,7 +31,7 @@ TRAFFIC = Row("Traffic", [
         query(total("tertulia_connections_limit", function="min"), "limit"),
     ]),
     graph("Posts", "Posts per second by what became of them: stored; repeated (a retry of one that is stored); refused (the client may not); failed "
-          "(the log did not take it).", [query(rate("tertulia_posts_total", "result"), "{{result}}")], "cps", stack=True),
+          "(the log, or the node that has the group, could not do it).", [query(rate("tertulia_posts_total", "result"), "{{result}}")], "cps", stack=True),
     graph("Deliveries", "Messages per second handed to members' sockets, by what the members speak.",
           [query(rate("tertulia_deliveries_total", "dialect"), "{{dialect}}")], "cps", stack=True),
 ])

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     #[default]
     Run,
     /// Tell all that is wrong with the configuration; exits with 0 if nothing is, else with 2
-    CheckConfig,
+    CheckConfig(CheckConfig),
     /// Write the configuration that results from file, environment and flags, with the source of what is not a default
     PrintConfig(PrintConfig),
     /// Ask a running server whether it is ready; exits with 0 if it is, else with 1
@@ -101,6 +101,13 @@ pub(crate) struct Backup {
 
 fn parse_group(text: &str) -> Result<GroupName, tertulia_protocol::name::NameError> {
     GroupName::new(text)
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct CheckConfig {
+    /// Also read the files of certificates, keys, authorities and the admin token, as a start on this machine would
+    #[arg(long)]
+    pub(crate) files: bool,
 }
 
 #[derive(Debug, Clone, Args)]

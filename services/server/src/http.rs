@@ -136,8 +136,8 @@ async fn secure(opening: impl Future<Output = Result<Stream, Refused>>, stop: &C
         this port speaks TLS: use https\n";
     match stop.run_until_cancelled(opening).await? {
         Ok(stream) => Some(stream),
-        Err(Refused { reason, plaintext }) => {
-            debug!(reason = reason.as_str(), "no TLS connection to the http port");
+        Err(Refused { reason, cause, plaintext }) => {
+            debug!(reason = reason.as_str(), cause, "no TLS connection to the http port");
             let mut stream = plaintext?;
             // Few bytes: a new socket has room for them.
             if stream.write_all(PLAINTEXT).await.is_ok() {

@@ -18,7 +18,7 @@ use tertulia_server::{server, telemetry};
 mod cli;
 mod maintenance;
 
-use cli::{Cli, Command, Format, Health, PrintConfig};
+use cli::{CheckConfig, Cli, Command, Format, Health, PrintConfig};
 
 /// A wrong command line or configuration.
 const USAGE: u8 = 2;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Run => run(loaded.config),
-        Command::CheckConfig => write("the configuration is valid\n"),
+        Command::CheckConfig(CheckConfig { files }) => check(&loaded.config, files),
         Command::PrintConfig(PrintConfig { format, .. }) => match format {
             Format::Toml => write(&print::toml(&loaded)),
             Format::Yaml => write(&print::yaml(&loaded)),
@@ -54,6 +54,16 @@ fn main() -> ExitCode {
             Err(error) => fail(&with_causes(&error)),
         },
     }
+}
+
+/// Looks at the files that the configuration names, if asked to: elsewhere than where the server is to run they may not be there.
+fn check(config: &Config, files: bool) -> ExitCode {
+    let faults = if files { server::faults(config) } else { Vec::new() };
+    if faults.is_empty() {
+        return write("the configuration is valid\n");
+    }
+    faults.iter().for_each(|fault| complain(fault));
+    ExitCode::from(USAGE)
 }
 
 fn run(config: Config) -> ExitCode {

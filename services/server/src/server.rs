@@ -18,14 +18,18 @@ use crate::readiness::{Readiness, Reason};
 use crate::reload::Reload;
 use crate::shard::handle::Among;
 use crate::shard::{Bounds, Shards};
-use crate::telemetry::{Buckets, Telemetry, trace};
+use crate::telemetry::{Buckets, Telemetry};
 use crate::{admin, http, log, shard, tls};
 
 mod descriptors;
 mod listeners;
+mod secrets;
 mod signals;
 
+pub use secrets::faults;
+
 use listeners::{Listeners, listen};
+use secrets::Secrets;
 use signals::{Hangup, Signals};
 
 /// Histograms of the parts that have bounds of their own.
@@ -348,57 +352,5 @@ fn look_at_log(shards: &Shards, cluster: Option<&Cluster>, readiness: &Readiness
     match cluster.and_then(Cluster::trouble) {
         Some(trouble) => readiness.set(Reason::Cluster, trouble),
         None => readiness.clear(Reason::Cluster),
-    }
-}
-
-/// What the configuration names files for.
-struct Secrets {
-    tracing: (trace::Tracer, trace::Exporting),
-    secure: Secure,
-    tokens: Option<admin::Tokens>,
-}
-
-impl Secrets {
-    /// Reads the files. It blocks, and must be called within the runtime.
-    fn read(config: &Config) -> anyhow::Result<Self> {
-        let environment = |name: &str| std::env::var(name).ok();
-        let tracing = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
-        let secure = Secure::new(config)?;
-        let tokens = admin::Tokens::of(&config.admin).context("cannot serve the admin API")?;
-        Ok(Self { tracing, secure, tokens })
-    }
-}
-
-/// The ports that speak TLS.
-struct Secure(Vec<(tls::Source, tls::Acceptor, u128)>);
-
-impl Secure {
-    fn new(config: &Config) -> anyhow::Result<Self> {
-        let client_ca = config.admin.client_ca_file.as_deref();
-        let sources = [
-            tls::Source::new(tls::Port::Chat, &config.chat.tls, None),
-            tls::Source::new(tls::Port::Admin, &config.admin.tls, client_ca),
-            tls::Source::new(tls::Port::Http, &config.http.tls, None),
-        ];
-        let ports = sources.into_iter().flatten().map(|source| {
-            let (acceptor, used) = tls::Acceptor::new(&config.tls, &source)?;
-            Ok((source, acceptor, used))
-        });
-        Ok(Self(ports.collect::<Result<_, tls::Error>>()?))
-    }
-
-    fn acceptors(&self) -> Vec<tls::Acceptor> {
-        self.0.iter().map(|(_, acceptor, _)| acceptor.clone()).collect()
-    }
-
-    fn of(&self, port: tls::Port) -> Option<tls::Acceptor> {
-        self.0.iter().find(|(source, ..)| source.port() == port).map(|(_, acceptor, _)| acceptor.clone())
-    }
-
-    /// Has the files looked at until `stop`.
-    fn follow(self, reload: &Reload, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
-        for (source, acceptor, used) in self.0 {
-            tasks.spawn(acceptor.follow(source, used, reload.looks(every), stop.clone()));
-        }
     }
 }

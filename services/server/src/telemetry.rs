@@ -5,6 +5,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod config;
 mod logs;
+mod marks;
 mod metrics;
 mod panics;
 mod prometheus;
@@ -60,9 +61,11 @@ pub struct Telemetry {
 /// # Errors
 /// They were set up before, or `buckets` are not acceptable.
 pub fn init(config: &Config, buckets: &[Buckets]) -> Result<(Telemetry, Written), Error> {
-    let (lost, written) = logs::init(config)?;
+    let (lost, written, waiter) = logs::init(config)?;
     let exporter = prometheus::install(buckets)?;
-    panics::init();
+    panics::init(move || {
+        waiter.waits(panics::PATIENCE);
+    });
     Ok((Telemetry { exporter, lost }, written))
 }
 

@@ -75,6 +75,53 @@ fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
 }
 
 #[test]
+fn files_that_keep_the_server_from_starting_are_told_before_it_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let missing = directory.path().join("missing").display().to_string();
+    let certified = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (one, other) = (certified(), certified());
+    let (cert, key) = (file("tls.crt", &one.cert.pem()), file("tls.key", &one.signing_key.serialize_pem()));
+    let (others, token, empty) =
+        (file("other.key", &other.signing_key.serialize_pem()), file("token", "s3cret"), file("empty", ""));
+    let check = |cert: &str, key: &str, token: &str, more: &[&str]| {
+        let set = [("chat.tls.cert_file", cert), ("chat.tls.key_file", key), ("admin.token_file", token)];
+        let set: Vec<String> = set.iter().map(|(key, value)| format!("--set={key}={value}")).collect();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        run(&[&["check-config"], &set[..], more].concat(), &[])
+    };
+    let valid = (Some(0), "the configuration is valid\n".to_owned(), String::new());
+    assert_eq!(check(&cert, &key, &token, &["--files"]), valid);
+    // Where the server is not to run they need not be there.
+    assert_eq!(check(&missing, &missing, &missing, &[]), valid);
+    for (cert, key, token, told) in [
+        (&missing, &key, &token, vec![format!("cannot read {missing} (chat.tls.cert_file): ")]),
+        (&cert, &others, &token, vec![format!("cannot use {cert} and {others} (chat.tls): ")]),
+        (&key, &cert, &token, vec![format!("{key} (chat.tls.cert_file) has no certificate (PEM)")]),
+        (
+            &cert,
+            &missing,
+            &empty,
+            vec![
+                format!("cannot read {missing} (chat.tls.key_file): "),
+                format!("there is no token in {empty} (admin.token_file): it is empty"),
+            ],
+        ),
+        (&cert, &key, &missing, vec![format!("cannot read the token in {missing} (admin.token_file): ")]),
+    ] {
+        let (code, stdout, stderr) = check(cert, key, token, &["--files"]);
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(2), "", told.len()), "{stderr}");
+        for (line, told) in stderr.lines().zip(&told) {
+            assert!(line.starts_with(&format!("tertulia-server: {told}")), "{line}");
+        }
+    }
+}
+
+#[test]
 fn the_printed_configuration_can_be_read_again() {
     let directory = tempfile::tempdir().unwrap();
     for (format, name) in [("toml", "a.toml"), ("yaml", "a.yaml")] {

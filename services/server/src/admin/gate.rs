@@ -59,6 +59,13 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Complaints of callers who have shown no certificate, and of those whose certificate does not count: the ones do not hide the others.
+#[derive(Debug, Default)]
+pub(super) struct Uncertified {
+    pub(super) without: Complaint,
+    pub(super) with_bad: Complaint,
+}
+
 /// Stands before the services.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -69,6 +76,8 @@ pub(super) struct Gate {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     pub(super) complaint: Complaint,
+    /// Of those whom the handshake does not let past.
+    pub(super) uncertified: Uncertified,
 }
 
 impl Gate {

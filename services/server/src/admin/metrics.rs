@@ -20,6 +20,8 @@ pub const REFUSED: &str = "tertulia_admin_connections_refused_total";
 pub const WATCHERS: &str = "tertulia_admin_watchers";
 /// Events that watchers did not get.
 pub const MISSED: &str = "tertulia_admin_missed_events_total";
+/// Whether the token that is in the file cannot be used.
+pub const TOKEN_RELOAD_FAILING: &str = "tertulia_admin_token_reload_failing";
 /// Backups by how they ended.
 pub const BACKUPS: &str = "tertulia_backups_total";
 
@@ -43,6 +45,10 @@ pub fn describe() {
     describe_counter!(
         MISSED,
         "Events that callers who watch were told they missed, by reason: slow (they did not read in time), lost (of another node, on the way here)"
+    );
+    describe_gauge!(
+        TOKEN_RELOAD_FAILING,
+        "1 while the file of the admin API's token holds none that can be used and the one before is used on, else 0"
     );
     describe_counter!(
         BACKUPS,
@@ -127,6 +133,7 @@ pub(super) struct Metrics {
     watchers: Gauge,
     pub(super) missed_by_slow: Counter,
     pub(super) missed_on_the_way: Counter,
+    pub(super) token_reload_failing: Gauge,
     pub(super) backups_made: Counter,
     pub(super) backups_failed: Counter,
 }
@@ -141,11 +148,13 @@ impl Metrics {
             watchers: gauge!(WATCHERS),
             missed_by_slow: counter!(MISSED, "reason" => "slow"),
             missed_on_the_way: counter!(MISSED, "reason" => "lost"),
+            token_reload_failing: gauge!(TOKEN_RELOAD_FAILING),
             backups_made: counter!(BACKUPS, "result" => "made"),
             backups_failed: counter!(BACKUPS, "result" => "failed"),
         };
         metrics.connections.set(0.0);
         metrics.watchers.set(0.0);
+        metrics.token_reload_failing.set(0.0);
         metrics.refused.absolute(0);
         metrics.backups_made.absolute(0);
         metrics.backups_failed.absolute(0);

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
-use super::gate::{Caller, Gate};
+use super::gate::{Caller, Gate, Uncertified};
 use super::token::Tokens;
 use super::{Config, Service, health, reflection};
 use crate::complaint::Complaint;
@@ -30,7 +30,7 @@ use crate::places::{Place, Places};
 use crate::readiness::Readiness;
 use crate::reload::Looks;
 use crate::telemetry::trace::Tracer;
-use crate::tls::{self, Acceptor, Refused, Stream};
+use crate::tls::{self, Acceptor, Reason, Refused, Stream};
 
 /// What every connection of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -128,6 +128,7 @@ impl Server {
             metrics,
             tracer,
             complaint: Complaint::default(),
+            uncertified: Uncertified::default(),
         };
         let places = Places::new(config.connections);
         Ok(Self { gate: Arc::new(gate), places, patience, readiness, health, tls: None })
@@ -136,7 +137,7 @@ impl Server {
     /// Looks at the file of the token whenever it is time, until `stop`: a new one takes the place of the one before.
     pub fn follow_token(&self, looks: Looks, stop: &CancellationToken, tasks: &TaskTracker) {
         if let Some(tokens) = &self.gate.tokens {
-            tasks.spawn(Arc::clone(tokens).follow(looks, stop.clone()));
+            tasks.spawn(Arc::clone(tokens).follow(looks, self.gate.metrics.token_reload_failing.clone(), stop.clone()));
         }
     }
 
@@ -170,7 +171,7 @@ impl Server {
                         let place = Arc::new(place);
                         let given_up = place.given_up().clone();
                         let served = given_up.run_until_cancelled(async {
-                            if let Some(stream) = secure(opening, peer, &stop).await {
+                            if let Some(stream) = secure(opening, peer, &stop, &gate.uncertified).await {
                                 let trust = Trust::new(&gate, authorities, &stream);
                                 converse(stream, peer, gate, patience, (stop, tasks), (place, trust)).await;
                             }
@@ -241,14 +242,25 @@ async fn secure(
     opening: impl Future<Output = Result<Stream, Refused>>,
     peer: SocketAddr,
     stop: &CancellationToken,
+    uncertified: &Uncertified,
 ) -> Option<Stream> {
-    match stop.run_until_cancelled(opening).await? {
-        Ok(stream) => Some(stream),
-        Err(refused) => {
-            tracing::debug!(%peer, reason = refused.reason.as_str(), "no TLS connection to the admin port");
-            None
-        }
+    let refused = match stop.run_until_cancelled(opening).await? {
+        Ok(stream) => return Some(stream),
+        Err(refused) => refused,
+    };
+    let (reason, cause) = (refused.reason.as_str(), refused.cause);
+    // The caller often hears no more than that there is no connection.
+    let is_told = match refused.reason {
+        Reason::NoClientCertificate => uncertified.without.is_due(),
+        Reason::BadClientCertificate => uncertified.with_bad.is_due(),
+        _ => false,
+    };
+    if is_told {
+        tracing::warn!(%peer, reason, cause, "admin caller without the right certificate; there may be more of them");
+    } else {
+        tracing::debug!(%peer, reason, cause, "no TLS connection to the admin port");
     }
+    None
 }
 
 /// One connection, from its first byte to its end.

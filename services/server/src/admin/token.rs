@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use metrics::Gauge;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -124,10 +125,10 @@ impl Tokens {
         is_new
     }
 
-    /// Reads the file whenever it is time, until `stop`. While it holds no token that can be used, the one before stays.
+    /// Reads the file whenever it is time, until `stop`. While it holds no token that can be used, the one before stays, and `failing` is 1.
     ///
     /// It is read again, not watched, for the same reasons as certificates are (see [`crate::tls`]).
-    pub(super) async fn follow(self: Arc<Self>, mut looks: Looks, stop: CancellationToken) {
+    pub(super) async fn follow(self: Arc<Self>, mut looks: Looks, failing: Gauge, stop: CancellationToken) {
         let mut complaint = None;
         while stop.run_until_cancelled(looks.next()).await.is_some() {
             let file = self.file.clone();
@@ -137,6 +138,7 @@ impl Tokens {
             match found {
                 Ok(token) => {
                     complaint = None;
+                    failing.set(0.0);
                     if self.replace(token) {
                         tracing::info!(file = %self.file.display(), "callers of the admin API must present a new token");
                     }
@@ -147,6 +149,7 @@ impl Tokens {
                         tracing::error!(error = text, "the new token cannot be used: the old one stays");
                     }
                     complaint = Some(text);
+                    failing.set(1.0);
                 }
             }
         }
@@ -161,6 +164,7 @@ impl fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -199,7 +203,9 @@ mod tests {
         fs::write(&file, "one").unwrap();
         let tokens = Arc::new(Tokens::read(file.clone()).unwrap());
         let stop = CancellationToken::new();
-        let following = tokio::spawn(Arc::clone(&tokens).follow(Reload::default().looks(SOON), stop.clone()));
+        let failing = Arc::new(AtomicU64::new(0));
+        let gauge = Gauge::from_arc(Arc::clone(&failing));
+        let following = tokio::spawn(Arc::clone(&tokens).follow(Reload::default().looks(SOON), gauge, stop.clone()));
         let until = async |token: &'static [u8]| {
             let looking = async {
                 while !tokens.are_presented_by(token) {
@@ -217,9 +223,20 @@ mod tests {
         }
         until(b"Bearer two").await;
         assert!(!tokens.are_presented_by(b"Bearer one"));
+        let until_it_fails = async |fails: bool| {
+            let looking = async {
+                while failing.load(Ordering::Relaxed) != f64::from(u8::from(fails)).to_bits() {
+                    tokio::time::sleep(SOON).await;
+                }
+            };
+            tokio::time::timeout(NEVER, looking).await.expect("the gauge never tells");
+        };
+        until_it_fails(false).await;
         fs::remove_file(&file).unwrap();
-        tokio::time::sleep(5 * SOON).await;
+        until_it_fails(true).await;
         assert!(tokens.are_presented_by(b"Bearer two"), "without a file the last one stays");
+        fs::write(&file, "two").unwrap();
+        until_it_fails(false).await;
         stop.cancel();
         following.await.unwrap();
     }
@@ -235,7 +252,7 @@ mod tests {
         // Whoever reads a FIFO waits for somebody who writes.
         mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let stop = CancellationToken::new();
-        let following = tokio::spawn(tokens.follow(Reload::default().looks(NEVER), stop.clone()));
+        let following = tokio::spawn(tokens.follow(Reload::default().looks(NEVER), Gauge::noop(), stop.clone()));
         // It can be opened to write once somebody reads.
         let opening = tokio::task::spawn_blocking(move || fs::File::options().write(true).open(file));
         let writer = tokio::time::timeout(NEVER, opening).await.expect("nobody reads it").unwrap();

@@ -48,7 +48,8 @@ tertulia-server --set limits.groups=5000 --set limits.message_bytes=8KiB --set l
 ```
 
 `tertulia-server check-config` tells all that is wrong with a configuration, with the key, where its value comes from and what is allowed;
-`tertulia-server print-config` writes the configuration that results, with the source of each value that is not a default. The server does
+with `--files` it also reads the files of certificates, keys, authorities and the admin token (not those of `nats`), as a start would: say that
+where the server is to run. `tertulia-server print-config` writes the configuration that results, with the source of each value that is not a default. The server does
 not start with an unknown key or a value out of its range, and exits with 2.
 
 Retention can differ by the prefix of a group's name. In a file it is a table for each prefix, in the environment and in flags the same as JSON; a later source replaces all

@@ -76,6 +76,15 @@ impl Layer {
             let origin = Origin::Environment(name.to_owned());
             match entry(&key) {
                 Some(entry) => layer.take(entry, &ValueKind::String(value.to_owned()), origin),
+                None if is_section(&key) => {
+                    let first = entry(first_in(&key)).map(Entry::environment).unwrap_or_default();
+                    layer.errors.push(Error::NotAllowed {
+                        value: show(&ValueKind::String(value.to_owned())),
+                        origin,
+                        rule: format!("is a section: set one of its options, such as {first}"),
+                        key,
+                    });
+                }
                 None => layer.errors.push(Error::UnknownKey {
                     suggestion: nearest(&key).map(Entry::environment),
                     key,
@@ -93,6 +102,12 @@ impl Layer {
             let origin = Origin::Flag(flag.name.clone());
             match entry(&flag.key) {
                 Some(entry) => layer.take(entry, &ValueKind::String(flag.value.clone()), origin),
+                None if is_section(&flag.key) => layer.errors.push(Error::NotAllowed {
+                    key: flag.key.clone(),
+                    value: show(&ValueKind::String(flag.value.clone())),
+                    origin,
+                    rule: format!("is a section: set one of its options, such as {}", first_in(&flag.key)),
+                }),
                 None => layer.refuse_key(flag.key.clone(), origin),
             }
         }
@@ -134,6 +149,10 @@ impl Layer {
                 origin,
                 rule: match entry.kind {
                     Kind::Retentions => overrides::read(value).err().unwrap_or_default(),
+                    // The parser has made a float of it, such as of 5e3, and shows no more how it was written.
+                    kind @ (Kind::Int { .. } | Kind::Bytes { .. }) if matches!(value, ValueKind::Float(_)) => {
+                        format!("must be {}; this was read as a number with a fraction or an exponent", kind.allowed())
+                    }
                     kind => format!("must be {}", kind.allowed()),
                 },
             });
@@ -228,6 +247,8 @@ fn show(value: &ValueKind) -> String {
         ValueKind::Nil => "null".to_owned(),
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(_) => "a list".to_owned(),
+        // So that a whole one still shows that it is a float.
+        ValueKind::Float(number) => format!("{number:?}"),
         other => other.to_string(),
     }
 }

@@ -204,6 +204,37 @@ fn a_bad_value_names_key_source_and_range() {
 }
 
 #[test]
+fn a_number_with_an_exponent_is_told_from_the_whole_one_that_it_looks_like() {
+    let read = "this was read as a number with a fraction or an exponent";
+    let groups = format!("limits.groups = 5000.0 (from FILE): must be an integer from 1 to 100000000; {read}");
+    assert_eq!(file_errors("a.yaml", "limits:\n  groups: 5e3\n"), [groups.as_str()]);
+    assert_eq!(file_errors("a.toml", "[limits]\ngroups = 5e3\n"), [groups.as_str()]);
+    assert_eq!(
+        file_errors("a.yaml", "limits: {line_bytes: 1.5e4}\n"),
+        [format!(
+            "limits.line_bytes = 15000.0 (from FILE): must be a number of bytes from 1KiB to 64MiB, such as 4096 or \"64KiB\"; {read}"
+        )]
+    );
+}
+
+#[test]
+fn a_section_has_no_value_of_its_own() {
+    assert_eq!(
+        flag_errors(&[("--set", "limits", "5"), ("--set", "log.retention", "7d")]),
+        [
+            "limits = 5 (from flag --set): is a section: set one of its options, such as limits.line_bytes",
+            "log.retention = 7d (from flag --set): is a section: set one of its options, such as log.retention.messages",
+        ]
+    );
+    assert_eq!(
+        environment_errors(&[("TERTULIA__LIMITS", "4")]),
+        [
+            "limits = 4 (from environment TERTULIA__LIMITS): is a section: set one of its options, such as TERTULIA__LIMITS__LINE_BYTES"
+        ]
+    );
+}
+
+#[test]
 fn a_hostile_value_is_shown_short_and_on_one_line() {
     let errors = environment_errors(&[("TERTULIA__LIMITS__GROUPS", &format!("a\nb\u{1b}[31m{}", "x".repeat(1_000)))]);
     assert_eq!(errors.len(), 1);

@@ -102,7 +102,10 @@ impl Task {
                 requests.join.increment(1);
                 match join_from(&join) {
                     Ok(from) => self.on_join(&join.group_name, from),
-                    Err(text) => self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name)),
+                    Err(text) => {
+                        self.shared.metrics.refused_joins.increment(1);
+                        self.refuse(Refused::new(Code::BadRequest, text).about("Join", &join.group_name));
+                    }
                 }
             }
             Ok(Leave { group_name }) => {
@@ -167,9 +170,13 @@ impl Task {
     }
 
     fn on_join(&mut self, name: &str, from: JoinFrom) {
-        let Some(group) = self.group(name, "Join") else { return };
+        let Some(group) = self.group(name, "Join") else {
+            self.shared.metrics.refused_joins.increment(1);
+            return;
+        };
         let max = self.shared.limits.groups_per_connection;
         if self.memberships.len() + self.changing.len() >= max && self.groups_with(&group) > max {
+            self.shared.metrics.refused_joins.increment(1);
             let text = format!("a connection may be in {max} groups");
             self.refuse(Refused::new(Code::TooManyGroups, text).about("Join", name));
             return;

@@ -405,8 +405,8 @@ async fn secure(
     let accepted = Box::pin(stop.run_until_cancelled_owned(accepting)).await;
     match accepted {
         Some(Ok(socket)) => converse(shared, socket, admitted).await,
-        Some(Err(Refused { reason, plaintext })) => {
-            tracing::debug!(peer = %admitted.connection.peer, reason = reason.as_str(), "no TLS connection");
+        Some(Err(Refused { reason, cause, plaintext })) => {
+            tracing::debug!(peer = %admitted.connection.peer, reason = reason.as_str(), cause, "no TLS connection");
             shared.metrics.closed(CloseReason::Tls);
             if let Some(mut socket) = plaintext {
                 Box::pin(dismiss(

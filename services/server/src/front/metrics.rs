@@ -174,6 +174,7 @@ pub(super) struct Metrics {
     pub(super) delivery_seconds: Histogram,
     pub(super) post_seconds: Histogram,
     pub(super) refused_posts: Counter,
+    pub(super) refused_joins: Counter,
     pub(super) lag_catchups: Counter,
     pub(super) resume_catchups: Counter,
     pub(super) catchup_messages: Counter,
@@ -235,8 +236,9 @@ impl Metrics {
             lag: histogram!(LAG),
             delivery_seconds: histogram!(DELIVERY_SECONDS),
             post_seconds: histogram!(POST_SECONDS),
-            // Of the same metric as those that owners refuse.
+            // Of the same metrics as those that owners refuse.
             refused_posts: counter!(shard::metrics::POSTS, "result" => "refused"),
+            refused_joins: counter!(shard::metrics::JOINS, "result" => "refused"),
             lag_catchups: counter!(CATCHUPS, "reason" => "lag"),
             resume_catchups: counter!(CATCHUPS, "reason" => "resume"),
             catchup_messages: counter!(CATCHUP_MESSAGES),

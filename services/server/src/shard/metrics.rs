@@ -4,7 +4,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use super::Bounds;
+use super::{Bounds, Refusal};
 
 /// Groups in memory.
 pub const GROUPS: &str = "tertulia_groups";
@@ -72,7 +72,7 @@ pub fn describe() {
     describe_counter!(LEAVES, "Ends of memberships by reason: leave, disconnect, kicked, closed, deleted");
     describe_counter!(
         POSTS,
-        "Posts by result: stored, repeated (the id was stored before), refused, failed (the log did not take it)"
+        "Posts by result: stored, repeated (the id was stored before), refused, failed (the log, or the node that has the group, could not do it)"
     );
     describe_histogram!(APPEND_MESSAGES, "Messages in one append to the log");
     describe_histogram!(APPEND_BYTES, Unit::Bytes, "Bytes of messages in one append to the log");
@@ -213,6 +213,14 @@ impl Metrics {
             log_groups: gauge!(LOG_GROUPS),
             log_bytes: gauge!(LOG_BYTES),
             log_writable: gauge!(LOG_WRITABLE),
+        }
+    }
+
+    /// Counts a post that is not stored, by whose fault that is.
+    pub(super) fn post_refused(&self, refusal: &Refusal) {
+        match refusal {
+            Refusal::Unavailable { .. } | Refusal::Unanswered { .. } | Refusal::NodeSilent => self.failed.increment(1),
+            _ => self.refused.increment(1),
         }
     }
 }

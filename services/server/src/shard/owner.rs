@@ -294,7 +294,7 @@ impl Owner {
             let outcome = outcome.map_err(|refusal| if in_doubt { unanswered(post.group.clone()) } else { refusal });
             let mut trace = post.trace;
             if let Err(refusal) = &outcome {
-                self.shared.metrics.refused.increment(1);
+                self.shared.metrics.post_refused(refusal);
                 if let Some(trace) = trace.take() {
                     trace.refused(self.shard, &post.group, refusal.reason());
                 }

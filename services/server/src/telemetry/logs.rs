@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use super::config::LogFormat;
+use super::marks::{Marks, Waiter};
 use super::{Config, Error};
 
 /// What moderators did is logged whatever the levels are, unless they name it: somebody may have to answer for it.
@@ -25,6 +26,8 @@ const MODERATION: &str = "tertulia_server::admin::moderation";
 const NATS_EVENTS: &str = "async_nats";
 /// Lines that may wait for stderr.
 const WAITING: usize = 8_192;
+/// The name of the thread that writes.
+pub(super) const THREAD: &str = "log";
 
 /// While it lives, the log is written; when it goes, what waits is written if stderr takes it soon.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ impl Lost {
 struct Counting<W> {
     inner: W,
     refused: Arc<AtomicUsize>,
+    marks: Arc<Marks>,
     /// Part of a line was written: the next one is not to look like the rest of it.
     is_cut: bool,
 }
@@ -84,6 +88,9 @@ impl<W: io::Write> Counting<W> {
 impl<W: io::Write> io::Write for Counting<W> {
     /// Each call has one line. It never fails: a line that is lost is counted.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.marks.passes(line) {
+            return Ok(line.len());
+        }
         if self.is_cut {
             self.is_cut = self.put(b"\n") == 0;
         }
@@ -102,19 +109,21 @@ impl<W: io::Write> io::Write for Counting<W> {
     }
 }
 
-/// Everything that is logged in this process from now on goes to stderr.
-pub(super) fn init(config: &Config) -> Result<(Lost, Written), Error> {
+/// Everything that is logged in this process from now on goes to stderr. Who has to can wait until it has.
+pub(super) fn init(config: &Config) -> Result<(Lost, Written, Waiter<NonBlocking>), Error> {
     let colours = io::stderr().is_terminal();
-    let (writer, lost, written) = beside(io::stderr());
+    let marks = Arc::<Marks>::default();
+    let (writer, lost, written) = beside(io::stderr(), Arc::clone(&marks));
+    let waiter = Waiter::new(marks, writer.clone());
     subscriber(config, colours, writer)?.try_init().map_err(|cause| Error::Log { cause })?;
-    Ok((lost, written))
+    Ok((lost, written, waiter))
 }
 
 /// A writer that never waits.
-fn beside(inner: impl io::Write + Send + 'static) -> (NonBlocking, Lost, Written) {
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).thread_name("log");
+fn beside(inner: impl io::Write + Send + 'static, marks: Arc<Marks>) -> (NonBlocking, Lost, Written) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).thread_name(THREAD);
     let refused = Arc::<AtomicUsize>::default();
-    let (writer, guard) = builder.finish(Counting { inner, refused: Arc::clone(&refused), is_cut: false });
+    let (writer, guard) = builder.finish(Counting { inner, refused: Arc::clone(&refused), marks, is_cut: false });
     let lost = Lost { in_queue: writer.error_counter(), refused };
     (writer, lost, Written(guard))
 }
@@ -190,7 +199,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_whoever_reads_the_log() {
         let (take, stuck) = std::sync::mpsc::channel();
-        let (writer, lost, written) = beside(Stuck(stuck));
+        let (writer, lost, written) = beside(Stuck(stuck), Arc::default());
         with_default(subscriber(&Config::default(), false, writer).unwrap(), || {
             (0..WAITING + 100).for_each(|count| info!(count, "a line"));
         });
@@ -220,7 +229,8 @@ mod tests {
         use io::Write;
         let (captured, refused) = (Captured::default(), Arc::<AtomicUsize>::default());
         let inner = Full(captured.clone(), 8);
-        let mut writer = Counting { inner, refused: Arc::clone(&refused), is_cut: false };
+        let (counted, marks) = (Arc::clone(&refused), Arc::default());
+        let mut writer = Counting { inner, refused: counted, marks, is_cut: false };
         for line in ["first\n", "second\n", "third\n"] {
             writer.write_all(line.as_bytes()).unwrap();
         }

@@ -90,8 +90,16 @@ impl Reason {
 pub struct Refused {
     /// Why.
     pub reason: Reason,
+    /// What TLS says of it, if anything.
+    pub cause: Option<String>,
     /// The connection of a peer that does not speak TLS, from which nothing was read: it can be told so in its own words.
     pub plaintext: Option<TcpStream>,
+}
+
+impl Refused {
+    fn of(reason: Reason) -> Self {
+        Self { reason, cause: None, plaintext: None }
+    }
 }
 
 /// Accepts a TCP connection of a port that may have TLS; with it, once there is room for a handshake: what comes in a burst waits where the
@@ -166,12 +174,11 @@ impl Acceptor {
             let Inner { patience, metrics, .. } = &*acceptor.0;
             let result = tokio::select! {
                 biased;
-                () = slot.displaced() => Err((Reason::Displaced, None)),
+                () = slot.displaced() => Err(Refused::of(Reason::Displaced)),
                 result = timeout(*patience, acceptor.shake_hands(socket)) => {
-                    result.unwrap_or(Err((Reason::Timeout, None)))
+                    result.unwrap_or(Err(Refused::of(Reason::Timeout)))
                 }
             };
-            let result = result.map_err(|(reason, plaintext)| Refused { reason, plaintext });
             metrics.ended(&result.as_ref().map(drop).map_err(|refused| refused.reason));
             result
         }
@@ -182,25 +189,24 @@ impl Acceptor {
         self.0.slots.room().await;
     }
 
-    async fn shake_hands(&self, socket: TcpStream) -> Result<Stream, (Reason, Option<TcpStream>)> {
+    async fn shake_hands(&self, socket: TcpStream) -> Result<Stream, Refused> {
         let mut first = [0];
         match socket.peek(&mut first).await {
             Ok(1) if first[0] == HANDSHAKE => {}
-            Ok(1) => return Err((Reason::Plaintext, Some(socket))),
-            Ok(_) | Err(_) => return Err((Reason::Closed, None)),
+            Ok(1) => return Err(Refused { plaintext: Some(socket), ..Refused::of(Reason::Plaintext) }),
+            Ok(_) | Err(_) => return Err(Refused::of(Reason::Closed)),
         }
         let config = Arc::clone(&self.current().config);
         let accepting = TlsAcceptor::from(config).accept_with(socket, |session| session.set_buffer_limit(Some(BUFFER)));
         match accepting.into_fallible().await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err((error, mut socket)) => {
-                tracing::debug!(%error, "handshake failed");
                 let reason = Reason::of(&error);
                 if reason != Reason::Closed {
                     // So that the alert arrives, which says what was wrong.
                     linger(&mut socket).await;
                 }
-                Err((reason, None))
+                Err(Refused { cause: Some(error.to_string()), ..Refused::of(reason) })
             }
         }
     }

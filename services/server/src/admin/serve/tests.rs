@@ -134,3 +134,43 @@ async fn what_does_not_end_is_cut_off_at_the_end() {
     let _silent = serving.connect().await;
     serving.stop().await;
 }
+
+/// The lines of a log.
+#[derive(Clone, Default)]
+struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn why_a_certificate_does_not_count_is_told_once_in_a_while() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(log.with_ansi(false).finish());
+    let (peer, stop, uncertified) =
+        (SocketAddr::from(([192, 0, 2, 1], 5)), CancellationToken::new(), Uncertified::default());
+    let refuse = async |reason, cause: &str| {
+        let refused = Refused { reason, cause: Some(cause.to_owned()), plaintext: None };
+        assert!(secure(std::future::ready(Err(refused)), peer, &stop, &uncertified).await.is_none());
+    };
+    for _ in 0..3 {
+        refuse(Reason::NoClientCertificate, "it has none").await;
+        refuse(Reason::BadClientCertificate, "it has expired").await;
+        refuse(Reason::Protocol, "it is garbage").await;
+    }
+    let text = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, cause) in lines.iter().zip(["it has none", "it has expired"]) {
+        assert!(line.contains("WARN") && line.contains("192.0.2.1:5") && line.contains(cause), "{line}");
+    }
+}

@@ -73,7 +73,10 @@ async fn with_tls() -> (TlsStream<TcpStream>, Stream) {
 
 /// The task of a connection that has told who it is, and the guard of its place.
 fn task(socket: Stream) -> (Task, Admitted) {
-    let limits = Limits::default();
+    task_within(Limits::default(), socket)
+}
+
+fn task_within(limits: Limits, socket: Stream) -> (Task, Admitted) {
     let admitted = Arc::new(Registry::new(&limits, 1)).admit(SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
     let me = Arc::clone(&admitted.connection);
     let (id, address, inbox) = (me.id, me.peer.ip(), Arc::clone(&me.inbox));
@@ -105,6 +108,31 @@ async fn each_join_is_counted() {
         let text = recorder.handle().render();
         assert!(text.contains(&format!("tertulia_requests_total{{kind=\"join\"}} {count}\n")), "{text}");
     }
+    drop(client);
+}
+
+#[tokio::test]
+async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap()), listener.accept());
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let limits = Limits { groups_per_connection: 1, ..Limits::default() };
+    let stream = Stream::Plain(accepted.unwrap().0);
+    let (mut task, _admitted) = ::metrics::with_local_recorder(&recorder, || task_within(limits, stream));
+    task.voice = task.me.session().map(|(session, _)| (Arc::clone(session), Dialect::Extended));
+    for (refused, join) in [
+        (0, json!({"group_name": "Dogs"})),
+        (1, json!({"group_name": "Cats"})),
+        (2, json!({"group_name": ""})),
+        (3, json!({"group_name": "Dogs", "after": 1, "last": 1})),
+    ] {
+        task.on_line(json!({"Join": join}).to_string().as_bytes());
+        let text = recorder.handle().render();
+        assert!(text.contains(&format!("tertulia_joins_total{{result=\"refused\"}} {refused}\n")), "{join}: {text}");
+    }
+    // What is no question of joining is none of them.
+    task.on_line(br#"{"Leave": {"group_name": ""}}"#);
+    assert!(recorder.handle().render().contains("tertulia_joins_total{result=\"refused\"} 3\n"));
     drop(client);
 }
 

@@ -100,11 +100,14 @@ impl Owner {
         }
         match request {
             Request::Post(Posts { session, posts, in_doubt, .. }) => {
-                self.shared.metrics.refused.increment(posts.len() as u64);
                 let answer = |post: NewPost| {
                     let outcome = self.turned_down(&post.group, &session.user, post.id.as_ref());
                     let in_doubt = |refusal| if in_doubt { unanswered(post.group.clone()) } else { refusal };
                     let outcome = outcome.map_err(in_doubt);
+                    match &outcome {
+                        Ok(_) => self.shared.metrics.repeated.increment(1),
+                        Err(refusal) => self.shared.metrics.post_refused(refusal),
+                    }
                     if let (Some(trace), Err(refusal)) = (post.trace, &outcome) {
                         trace.refused(self.shard, &post.group, refusal.reason());
                     }

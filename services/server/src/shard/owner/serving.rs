@@ -289,7 +289,7 @@ impl Owner {
                         return None;
                     }
                     Err(refusal) => {
-                        self.shared.metrics.refused.increment(1);
+                        self.shared.metrics.post_refused(&refusal);
                         if let Some(trace) = trace {
                             trace.refused(self.shard, &group, refusal.reason());
                         }

@@ -126,6 +126,7 @@ impl Log for Shared {
     }
 }
 
+mod counted;
 mod nodes;
 mod traced;
 

@@ -245,7 +245,7 @@ impl Owner {
         for pending in outbox {
             // No owner has counted it.
             match &pending.request {
-                Request::Post(_) => self.shared.metrics.refused.increment(1),
+                Request::Post(_) => self.shared.metrics.failed.increment(1),
                 Request::Join { .. } => self.shared.metrics.join_refused.increment(1),
                 _ => {}
             }
