@@ -50,6 +50,8 @@ pub type Relay = Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, Option<Vec<u8>>
 
 /// How long the first takeovers may take before the node serves what it has.
 const FIRST: Duration = Duration::from_secs(15);
+/// How often a node that stops looks whether others that stop have finished.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// Why this node is not one of the cluster.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -258,6 +260,26 @@ impl Cluster {
                 tracing::warn!(shards = owned, "not all shards could be handed over: others will take them");
                 return true;
             }
+        }
+    }
+
+    /// Says that this node asks the others for nothing any more; returns when that is so of all of them, if all are about to stop. What it
+    /// has is not waited for by others that stay: they take it. Nor is there anybody to wait for while it reaches nobody.
+    pub async fn part(&self) {
+        let Inner { membership, view, .. } = &*self.inner;
+        membership.finish();
+        let (mut view, mut cut_off) = (view.clone(), membership.cut_off());
+        let name = membership.me().node.name.clone();
+        let all_finished = async {
+            let mut ticks = tokio::time::interval(PARTING);
+            while view.borrow_and_update().is_awaited(&name) {
+                ticks.tick().await;
+                membership.hasten();
+            }
+        };
+        tokio::select! {
+            () = all_finished => {}
+            _ = cut_off.wait_for(|cut_off| *cut_off) => {}
         }
     }
 

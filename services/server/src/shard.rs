@@ -4,6 +4,7 @@
 //! answers in its [`Inbox`]; messages come through the [`Subscription`] that joining gave it.
 
 mod dedup;
+mod ending;
 mod founders;
 mod group;
 mod listed;

@@ -20,6 +20,7 @@ use crate::shard::{Listed, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod ending;
 mod far;
 mod held;
 mod lives;
