@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use tertulia_protocol::GroupName;
-use tertulia_protocol::name::{MAX_GROUP_NAME_BYTES, MAX_USER_NAME_BYTES};
+use tertulia_protocol::name::MAX_USER_NAME_BYTES;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::directory::Directory;
 use super::ending::Ending;
 use super::founders::Founders;
-use super::listed::{Listed, merge, place};
+use super::listed::{Listed, place};
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
 use super::owner::{Owner, Seat};
@@ -27,6 +27,8 @@ use super::sweep::sweep;
 use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal, Untold};
 use crate::log::{BackupError, Copied, Emptied, Log, clock};
 use crate::telemetry::trace::Tracer;
+
+mod lists;
 
 /// What all owners of a node share.
 #[derive(Debug)]
@@ -408,39 +410,6 @@ impl Shards {
             return Err(Refusal::Draining);
         }
         answer.await.unwrap_or(Err(Refusal::Draining))
-    }
-
-    /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`, and whether there are more.
-    ///
-    /// # Errors
-    /// If the log cannot be read, or another node does not answer.
-    pub async fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Listed>, bool), Untold> {
-        if prefix.len() > MAX_GROUP_NAME_BYTES {
-            return Ok((Vec::new(), false));
-        }
-        let after = after.map(|after| place(after, MAX_GROUP_NAME_BYTES));
-        let mut merged = self.own_groups(prefix, after, limit + 1).await?;
-        if let Some(peers) = &self.inner.peers {
-            merged.extend(peers.groups(prefix, after, limit + 1).await?);
-            merged.sort_by(|one, other| one.name.cmp(&other.name));
-            // While a shard moves two nodes may tell of it.
-            merged.dedup_by(|one, other| one.name == other.name);
-        }
-        let more = merged.len() > limit;
-        merged.truncate(limit);
-        Ok((merged, more))
-    }
-
-    /// As [`Shards::groups`], of the shards that are this node's, at most `limit`.
-    ///
-    /// # Errors
-    /// If the log cannot be read.
-    pub async fn own_groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, ReadError> {
-        let stored = self.inner.shared.log.groups(prefix, after, limit).await?;
-        let loaded = self.directory().list(prefix, after, limit, |shard| self.is_owned(shard));
-        let mut merged = merge(loaded, stored);
-        merged.truncate(limit);
-        Ok(merged)
     }
 
     /// One group, be it in memory or only in the log; `None` if it does not exist.
