@@ -40,6 +40,7 @@ use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::{Nats, Rewound};
 use crate::shard::Shards;
 use crate::shard::handle::Among;
+use crate::shard::peers::Silence;
 
 pub use self::config::Config;
 pub use self::metrics::describe;
@@ -184,20 +185,23 @@ impl Cluster {
         }
     }
 
-    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not.
+    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not. One that stops, and where nobody listens
+    /// any more, has nothing to say.
     pub async fn relay(&self, call: &str, payload: Vec<u8>) -> Vec<(String, Option<Bytes>)> {
         let link = &self.inner.link;
         let asked = link.others().into_iter().map(|name| {
             let payload = payload.clone();
             async move {
                 let answer = link.call(&name, call, &payload).await;
-                if let Err(error) = &answer {
-                    tracing::warn!(node = name, call, %error, "another node did not answer");
+                match &answer {
+                    Err(Silence::Nobody) if !link.stays(&name) => return None,
+                    Err(error) => tracing::warn!(node = name, call, %error, "another node did not answer"),
+                    Ok(_) => {}
                 }
-                (name, answer.ok())
+                Some((name, answer.ok()))
             }
         });
-        join_all(asked).await
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Answers calls that other nodes relay, until the end.
