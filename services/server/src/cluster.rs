@@ -40,6 +40,7 @@ use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::{Nats, Rewound};
 use crate::shard::Shards;
 use crate::shard::handle::Among;
+use crate::shard::peers::Silence;
 
 pub use self::config::Config;
 pub use self::metrics::describe;
@@ -50,6 +51,8 @@ pub type Relay = Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, Option<Vec<u8>>
 
 /// How long the first takeovers may take before the node serves what it has.
 const FIRST: Duration = Duration::from_secs(15);
+/// How often a node that stops looks whether others that stop have finished.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// Why this node is not one of the cluster.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -182,20 +185,23 @@ impl Cluster {
         }
     }
 
-    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not.
+    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not. One that stops, and where nobody listens
+    /// any more, has nothing to say.
     pub async fn relay(&self, call: &str, payload: Vec<u8>) -> Vec<(String, Option<Bytes>)> {
         let link = &self.inner.link;
         let asked = link.others().into_iter().map(|name| {
             let payload = payload.clone();
             async move {
                 let answer = link.call(&name, call, &payload).await;
-                if let Err(error) = &answer {
-                    tracing::warn!(node = name, call, %error, "another node did not answer");
+                match &answer {
+                    Err(Silence::Nobody) if !link.stays(&name) => return None,
+                    Err(error) => tracing::warn!(node = name, call, %error, "another node did not answer"),
+                    Ok(_) => {}
                 }
-                (name, answer.ok())
+                Some((name, answer.ok()))
             }
         });
-        join_all(asked).await
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Answers calls that other nodes relay, until the end.
@@ -258,6 +264,26 @@ impl Cluster {
                 tracing::warn!(shards = owned, "not all shards could be handed over: others will take them");
                 return true;
             }
+        }
+    }
+
+    /// Says that this node asks the others for nothing any more; returns when that is so of all of them, if all are about to stop. What it
+    /// has is not waited for by others that stay: they take it. Nor is there anybody to wait for while it reaches nobody.
+    pub async fn part(&self) {
+        let Inner { membership, view, .. } = &*self.inner;
+        membership.finish();
+        let (mut view, mut cut_off) = (view.clone(), membership.cut_off());
+        let name = membership.me().node.name.clone();
+        let all_finished = async {
+            let mut ticks = tokio::time::interval(PARTING);
+            while view.borrow_and_update().is_awaited(&name) {
+                ticks.tick().await;
+                membership.hasten();
+            }
+        };
+        tokio::select! {
+            () = all_finished => {}
+            _ = cut_off.wait_for(|cut_off| *cut_off) => {}
         }
     }
 

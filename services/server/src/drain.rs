@@ -11,6 +11,7 @@ use crate::front::Front;
 use crate::readiness::{Readiness, Reason};
 use crate::shard::Shards;
 use crate::shard::events::What;
+use crate::shard::handle::LAST_WORDS;
 
 /// Section `drain` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +91,8 @@ impl Accepting {
 
 /// Stops serving chat clients without losing what was accepted: not ready, no new connections, extended clients are told to go
 /// elsewhere, then everything that was read is finished and flushed, and the owners stop. `hand_over` gives what this node owns to
-/// others, and answers whether there are any; it serves its clients meanwhile and after. Without anybody who accepts connections there never was
-/// a client.
+/// others, and answers whether there are any; it serves its clients meanwhile and after. Where all nodes stop, each serves the others until
+/// they have finished too: `part` returns when they have. Without anybody who accepts connections there never was a client.
 pub async fn drain(
     config: &Config,
     readiness: &Readiness,
@@ -99,8 +100,11 @@ pub async fn drain(
     front: &Front,
     shards: &Shards,
     hand_over: impl Future<Output = bool>,
+    part: impl Future<Output = ()>,
 ) {
     let cut_off = tokio::time::Instant::now() + config.cut_off();
+    // Kept of the grace.
+    let reserve = config.grace.saturating_sub(config.cut_off());
     readiness.set(Reason::Draining, WHY);
     shards.events().tell(|| What::Draining(WHY.into()));
     // Both at once: whoever stops this node may leave it less time than it was promised, and nobody has to wait for shards that are
@@ -134,6 +138,14 @@ pub async fn drain(
     if tokio::time::timeout_at(cut_off, finish).await.is_err() {
         tracing::warn!(open = front.registry().open(), "connections that do not take what waits for them are cut off");
     }
+    let last_words = (tokio::time::Instant::now() + LAST_WORDS).min(cut_off + reserve / 4);
+    if !shards.finish(last_words).await {
+        // Who was kept waiting for another node is told now that it did not answer.
+        drop(tokio::time::timeout_at(cut_off + reserve / 2, front.emptied()).await);
+    }
+    if tokio::time::timeout_at(cut_off + reserve * 3 / 4, part).await.is_err() {
+        tracing::warn!("another node that stops has not finished: what it asks this one is not answered any more");
+    }
     shards.stop().await;
 }
 
@@ -157,7 +169,7 @@ mod tests {
         let config = Config { delay: Duration::from_secs(5), ..Config::default() };
         for others in [false, true] {
             let begun = tokio::time::Instant::now();
-            drain(&config, &Readiness::new(), None, &front, &shards, async { others }).await;
+            drain(&config, &Readiness::new(), None, &front, &shards, async { others }, async {}).await;
             assert!(begun.elapsed() < config.linger, "{:?}", begun.elapsed());
         }
     }

@@ -287,6 +287,13 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>>;
 
+    /// Since when [`Log::groups`] has all groups of a shard, by a number that differs each time that begins; `None` while it has not. Of
+    /// several nodes each lists the shards that it may extend.
+    fn lists(&self, shard: u16) -> Option<u64> {
+        let _ = shard;
+        Some(0)
+    }
+
     /// Groups of which no record is kept any more, among the next `limit` groups after `after` in the order of names; and the name of
     /// the last that was looked at, `None` when there are no more. An engine may leave out those of which it would have to ask.
     fn emptied(&self, after: Option<&str>, limit: usize) -> BoxFuture<'static, Result<Emptied, ReadError>> {

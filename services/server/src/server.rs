@@ -201,7 +201,12 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
                 Some(_) | None => false,
             }
         };
-        drain(&config.drain, &readiness, accepting.as_ref(), &front, &shards, hand_over).await;
+        let part = async {
+            if let Some(cluster) = cluster.as_ref().filter(|_| ended.is_none()) {
+                cluster.part().await;
+            }
+        };
+        drain(&config.drain, &readiness, accepting.as_ref(), &front, &shards, hand_over, part).await;
         end(cluster.as_ref(), &*engine).await;
         serving.cancel();
         tasks.close();

@@ -3,7 +3,9 @@
 //! Others hold [`Shards`], a cheap handle. A connection sends [`Request`]s to the owner of a group's shard and finds the
 //! answers in its [`Inbox`]; messages come through the [`Subscription`] that joining gave it.
 
+mod covered;
 mod dedup;
+mod ending;
 mod founders;
 mod group;
 mod listed;
@@ -27,12 +29,13 @@ pub mod session;
 pub mod weight;
 
 pub use config::{Bounds, Config};
+pub use covered::Covered;
 pub use delivery::{Delivery, Subscription};
 pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
 pub use holds::{Held, Hold, HoldError, Holds};
-pub use listed::{Listed, Untold};
+pub use listed::{Listed, Part, Untold};
 pub use map::ShardMap;
 pub use moderation::Target;
 pub use refusal::Refusal;

@@ -1,5 +1,6 @@
 //! A node that leaves as planned, and one that comes, under load: no post fails, and none waits for long.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,4 +100,50 @@ async fn a_node_hands_over_while_load_balancers_still_send_it_clients() -> Resul
     late.join("hall").await?;
     late.post("hall", "still served", "1").await?;
     cluster.nodes[0].kill().await
+}
+
+/// Nobody is there to take what they have, and each has what the others' clients ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_all_stop_at_once_answer_what_they_took_for_each_other() -> Result<()> {
+    const NODES: usize = 3;
+    const POSTS: usize = 36;
+    let _machine = machine().await;
+    let mut cluster = Cluster::start(NODES, 1, ServerOptions::new()).await?;
+    let groups: Vec<String> = (0..12).map(|number| format!("end-{number}")).collect();
+    let mut clients = Vec::new();
+    for place in 0..NODES {
+        let mut client = cluster.connector(place).classic(&format!("classic-{place}")).await?;
+        for group in &groups {
+            client.writer.join(group).await?;
+            client.writer.post(group, &format!("{place} is in"), None).await?;
+            client.reader.until_text(group, &format!("{place} is in")).await?;
+        }
+        clients.push(client);
+    }
+    for (place, client) in clients.iter_mut().enumerate() {
+        for post in 0..POSTS {
+            client.writer.post(&groups[post % groups.len()], &format!("{place}: {post}"), None).await?;
+        }
+    }
+    cluster.nodes.iter().try_for_each(|node| node.terminate())?;
+    for (place, mut client) in clients.into_iter().enumerate() {
+        let mut missing: BTreeSet<String> = (0..POSTS).map(|post| format!("{place}: {post}")).collect();
+        let reading = async {
+            while let Some(event) = client.reader.next().await? {
+                match event {
+                    Event::Text(text) => drop(missing.remove(&*text.text)),
+                    other => anyhow::bail!("{other:?}"),
+                }
+            }
+            Ok(())
+        };
+        harness::within(Duration::from_secs(30), "the end of the connection", reading).await?;
+        ensure!(missing.is_empty(), "these were taken and did not come: {missing:?}");
+    }
+    for node in &mut cluster.nodes {
+        ensure!(node.wait(Duration::from_secs(30)).await?.success());
+        let log = node.log()?;
+        ensure!(!log.contains("left unanswered") && !log.contains("does not answer for long"), "{log}");
+    }
+    Ok(())
 }

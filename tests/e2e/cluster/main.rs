@@ -11,6 +11,7 @@ mod full;
 mod latency;
 mod leaving;
 mod listener;
+mod lists;
 mod metrics;
 mod rewound;
 mod slow;

@@ -25,7 +25,8 @@ impl Service {
             self.find(&group).await?;
         }
         let mut page = self.connections_here(&request).await?;
-        let elsewhere: Vec<ListConnectionsResponse> = self.elsewhere(LIST_CONNECTIONS, &request).await?;
+        let elsewhere: Vec<ListConnectionsResponse> =
+            self.elsewhere(LIST_CONNECTIONS, &request, |node| Error::NotTold { node }).await?;
         if elsewhere.is_empty() {
             return Ok(page);
         }

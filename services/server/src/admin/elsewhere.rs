@@ -34,14 +34,15 @@ impl Service {
     /// What the other nodes answer; nothing if there are none.
     ///
     /// # Errors
-    /// If one does not answer.
+    /// As `silent` says, if one does not answer.
     pub(super) async fn elsewhere<A: Message + Default>(
         &self,
         call: &str,
         request: &impl Message,
+        silent: impl Fn(String) -> Error,
     ) -> Result<Vec<A>, Error> {
         let answers = self.relayed(call, request).await;
-        answers.into_iter().map(|(node, answer)| answer.ok_or(Error::NodeSilent { node })).collect()
+        answers.into_iter().map(|(node, answer)| answer.ok_or_else(|| silent(node))).collect()
     }
 
     /// What those of the other nodes answer that do.

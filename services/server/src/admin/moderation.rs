@@ -100,7 +100,8 @@ impl Service {
         let reason = arguments::reason(&request.reason)?;
         let mut account = Account::new("Disconnect", peer, None, Some(&target), reason.as_ref());
         let here = self.end_connections_here(&request)?;
-        let elsewhere: Result<Vec<DisconnectResponse>, Error> = self.elsewhere(DISCONNECT, &request).await;
+        let elsewhere: Result<Vec<DisconnectResponse>, Error> =
+            self.elsewhere(DISCONNECT, &request, |node| Error::NodeSilent { node }).await;
         account
             .close(elsewhere, |elsewhere| {
                 let disconnected = here.disconnected + elsewhere.iter().map(|answer| answer.disconnected).sum::<u32>();

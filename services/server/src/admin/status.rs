@@ -29,6 +29,20 @@ pub(super) enum Error {
     /// The owner of a group has stopped.
     #[error("the server is stopping")]
     Stopped,
+    /// Another node did not answer what is only asked.
+    #[error(
+        "node '{node}' did not answer, and nobody else knows what it has; nothing was changed, and the call may be repeated"
+    )]
+    NotTold {
+        /// Its name.
+        node: String,
+    },
+    /// Shards are on their way from one node to another.
+    #[error("no node has the groups of {shards} shards now; the call may be repeated")]
+    Unowned {
+        /// How many.
+        shards: usize,
+    },
     /// Another node did not answer.
     #[error("node '{node}' did not answer; what the call does may be done there or not")]
     NodeSilent {
@@ -88,6 +102,8 @@ impl Error {
             ) => Code::FailedPrecondition,
             Self::Refused(Refusal::Unavailable { .. } | Refusal::Draining)
             | Self::Unreadable(_)
+            | Self::NotTold { .. }
+            | Self::Unowned { .. }
             | Self::NotHeld(HoldError::NotKept(_))
             | Self::Stopped => Code::Unavailable,
             // What was asked for may be done: clients that repeat by themselves what is UNAVAILABLE must not repeat this.
@@ -113,8 +129,9 @@ impl From<Untold> for Error {
             Untold::Unread(error) => Self::Unreadable(error),
             Untold::Silent { node, why } => {
                 tracing::warn!(node, why, "a node does not tell its groups");
-                Self::NodeSilent { node }
+                Self::NotTold { node }
             }
+            Untold::Unowned { shards } => Self::Unowned { shards },
             Untold::Refused(refusal) => Self::Refused(refusal),
         }
     }
@@ -143,7 +160,7 @@ mod tests {
         let retry_after = Duration::from_secs(1);
         let not_kept = HoldError::NotKept(crate::shard::NoteError { reason: "disk sda1".into() });
         let unanswered = Refusal::Unanswered { group: group.clone(), retry_after };
-        let cases: [(Error, Code, &str); 13] = [
+        let cases: [(Error, Code, &str); 15] = [
             (unanswered.into(), Code::DeadlineExceeded, "It is not known"),
             (Refusal::NodeSilent.into(), Code::DeadlineExceeded, "it may be done there or not"),
             (Error::TimedOut(10), Code::DeadlineExceeded, "not answered within 10 s"),
@@ -157,9 +174,11 @@ mod tests {
             (Error::TooManyWatchers { max: 3 }, Code::ResourceExhausted, "3 watch already"),
             (
                 Untold::Silent { node: "b".into(), why: "no answer".into() }.into(),
-                Code::DeadlineExceeded,
-                "node 'b' did not answer",
+                Code::Unavailable,
+                "node 'b' did not answer, and nobody else",
             ),
+            (Untold::Unowned { shards: 3 }.into(), Code::Unavailable, "the groups of 3 shards"),
+            (Error::NodeSilent { node: "b".into() }, Code::DeadlineExceeded, "may be done there or not"),
             (Untold::Refused(Refusal::NodeSilent).into(), Code::DeadlineExceeded, "may be done"),
         ];
         for (error, code, text) in cases {

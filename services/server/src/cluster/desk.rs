@@ -18,7 +18,7 @@ use super::metrics;
 use crate::log::nats::{Left, Nats};
 use crate::shard::peers::Order;
 use crate::shard::wire::Listing;
-use crate::shard::{Held, Hold, Shards};
+use crate::shard::{Covered, Held, Hold, Listed, Part, Shards};
 
 /// Questions that are being answered at a time; further ones wait.
 const AT_ONCE: usize = 256;
@@ -62,6 +62,9 @@ pub(super) enum Answer {
     Groups {
         groups: Vec<Listing>,
         shards: u16,
+        /// Of which shards these are all. Older builds do not tell.
+        #[serde(default)]
+        covers: Option<Covered>,
     },
     Failed {
         why: String,
@@ -129,9 +132,9 @@ impl Desk {
             Question::Release { shard, version } => self.release(shard, version).await,
             Question::Groups { prefix, after, limit } => {
                 match self.shards.own_groups(&prefix, after.as_deref(), limit).await {
-                    Ok(listed) => {
-                        let groups = listed.iter().map(crate::shard::Listed::tell).collect();
-                        Answer::Groups { groups, shards: self.shards.map().shards() }
+                    Ok(Part { groups, covers }) => {
+                        let groups = groups.iter().map(Listed::tell).collect();
+                        Answer::Groups { groups, shards: self.shards.map().shards(), covers: Some(covers) }
                     }
                     Err(error) => Answer::Failed { why: error.reason },
                 }

@@ -26,10 +26,9 @@ use super::membership::View;
 use super::metrics::{self, Counter};
 use crate::log::config::Nats as NatsConfig;
 use crate::log::nats::{answered_apart, in_time};
-use crate::shard::Listed;
 use crate::shard::map::shard_of;
 use crate::shard::peers::{AnswerTo, Asked, Peers, Silence};
-use crate::shard::{ReadError, Untold};
+use crate::shard::{Covered, Listed, Part, ReadError, Untold};
 
 /// Messages that wait to be sent.
 const OUTGOING: usize = 8_192;
@@ -37,6 +36,8 @@ const OUTGOING: usize = 8_192;
 const SAID: Duration = Duration::from_secs(10);
 /// Bytes of a group in a list at most: the longest name, each byte of it escaped, and what is told of it.
 const LISTED: usize = 1_000;
+/// Bytes at most of what is told with a page of groups: a number of 64 bits for each 64 of as many shards as there may be.
+const COVERS: usize = 1_024 * 21 + 200;
 
 pub(super) struct Link {
     client: Client,
@@ -89,7 +90,8 @@ impl Link {
     /// Makes a call on one node.
     pub(super) async fn call(&self, name: &str, call: &str, payload: &[u8]) -> Result<Bytes, Silence> {
         let frame = [call.as_bytes(), b"\n", payload].concat();
-        let answer = request(&self.client, format!("{}.call.{name}", self.prefix), frame.into(), self.timeout).await?;
+        let asking = request(&self.client, format!("{}.call.{name}", self.prefix), frame.into(), self.timeout);
+        let answer = while_there(self.view.clone(), name, asking).await?;
         match answer.first() {
             Some(1) => Ok(answer.slice(1..)),
             _ => Err(Silence::NoAnswer("the node cannot answer the call".to_owned())),
@@ -100,6 +102,11 @@ impl Link {
     pub(super) fn others(&self) -> Vec<String> {
         let view = self.view.borrow();
         view.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != self.name).collect()
+    }
+
+    /// Whether a node is there and is not about to stop.
+    pub(super) fn stays(&self, name: &str) -> bool {
+        self.view.borrow().nodes.iter().any(|node| node.name == name && !node.leaving)
     }
 
     pub(super) fn send(&self, subject: String, payload: Bytes) {
@@ -136,30 +143,77 @@ async fn subscribe(client: &Client, subject: String, timeout: Duration) -> Resul
     }
 }
 
-/// A page of the groups of one node.
-async fn groups_of(
-    client: &Client,
+/// Waits for an answer of a node for as long as that is in the list.
+async fn while_there<T>(
+    mut view: watch::Receiver<Arc<View>>,
     node: &str,
+    answer: impl Future<Output = Result<T, Silence>>,
+) -> Result<T, Silence> {
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        // Whatever it would say, others have its shards.
+        _ = view.wait_for(|view| !view.has(node)) => Err(Silence::Nobody),
+    }
+}
+
+/// The question for a page of the groups of one node.
+struct GroupsOf {
+    client: Client,
+    view: watch::Receiver<Arc<View>>,
+    node: String,
     subject: String,
-    question: &Question,
     timeout: Duration,
-) -> Result<Vec<Listed>, Untold> {
-    let silent = |why: String| Untold::Silent { node: node.to_owned(), why };
-    let payload = serde_json::to_vec(question).map_err(|error| silent(error.to_string()))?;
-    let answer = request(client, subject, payload.into(), timeout).await;
-    let answer = answer.map_err(|silence| silent(silence.to_string()))?;
-    match serde_json::from_slice(&answer) {
-        Ok(Answer::Groups { groups, shards }) => {
-            let listed = |listing| {
-                let listed = Listed::told(listing, 0);
-                let shard = shard_of(&listed.name, shards);
-                Listed::told(listed.tell(), shard)
-            };
-            Ok(groups.into_iter().map(listed).collect())
+    prefix: String,
+    /// Groups in an answer, which must fit into one message.
+    page: usize,
+}
+
+impl GroupsOf {
+    /// The first `limit` groups after `after`, in as many pages as it takes.
+    async fn all(self, mut after: Option<String>, limit: usize) -> Result<Part, Untold> {
+        let mut groups: Vec<Listed> = Vec::new();
+        let mut covers: Option<Covered> = None;
+        while groups.len() < limit {
+            let limit = self.page.min(limit - groups.len());
+            let page = self.page(after, limit).await?;
+            let is_end = page.groups.len() < limit;
+            groups.extend(page.groups);
+            match &mut covers {
+                Some(covers) => covers.intersect(&page.covers),
+                None => covers = Some(page.covers),
+            }
+            after = groups.last().map(|group| group.name.as_str().to_owned());
+            if is_end {
+                break;
+            }
         }
-        Ok(Answer::Failed { why }) => Err(ReadError { reason: format!("node '{node}': {why}") }.into()),
-        Ok(_) => Err(silent("an answer that is none".to_owned())),
-        Err(error) => Err(silent(error.to_string())),
+        Ok(Part { groups, covers: covers.unwrap_or_default() })
+    }
+
+    async fn page(&self, after: Option<String>, limit: usize) -> Result<Part, Untold> {
+        let node = &self.node;
+        let silent = |why: String| Untold::Silent { node: node.clone(), why };
+        let question = Question::Groups { prefix: self.prefix.clone(), after, limit };
+        let payload = serde_json::to_vec(&question).map_err(|error| silent(error.to_string()))?;
+        let asking = request(&self.client, self.subject.clone(), payload.into(), self.timeout);
+        let answer = while_there(self.view.clone(), node, asking).await;
+        let answer = answer.map_err(|silence| silent(silence.to_string()))?;
+        match serde_json::from_slice(&answer) {
+            Ok(Answer::Groups { groups, shards, covers }) => {
+                let listed = |listing| {
+                    let listed = Listed::told(listing, 0);
+                    let shard = shard_of(&listed.name, shards);
+                    Listed::told(listed.tell(), shard)
+                };
+                // Of a build that does not tell, as many as it has by the list of nodes.
+                let by_map = || self.view.borrow().map(shards).owned_by(node).collect();
+                Ok(Part { groups: groups.into_iter().map(listed).collect(), covers: covers.unwrap_or_else(by_map) })
+            }
+            Ok(Answer::Failed { why }) => Err(ReadError { reason: format!("node '{node}': {why}") }.into()),
+            Ok(_) => Err(silent("an answer that is none".to_owned())),
+            Err(error) => Err(silent(error.to_string())),
+        }
     }
 }
 
@@ -222,42 +276,27 @@ impl Peers for Link {
         })
     }
 
-    fn groups(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
-        // An answer must fit into one message.
-        let page = (self.client.max_payload() / LISTED).max(1);
-        let asked = self.others().into_iter().map(|name| {
-            let (client, timeout, subject) =
-                (self.client.clone(), self.timeout, format!("{}.node.{name}", self.prefix));
-            let (prefix, mut after) = (prefix.to_owned(), after.map(str::to_owned));
-            async move {
-                let mut all: Vec<Listed> = Vec::new();
-                while all.len() < limit {
-                    let limit = page.min(limit - all.len());
-                    let question = Question::Groups { prefix: prefix.clone(), after, limit };
-                    let groups = groups_of(&client, &name, subject.clone(), &question, timeout).await?;
-                    let is_end = groups.len() < limit;
-                    all.extend(groups);
-                    after = all.last().map(|group| group.name.as_str().to_owned());
-                    if is_end {
-                        break;
-                    }
-                }
-                Ok(all)
-            }
+    fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> BoxFuture<'static, (Part, Option<Untold>)> {
+        let page = (self.client.max_payload().saturating_sub(COVERS) / LISTED).max(1);
+        let asked = self.others().into_iter().map(|node| {
+            let (client, view, timeout, prefix) =
+                (self.client.clone(), self.view.clone(), self.timeout, prefix.to_owned());
+            let subject = format!("{}.node.{node}", self.prefix);
+            GroupsOf { client, view, node, subject, timeout, prefix, page }.all(after.map(str::to_owned), limit)
         });
         let asked: Vec<_> = asked.collect();
         Box::pin(async move {
-            let mut all = Vec::new();
-            for groups in join_all(asked).await {
-                let groups: Result<Vec<Listed>, Untold> = groups;
-                all.extend(groups?);
+            let (mut all, mut untold) = (Part::default(), None);
+            for part in join_all(asked).await {
+                match part {
+                    Ok(Part { groups, covers }) => {
+                        all.groups.extend(groups);
+                        all.covers.unite(&covers);
+                    }
+                    Err(error) => untold = Some(error),
+                }
             }
-            Ok(all)
+            (all, untold)
         })
     }
 }

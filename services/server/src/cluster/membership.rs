@@ -53,6 +53,11 @@ impl View {
         self.nodes.iter().any(|node| node.name == name)
     }
 
+    /// Whether all nodes leave, and one beside `name` has not finished: what it asks is answered by those who leave, or by nobody.
+    pub(super) fn is_awaited(&self, name: &str) -> bool {
+        !self.has_successor() && self.nodes.iter().any(|node| node.name != name && !node.finished)
+    }
+
     /// Whether there is a node that does not leave.
     pub(super) fn has_successor(&self) -> bool {
         self.nodes.iter().any(|node| !node.leaving)
@@ -66,6 +71,7 @@ pub(super) struct Membership {
     me: Mutex<Me>,
     number: AtomicU64,
     leaving: AtomicBool,
+    finished: AtomicBool,
     /// How many groups this node has, and all others together.
     groups: AtomicU64,
     elsewhere: AtomicU64,
@@ -111,6 +117,7 @@ impl Membership {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: Wire::ours(),
             leaving: false,
+            finished: false,
             groups: 0,
             changed: 0,
         };
@@ -122,6 +129,7 @@ impl Membership {
             me: Mutex::new(me),
             number: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             groups: AtomicU64::new(0),
             elsewhere: AtomicU64::new(0),
             hurry: Notify::new(),
@@ -184,6 +192,12 @@ impl Membership {
         self.hasten();
     }
 
+    /// Says that this node asks the others for nothing any more.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::Relaxed);
+        self.hasten();
+    }
+
     /// Has the list looked at now: somebody knows of a change that this node has not seen.
     pub(super) fn hasten(&self) {
         self.hurry.notify_one();
@@ -237,7 +251,7 @@ impl Membership {
     async fn renew(&self, seen: &mut Seen) {
         let Me { mut node, mut revision, renewed, .. } = self.me().clone();
         let leaving = self.leaving.load(Ordering::Relaxed);
-        node.groups = self.groups.load(Ordering::Relaxed);
+        (node.groups, node.finished) = (self.groups.load(Ordering::Relaxed), self.finished.load(Ordering::Relaxed));
         if leaving != node.leaving {
             (node.leaving, node.changed) = (leaving, 0);
         }

@@ -23,6 +23,9 @@ pub struct Node {
     /// Whether it is about to stop, and gives its shards away.
     #[serde(default)]
     pub leaving: bool,
+    /// Whether it asks other nodes for nothing any more: its clients have gone. Older builds do not tell.
+    #[serde(default)]
+    pub finished: bool,
     /// How many groups it has.
     #[serde(default)]
     pub groups: u64,

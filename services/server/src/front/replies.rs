@@ -330,7 +330,7 @@ impl Task {
                 let groups = listed.iter().map(summary).collect();
                 self.out.push(&extended::FromServer::Groups(extended::Groups { groups, more }));
             }
-            Reply::Groups(Err(error)) => self.refuse_unreadable("Groups", None, &error),
+            Reply::Groups(Err(error)) => self.refuse_untold("Groups", None, untold(&error), &error),
         }
     }
 
@@ -365,11 +365,35 @@ impl Task {
     }
 
     fn refuse_unreadable(&mut self, request: &'static str, group: Option<&GroupName>, error: &dyn std::fmt::Display) {
+        self.refuse_untold(request, group, UNREADABLE, error);
+    }
+
+    fn refuse_untold(
+        &mut self,
+        request: &'static str,
+        group: Option<&GroupName>,
+        text: &str,
+        error: &dyn std::fmt::Display,
+    ) {
         tracing::warn!(request, ?group, %error, "request failed");
-        let refused = Refused::new(Code::Unavailable, "the log cannot be read now; try again in 1000 ms");
+        let refused = Refused::new(Code::Unavailable, text);
         let group = group.map(|group| group.as_str().to_owned());
         let retry_after = Some(Duration::from_secs(1));
         self.refuse(Refused { group, retry_after, ..refused.request(request) });
+    }
+}
+
+/// What is said when messages cannot be read.
+const UNREADABLE: &str = "the log cannot be read now; try again in 1000 ms";
+
+/// What is said when groups cannot be told; which nodes there are is nothing for clients.
+fn untold(error: &Untold) -> &'static str {
+    match error {
+        Untold::Unread(_) => UNREADABLE,
+        Untold::Silent { .. } | Untold::Refused(_) => {
+            "a node that has some of the groups did not answer; try again in 1000 ms"
+        }
+        Untold::Unowned { .. } => "some of the groups are on their way from one node to another; try again in 1000 ms",
     }
 }
 

@@ -379,6 +379,10 @@ impl Log for Nats {
         })
     }
 
+    fn lists(&self, shard: u16) -> Option<u64> {
+        self.core.shard(shard).fence()
+    }
+
     /// Those that were asked for since the shard was taken: of the others nothing is removed but by whoever asks.
     fn emptied(&self, after: Option<&str>, limit: usize) -> BoxFuture<'static, Result<Emptied, ReadError>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use tertulia_protocol::GroupName;
-use tertulia_protocol::name::{MAX_GROUP_NAME_BYTES, MAX_USER_NAME_BYTES};
+use tertulia_protocol::name::MAX_USER_NAME_BYTES;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
+use super::ending::Ending;
 use super::founders::Founders;
-use super::listed::{Listed, merge, place};
+use super::listed::{Listed, place};
 use super::map::{ShardMap, shard_of};
 use super::metrics::Metrics;
 use super::owner::{Owner, Seat};
@@ -25,6 +27,8 @@ use super::sweep::sweep;
 use super::{Bounds, Config, Events, Holds, NoteError, Page, PageLimit, Range, ReadError, Refusal, Untold};
 use crate::log::{BackupError, Copied, Emptied, Log, clock};
 use crate::telemetry::trace::Tracer;
+
+mod lists;
 
 /// What all owners of a node share.
 #[derive(Debug)]
@@ -92,6 +96,9 @@ pub struct Among {
     pub cut_off: watch::Receiver<bool>,
 }
 
+/// How long a node that stops waits for answers of others.
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Orders that may wait for the task of one shard.
 const ORDERS: usize = 64;
 
@@ -111,7 +118,9 @@ pub(super) struct Inner {
     count: u16,
     peers: Option<Arc<dyn Peers>>,
     node: String,
-    stop: CancellationToken,
+    ending: Ending,
+    /// Ends the tasks when nobody can ask them for anything any more.
+    _over: DropGuard,
     /// Cancelled when the task of a shard panics.
     broken: CancellationToken,
     tasks: TaskTracker,
@@ -180,7 +189,7 @@ impl Shards {
         let tracer = among.as_ref().map(|among| among.tracer.clone()).unwrap_or_default();
         let rest = config.group_idle;
         let shared = Arc::new(Shared::new(config, bounds, log, tracer, among.is_some()));
-        let (stop, broken) = (CancellationToken::new(), CancellationToken::new());
+        let (ending, broken) = (Ending::default(), CancellationToken::new());
         let tasks = TaskTracker::new();
         let name: Arc<str> = Arc::from(node.as_str());
         let mut orders = Vec::new();
@@ -191,7 +200,7 @@ impl Shards {
                 orders.push(order);
                 Box::new(Seat::new(among, Arc::clone(&name), ordered))
             });
-            let owner = Owner::new(shard, Arc::clone(&shared), seat).run(requests, stop.clone());
+            let owner = Owner::new(shard, Arc::clone(&shared), seat).run(requests, ending.clone());
             let guard = Guard(broken.clone());
             tasks.spawn(async move {
                 let _guard = guard;
@@ -202,9 +211,11 @@ impl Shards {
         let owners = (0..count).map(start_owner).collect();
         let map = RwLock::new(Arc::new(ShardMap::new(1, count, vec![node.clone()])));
         let (orders, peers) = (orders.into(), among.map(|among| among.peers));
-        let inner = Arc::new(Inner { owners, orders, shared, map, count, peers, node, stop, broken, tasks });
-        inner.tasks.spawn(clock::watch(inner.stop.clone()));
-        inner.tasks.spawn(sweep(Arc::downgrade(&inner), rest, inner.stop.clone()));
+        let over = ending.over.clone().drop_guard();
+        let inner =
+            Arc::new(Inner { owners, orders, shared, map, count, peers, node, ending, _over: over, broken, tasks });
+        inner.tasks.spawn(clock::watch(inner.ending.over.clone()));
+        inner.tasks.spawn(sweep(Arc::downgrade(&inner), rest, inner.ending.over.clone()));
         Self { inner }
     }
 
@@ -238,7 +249,7 @@ impl Shards {
         // Nobody waits for shards that are not there any more.
         let shards = Arc::downgrade(&self.inner);
         let look = move |group: Option<&GroupName>| shards.upgrade().is_none_or(|inner| inner.order_held(group));
-        drop(self.inner.tasks.spawn(holds.follow(following, look, self.inner.stop.clone())));
+        drop(self.inner.tasks.spawn(holds.follow(following, look, self.inner.ending.over.clone())));
         Ok(())
     }
 
@@ -277,9 +288,16 @@ impl Shards {
         *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
-    /// Finishes what was sent, then stops the owners. What is sent later fails with [`NotSent::Stopped`].
+    /// Finishes what was sent. What other nodes do not answer by `until` is answered as what nobody answers; answers whether there was
+    /// nothing of that. What is sent later fails with [`NotSent::Stopped`]. Other nodes are served until [`Shards::stop`].
+    pub async fn finish(&self, until: Instant) -> bool {
+        self.inner.ending.finish(until).await
+    }
+
+    /// Finishes what was sent, as [`Shards::finish`] does, then stops the owners.
     pub async fn stop(&self) {
-        self.inner.stop.cancel();
+        self.finish(Instant::now() + LAST_WORDS).await;
+        self.inner.ending.over.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
@@ -392,39 +410,6 @@ impl Shards {
             return Err(Refusal::Draining);
         }
         answer.await.unwrap_or(Err(Refusal::Draining))
-    }
-
-    /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`, and whether there are more.
-    ///
-    /// # Errors
-    /// If the log cannot be read, or another node does not answer.
-    pub async fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Listed>, bool), Untold> {
-        if prefix.len() > MAX_GROUP_NAME_BYTES {
-            return Ok((Vec::new(), false));
-        }
-        let after = after.map(|after| place(after, MAX_GROUP_NAME_BYTES));
-        let mut merged = self.own_groups(prefix, after, limit + 1).await?;
-        if let Some(peers) = &self.inner.peers {
-            merged.extend(peers.groups(prefix, after, limit + 1).await?);
-            merged.sort_by(|one, other| one.name.cmp(&other.name));
-            // While a shard moves two nodes may tell of it.
-            merged.dedup_by(|one, other| one.name == other.name);
-        }
-        let more = merged.len() > limit;
-        merged.truncate(limit);
-        Ok((merged, more))
-    }
-
-    /// As [`Shards::groups`], of the shards that are this node's, at most `limit`.
-    ///
-    /// # Errors
-    /// If the log cannot be read.
-    pub async fn own_groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, ReadError> {
-        let stored = self.inner.shared.log.groups(prefix, after, limit).await?;
-        let loaded = self.directory().list(prefix, after, limit, |shard| self.is_owned(shard));
-        let mut merged = merge(loaded, stored);
-        merged.truncate(limit);
-        Ok(merged)
     }
 
     /// One group, be it in memory or only in the log; `None` if it does not exist.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tertulia_protocol::GroupName;
 
 use super::wire::Listing;
-use super::{GroupStatus, Refusal};
+use super::{Covered, GroupStatus, Refusal};
 use crate::log::{Head, ReadError};
 
 /// Why groups cannot be told.
@@ -22,6 +22,12 @@ pub enum Untold {
         node: String,
         /// Why, as far as it is known.
         why: String,
+    },
+    /// No node that answers has these shards.
+    #[error("no node tells the groups of {shards} shards")]
+    Unowned {
+        /// How many.
+        shards: usize,
     },
     /// Who owns the group's shard refuses, or does not answer.
     #[error(transparent)]
@@ -41,7 +47,35 @@ pub struct Listed {
     pub closed_for: Option<Duration>,
 }
 
+/// Groups, and of which shards they are all that there are.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// The groups, as a list that has begun somewhere and has so many has them.
+    pub groups: Vec<Listed>,
+    /// The shards.
+    pub covers: Covered,
+}
+
+impl Part {
+    /// Takes what was told since, of which each group is told once, and keeps the first `most` by name. What one node told of a shard before it
+    /// gave it away is as good as what the next one tells.
+    pub(super) fn add(&mut self, told: Self, most: usize) {
+        let Self { groups, covers } = told;
+        let before = std::mem::replace(&mut self.groups, groups);
+        self.groups.extend(before);
+        self.groups.sort_by(|one, other| one.name.cmp(&other.name).then_with(|| other.rank().cmp(&one.rank())));
+        self.groups.dedup_by(|other, first| other.name == first.name);
+        self.groups.truncate(most);
+        self.covers.unite(&covers);
+    }
+}
+
 impl Listed {
+    /// Grows with what is known of the group: who has only its messages does not know its members.
+    fn rank(&self) -> (u64, bool, u64) {
+        (self.epoch(), self.status.is_some(), self.head())
+    }
+
     /// As another node told it.
     #[must_use]
     pub fn told(listing: Listing, shard: u16) -> Self {
@@ -103,6 +137,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn listed(name: &str, (epoch, head): (u64, u64), members: Option<usize>) -> Listed {
+        let name = GroupName::new(name).unwrap();
+        let status = members.map(|members| {
+            let status = GroupStatus::new(name.clone(), 0, epoch, head);
+            status.set_members(members, 0);
+            Arc::new(status)
+        });
+        let stored = Some(Head { epoch, first: 1, seq: head, at: 1 });
+        Listed { name, status, stored, closed_for: None }
+    }
+
+    #[test]
+    fn of_what_is_told_twice_that_is_kept_which_knows_most() {
+        let cats = |life, members| listed("Cats", life, members);
+        let (full, empty) = (cats((7, 3), Some(4)), cats((7, 3), None));
+        for (told, members, head) in [
+            (vec![full.clone(), empty.clone()], 4, 3),
+            (vec![empty.clone(), full.clone()], 4, 3),
+            (vec![full.clone(), cats((7, 5), Some(2)), empty.clone()], 2, 5),
+            (vec![full, cats((8, 0), Some(1)), empty], 1, 0),
+        ] {
+            let mut all = Part::default();
+            for groups in told {
+                all.add(Part { groups: vec![groups, listed("Dogs", (1, 1), None)], ..Part::default() }, 10);
+            }
+            let names: Vec<&str> = all.groups.iter().map(|group| group.name.as_str()).collect();
+            assert_eq!(names, ["Cats", "Dogs"]);
+            let cats = &all.groups[0];
+            assert_eq!((cats.status.as_ref().unwrap().members(), cats.head()), (members, head));
+        }
+    }
 
     #[test]
     fn the_place_of_a_text_is_short() {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
+use super::ending::Ending;
 use super::events::{Leaving, What};
 use super::group::Group;
 use super::handle::Shared;
@@ -76,12 +76,13 @@ impl Owner {
         }
     }
 
-    /// Serves requests until `stop`, then those already sent, and finishes what they began.
-    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+    /// Serves requests until the end begins, then those already sent, and finishes what they began. Other nodes are served until it is over.
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, ending: Ending) {
+        let unfinished = ending.unfinished.token();
         let mut received = Vec::new();
         let housekeeping = tokio::time::sleep(self.shared.config.group_idle);
         let mut housekeeping = std::pin::pin!(housekeeping);
-        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut stopped = std::pin::pin!(ending.begun.cancelled());
         let mut stopping = false;
         loop {
             while self.has_room() {
@@ -113,7 +114,7 @@ impl Owner {
             }
         }
         self.settle().await;
-        self.last_words().await;
+        self.last_words(&ending, unfinished).await;
     }
 
     fn is_empty(&self) -> bool {

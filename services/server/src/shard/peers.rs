@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use tertulia_protocol::GroupName;
 use tokio::sync::oneshot;
 
-use super::{Hold, Listed, Untold};
+use super::{Hold, Part, Untold};
 
 /// The way to the other nodes. What is sent may be lost, or arrive when nobody waits for it any more: that is for the shards to
 /// notice.
@@ -30,14 +30,9 @@ pub trait Peers: fmt::Debug + Send + Sync + 'static {
     /// What the owner of a shard tells, from now on until the stream is dropped.
     fn told(&self, shard: u16) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, Silence>>;
 
-    /// The groups of all other nodes' own shards: those whose name begins with `prefix` and comes after `after`, ordered by name,
-    /// of each node at most `limit`.
-    fn groups(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<Listed>, Untold>>;
+    /// The groups of all other nodes' own shards: those whose name begins with `prefix` and comes after `after`, of each node the first
+    /// `limit` by name; and why a node does not tell, if one does not. Of its shards another one may tell.
+    fn groups(&self, prefix: &str, after: Option<&str>, limit: usize) -> BoxFuture<'static, (Part, Option<Untold>)>;
 }
 
 /// Nobody answered.

@@ -135,7 +135,16 @@ impl World {
     /// Stops as the server does, up to the point where only the admin API is left.
     pub(crate) async fn drain(&self) {
         let config = drain::Config { linger: Duration::ZERO, ..drain::Config::default() };
-        drain::drain(&config, &self.readiness, Some(&self.accepting), &self.front, &self.shards, async { false }).await;
+        drain::drain(
+            &config,
+            &self.readiness,
+            Some(&self.accepting),
+            &self.front,
+            &self.shards,
+            async { false },
+            async {},
+        )
+        .await;
     }
 
     /// Stops everything and sees that no task is left.

@@ -237,3 +237,25 @@ async fn a_node_whose_name_a_dead_one_had_enters_anew() {
     assert_eq!(member.membership.lost_name.get().map(ToString::to_string), None);
     until("it can keep its place", || member.membership.trouble().is_none()).await;
 }
+
+#[test]
+fn nodes_that_stop_wait_for_each_other_and_not_for_one_that_stays() {
+    let node = |name: &str, leaving, finished| Node {
+        name: name.to_owned(),
+        instance: name.to_owned(),
+        number: 1,
+        since: 1,
+        version: "1".to_owned(),
+        wire: Wire::ours(),
+        leaving,
+        finished,
+        groups: 0,
+        changed: 0,
+    };
+    let view = |nodes: &[Node]| View { nodes: nodes.to_vec(), ..View::default() };
+    let me = node("me", true, false);
+    assert!(!view(std::slice::from_ref(&me)).is_awaited("me"), "it waits for nobody but itself");
+    assert!(view(&[me.clone(), node("other", true, false)]).is_awaited("me"));
+    assert!(!view(&[me.clone(), node("other", true, true)]).is_awaited("me"));
+    assert!(!view(&[me, node("other", true, false), node("stays", false, false)]).is_awaited("me"));
+}

@@ -131,6 +131,14 @@ impl Seat {
     }
 }
 
+/// Waits for news of other nodes. Dropping the future loses nothing.
+pub(super) async fn next(seat: &mut Option<Box<Seat>>) -> News {
+    match seat {
+        Some(seat) => seat.next(true).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until this node reaches nobody any more, or somebody again. Dropping the future loses nothing.
 pub(super) async fn cut_off(seat: &mut Option<Box<Seat>>) -> bool {
     match seat {

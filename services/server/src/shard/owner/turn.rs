@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tertulia_protocol::GroupName;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::append::{Answer, Asker};
 use super::mirror::Mirror;
-use super::seat::{News, Role};
+use super::seat::{News, Role, next};
 use super::serving::Serving;
-use super::{AT_ONCE, Owner, now_ms};
+use super::{AT_ONCE, Owner};
 use crate::log::{PageLimit, Range, ReadError};
+use crate::shard::ending::Ending;
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::session::{Event, Removal};
@@ -24,8 +26,6 @@ use crate::shard::{Batch, Record};
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
 /// How long those who ask the wrong node are answered at most.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
-/// How long a node that stops waits for answers of others.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Owner {
     /// The mirror, if another node has the shard.
@@ -269,34 +269,40 @@ impl Owner {
         left
     }
 
-    /// Before the task ends: requests that only another node can answer are answered, if that takes no longer than it may.
-    pub(super) async fn last_words(&mut self) {
+    /// Before the task ends: requests that only another node can answer are answered, or nobody waits for that any more; and other nodes
+    /// are served for as long as they may ask. `unfinished` is let go of when all that was sent here is answered.
+    pub(super) async fn last_words(&mut self, ending: &Ending, unfinished: TaskTrackerToken) {
         if self.seat.is_none() {
             return;
         }
-        let until = tokio::time::Instant::now() + LAST_WORDS;
+        let mut unfinished = Some(unfinished);
         loop {
-            if self.is_fenced() {
+            if self.is_fenced() || self.seat.as_ref().is_some_and(|seat| seat.is_lost) {
                 self.step_down();
             }
             while let Some(request) = self.waiting.pop_front() {
                 self.on_request(request).await;
             }
             self.settle().await;
+            if self.is_fenced() || !self.waiting.is_empty() {
+                continue;
+            }
+            if ending.impatient.is_cancelled() && self.mirror().is_some_and(|mirror| !mirror.outbox.is_empty()) {
+                tracing::warn!(shard = self.shard, "requests to other nodes are left unanswered");
+                self.give_up_outbox();
+            }
             self.flush_told();
             self.start_flight().await;
-            if self.waiting.is_empty() && self.mirror().is_none_or(|mirror| mirror.outbox.is_empty()) {
-                return;
-            }
-            let Some(Mirror { .. }) = self.mirror() else { continue };
-            let Some(seat) = &mut self.seat else { return };
-            let Role::Mirror(mirror) = &mut seat.role else { continue };
-            match tokio::time::timeout_at(until, mirror.next()).await {
-                Ok(news) => self.on_news(news).await,
-                Err(_) => {
-                    tracing::warn!(shard = self.shard, at = now_ms(), "requests to other nodes are left unanswered");
+            if self.mirror().is_none_or(|mirror| mirror.outbox.is_empty()) {
+                drop(unfinished.take());
+                if ending.over.is_cancelled() {
                     return;
                 }
+            }
+            tokio::select! {
+                news = next(&mut self.seat) => self.on_news(news).await,
+                () = ending.impatient.cancelled(), if unfinished.is_some() && !ending.impatient.is_cancelled() => {}
+                () = ending.over.cancelled(), if !ending.over.is_cancelled() => {}
             }
         }
     }

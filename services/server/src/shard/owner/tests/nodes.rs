@@ -16,12 +16,14 @@ use crate::shard::events::What;
 use crate::shard::handle::Among;
 use crate::shard::peers::{AnswerTo, Asked, Order, Peers, Silence};
 use crate::shard::{Delivery, Hold, wire};
-use crate::shard::{Listed, Untold};
+use crate::shard::{Part, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod ending;
 mod far;
 mod held;
+mod lists;
 mod lives;
 mod missed;
 mod overtaken;
@@ -50,6 +52,8 @@ struct Air {
     held: AtomicBool,
     /// How often somebody asked while nobody had the shard.
     in_vain: AtomicU64,
+    /// What is told when somebody asks for the groups of others, one after the other.
+    lists: Mutex<VecDeque<(Part, Option<Untold>)>>,
     /// Bytes that a frame, or an answer, may have. What is larger does not get through.
     frame_bytes: usize,
 }
@@ -147,8 +151,9 @@ impl Peers for Wires {
         Box::pin(async move { Ok(told.boxed()) })
     }
 
-    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, (Part, Option<Untold>)> {
+        let told = self.0.lists.lock().unwrap().pop_front().unwrap_or_default();
+        Box::pin(std::future::ready(told))
     }
 }
 
@@ -198,6 +203,7 @@ impl Pair {
             skew: false.into(),
             held: false.into(),
             in_vain: 0.into(),
+            lists: Mutex::default(),
             frame_bytes,
         });
         let log = Shared(Arc::new(Moody::new()));

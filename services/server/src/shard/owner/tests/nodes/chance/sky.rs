@@ -146,8 +146,8 @@ impl Peers for View {
         Box::pin(async move { Ok(UnboundedReceiverStream::new(told).boxed()) })
     }
 
-    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, Result<Vec<Listed>, Untold>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn groups(&self, _: &str, _: Option<&str>, _: usize) -> BoxFuture<'static, (Part, Option<Untold>)> {
+        Box::pin(async { (Part::default(), None) })
     }
 }
 
