@@ -348,8 +348,13 @@ impl Membership {
             self.begin_anew();
         }
         self.asking = match (self.asking, self.position) {
-            // Also if a join from elsewhere was asked for: resuming leaves no gap.
-            (_, Some(position)) => Asking::Wanted(From::After(position), None),
+            // Also if a join from elsewhere was asked for: resuming leaves no gap. The newest few come after that.
+            (asking, Some(position)) => {
+                if let Asking::Wanted(From::Last(newest), _) | Asking::Sent(From::Last(newest)) = asking {
+                    self.newest = Some(newest);
+                }
+                Asking::Wanted(From::After(position), None)
+            }
             (Asking::Wanted(from, _) | Asking::Sent(from), None) => {
                 self.late |= self.asking == Asking::Sent(From::Now);
                 Asking::Wanted(from, None)

@@ -109,6 +109,18 @@ fn what_was_missed_comes_before_the_newest_few() {
 }
 
 #[test]
+fn the_newest_few_are_asked_for_again_after_a_connection_that_broke_before_they_came() {
+    let mut play = Play::in_dogs();
+    play.type_in(join(2));
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":2}}"#]);
+    play.state.disconnected(play.now);
+    play.connect("ada");
+    assert_eq!(play.sent(), [format!(r#"{{"Join":{{"group_name":"Dogs","after":7,"epoch":{EPOCH}}}}}"#)]);
+    play.hear(&joined(EPOCH, 7, true));
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":2}}"#]);
+}
+
+#[test]
 fn a_join_that_fails_or_is_taken_back_takes_the_newest_few_with_it() {
     let mut play = Play::online();
     play.type_in(Command::Join { group: "Dogs".into(), last: None });
