@@ -1001,6 +1001,7 @@ class Systemd(unittest.TestCase):
         self.assertEqual(config["log"]["data_dir"], f"/var/lib/{service['StateDirectory']}")
         self.assertGreater(int(service["TimeoutStopSec"]), seconds(config["drain"]["grace"]))
         self.assertGreater(int(service["LimitNOFILE"]), config["limits"]["connections"] + config["admin"]["connections"] + config["http"]["connections"])
+        self.assertEqual(unit["Unit"]["StartLimitIntervalSec"], "0", "it would stay down after five quick failures")
         # What a wrong configuration ends with is not tried again.
         done = run(server_binary(), "--set", "limits.connections=0", check=False)
         self.assertEqual(done.returncode, int(service["RestartPreventExitStatus"]))
