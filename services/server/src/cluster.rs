@@ -185,16 +185,16 @@ impl Cluster {
         }
     }
 
-    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not. One that stops, and where nobody listens
-    /// any more, has nothing to say.
-    pub async fn relay(&self, call: &str, payload: Vec<u8>) -> Vec<(String, Option<Bytes>)> {
+    /// Makes the same call on all other nodes. Answers what each said; `None` for one that did not. `asks`: nothing is to be done there; then
+    /// one that stops, and where nobody listens any more, has nothing to say.
+    pub async fn relay(&self, call: &str, payload: Vec<u8>, asks: bool) -> Vec<(String, Option<Bytes>)> {
         let link = &self.inner.link;
         let asked = link.others().into_iter().map(|name| {
             let payload = payload.clone();
             async move {
                 let answer = link.call(&name, call, &payload).await;
                 match &answer {
-                    Err(Silence::Nobody) if !link.stays(&name) => return None,
+                    Err(Silence::Nobody) if asks && !link.stays(&name) => return None,
                     Err(error) => tracing::warn!(node = name, call, %error, "another node did not answer"),
                     Ok(_) => {}
                 }
@@ -271,6 +271,9 @@ impl Cluster {
     /// has is not waited for by others that stay: they take it. Nor is there anybody to wait for while it reaches nobody.
     pub async fn part(&self) {
         let Inner { membership, view, .. } = &*self.inner;
+        if view.borrow().has_successor() {
+            return;
+        }
         membership.finish();
         let (mut view, mut cut_off) = (view.clone(), membership.cut_off());
         let name = membership.me().node.name.clone();

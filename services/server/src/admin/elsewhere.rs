@@ -53,7 +53,7 @@ impl Service {
     /// What each of the other nodes answers; `None` for one that does not.
     async fn relayed<A: Message + Default>(&self, call: &str, request: &impl Message) -> Vec<(String, Option<A>)> {
         let Some(cluster) = &self.cluster else { return Vec::new() };
-        let answers = cluster.relay(call, request.encode_to_vec()).await;
+        let answers = cluster.relay(call, request.encode_to_vec(), call != DISCONNECT).await;
         answers.into_iter().map(|(node, answer)| (node, answer.and_then(|answer| A::decode(answer).ok()))).collect()
     }
 

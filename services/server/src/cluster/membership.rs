@@ -23,6 +23,10 @@ use super::{Config, Error, silence};
 use crate::log::now_ms;
 use crate::shard::ShardMap;
 
+/// How long after each attempt to remove the entry it is looked at once more, if it could not be removed.
+const REMOVALS: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
 /// Who is there, in the order of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct View {
@@ -203,16 +207,24 @@ impl Membership {
         self.hurry.notify_one();
     }
 
-    /// Removes the entry.
+    /// Removes the entry. A renewal whose end nobody waited for may have been stored meanwhile, or be about to be.
     pub(super) async fn remove(&self) {
-        let (key, revision) = {
+        let (key, instance, mut revision) = {
             let me = self.me();
-            (me.node.name.clone(), me.revision)
+            (me.node.name.clone(), me.node.instance.clone(), me.revision)
         };
-        match self.bucket.remove(&key, revision).await {
-            Changed::Stored(_) => {}
-            failed => tracing::debug!(?failed, "the entry of this node stays until it expires"),
+        for wait in REMOVALS {
+            match self.bucket.remove(&key, revision).await {
+                Changed::Stored(_) => return,
+                failed => tracing::debug!(?failed, "the entry of this node is not removed"),
+            }
+            tokio::time::sleep(wait).await;
+            let Ok(entries) = self.bucket.entries().await else { break };
+            let is_ours = |entry: &Entry| entry.node.as_ref().is_some_and(|node| node.instance == instance);
+            let Some(found) = entries.into_iter().find(|entry| entry.key == key).filter(is_ours) else { return };
+            revision = found.revision;
         }
+        tracing::debug!("the entry of this node stays until it expires");
     }
 
     /// Renews the entry, and looks at those of others, until `stop`.
@@ -223,18 +235,32 @@ impl Membership {
         let turns = async {
             loop {
                 tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
                     _ = ticks.tick() => {}
                     () = self.hurry.notified() => {}
                 }
-                self.renew(&mut seen).await;
-                if self.look(&mut seen).await {
-                    self.judge(&mut seen).await;
+                // What it stores has to be known for the entry to be removed.
+                let late = async {
+                    stop.cancelled().await;
+                    tokio::time::sleep(self.config.renew).await;
+                };
+                tokio::select! {
+                    () = self.renew(&mut seen) => {}
+                    () = late => return,
                 }
+                let looking = async {
+                    if self.look(&mut seen).await {
+                        self.judge(&mut seen).await;
+                    }
+                };
+                stop.run_until_cancelled(looking).await;
             }
         };
         let (lease, every) = (self.config.lease, self.config.renew / 2);
         let minding = silence::mind(self.bucket.answers(), lease, every, &self.cut_off);
-        stop.run_until_cancelled(async { tokio::join!(turns, minding, self.seek_connection()) }).await;
+        let beside = stop.run_until_cancelled(async { tokio::join!(minding, self.seek_connection()) });
+        tokio::join!(turns, beside);
     }
 
     /// Tries another connection while NATS answers nothing.

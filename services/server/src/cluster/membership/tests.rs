@@ -259,3 +259,41 @@ fn nodes_that_stop_wait_for_each_other_and_not_for_one_that_stays() {
     assert!(!view(&[me.clone(), node("other", true, true)]).is_awaited("me"));
     assert!(!view(&[me, node("other", true, false), node("stays", false, false)]).is_awaited("me"));
 }
+
+/// Whoever waits for it would otherwise wait for the lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_is_removed_whatever_became_of_the_last_renewal() {
+    let servers = Servers::start(1, "").await;
+    // Nobody is taken for dead.
+    let config = Config { lease: Duration::from_secs(3_600), ..Config::default() };
+    let settings = NatsConfig { urls: servers.url(0), ..NatsConfig::default() };
+    let watching = Member::enter_with(settings.clone(), config.clone(), "a").await;
+    let is_there = |view: &Arc<View>| view.nodes.iter().any(|node| node.name == "b");
+    for hurries in [0, 1, 2, 5] {
+        let client = async_nats::connect(servers.url(0)).await.unwrap();
+        let bucket = Bucket::open(client, &settings, &config).await.unwrap();
+        let membership = Arc::new(Membership::new(config.clone(), bucket, "b", &format!("b{hurries}")));
+        membership.enter().await.unwrap();
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(Arc::clone(&membership).keep(stop.clone()));
+        watching.sees("it came", is_there).await;
+        for _ in 0..hurries {
+            membership.finish();
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        stop.cancel();
+        keeping.await.unwrap();
+        membership.remove().await;
+        watching.sees("it is gone", |view| !is_there(view)).await;
+    }
+    // One that is stored and that nobody has heard of.
+    let client = async_nats::connect(servers.url(0)).await.unwrap();
+    let bucket = Bucket::open(client, &settings, &config).await.unwrap();
+    let membership = Membership::new(config, bucket, "b", "b");
+    membership.enter().await.unwrap();
+    let Me { node, revision, .. } = membership.me().clone();
+    assert!(matches!(membership.bucket.put("b", revision, &node).await, Changed::Stored(_)));
+    watching.sees("it came", is_there).await;
+    membership.remove().await;
+    watching.sees("it is gone", |view| !is_there(view)).await;
+}

@@ -275,6 +275,8 @@ impl Owner {
             let outcome = match self.shared.holds.closed_for(name.as_str()) {
                 // Another node has the shard, as an append showed that was waited for: there is no next one.
                 _ if self.is_fenced() => Err(unavailable(&name)),
+                // Nor is anything given a place behind one that has no end.
+                _ if self.is_overdue() => self.turned_down(&name, &UserName::system(), id),
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
                     Ok(()) => {

@@ -289,9 +289,12 @@ impl Owner {
                         return None;
                     }
                     Err(refusal) => {
-                        self.shared.metrics.post_refused(&refusal);
-                        if let Some(trace) = trace {
-                            trace.refused(self.shard, &group, refusal.reason());
+                        // Else the frame is sent again, and the next owner tells.
+                        if !self.is_fenced() {
+                            self.shared.metrics.post_refused(&refusal);
+                            if let Some(trace) = trace {
+                                trace.refused(self.shard, &group, refusal.reason());
+                            }
                         }
                         Err(refusal)
                     }

@@ -280,11 +280,13 @@ impl Owner {
             if self.is_fenced() || self.seat.as_ref().is_some_and(|seat| seat.is_lost) {
                 self.step_down();
             }
-            while let Some(request) = self.waiting.pop_front() {
+            while self.has_room() {
+                let Some(request) = self.waiting.pop_front() else { break };
                 self.on_request(request).await;
             }
             self.settle().await;
-            if self.is_fenced() || !self.waiting.is_empty() {
+            // Behind what waits to be sent to another node there may be no room for more.
+            if self.is_fenced() || !self.waiting.is_empty() && self.mirror().is_none() {
                 continue;
             }
             if ending.impatient.is_cancelled() && self.mirror().is_some_and(|mirror| !mirror.outbox.is_empty()) {
@@ -293,7 +295,7 @@ impl Owner {
             }
             self.flush_told();
             self.start_flight().await;
-            if self.mirror().is_none_or(|mirror| mirror.outbox.is_empty()) {
+            if self.waiting.is_empty() && self.mirror().is_none_or(|mirror| mirror.outbox.is_empty()) {
                 drop(unfinished.take());
                 if ending.over.is_cancelled() {
                     return;
