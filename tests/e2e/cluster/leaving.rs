@@ -34,6 +34,11 @@ async fn a_planned_leave_fails_no_post_and_delays_none_for_long() -> Result<()> 
     cluster.nodes[2].terminate()?;
     ensure!(cluster.nodes[2].wait(Duration::from_secs(30)).await?.success());
     cluster.agreed(2).await?;
+    for node in &cluster.nodes[..2] {
+        // It has taken itself out of the list: nobody waits for its lease.
+        let expired = Metrics::scrape(node.http()).await?.sum("tertulia_cluster_expired_nodes_total", &[]);
+        ensure!(expired == Some(0.0), "nodes that were taken for dead: {expired:?}");
+    }
     talk_for(1).await;
     cluster.add().await?;
     cluster.agreed(3).await?;
