@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, LOCK, is_full};
+use super::disk::{Disk, DiskFile, LOCK, in_place, is_full};
 use super::frame::{FileHeader, PAGE, pages};
 use super::quota::Refused;
 use super::scan::file_name;
@@ -146,12 +146,16 @@ impl Files {
         let begun = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync());
         if let Err(error) = begun {
             // What the file holds now is unknown: it is not used again.
-            drop(self.disk.remove(&spare.name));
+            self.discard(&spare.name);
+            return Err(error);
+        }
+        if let Err(error) = self.in_place() {
+            self.state().spares.push_front(spare);
             return Err(error);
         }
         // Renamed only now: a file under a commit log's name always has its header.
         if let Err(error) = self.disk.rename(&spare.name, &name) {
-            drop(self.disk.remove(&spare.name));
+            self.discard(&spare.name);
             return Err(error);
         }
         let synced = self.disk.sync_dir();
@@ -181,6 +185,9 @@ impl Files {
         let begun = Instant::now();
         let mut state = self.state();
         loop {
+            if let Some(reason) = self.trouble.of(Cause::Displaced) {
+                return Err(io::Error::other(reason));
+            }
             if let Some(spare) = state.spares.pop_front() {
                 self.wanted.notify_one();
                 return Ok(spare);
@@ -294,11 +301,7 @@ impl Files {
                 self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = match self.trouble.of(Cause::Displaced) {
-                None => self.provide(demand()),
-                // Under the name of the directory there may be another one, of another server.
-                Some(_) => Err(io::Error::other("the data directory is not as the server left it")),
-            };
+            let result = self.provide(demand());
             let mut state = self.state();
             if let Err(error) = &result
                 && state.error.is_none()
@@ -314,6 +317,7 @@ impl Files {
 
     /// Does one thing: recycles a file, or makes one. Answers whether there was something that could be done.
     pub(crate) fn provide(&self, demand: Demand) -> io::Result<bool> {
+        self.in_place()?;
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
         if let Some((name, size)) = state.retired.pop_front() {
@@ -395,6 +399,19 @@ impl Files {
         }
     }
 
+    /// Removes a file that is no use, if that can be.
+    fn discard(&self, name: &str) {
+        if self.in_place().is_ok() {
+            drop(self.disk.remove(name));
+        }
+    }
+
+    /// Asked before anything is done by name: under the name of the directory there may be another one, of another server.
+    fn in_place(&self) -> io::Result<()> {
+        let told = self.trouble.of(Cause::Displaced);
+        told.map_or_else(|| in_place(&*self.disk), |reason| Err(io::Error::other(reason)))
+    }
+
     fn next_name(&self, state: &mut State) -> String {
         let name = format!("{SPARE}{}", state.next_spare);
         state.next_spare += 1;
@@ -404,13 +421,14 @@ impl Files {
     fn make(&self, name: String, size: u64) -> io::Result<Spare> {
         let made = self.fill(&name, size);
         if made.is_err() {
-            drop(self.disk.remove(&name));
+            self.discard(&name);
         }
         Ok(Spare { file: made?, name, size })
     }
 
     fn fill(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         const SLICE: u64 = 1024 * 1024;
+        self.in_place()?;
         let file = self.disk.open(name, true)?;
         let zeros = vec![0; SLICE.min(size) as usize];
         let mut offset = 0;
