@@ -180,7 +180,7 @@ impl Files {
             if self.disk.space()?.available < kept_free.saturating_add(size) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            return self.make(name, size);
+            return self.make(name, size, &|| ());
         }
         let begun = Instant::now();
         let mut state = self.state();
@@ -225,7 +225,7 @@ impl Files {
             }
             self.next_name(&mut state)
         };
-        let spare = self.make(name, self.limits.segment)?;
+        let spare = self.make(name, self.limits.segment, &|| ())?;
         self.state().spares.push_back(spare);
         Ok(())
     }
@@ -345,7 +345,7 @@ impl Files {
         if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
             return short(io::ErrorKind::StorageFull.into());
         }
-        match self.make(name, self.limits.segment) {
+        match self.make(name, self.limits.segment, &|| self.watch_names()) {
             Ok(spare) => {
                 let mut state = self.state();
                 state.refused = None;
@@ -418,15 +418,16 @@ impl Files {
         name
     }
 
-    fn make(&self, name: String, size: u64) -> io::Result<Spare> {
-        let made = self.fill(&name, size);
+    /// Makes a file; between its slices `watch` is called.
+    fn make(&self, name: String, size: u64, watch: &dyn Fn()) -> io::Result<Spare> {
+        let made = self.fill(&name, size, watch);
         if made.is_err() {
             self.discard(&name);
         }
         Ok(Spare { file: made?, name, size })
     }
 
-    fn fill(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn fill(&self, name: &str, size: u64, watch: &dyn Fn()) -> io::Result<Arc<dyn DiskFile>> {
         const SLICE: u64 = 1024 * 1024;
         self.in_place()?;
         let file = self.disk.open(name, true)?;
@@ -438,6 +439,13 @@ impl Files {
             // Little by little, so that an append's fsync has little to wait for.
             file.sync()?;
             offset += length;
+            // All of them together take seconds, in which posts would be acknowledged whose files are gone.
+            watch();
+            if let Err(error) = self.in_place() {
+                // Wherever it is now, and its name with it: it need take no space.
+                drop(file.set_len(0));
+                return Err(error);
+            }
         }
         Ok(file)
     }
@@ -475,7 +483,8 @@ impl Files {
     }
 
     /// What is written to a file without a name is gone with this process, whatever is acknowledged; and without `LOCK`, another one may write
-    /// here. Somebody may bring back what was moved away: then all is as it was.
+    /// here. Somebody may bring back what was moved away: then all is as it was. Only for the thread of the files: what another one finds gone may
+    /// have been retired and used again in between.
     fn watch_names(&self) {
         // They stay until they are retired, and then until this thread has seen to them.
         let live: Vec<String> = self.state().live.iter().map(|(number, _)| file_name(*number)).collect();

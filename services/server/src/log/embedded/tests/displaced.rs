@@ -178,3 +178,20 @@ fn no_file_of_another_server_is_taken_renamed_or_removed() {
     assert!(files.provide(Demand::default()).unwrap());
     assert!(data.join(file_name(8)).exists() && !data.join("spare-0").exists() && !data.join(seventh).exists());
 }
+
+#[test]
+fn what_is_gone_is_noticed_while_a_spare_file_is_filled() {
+    const SEGMENT: u64 = 3 * 1024 * 1024;
+    let disk = SimulatedDisk::default();
+    disk.open(&file_name(7), true).unwrap();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[7]).unwrap();
+    disk.remove(&file_name(7)).unwrap();
+    let told = files.provide(Demand::default()).unwrap_err().to_string();
+    assert!(told.contains("was removed or replaced under the server"), "{told}");
+    assert_eq!(trouble.of(Cause::Displaced), Some(told));
+    // What was made by then is no use any more, and takes no space.
+    let sizes: Vec<usize> = disk.list().unwrap().iter().map(|name| disk.content(name).len()).collect();
+    assert_eq!(sizes, [0]);
+}
