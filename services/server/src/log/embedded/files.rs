@@ -492,8 +492,9 @@ impl Files {
             let advice = if path.ends_with(LOCK) {
                 "another process may use the directory: see that none does, and restart the server"
             } else {
-                "what is acknowledged would be lost: bring back what was there; or make a backup with CreateBackup while the server runs, which \
-                 still has all of it, stop the server, and start it with that"
+                "what is acknowledged would be lost if it were stopped now: bring back what was there; or make a backup with CreateBackup or, \
+                 where admin.backup_dir is not set, copy the files that it still has open from /proc (docs/operations.md), then stop the \
+                 server, and start it with that"
             };
             format!("{} was removed or replaced under the server, and {advice}", path.display())
         });
