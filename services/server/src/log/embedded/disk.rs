@@ -54,6 +54,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Fails where the directory, its lock or what is held is not where this process has it open: what is done there by name may be done to what
+/// another process works with.
+pub(crate) fn in_place(disk: &dyn Disk) -> io::Result<()> {
+    let told = |path: PathBuf| io::Error::other(format!("{} was removed or replaced under the server", path.display()));
+    disk.displaced(&[]).map_or(Ok(()), |path| Err(told(path)))
+}
+
 /// One file. Its methods may be called from several threads at once.
 pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Bytes from the beginning to the end.

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, LOCK, is_full};
+use super::disk::{Disk, DiskFile, LOCK, in_place, is_full};
 use super::frame::{FileHeader, PAGE, pages};
 use super::quota::Refused;
 use super::scan::file_name;
@@ -146,12 +146,16 @@ impl Files {
         let begun = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync());
         if let Err(error) = begun {
             // What the file holds now is unknown: it is not used again.
-            drop(self.disk.remove(&spare.name));
+            self.discard(&spare.name);
+            return Err(error);
+        }
+        if let Err(error) = self.in_place() {
+            self.state().spares.push_front(spare);
             return Err(error);
         }
         // Renamed only now: a file under a commit log's name always has its header.
         if let Err(error) = self.disk.rename(&spare.name, &name) {
-            drop(self.disk.remove(&spare.name));
+            self.discard(&spare.name);
             return Err(error);
         }
         let synced = self.disk.sync_dir();
@@ -176,11 +180,14 @@ impl Files {
             if self.disk.space()?.available < kept_free.saturating_add(size) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            return self.make(name, size);
+            return self.make(name, size, &|| ());
         }
         let begun = Instant::now();
         let mut state = self.state();
         loop {
+            if let Some(reason) = self.trouble.of(Cause::Displaced) {
+                return Err(io::Error::other(reason));
+            }
             if let Some(spare) = state.spares.pop_front() {
                 self.wanted.notify_one();
                 return Ok(spare);
@@ -218,7 +225,7 @@ impl Files {
             }
             self.next_name(&mut state)
         };
-        let spare = self.make(name, self.limits.segment)?;
+        let spare = self.make(name, self.limits.segment, &|| ())?;
         self.state().spares.push_back(spare);
         Ok(())
     }
@@ -294,11 +301,7 @@ impl Files {
                 self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = match self.trouble.of(Cause::Displaced) {
-                None => self.provide(demand()),
-                // Under the name of the directory there may be another one, of another server.
-                Some(_) => Err(io::Error::other("the data directory is not as the server left it")),
-            };
+            let result = self.provide(demand());
             let mut state = self.state();
             if let Err(error) = &result
                 && state.error.is_none()
@@ -314,6 +317,7 @@ impl Files {
 
     /// Does one thing: recycles a file, or makes one. Answers whether there was something that could be done.
     pub(crate) fn provide(&self, demand: Demand) -> io::Result<bool> {
+        self.in_place()?;
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
         if let Some((name, size)) = state.retired.pop_front() {
@@ -341,7 +345,7 @@ impl Files {
         if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
             return short(io::ErrorKind::StorageFull.into());
         }
-        match self.make(name, self.limits.segment) {
+        match self.make(name, self.limits.segment, &|| self.watch_names()) {
             Ok(spare) => {
                 let mut state = self.state();
                 state.refused = None;
@@ -395,22 +399,37 @@ impl Files {
         }
     }
 
+    /// Removes a file that is no use, if that can be.
+    fn discard(&self, name: &str) {
+        if self.in_place().is_ok() {
+            drop(self.disk.remove(name));
+        }
+    }
+
+    /// Asked before anything is done by name: under the name of the directory there may be another one, of another server.
+    fn in_place(&self) -> io::Result<()> {
+        let told = self.trouble.of(Cause::Displaced);
+        told.map_or_else(|| in_place(&*self.disk), |reason| Err(io::Error::other(reason)))
+    }
+
     fn next_name(&self, state: &mut State) -> String {
         let name = format!("{SPARE}{}", state.next_spare);
         state.next_spare += 1;
         name
     }
 
-    fn make(&self, name: String, size: u64) -> io::Result<Spare> {
-        let made = self.fill(&name, size);
+    /// Makes a file; between its slices `watch` is called.
+    fn make(&self, name: String, size: u64, watch: &dyn Fn()) -> io::Result<Spare> {
+        let made = self.fill(&name, size, watch);
         if made.is_err() {
-            drop(self.disk.remove(&name));
+            self.discard(&name);
         }
         Ok(Spare { file: made?, name, size })
     }
 
-    fn fill(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn fill(&self, name: &str, size: u64, watch: &dyn Fn()) -> io::Result<Arc<dyn DiskFile>> {
         const SLICE: u64 = 1024 * 1024;
+        self.in_place()?;
         let file = self.disk.open(name, true)?;
         let zeros = vec![0; SLICE.min(size) as usize];
         let mut offset = 0;
@@ -420,6 +439,13 @@ impl Files {
             // Little by little, so that an append's fsync has little to wait for.
             file.sync()?;
             offset += length;
+            // All of them together take seconds, in which posts would be acknowledged whose files are gone.
+            watch();
+            if let Err(error) = self.in_place() {
+                // Wherever it is now, and its name with it: it need take no space.
+                drop(file.set_len(0));
+                return Err(error);
+            }
         }
         Ok(file)
     }
@@ -457,7 +483,8 @@ impl Files {
     }
 
     /// What is written to a file without a name is gone with this process, whatever is acknowledged; and without `LOCK`, another one may write
-    /// here. Somebody may bring back what was moved away: then all is as it was.
+    /// here. Somebody may bring back what was moved away: then all is as it was. Only for the thread of the files: what another one finds gone may
+    /// have been retired and used again in between.
     fn watch_names(&self) {
         // They stay until they are retired, and then until this thread has seen to them.
         let live: Vec<String> = self.state().live.iter().map(|(number, _)| file_name(*number)).collect();
@@ -465,8 +492,9 @@ impl Files {
             let advice = if path.ends_with(LOCK) {
                 "another process may use the directory: see that none does, and restart the server"
             } else {
-                "what is acknowledged would be lost: bring back what was there; or make a backup with CreateBackup while the server runs, which \
-                 still has all of it, stop the server, and start it with that"
+                "what is acknowledged would be lost if it were stopped now: bring back what was there; or make a backup with CreateBackup or, \
+                 where admin.backup_dir is not set, copy the files that it still has open from /proc (docs/operations.md), then stop the \
+                 server, and start it with that"
             };
             format!("{} was removed or replaced under the server, and {advice}", path.display())
         });

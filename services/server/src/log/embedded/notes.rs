@@ -12,8 +12,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
-use super::disk::Disk;
+use super::disk::{Disk, in_place};
 use super::open::OpenError;
+use super::trouble::{Cause, Trouble};
 use crate::log::clock::running;
 use crate::log::notes::{Following, Note, NoteError, Notes};
 use crate::log::now_ms;
@@ -34,6 +35,7 @@ const SHORT_GRACE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct NoteFile {
     disk: Arc<dyn Disk>,
+    trouble: Arc<Trouble>,
     state: Mutex<State>,
     /// Held by who writes the file; what it holds is the change up to which it is written.
     written: Arc<tokio::sync::Mutex<u64>>,
@@ -79,10 +81,10 @@ impl Kept {
 
 impl NoteFile {
     /// The notes that are there.
-    pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, trouble: Arc<Trouble>) -> Result<Self, OpenError> {
         let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::found(note))).collect();
         let state = State { notes, ..State::default() };
-        Ok(Self { disk, state: Mutex::new(state), written: Arc::default() })
+        Ok(Self { disk, trouble, state: Mutex::new(state), written: Arc::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,6 +112,9 @@ impl NoteFile {
         let mut state = self.state();
         if state.closed {
             return Err(NoteError { reason: "the log is closed".to_owned() });
+        }
+        if let Some(reason) = self.trouble.of(Cause::Displaced) {
+            return Err(NoteError { reason });
         }
         state.notes.retain(|_, kept| !kept.is_over(now));
         let before = match note.until > now_ms() {
@@ -182,7 +187,7 @@ impl Notes for Handle {
     }
 }
 
-/// Writes the file anew, durably.
+/// Writes the file anew, durably; not where another process may have one of these names by now.
 pub(super) fn write(disk: &dyn Disk, notes: &[Note]) -> io::Result<()> {
     let mut body = String::new();
     for note in notes {
@@ -193,11 +198,13 @@ pub(super) fn write(disk: &dyn Disk, notes: &[Note]) -> io::Result<()> {
     // A text takes everything.
     writeln!(text, "{TITLE} {VERSION} {:08x}", crc32fast::hash(body.as_bytes())).unwrap_or_default();
     text += &body;
+    in_place(disk)?;
     let file = disk.open(NEXT, true)?;
     file.set_len(0)?;
     file.write_at(text.as_bytes(), 0)?;
     file.sync()?;
     drop(file);
+    in_place(disk)?;
     disk.rename(NEXT, FILE)?;
     disk.sync_dir()
 }
@@ -245,7 +252,7 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         // To a clock that is ahead this one has ended.
         write(&*disk, &[note("bob", now_ms() - 1_000)]).unwrap();
-        let file = NoteFile::open(Arc::clone(&disk)).unwrap();
+        let file = NoteFile::open(Arc::clone(&disk), Arc::default()).unwrap();
         let keys = |notes: Vec<Note>| notes.into_iter().map(|note| note.key).collect::<Vec<_>>();
         let later = now_ms() + 60_000;
         file.put(&note("ada", later), running()).unwrap();

@@ -150,7 +150,8 @@ pub(crate) fn start_with(
 ) -> Result<Arc<Embedded>, OpenError> {
     let rules = Arc::new(Rules::new(config));
     let metrics = Metrics::new();
-    let notes = Arc::new(NoteFile::open(Arc::clone(&disk))?);
+    let trouble = Arc::new(Trouble::default());
+    let notes = Arc::new(NoteFile::open(Arc::clone(&disk), Arc::clone(&trouble))?);
     let Recovered { tables, log, in_use, end, files: found, replayed } = recover(&disk, config, &rules)?;
     metrics.replayed_records.set(replayed as f64);
     let tables_failed = tables_error(&*disk);
@@ -168,7 +169,6 @@ pub(crate) fn start_with(
     };
     crate::log::metrics::set_limit(config.disk_bytes);
     crate::log::metrics::set_reserve(config.reserve_bytes);
-    let trouble = Arc::new(Trouble::default());
     if !in_use {
         Files::forget_spares(&*disk).map_err(io("remove spare files of"))?;
     }

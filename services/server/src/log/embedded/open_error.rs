@@ -113,11 +113,14 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// The tables are a copy, such as a backup, that was put among files of a commit log that has gone on since.
+    /// Either files of the commit log are missing, or the tables are a copy, such as a backup, that was put among files of a commit log that has
+    /// gone on since. Nobody can tell which.
     #[error(
-        "{} is older than {}, which goes on from {}, and that is not there: it is a backup, or another earlier copy, that was put among the \
-         commit log of the log as it was later. To start with what it holds, move the commit-* files away and, if a file is missing then, run \
-         `tertulia-server log forget-commit-log`; to keep what is in them, bring back the messages.redb that they belong to, or the files that are missing",
+        "{} is older than {}, which goes on from {}, and that is not there: either files of the commit log are missing, which may hold \
+         acknowledged messages, or the tables are a backup, or another earlier copy, that was put among the commit log of the log as it was \
+         later. First bring back the files that are missing, or the messages.redb that the commit-* files belong to. Only to start without \
+         what is in those, with what the tables hold, move the commit-* files away and, if a file is missing then, run \
+         `tertulia-server log forget-commit-log`",
         tables.display(),
         file.display(),
         before.display()

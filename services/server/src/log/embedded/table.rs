@@ -243,7 +243,8 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Opens the tables again after an error.
+    /// Opens the tables again after an error; the same file, though another one may have its name by now: that is another server's, or a copy that
+    /// lacks what this one has.
     pub(crate) fn reopen(&self) -> Result<(), TableError> {
         // Until it has succeeded, nobody can read.
         self.suspect.store(true, Ordering::Relaxed);
@@ -252,8 +253,14 @@ impl Tables {
             *database = None;
             Ok(())
         }));
-        let file = self.disk.open(FILE, false).map_err(|error| TableError::from(redb::StorageError::Io(error)))?;
-        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        let file = {
+            let mut open = self.file.write().unwrap_or_else(PoisonError::into_inner);
+            let file = match open.take() {
+                Some(file) => file,
+                None => self.disk.open(FILE, false).map_err(redb::StorageError::Io)?,
+            };
+            Arc::clone(open.insert(file))
+        };
         let backend = Backend::new(file, Arc::clone(&self.pace));
         let opened = guarded(|| Ok(redb::Builder::new().set_cache_size(self.cache).create_with_backend(backend)?))?;
         *database = Some(opened);

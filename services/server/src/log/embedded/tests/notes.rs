@@ -12,7 +12,7 @@ fn note(key: &str, text: &str, until: u64) -> Note {
 }
 
 fn open_on(disk: &SimulatedDisk) -> Handle {
-    Handle(Arc::new(NoteFile::open(Arc::new(disk.clone())).unwrap()))
+    Handle(Arc::new(NoteFile::open(Arc::new(disk.clone()), Arc::default()).unwrap()))
 }
 
 async fn all(notes: &Handle) -> Vec<(String, String)> {
