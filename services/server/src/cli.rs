@@ -105,7 +105,7 @@ fn parse_group(text: &str) -> Result<GroupName, tertulia_protocol::name::NameErr
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct CheckConfig {
-    /// Also read the files of certificates, keys, authorities and the admin token, as a start on this machine would
+    /// Also read the files of certificates, keys, authorities and the admin token, as a start on this machine would (not those of `nats`)
     #[arg(long)]
     pub(crate) files: bool,
 }

@@ -107,13 +107,20 @@ impl Owner {
                     stopping = true;
                     requests.close();
                 }
+                // What is in the way of requests that were sent already has no answer.
+                () = ending.impatient.cancelled(), if stopping && self.seat.is_some() && !self.has_room() => match self.mirror().is_some() {
+                    true => self.give_up_outbox(),
+                    false => self.on_overdue(),
+                },
                 () = &mut housekeeping, if !self.is_empty() => {
                     self.on_housekeeping();
                     housekeeping.as_mut().reset(tokio::time::Instant::now() + self.shared.config.group_idle / 2);
                 }
             }
         }
-        self.settle().await;
+        if self.seat.is_none() {
+            return self.settle().await;
+        }
         self.last_words(&ending, unfinished).await;
     }
 

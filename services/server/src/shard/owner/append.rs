@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tertulia_protocol::{GroupName, PostId};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::seat::{at, cut_off};
 use super::serving::Execution;
@@ -201,6 +202,30 @@ impl Owner {
             tokio::select! {
                 result = returned(&mut self.in_flight) => self.on_appended(result).await,
                 is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+            }
+        }
+    }
+
+    /// Finishes every append before the task ends. What has no end is waited for only until `impatient`: then those who wait for it are told so.
+    /// Answers whether all have ended.
+    pub(super) async fn settle_at_the_end(&mut self, impatient: &CancellationToken) -> bool {
+        loop {
+            self.start_append();
+            if self.in_flight.is_none() {
+                return true;
+            }
+            if impatient.is_cancelled() {
+                if !self.is_overdue() {
+                    self.on_overdue();
+                }
+                return false;
+            }
+            let overdue_at = self.overdue_at();
+            tokio::select! {
+                result = returned(&mut self.in_flight) => self.on_appended(result).await,
+                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+                () = at(overdue_at) => self.on_overdue(),
+                () = impatient.cancelled() => {}
             }
         }
     }

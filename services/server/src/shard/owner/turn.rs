@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tertulia_protocol::GroupName;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::append::{Answer, Asker};
+use super::append::{Answer, Asker, returned};
 use super::mirror::Mirror;
 use super::seat::{News, Role, next};
 use super::serving::Serving;
@@ -272,19 +272,17 @@ impl Owner {
     /// Before the task ends: requests that only another node can answer are answered, or nobody waits for that any more; and other nodes
     /// are served for as long as they may ask. `unfinished` is let go of when all that was sent here is answered.
     pub(super) async fn last_words(&mut self, ending: &Ending, unfinished: TaskTrackerToken) {
-        if self.seat.is_none() {
-            return;
-        }
         let mut unfinished = Some(unfinished);
         loop {
-            if self.is_fenced() || self.seat.as_ref().is_some_and(|seat| seat.is_lost) {
+            let is_over = self.in_flight.is_none() && self.seat.as_deref().is_some_and(|seat| seat.is_lost);
+            if self.is_fenced() || is_over {
                 self.step_down();
             }
             while self.has_room() {
                 let Some(request) = self.waiting.pop_front() else { break };
                 self.on_request(request).await;
             }
-            self.settle().await;
+            self.settle_at_the_end(&ending.impatient).await;
             // Behind what waits to be sent to another node there may be no room for more.
             if self.is_fenced() || !self.waiting.is_empty() && self.mirror().is_none() {
                 continue;
@@ -292,6 +290,7 @@ impl Owner {
             if ending.impatient.is_cancelled() && self.mirror().is_some_and(|mirror| !mirror.outbox.is_empty()) {
                 tracing::warn!(shard = self.shard, "requests to other nodes are left unanswered");
                 self.give_up_outbox();
+                continue;
             }
             self.flush_told();
             self.start_flight().await;
@@ -302,6 +301,8 @@ impl Owner {
                 }
             }
             tokio::select! {
+                // One that was not waited for.
+                result = returned(&mut self.in_flight) => self.on_appended(result).await,
                 news = next(&mut self.seat) => self.on_news(news).await,
                 () = ending.impatient.cancelled(), if unfinished.is_some() && !ending.impatient.is_cancelled() => {}
                 () = ending.over.cancelled(), if !ending.over.is_cancelled() => {}

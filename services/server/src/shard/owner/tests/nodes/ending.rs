@@ -52,6 +52,27 @@ async fn who_waits_at_the_end_for_a_node_that_does_not_answer_is_told_so() {
     pair.two.shards.stop().await;
 }
 
+/// NATS may leave an append without an answer for ever.
+#[tokio::test(start_paused = true)]
+async fn an_append_without_an_end_is_not_waited_for_at_the_end() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    pair.one.mood(SLOW);
+    pair.one.send_posts(&ada, &["a"]).await;
+    // More than one append takes wait behind it.
+    pair.one.send_posts(&ada, &["b", "c", "d", "e", "f", "g"]).await;
+    let (begun, soon) = (Instant::now(), Duration::from_secs(1));
+    let (first, second) = tokio::join!(pair.one.shards.finish(begun + soon), pair.two.shards.finish(begun + soon));
+    assert_eq!((first, second), (false, true));
+    let told = answers(&ada, 7).await;
+    assert!(told.iter().all(Result::is_err), "{told:?}");
+    assert!(matches!(told[0], Err(Refusal::Unanswered { .. })), "{told:?}");
+    tokio::join!(pair.one.shards.stop(), pair.two.shards.stop());
+    assert!(begun.elapsed() < 2 * soon, "{:?}", begun.elapsed());
+}
+
 /// What a connection that has gone leaves to be done.
 fn leave(session: &Arc<Session>) -> Request {
     Request::Leave { group: GroupName::new("G").unwrap(), session: Arc::clone(session), answer: false }
