@@ -21,8 +21,10 @@ impl Task {
     /// Carries out one line.
     pub(super) fn on_line(&mut self, line: &[u8]) {
         // Some libraries begin what they write with a byte order mark.
-        let mark = if self.voice.is_none() { "\u{feff}" } else { "" };
-        let line = line.strip_prefix(mark.as_bytes()).unwrap_or(line);
+        let line = match self.voice {
+            None => line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line),
+            Some(_) => line,
+        };
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }

@@ -107,10 +107,12 @@ impl Owner {
                     stopping = true;
                     requests.close();
                 }
-                // What is in the way of requests that were sent already has no answer.
-                () = ending.impatient.cancelled(), if stopping && self.seat.is_some() && !self.has_room() => match self.mirror().is_some() {
-                    true => self.give_up_outbox(),
-                    false => self.on_overdue(),
+                // What is in the way of requests that were sent already has no answer. In a block, so that it costs nothing until then.
+                () = async { ending.impatient.cancelled().await }, if stopping && self.seat.is_some() && !self.has_room() => {
+                    match self.mirror().is_some() {
+                        true => self.give_up_outbox(),
+                        false => self.on_overdue(),
+                    }
                 },
                 () = &mut housekeeping, if !self.is_empty() => {
                     self.on_housekeeping();
