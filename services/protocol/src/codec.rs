@@ -7,12 +7,12 @@ use crate::code::Code;
 use crate::extended::{CLIENT_KINDS, SERVER_KINDS};
 use crate::{classic, extended};
 
-/// What a classic client may send.
-const CLASSIC_KINDS: &[&str] = &["Join", "Post"];
-
 mod plain;
 
 pub use plain::{classic_message, extended_message};
+
+/// What a classic client may send.
+const CLASSIC_KINDS: &[&str] = &["Join", "Post"];
 
 /// A line that could not be understood. The text is fit for the peer that sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,17 +58,15 @@ pub fn decode_extended(line: &[u8]) -> Result<extended::FromClient<'_>, Fault> {
 /// The line is otherwise right, so before its first colon there is nothing but a known kind.
 fn in_an_object(line: &[u8], kinds: &[&'static str]) -> Result<(), Fault> {
     let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-    let (key, fields) = line.split_at(colon);
-    let fields = fields.strip_prefix(b":").unwrap_or_default().trim_ascii_start();
+    let fields = line[colon..].strip_prefix(b":").unwrap_or_default().trim_ascii_start();
     if fields.first() != Some(&b'[') {
         return Ok(());
     }
     let column = line.len() - fields.len() + 1;
     let message =
         format!("the line is not valid: expected an object with the fields, not an array, at column {column}");
-    let key = key.trim_ascii_start().strip_prefix(b"{").unwrap_or_default().trim_ascii();
-    let is_it = |kind: &&&str| key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(kind.as_bytes());
-    let kind = kinds.iter().find(is_it).copied();
+    let outer = serde_json::from_slice::<Outer<'_>>(line).ok();
+    let kind = outer.and_then(|Outer(outer)| kinds.iter().copied().find(|kind| outer.contains_key(*kind)));
     Err(Fault { code: Code::Malformed, message, kind, group_name: None, id: None })
 }
 

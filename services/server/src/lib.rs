@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod auth;
 pub mod build;
+pub mod causes;
 pub mod cluster;
 pub mod complaint;
 pub mod config;

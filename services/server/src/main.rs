@@ -13,13 +13,11 @@ use std::time::Duration;
 use tertulia_server::config::{self, Config, Errors, docs, print};
 use tertulia_server::http::probe;
 use tertulia_server::telemetry::config::LogFormat;
-use tertulia_server::{server, telemetry};
+use tertulia_server::{causes, server, telemetry};
 
-mod causes;
 mod cli;
 mod maintenance;
 
-use causes::{has_reader_left, with_causes};
 use cli::{CheckConfig, Cli, Command, Format, Health, PrintConfig};
 
 /// A wrong command line or configuration.
@@ -52,8 +50,8 @@ fn main() -> ExitCode {
         Command::Log(command) => match maintenance::run(&command, &loaded.config) {
             Ok(()) => ExitCode::SUCCESS,
             // As of everything else that is written to stdout.
-            Err(error) if has_reader_left(&error) => ExitCode::from(FAILURE),
-            Err(error) => fail(&with_causes(&error)),
+            Err(error) if maintenance::has_reader_left(&error) => ExitCode::from(FAILURE),
+            Err(error) => fail(&causes::on_one_line(error.as_ref())),
         },
     }
 }
@@ -81,7 +79,7 @@ fn run(config: Config) -> ExitCode {
     let result = runtime.block_on(server::run(config, telemetry));
     // A look-up of a host name, such as of a NATS server, may still be blocked: nobody waits for it.
     runtime.shutdown_timeout(LAST_THREADS);
-    let failed = result.err().map(|error| with_causes(&error));
+    let failed = result.err().map(|error| causes::on_one_line(error.as_ref()));
     // Whoever reads the log reads no other lines.
     let in_log = log_format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR);
     if let Some(error) = failed.as_ref().filter(|_| in_log) {

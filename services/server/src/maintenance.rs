@@ -111,3 +111,40 @@ fn export(options: &Export, directory: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Whether the output was not written because nobody reads it any more.
+pub(crate) fn has_reader_left(error: &anyhow::Error) -> bool {
+    let is_broken_pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use tertulia_server::causes::on_one_line;
+    use tertulia_server::log::embedded::OpenError;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let opened = Err::<(), _>(OpenError::NotWritable { path: "data".into(), source: denied() });
+        assert_eq!(
+            on_one_line(opened.context("cannot open the log").unwrap_err().as_ref()),
+            "cannot open the log: cannot write in the data directory, at data: permission denied; make it writable for this user, or set \
+             log.data_dir"
+        );
+        let written = Err::<(), _>(denied()).context("cannot write the export to dogs.jsonl");
+        assert_eq!(
+            on_one_line(written.unwrap_err().as_ref()),
+            "cannot write the export to dogs.jsonl: permission denied"
+        );
+    }
+
+    #[test]
+    fn a_reader_that_has_left_is_told_from_other_errors() {
+        let exported = |kind: io::ErrorKind| anyhow::Error::from(OfflineError::Output(kind.into()));
+        assert!(has_reader_left(&exported(io::ErrorKind::BrokenPipe)));
+        assert!(!has_reader_left(&exported(io::ErrorKind::StorageFull)));
+    }
+}

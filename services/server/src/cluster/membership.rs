@@ -240,32 +240,18 @@ impl Membership {
         let turns = async {
             loop {
                 tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
                     _ = ticks.tick() => {}
                     () = self.hurry.notified() => {}
                 }
-                // What it stores has to be known for the entry to be removed.
-                let late = async {
-                    stop.cancelled().await;
-                    tokio::time::sleep(self.config.renew).await;
-                };
-                tokio::select! {
-                    () = self.renew(&mut seen) => {}
-                    () = late => return,
+                self.renew(&mut seen).await;
+                if self.look(&mut seen).await {
+                    self.judge(&mut seen).await;
                 }
-                let looking = async {
-                    if self.look(&mut seen).await {
-                        self.judge(&mut seen).await;
-                    }
-                };
-                stop.run_until_cancelled(looking).await;
             }
         };
         let (lease, every) = (self.config.lease, self.config.renew / 2);
         let minding = silence::mind(self.bucket.answers(), lease, every, &self.cut_off);
-        let beside = stop.run_until_cancelled(async { tokio::join!(minding, self.seek_connection()) });
-        tokio::join!(turns, beside);
+        stop.run_until_cancelled(async { tokio::join!(turns, minding, self.seek_connection()) }).await;
     }
 
     /// Tries another connection while NATS answers nothing.

@@ -78,12 +78,7 @@ impl Layer {
                 Some(entry) => layer.take(entry, &ValueKind::String(value.to_owned()), origin),
                 None if is_section(&key) => {
                     let first = entry(first_in(&key)).map(Entry::environment).unwrap_or_default();
-                    layer.errors.push(Error::NotAllowed {
-                        value: show(&ValueKind::String(value.to_owned())),
-                        origin,
-                        rule: format!("is a section: set one of its options, such as {first}"),
-                        key,
-                    });
+                    layer.refuse_section(key, value, origin, &first);
                 }
                 None => layer.errors.push(Error::UnknownKey {
                     suggestion: nearest(&key).map(Entry::environment),
@@ -102,12 +97,9 @@ impl Layer {
             let origin = Origin::Flag(flag.name.clone());
             match entry(&flag.key) {
                 Some(entry) => layer.take(entry, &ValueKind::String(flag.value.clone()), origin),
-                None if is_section(&flag.key) => layer.errors.push(Error::NotAllowed {
-                    key: flag.key.clone(),
-                    value: show(&ValueKind::String(flag.value.clone())),
-                    origin,
-                    rule: format!("is a section: set one of its options, such as {}", first_in(&flag.key)),
-                }),
+                None if is_section(&flag.key) => {
+                    layer.refuse_section(flag.key.clone(), &flag.value, origin, first_in(&flag.key));
+                }
                 None => layer.refuse_key(flag.key.clone(), origin),
             }
         }
@@ -157,6 +149,12 @@ impl Layer {
                 },
             });
         }
+    }
+
+    fn refuse_section(&mut self, key: String, value: &str, origin: Origin, option: &str) {
+        let value = show(&ValueKind::String(value.to_owned()));
+        let rule = format!("is a section: set one of its options, such as {option}");
+        self.errors.push(Error::NotAllowed { key, value, origin, rule });
     }
 
     fn refuse_key(&mut self, key: String, origin: Origin) {

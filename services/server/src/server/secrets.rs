@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::reload::Reload;
 use crate::telemetry::trace;
-use crate::{admin, tls};
+use crate::{admin, causes, tls};
 
 /// What the configuration names files for.
 pub(super) struct Secrets {
@@ -72,6 +72,6 @@ fn sources(config: &Config) -> impl Iterator<Item = tls::Source> {
 #[must_use]
 pub fn faults(config: &Config) -> Vec<String> {
     let of_port = |source| Some(tls::Acceptor::new(&config.tls, &source).err()?.to_string());
-    let of_token = admin::Tokens::of(&config.admin).err().map(|error| format!("{:#}", anyhow::Error::new(error)));
+    let of_token = admin::Tokens::of(&config.admin).err().map(|error| causes::on_one_line(&error));
     sources(config).filter_map(of_port).chain(of_token).collect()
 }

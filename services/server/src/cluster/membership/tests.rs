@@ -263,10 +263,16 @@ fn nodes_that_stop_wait_for_each_other_and_not_for_one_that_stays() {
 /// Whoever waits for it would otherwise wait for the lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_is_removed_whatever_became_of_the_last_renewal() {
-    let servers = Servers::start(1, "").await;
+    for replicas in [1_u16, 3] {
+        assert_is_removed(replicas).await;
+    }
+}
+
+async fn assert_is_removed(replicas: u16) {
+    let servers = Servers::start(replicas.into(), "").await;
     // Nobody is taken for dead.
     let config = Config { lease: Duration::from_secs(3_600), ..Config::default() };
-    let settings = NatsConfig { urls: servers.url(0), ..NatsConfig::default() };
+    let settings = NatsConfig { urls: servers.url(0), replicas, ..NatsConfig::default() };
     let watching = Member::enter_with(settings.clone(), config.clone(), "a").await;
     let is_there = |view: &Arc<View>| view.nodes.iter().any(|node| node.name == "b");
     for hurries in [0, 1, 2, 5] {

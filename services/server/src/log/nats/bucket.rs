@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::{self, kv, stream};
 
-use super::connect::chain;
 use super::forming::{MAKING, ask, make};
 use super::streams::{placement, tags};
 use super::{Config, Storage};
+use crate::causes::on_one_line;
 
 /// Makes a bucket in which each key has one value, and values may have a time to live; of one that is there only the servers that keep it
 /// are changed, and only if `nats.update_streams` allows it. What was removed leaves a marker for the time of `markers`.
@@ -87,7 +87,7 @@ async fn adapt(context: &jetstream::Context, config: &Config, bucket: &str, foun
             expected,
             tags = placed,
             expected_tags,
-            error = chain(&error),
+            error = on_one_line(&error),
             "cannot change which servers keep a bucket: change it by hand with `nats stream edit KV_<bucket>`"
         ),
     }

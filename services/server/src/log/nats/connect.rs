@@ -11,6 +11,7 @@ use super::config::NotUrl;
 use super::credentials::{Contradiction, Credentials};
 use super::forming::{self, Unanswered};
 use super::trouble::{Cause, Trouble};
+use crate::causes::on_one_line;
 
 /// How often the connection is tried again: where all is started at once, names and servers take a moment.
 const TRYING: usize = 5;
@@ -87,7 +88,7 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
             Ok(client) => break client,
             Err(error) => error,
         };
-        let cause = chain(&error);
+        let cause = on_one_line(&error);
         if tries == TRYING || !may_pass(error.kind()) {
             let advice = advice(error.kind(), &cause, config.tls_required);
             return Err(ConnectError::Connect { urls, cause, advice });
@@ -137,7 +138,7 @@ async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
     match forming::account(client).await {
         Ok(()) => Ok(()),
         Err(Unanswered::ForNow) => Err(ConnectError::Silent { urls }),
-        Err(Unanswered::ForGood(error)) => Err(ConnectError::NoJetStream { urls, cause: chain(&error) }),
+        Err(Unanswered::ForGood(error)) => Err(ConnectError::NoJetStream { urls, cause: on_one_line(&error) }),
     }
 }
 
@@ -168,20 +169,6 @@ fn advice(kind: async_nats::ConnectErrorKind, cause: &str, with_tls: bool) -> &'
         }
         _ => "Check nats.urls, and that the server runs and can be reached from here",
     }
-}
-
-/// An error and what caused it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 async fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use crate::causes::on_one_line;
 use async_nats::Client;
 use async_nats::jetstream::context::{
     AccountError, AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
@@ -11,8 +12,6 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use tokio::time::Instant;
-
-use super::connect::chain;
 
 /// How long a server may take to make a stream.
 pub(super) const MAKING: Duration = Duration::from_secs(10);
@@ -75,7 +74,7 @@ pub(super) async fn account(client: &Client) -> Result<(), Unanswered> {
         if Instant::now() >= until {
             return Err(Unanswered::ForNow);
         }
-        tracing::warn!(error = chain(&error), "JetStream is not ready: asking again");
+        tracing::warn!(error = on_one_line(&error), "JetStream is not ready: asking again");
         tokio::time::sleep(pause).await;
     }
 }
@@ -95,7 +94,7 @@ pub(super) async fn ask(client: &Client, name: &str) -> Result<Stream, GetStream
             GetStreamErrorKind::JetStream(_) => return Err(error),
             _ => {}
         }
-        tracing::debug!(stream = name, error = chain(&error), "a stream does not answer: asking again");
+        tracing::debug!(stream = name, error = on_one_line(&error), "a stream does not answer: asking again");
         patience = (2 * patience).min(MAKING);
     }
 }
@@ -115,7 +114,11 @@ pub(super) async fn make<T, E: Error + 'static, Making: Future<Output = Result<T
         loop {
             match making().await {
                 Err(error) if refused_for_now(&error) && Instant::now() < until => {
-                    tracing::warn!(stream = name, error = chain(&error), "NATS cannot make a stream yet: asking again");
+                    tracing::warn!(
+                        stream = name,
+                        error = on_one_line(&error),
+                        "NATS cannot make a stream yet: asking again"
+                    );
                     tokio::time::sleep(AGAIN).await;
                 }
                 answered => return answered,

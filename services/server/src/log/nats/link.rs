@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ack::{Ack, ApiError};
 use super::subject::Names;
+use crate::causes::on_one_line;
 
 /// The subject to which the expected sequence of a fence belongs.
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -197,7 +198,7 @@ impl Link {
         // Without its last message a batch is nothing.
         match in_time(self.timeout, sending).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Published::Refused(super::connect::chain(&error)),
+            Ok(Err(error)) => return Published::Refused(on_one_line(&error)),
             Err(_) => return Published::Refused("NATS takes no more".to_owned()),
         }
         let mut headers = member(HeaderMap::new(), messages.len());
@@ -228,11 +229,9 @@ impl Link {
                 // Nobody was there to take it.
                 RequestErrorKind::NoResponders => Published::Refused("no server answers for the stream".to_owned()),
                 RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
-                    Published::Refused(super::connect::chain(&error))
+                    Published::Refused(on_one_line(&error))
                 }
-                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-                    Published::Unknown(super::connect::chain(&error))
-                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => Published::Unknown(on_one_line(&error)),
             },
             // Whether the client had taken it is not known either.
             Err(silent) => Published::Unknown(silent.0),
@@ -254,7 +253,7 @@ impl Link {
     pub(crate) async fn last(&self, stream: u16, subject: &str) -> Result<Option<Stored>, NoAnswer> {
         let mut context = jetstream::new(self.client.clone());
         context.set_timeout(self.timeout);
-        let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
+        let failed = |error: &(dyn std::error::Error + 'static)| NoAnswer(on_one_line(error));
         let stream = context.get_stream_no_info(self.names.stream(stream)).await.map_err(|error| failed(&error))?;
         match in_time(self.timeout, stream.get_last_raw_message_by_subject(subject)).await? {
             Ok(last) => {
@@ -279,7 +278,7 @@ impl Link {
         payload: Bytes,
     ) -> Result<Found, NoAnswer> {
         let inbox = client.new_inbox();
-        let failed = |error: &dyn std::error::Error| NoAnswer(super::connect::chain(error));
+        let failed = |error: &(dyn std::error::Error + 'static)| NoAnswer(on_one_line(error));
         let asking = async {
             let answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
             client.publish_with_reply(subject, inbox, payload).await.map_err(|error| failed(&error))?;
@@ -397,7 +396,7 @@ impl Link {
     async fn ask(&self, subject: String, request: Request) -> Result<async_nats::Message, NoAnswer> {
         let request = answered_apart(&self.client, request.timeout(None));
         let answer = in_time(self.timeout, self.client.send_request(subject, request)).await?;
-        answer.map_err(|error| NoAnswer(super::connect::chain(&error)))
+        answer.map_err(|error| NoAnswer(on_one_line(&error)))
     }
 }
 

@@ -7,10 +7,10 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Placement, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::connect::chain;
 use super::forming::{MAKING, ask, make};
 use super::link::Link;
 use super::{Config, Storage};
+use crate::causes::on_one_line;
 use crate::log::retention::Rules;
 
 /// Messages of a subject beyond those that retention keeps: marks, and what is removed a little later.
@@ -137,14 +137,14 @@ async fn ensure_one(
                                  tags, and that the account may make streams of this storage"
                             }
                         };
-                        return Err(failed("make", chain(&error), advice));
+                        return Err(failed("make", on_one_line(&error), advice));
                     }
                 }
             }
             _ => {
                 return Err(failed(
                     "ask for",
-                    chain(&error),
+                    on_one_line(&error),
                     "Has the NATS cluster a leader, and may the account ask?",
                 ));
             }
@@ -155,7 +155,7 @@ async fn ensure_one(
     if can_change && config.update_streams {
         let changed = Stream { metadata: merged(&found, &wanted), ..wanted };
         let updated = context.update_stream(&changed).await;
-        updated.map_err(|error| failed("change", chain(&error), "Change it by hand with `nats stream edit`"))?;
+        updated.map_err(|error| failed("change", on_one_line(&error), "Change it by hand with `nats stream edit`"))?;
         tracing::info!(stream = name, setting = difference.setting, "changed a stream");
         return Ok(());
     }

@@ -68,10 +68,10 @@ impl Shards {
         let loaded = self.directory().list(prefix, after, limit, |shard| self.is_owned(shard));
         let mut groups = merge(loaded, stored);
         groups.truncate(limit);
-        let is_ours = |(before, now): (Option<u64>, Option<u64>)| before.is_some() && before == now;
-        let kept = before.into_iter().zip(self.reigns()).map(is_ours);
+        let reigns = before.into_iter().zip(self.reigns());
+        let is_kept = |(before, now): (Option<u64>, Option<u64>)| before.is_some() && before == now;
         let covers: Covered =
-            (0..self.inner.count).zip(kept).filter_map(|(shard, kept)| kept.then_some(shard)).collect();
+            (0..).zip(reigns).filter_map(|(shard, reigns)| is_kept(reigns).then_some(shard)).collect();
         Ok(Part { groups, covers })
     }
 

@@ -199,34 +199,22 @@ impl Owner {
     /// Finishes every append, for what must see their end.
     pub(super) async fn settle(&mut self) {
         while !self.settle_in_time().await {
-            tokio::select! {
-                result = returned(&mut self.in_flight) => self.on_appended(result).await,
-                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
-            }
+            self.go_on(std::future::pending()).await;
         }
     }
 
     /// Finishes every append before the task ends. What has no end is waited for only until `impatient`: then those who wait for it are told so.
-    /// Answers whether all have ended.
-    pub(super) async fn settle_at_the_end(&mut self, impatient: &CancellationToken) -> bool {
-        loop {
-            self.start_append();
-            if self.in_flight.is_none() {
-                return true;
-            }
+    pub(super) async fn settle_at_the_end(&mut self, impatient: &CancellationToken) {
+        self.start_append();
+        while self.in_flight.is_some() {
             if impatient.is_cancelled() {
                 if !self.is_overdue() {
                     self.on_overdue();
                 }
-                return false;
+                return;
             }
-            let overdue_at = self.overdue_at();
-            tokio::select! {
-                result = returned(&mut self.in_flight) => self.on_appended(result).await,
-                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
-                () = at(overdue_at) => self.on_overdue(),
-                () = impatient.cancelled() => {}
-            }
+            self.go_on(impatient.cancelled()).await;
+            self.start_append();
         }
     }
 
@@ -248,12 +236,18 @@ impl Owner {
             if self.is_overdue() {
                 return false;
             }
-            let overdue_at = self.overdue_at();
-            tokio::select! {
-                result = returned(&mut self.in_flight) => self.on_appended(result).await,
-                is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
-                () = at(overdue_at) => self.on_overdue(),
-            }
+            self.go_on(std::future::pending()).await;
+        }
+    }
+
+    /// Waits until the append in flight has come further, or for nothing more once it is `given_up`.
+    async fn go_on(&mut self, given_up: impl Future<Output = ()>) {
+        let overdue_at = self.overdue_at();
+        tokio::select! {
+            result = returned(&mut self.in_flight) => self.on_appended(result).await,
+            is_cut_off = cut_off(&mut self.seat) => self.on_cut_off(is_cut_off),
+            () = at(overdue_at) => self.on_overdue(),
+            () = given_up => {}
         }
     }
 }

@@ -354,9 +354,7 @@ impl Owner {
         id: &str,
     ) -> Result<Stored, Refusal> {
         let id = PostId::from_stored(id).ok();
-        if !self.is_overdue() {
-            self.keep_small().await;
-        }
+        self.keep_small().await;
         // It may have become that just now. Nothing is given a place behind it: what is placed then counts as stored.
         if self.is_overdue() {
             return self.turned_down(group, &session.user, id.as_ref());

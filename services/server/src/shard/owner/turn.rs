@@ -60,14 +60,22 @@ impl Owner {
 
     /// What is to be done for other nodes between requests; answers whether requests may go on that could not before.
     pub(super) async fn take_turn(&mut self) -> bool {
-        let is_over = self.in_flight.is_none() && self.seat.as_deref().is_some_and(|seat| seat.is_lost);
-        if self.is_fenced() || is_over {
-            self.step_down();
+        if self.give_way() {
             return true;
         }
         self.flush_told();
         self.start_flight().await;
         false
+    }
+
+    /// Steps down if another node has the shard, and nothing is under way; answers whether it did.
+    fn give_way(&mut self) -> bool {
+        let is_over = self.in_flight.is_none() && self.seat.as_deref().is_some_and(|seat| seat.is_lost);
+        let gives_way = self.is_fenced() || is_over;
+        if gives_way {
+            self.step_down();
+        }
+        gives_way
     }
 
     pub(super) async fn on_news(&mut self, news: News) {
@@ -274,10 +282,7 @@ impl Owner {
     pub(super) async fn last_words(&mut self, ending: &Ending, unfinished: TaskTrackerToken) {
         let mut unfinished = Some(unfinished);
         loop {
-            let is_over = self.in_flight.is_none() && self.seat.as_deref().is_some_and(|seat| seat.is_lost);
-            if self.is_fenced() || is_over {
-                self.step_down();
-            }
+            self.give_way();
             while self.has_room() {
                 let Some(request) = self.waiting.pop_front() else { break };
                 self.on_request(request).await;
