@@ -1,9 +1,11 @@
 //! TLS on the server's ports: whose certificate is shown, who must show one, and what becomes of those who do not get that far.
 //!
 //! `keys` makes of files what a port shows; `watch` looks at the files and replaces it; `acceptor` carries out the handshakes, of
-//! which `slots` keeps so many at once; `stream` is a connection, with or without TLS.
+//! which `slots` keeps so many at once; `stream` is a connection, with or without TLS, and `counted` the socket
+//! below TLS.
 
 mod acceptor;
+mod counted;
 mod keys;
 mod slots;
 mod stream;

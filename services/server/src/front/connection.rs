@@ -358,13 +358,12 @@ impl Task {
         let failed = |phase| {
             if let Phase::Finishing(reason) | Phase::Closing(reason) = phase { reason } else { CloseReason::Socket }
         };
-        // As the last attempt left it: no room for all, or some of it encrypted and not taken.
-        let full = self.me.outbound.load(Ordering::Relaxed) > usize::from(self.encrypted);
-        let unflushed = self.encrypted > 0;
-        let waited = full || unflushed;
+        // As the last attempt left it.
+        let waited = self.me.outbound.load(Ordering::Relaxed) > 0;
         if !self.out.is_empty() && !waited {
             self.clocks.wrote = tokio::time::Instant::now();
         }
+        let (unwritten, taken) = (self.out.len(), self.socket.taken_encrypted());
         while !self.out.is_empty() {
             match self.out.poll_write_to(&mut self.socket, cx) {
                 Poll::Ready(Ok(count)) => {
@@ -372,10 +371,6 @@ impl Task {
                     self.shared.metrics.sent.increment(count as u64);
                     let encrypted = usize::from(self.encrypted) + count;
                     self.encrypted = u16::try_from(encrypted.min(tls::BUFFER)).unwrap_or(u16::MAX);
-                    // What goes to what is encrypted already tells nothing of the client, unless there was no room for it before.
-                    if full || !unflushed {
-                        self.on_taken(waited);
-                    }
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(_)) => return Err(failed(self.phase)),
@@ -383,16 +378,18 @@ impl Task {
             }
         }
         match Pin::new(&mut self.socket).poll_flush(cx) {
-            Poll::Ready(Ok(())) => {
-                self.encrypted = 0;
-                if unflushed {
-                    // Only now is all that was encrypted on its way.
-                    self.on_taken(true);
-                }
-            }
+            Poll::Ready(Ok(())) => self.encrypted = 0,
             Poll::Ready(Err(_)) => return Err(failed(self.phase)),
             // It may be nothing but what belongs to TLS.
             Poll::Pending => self.encrypted = self.encrypted.max(1),
+        }
+        // What TLS takes tells nothing of the client.
+        let has_taken = match taken {
+            Some(before) => self.socket.taken_encrypted() > Some(before),
+            None => self.out.len() < unwritten,
+        };
+        if has_taken {
+            self.on_taken(waited);
         }
         if self.is_writing() {
             self.me.set_waiting(self.clocks.wrote.into_std());

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::counted::Counted;
 use super::keys::{Error, Identity, Source};
 use super::metrics::Metrics;
 use super::slots::Slots;
@@ -197,7 +198,8 @@ impl Acceptor {
             Ok(_) | Err(_) => return Err(Refused::of(Reason::Closed)),
         }
         let config = Arc::clone(&self.current().config);
-        let accepting = TlsAcceptor::from(config).accept_with(socket, |session| session.set_buffer_limit(Some(BUFFER)));
+        let accepting = TlsAcceptor::from(config)
+            .accept_with(Counted::new(socket), |session| session.set_buffer_limit(Some(BUFFER)));
         match accepting.into_fallible().await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err((error, mut socket)) => {
@@ -256,6 +258,6 @@ impl Acceptor {
 }
 
 /// The certificate that the peer has shown; none where none is asked for.
-pub(super) fn shown(stream: &TlsStream<TcpStream>) -> Option<&[u8]> {
+pub(super) fn shown(stream: &TlsStream<Counted>) -> Option<&[u8]> {
     stream.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref)
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::acceptor::shown;
+use super::counted::Counted;
 use super::unverified::{expires, subject};
 
 /// A connection of a client. An enum, so that one without TLS costs a comparison more than a socket, and no call through a table.
@@ -18,7 +19,7 @@ pub enum Stream {
     /// In the clear.
     Plain(TcpStream),
     /// In a box, so that one in the clear is not larger for it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Counted>>),
 }
 
 impl Stream {
@@ -55,6 +56,15 @@ impl Stream {
         match self {
             Self::Plain(socket) => try_until_ready(socket, cx, |socket| socket.try_write_vectored(slices)),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Bytes that the socket below TLS has taken so far. `None` without TLS: it takes what [`Stream::poll_send`] says.
+    #[must_use]
+    pub fn taken_encrypted(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0.taken()),
         }
     }
 

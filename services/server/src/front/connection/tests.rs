@@ -136,23 +136,55 @@ async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
     drop(client);
 }
 
-#[tokio::test]
-async fn what_is_encrypted_and_not_taken_waits() {
-    let (mut client, server) = with_tls().await;
-    let (mut task, _admitted) = task(server);
-    let write = async |task: &mut Task, bytes: usize| {
-        task.out.write_with(|out| out.resize(out.len() + bytes, b'x'));
-        std::future::poll_fn(|cx| Poll::Ready(task.poll_output(cx))).await.unwrap();
-    };
+async fn write(task: &mut Task, bytes: usize) {
+    task.out.write_with(|out| out.resize(out.len() + bytes, b'x'));
+    std::future::poll_fn(|cx| Poll::Ready(task.poll_output(cx))).await.unwrap();
+}
+
+/// Writes until the socket has no room for all that is encrypted. Answers how many bytes that were.
+async fn fill(task: &mut Task) -> usize {
     let (mut sent, mut stays) = (0, 0);
     // Until it stays so: what says that there is room again may come late.
     while stays < 10 {
         let bytes = if task.encrypted > 0 { 0 } else { 1_000 };
-        write(&mut task, bytes).await;
+        write(task, bytes).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
         stays = if task.encrypted > 0 { stays + 1 } else { 0 };
         sent += bytes;
     }
+    sent
+}
+
+#[tokio::test]
+async fn a_client_that_takes_a_part_of_what_is_encrypted_has_taken_something() {
+    let (mut client, server) = with_tls().await;
+    let (mut task, _admitted) = task(server);
+    let filled = fill(&mut task).await;
+    let rest = tls::BUFFER - 4_000;
+    write(&mut task, rest).await;
+    let wrote = task.clocks.wrote;
+    assert!(task.out.is_empty(), "there is no room for {rest} bytes beside what is encrypted");
+
+    let reading = tokio::spawn(async move { client.read_exact(&mut vec![0; filled + rest]).await.map(drop) });
+    let taking = std::future::poll_fn(|cx| {
+        task.poll_output(cx).unwrap();
+        if task.clocks.wrote == wrote { Poll::Pending } else { Poll::Ready(()) }
+    });
+    tokio::time::timeout(NEVER, taking).await.unwrap();
+    assert!(task.encrypted > 0, "it counts only when all of it is taken");
+    let flushing = std::future::poll_fn(|cx| {
+        task.poll_output(cx).unwrap();
+        if task.is_writing() { Poll::Pending } else { Poll::Ready(()) }
+    });
+    tokio::time::timeout(NEVER, flushing).await.unwrap();
+    reading.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_encrypted_and_not_taken_waits() {
+    let (mut client, server) = with_tls().await;
+    let (mut task, _admitted) = task(server);
+    let mut sent = fill(&mut task).await;
     // What is new is taken for as long as there is room beside it.
     let (wrote, waits) = (task.clocks.wrote, task.me.outbound.load(Ordering::Relaxed));
     assert!(task.out.is_empty() && waits > 0, "{waits}");
