@@ -26,8 +26,9 @@ pub mod metrics;
 pub mod serve;
 pub mod service;
 pub mod token;
+mod tokens;
 
 pub use config::Config;
 pub use serve::Server;
 pub use service::Service;
-pub use token::{Token, Tokens};
+pub use tokens::Tokens;

@@ -46,7 +46,7 @@ fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
     let directory = tempfile::tempdir().unwrap();
     let (missing, empty) = (directory.path().join("missing"), directory.path().join("empty"));
     std::fs::write(&empty, "\n").unwrap();
-    for (file, why) in [(missing, "cannot read the token in"), (empty, "there is no token in")] {
+    for (file, why) in [(missing, "cannot read the tokens in"), (empty, "there is no token in")] {
         let file = file.to_str().unwrap();
         let ports = ["--engine", "memory", "--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let (code, stdout, stderr) = run(&[&ports[..], &["--admin-token-file", file]].concat(), &[]);
@@ -63,7 +63,7 @@ fn a_token_that_cannot_be_used_keeps_the_server_from_starting() {
     let last = lines.last().unwrap();
     assert_eq!((&last["level"], &last["message"]), (&"ERROR".into(), &"the server ends".into()));
     assert!(
-        last["error"].as_str().unwrap().starts_with("cannot serve the admin API: cannot read the token in"),
+        last["error"].as_str().unwrap().starts_with("cannot serve the admin API: cannot read the tokens in"),
         "{last}"
     );
     let (code, _, stderr) = run(&["check-config", "--admin", "0.0.0.0:8089"], &[]);
@@ -108,10 +108,10 @@ fn files_that_keep_the_server_from_starting_are_told_before_it_starts() {
             &empty,
             vec![
                 format!("cannot read {missing} (chat.tls.key_file): "),
-                format!("there is no token in {empty} (admin.token_file): it is empty"),
+                format!("there is no token in {empty} (admin.token_file)"),
             ],
         ),
-        (&cert, &key, &missing, vec![format!("cannot read the token in {missing} (admin.token_file): ")]),
+        (&cert, &key, &missing, vec![format!("cannot read the tokens in {missing} (admin.token_file): ")]),
     ] {
         let (code, stdout, stderr) = check(cert, key, token, &["--files"]);
         assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(2), "", told.len()), "{stderr}");

@@ -15,13 +15,16 @@ use tonic::{Code, Status};
 
 use super::metrics::{Method, Metrics};
 use super::status::Error;
-use super::token::Tokens;
+use super::token::{Grant, Scope};
+use super::tokens::Tokens;
 use crate::complaint::Complaint;
 use crate::places::Place;
 use crate::telemetry::trace::{Call, TraceId, Tracer};
 
 /// Health is no secret, and those who ask for it, such as a kubelet, have no token.
 const OPEN: &str = "/grpc.health.v1.Health/";
+/// What else there is besides this tells of itself: health and reflection.
+const API: &str = "/tertulia.admin.v1.AdminService/";
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -35,6 +38,8 @@ pub(super) struct Caller {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peer {
     caller: Option<Caller>,
+    /// Whose token was presented.
+    token: Option<Arc<str>>,
     trace: Option<TraceId>,
 }
 
@@ -51,10 +56,12 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.caller {
-            Some(Caller { address, subject: Some(subject) }) => write!(f, "{address} ({subject})"),
-            Some(Caller { address, subject: None }) => address.fmt(f),
-            None => f.write_str("unknown"),
+        let Some(Caller { address, subject }) = &self.caller else { return f.write_str("unknown") };
+        match (subject, &self.token) {
+            (Some(subject), Some(token)) => write!(f, "{address} ({subject}, token {token})"),
+            (Some(subject), None) => write!(f, "{address} ({subject})"),
+            (None, Some(token)) => write!(f, "{address} (token {token})"),
+            (None, None) => address.fmt(f),
         }
     }
 }
@@ -76,6 +83,8 @@ pub(super) struct Gate {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     pub(super) complaint: Complaint,
+    /// Of those whose token may not do what they ask for.
+    pub(super) denied: Complaint,
     /// Of those whom the handshake does not let past.
     pub(super) uncertified: Uncertified,
 }
@@ -86,43 +95,60 @@ impl Gate {
         let peer = caller.address;
         let method = Method::of(request.uri().path());
         let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        let is_trusted = self.trusts(&request, place);
+        let grant = self.grant(&request, place);
         // Strangers have no traces: they would use up what the collector takes.
-        let call = if is_trusted { self.tracer.call(traceparent, method.is_of_api()) } else { None };
+        let call = if grant.is_some() { self.tracer.call(traceparent, method.is_of_api()) } else { None };
         let mut account =
             Account { metrics: &self.metrics, method, peer, began: Instant::now(), call, code: Code::Cancelled };
-        let response = if is_trusted || request.uri().path().starts_with(OPEN) {
-            let trace = account.call.as_ref().map(Call::trace_id);
-            request.extensions_mut().insert(Peer { caller: Some(caller), trace });
-            let mut routes = self.routes.clone();
-            match tokio::time::timeout(self.patience, routes.call(request)).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(_) => refuse(Error::TimedOut(self.patience.as_secs())),
+        let path = request.uri().path();
+        let response = match grant {
+            None if !path.starts_with(OPEN) => {
+                if self.complaint.is_due() {
+                    tracing::warn!(%peer, path, "admin request without the right token; there may be more of them");
+                }
+                refuse(Error::Unauthenticated)
             }
-        } else {
-            if self.complaint.is_due() {
-                tracing::warn!(%peer, path = request.uri().path(), "admin request without the right token; there may be more of them");
+            Some(Grant { name, scope: Scope::Read }) if changes(path) => {
+                let name = name.unwrap_or_default();
+                if self.denied.is_due() {
+                    tracing::warn!(%peer, token = &*name, path, "admin request with a token that may only read; there may be more of them");
+                }
+                refuse(Error::MayOnlyRead { name })
             }
-            refuse(Error::Unauthenticated)
+            grant => {
+                let (token, trace) = (grant.and_then(|grant| grant.name), account.call.as_ref().map(Call::trace_id));
+                request.extensions_mut().insert(Peer { caller: Some(caller), token, trace });
+                let mut routes = self.routes.clone();
+                match tokio::time::timeout(self.patience, routes.call(request)).await {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(never)) => match never {},
+                    Err(_) => refuse(Error::TimedOut(self.patience.as_secs())),
+                }
+            }
         };
         // An error is in the headers; what ends well says so only after its messages.
         account.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         response
     }
 
-    /// Whether the request has the token, where there is one.
-    fn trusts(&self, request: &Request<Incoming>, place: &Place) -> bool {
+    /// What the request may do by its token; `None`: nothing. Where no token is asked for, everything.
+    fn grant(&self, request: &Request<Incoming>, place: &Place) -> Option<Grant> {
         let presented = || request.headers().get(AUTHORIZATION);
-        let is_trusted = self
-            .tokens
-            .as_ref()
-            .is_none_or(|tokens| presented().is_some_and(|value| tokens.are_presented_by(value.as_bytes())));
-        if is_trusted {
+        let grant = match &self.tokens {
+            None => Some(Grant { name: None, scope: Scope::All }),
+            Some(tokens) => presented().and_then(|value| tokens.grant(value.as_bytes())),
+        };
+        if grant.is_some() {
             place.prove();
         }
-        is_trusted
+        grant
     }
+}
+
+/// Whether a call may change anything. What is not known to change nothing may.
+fn changes(path: &str) -> bool {
+    let Some(method) = path.strip_prefix(API) else { return false };
+    !["List", "Get", "Watch"].iter().any(|reads| method.starts_with(reads))
 }
 
 /// What is measured of a request when it goes, be it answered or given up by its caller: then nothing else would tell that it was slow.
@@ -159,6 +185,43 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
+    use crate::admin::metrics::METHODS;
+
+    #[test]
+    fn what_may_be_called_by_those_who_may_only_read_is_known_by_its_name() {
+        let called = |name: &&str| changes(&format!("{API}{name}"));
+        let (changing, reading): (Vec<&str>, Vec<&str>) = METHODS.iter().partition(|name| called(name));
+        let reads = [
+            "ListGroups",
+            "GetGroup",
+            "ListMembers",
+            "ListMessages",
+            "ListConnections",
+            "ListHolds",
+            "GetShardMap",
+            "WatchEvents",
+        ];
+        assert_eq!(reading, reads);
+        assert!(changing.contains(&"KickMember") && changing.contains(&"CreateBackup"), "{changing:?}");
+        for other in ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+            assert!(!changes(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn who_called_is_told_by_address_certificate_and_token() {
+        let caller = |subject: Option<&str>| Caller {
+            address: SocketAddr::from(([10, 0, 0, 7], 1)),
+            subject: subject.map(Arc::from),
+        };
+        let told = |subject, token: Option<&str>| {
+            Peer { caller: Some(caller(subject)), token: token.map(Arc::from), trace: None }.to_string()
+        };
+        assert_eq!(told(None, None), "10.0.0.7:1");
+        assert_eq!(told(Some("CN=ada"), None), "10.0.0.7:1 (CN=ada)");
+        assert_eq!(told(None, Some("bot")), "10.0.0.7:1 (token bot)");
+        assert_eq!(told(Some("CN=ada"), Some("bot")), "10.0.0.7:1 (CN=ada, token bot)");
+    }
 
     #[test]
     fn a_request_that_its_caller_gives_up_is_measured() {

@@ -57,7 +57,7 @@ pub fn describe() {
 }
 
 /// Calls of the API, and `other` for all that is not one: the label `method`.
-const METHODS: [&str; 17] = [
+pub(super) const METHODS: [&str; 17] = [
     "ListGroups",
     "GetGroup",
     "ListMembers",

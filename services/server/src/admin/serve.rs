@@ -23,7 +23,7 @@ use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 
 use super::gate::{Caller, Gate, Uncertified};
-use super::token::Tokens;
+use super::tokens::Tokens;
 use super::{Config, Service, health, reflection};
 use crate::complaint::Complaint;
 use crate::places::{Place, Places};
@@ -128,6 +128,7 @@ impl Server {
             metrics,
             tracer,
             complaint: Complaint::default(),
+            denied: Complaint::default(),
             uncertified: Uncertified::default(),
         };
         let places = Places::new(config.connections);

@@ -1,5 +1,7 @@
 //! What goes wrong in a call, and the one place that says it in gRPC's words. Every text is fit for the caller.
 
+use std::sync::Arc;
+
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
@@ -70,6 +72,12 @@ pub(super) enum Error {
     /// No token, or a wrong one.
     #[error("this call needs the header 'authorization: Bearer TOKEN' with the right token")]
     Unauthenticated,
+    /// The token is not for this.
+    #[error("this call changes things, and the token '{name}' may only read (admin.token_file)")]
+    MayOnlyRead {
+        /// Whose token it is.
+        name: Arc<str>,
+    },
 }
 
 /// Why a hold was not made, or is not known to be, for the caller; the operators' text stays in the server's log.
@@ -119,6 +127,7 @@ impl Error {
             | Self::BackupUnderWay
             | Self::Backup(BackupError::NoSpace { .. } | BackupError::Crowded { .. }) => Code::ResourceExhausted,
             Self::Unauthenticated => Code::Unauthenticated,
+            Self::MayOnlyRead { .. } => Code::PermissionDenied,
         }
     }
 }

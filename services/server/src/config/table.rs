@@ -300,7 +300,7 @@ static ADMIN: &[Entry] = &[
     Entry::new(
         "admin.token_file",
         Kind::Path { optional: true },
-        "The file that holds the bearer token callers must present; empty: none is asked for.",
+        "The file of the bearer tokens of which callers must present one, each on a line: `TOKEN`, `NAME TOKEN` or `NAME read TOKEN`; empty: none is asked for.",
     )
     .flag("--admin-token-file"),
     Entry::new(

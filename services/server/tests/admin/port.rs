@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use tertulia_proto::admin::v1::admin_service_client::AdminServiceClient;
-use tertulia_proto::admin::v1::{ListGroupsRequest, WatchEventsRequest};
+use tertulia_proto::admin::v1::kick_member_request::Target;
+use tertulia_proto::admin::v1::{KickMemberRequest, ListGroupsRequest, WatchEventsRequest};
 use tertulia_server::readiness::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic::Code::{NotFound, Unauthenticated};
+use tonic::Code::{NotFound, PermissionDenied, Unauthenticated};
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic_health::pb::HealthCheckRequest;
@@ -45,6 +46,34 @@ async fn with_a_token_only_health_is_open() {
     let mut reflection = ServerReflectionClient::new(world.channel().await);
     let question = tokio_stream::iter([ServerReflectionRequest::default()]);
     assert_eq!(failure(reflection.server_reflection_info(question).await).0, Unauthenticated);
+    world.stop().await;
+}
+
+fn with_token<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", MetadataValue::try_from(format!("Bearer {token}")).unwrap());
+    request
+}
+
+#[tokio::test]
+async fn who_may_only_read_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "ada s3cret\ngrafana read w4tch\n").unwrap();
+    let world = World::with(Wishes { token_file: Some(token_file), ..Wishes::default() }).await;
+    let mut chatter = world.member("bob", &["Dogs"]).await;
+    let mut admin = world.admin().await;
+    let groups =
+        admin.list_groups(with_token("w4tch", ListGroupsRequest::default())).await.unwrap().into_inner().groups;
+    assert_eq!(groups.len(), 1);
+    assert!(admin.watch_events(with_token("w4tch", WatchEventsRequest::default())).await.is_ok());
+    let target = Some(Target::User("bob".into()));
+    let kick = KickMemberRequest { group_name: "Dogs".into(), target, ..KickMemberRequest::default() };
+    let (code, text) = failure(admin.kick_member(with_token("w4tch", kick.clone())).await);
+    assert_eq!(code, PermissionDenied);
+    assert_eq!(text, "this call changes things, and the token 'grafana' may only read (admin.token_file)");
+    chatter.post("Dogs", "still here").await;
+    assert_eq!(admin.kick_member(with_token("s3cret", kick)).await.unwrap().into_inner().kicked, 1);
     world.stop().await;
 }
 
@@ -162,21 +191,17 @@ async fn what_was_begun_with_the_old_token_ends_with_it() {
     std::fs::write(&token_file, "old").unwrap();
     let wishes = Wishes { token_file: Some(token_file.clone()), follow: Some(OFTEN), ..Wishes::default() };
     let world = World::with(wishes).await;
-    let watch = |token: &'static str| {
-        let mut request = Request::new(WatchEventsRequest::default());
-        request.metadata_mut().insert("authorization", MetadataValue::from_static(token));
-        request
-    };
+    let watch = |token: &str| with_token(token, WatchEventsRequest::default());
     let mut admin = world.admin().await;
-    let mut watching = admin.watch_events(watch("Bearer old")).await.unwrap().into_inner();
+    let mut watching = admin.watch_events(watch("old")).await.unwrap().into_inner();
     let new = directory.path().join("new");
     std::fs::write(&new, "new").unwrap();
     std::fs::rename(&new, &token_file).unwrap();
     let ended = async { while let Ok(Some(_)) = watching.message().await {} };
     timeout(NEVER, ended).await.expect("it goes on with a token that is not valid any more");
     let mut admin = world.admin().await;
-    assert_eq!(failure(admin.watch_events(watch("Bearer old")).await).0, Unauthenticated);
-    assert!(admin.watch_events(watch("Bearer new")).await.is_ok());
+    assert_eq!(failure(admin.watch_events(watch("old")).await).0, Unauthenticated);
+    assert!(admin.watch_events(watch("new")).await.is_ok());
     world.stop().await;
 }
 
