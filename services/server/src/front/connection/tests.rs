@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::complaint::Complaint;
+use crate::front::listener::tests::Warnings;
 use crate::front::metrics::Metrics;
 use crate::front::registry::{Registry, State};
 use crate::front::timers::Patience;
 use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
-use crate::shard::{self, Bounds, Shards};
+use crate::shard::{self, Bounds, Range, ReadError, Shards, Untold};
 use crate::telemetry::trace::Tracer;
 use crate::tls::Acceptor;
 use crate::tls::tests::Directory;
@@ -86,9 +87,14 @@ fn task_within(limits: Limits, socket: Stream) -> (Task, Admitted) {
     let rules = NameRules { max_bytes: limits.group_name_bytes, ascii_only: false };
     let patience = Patience { hello: NEVER, line: NEVER, idle: NEVER, heartbeat: NEVER, stall: NEVER };
     let (metrics, tracer, weight) = (Metrics::new(), Tracer::default(), Arc::default());
-    let shared =
-        Shared { limits, rules, patience, shards: shards(), metrics, tracer, weight, unread: Complaint::default() };
+    let (shards, unread, unanswered) = (shards(), Complaint::default(), Complaint::default());
+    let shared = Shared { limits, rules, patience, shards, metrics, tracer, weight, unread, unanswered };
     (Task::new(Arc::new(shared), me, socket), admitted)
+}
+
+/// It has said who it is.
+fn introduce(task: &mut Task) {
+    task.voice = task.me.session().map(|(session, _)| (Arc::clone(session), Dialect::Extended));
 }
 
 #[tokio::test]
@@ -119,7 +125,7 @@ async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
     let limits = Limits { groups_per_connection: 1, ..Limits::default() };
     let stream = Stream::Plain(accepted.unwrap().0);
     let (mut task, _admitted) = ::metrics::with_local_recorder(&recorder, || task_within(limits, stream));
-    task.voice = task.me.session().map(|(session, _)| (Arc::clone(session), Dialect::Extended));
+    introduce(&mut task);
     for (refused, join) in [
         (0, json!({"group_name": "Dogs"})),
         (1, json!({"group_name": "Cats"})),
@@ -133,6 +139,27 @@ async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
     // What is no question of joining is none of them.
     task.on_line(br#"{"Leave": {"group_name": ""}}"#);
     assert!(recorder.handle().render().contains("tertulia_joins_total{result=\"refused\"} 3\n"));
+    drop(client);
+}
+
+#[tokio::test]
+async fn that_questions_cannot_be_answered_is_said_once_in_a_while() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut task, _admitted) = task(Stream::Plain(accepted.unwrap().0));
+    introduce(&mut task);
+    let error = || ReadError { reason: "it is out of order".to_owned() };
+    let group = GroupName::new("Dogs").unwrap();
+    for _ in 0..100 {
+        let (group, range) = (group.clone(), Range::Before(u64::MAX));
+        task.on_reply(Reply::History { group, range, page: Err(error()), epoch: None });
+        task.on_reply(Reply::Groups(Err(Untold::Unread(error()))));
+    }
+    let told = String::from_utf8(task.out.take_all()).unwrap();
+    assert_eq!(told.matches("unavailable").count(), 200, "whoever asks is told: {told}");
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
     drop(client);
 }
 
