@@ -16,6 +16,7 @@ mod proxy;
 mod replies;
 mod sending;
 mod timers;
+mod turns;
 
 pub mod config;
 pub mod listener;

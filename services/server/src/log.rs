@@ -261,7 +261,8 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
     /// Appends batches of different groups of one shard, all or none. One append per shard is in flight at a time.
     fn append(&self, shard: u16, batches: Vec<Arc<Batch>>) -> BoxFuture<'static, Result<(), AppendError>>;
 
-    /// The head of a group; `None` if the log does not know it.
+    /// The head of a group; `None` if the log does not know it. Owners ask for it: as with [`Log::read_for_owner`], nobody else is
+    /// waited for.
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>>;
 
     /// The same as it is in the log now. To a node that has the shard, an engine that several nodes write to tells [`Log::head`] from
@@ -278,6 +279,18 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
         range: Range,
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>>;
+
+    /// The same for the owner of a shard, for which all posts into that shard wait: not behind what members and clients read, where few may
+    /// read at once.
+    fn read_for_owner(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
+        self.read(shard, group, range, limit)
+    }
 
     /// Groups whose name begins with `prefix` and comes after `after`, ordered by name, at most `limit`.
     fn groups(

@@ -104,6 +104,8 @@ pub(crate) struct Membership {
     /// What is known to be there: until it was seen, the member is behind.
     known: u64,
     catch_up: Option<CatchUp>,
+    /// One is a member by a join that begins beyond what was seen: what comes of it comes once more, after the join that is asked for.
+    skipped: bool,
     /// How often in a row the join was refused for now.
     refusals: u32,
     /// Whether a join from then on was sent and never answered.
@@ -123,6 +125,7 @@ impl Membership {
             passed: 0,
             known: 0,
             catch_up: None,
+            skipped: false,
             refusals: 0,
             late: false,
         }
@@ -159,7 +162,8 @@ impl Membership {
         }
     }
 
-    /// Joins once more for the newest so many, after the join that is under way: that one may be needed to leave no gap.
+    /// Joins once more for the newest so many, after the join that is under way and what is still to come of it: both may be needed to
+    /// leave no gap.
     pub(crate) fn ask_later(&mut self, newest: u64) {
         self.newest = Some(newest);
     }
@@ -216,14 +220,23 @@ impl Membership {
         let resuming = matches!(self.asking, Asking::Sent(From::After(_)));
         self.asking = Asking::No;
         (self.refusals, self.newest) = (0, None);
-        self.position.is_some() && !resuming
+        let is_here = std::mem::take(&mut self.skipped) || !resuming;
+        self.position.is_some() && is_here
     }
 
     /// The join was answered.
     pub(crate) fn joined(&mut self, joined: &Joined<'_>) -> News {
         let Asking::Sent(from) = self.asking else { return News::default() };
         self.asking = Asking::No;
-        self.refusals = 0;
+        (self.refusals, self.skipped) = (0, false);
+        if let (From::Last(last), Some(old)) = (from, self.position)
+            && old.epoch == joined.epoch
+            && old.seen < joined.head.saturating_sub(last)
+        {
+            // What lies between does not come any more. It does, and the newest after it, in a join that begins with it.
+            (self.asking, self.catch_up, self.skipped) = (Asking::Wanted(From::After(old), None), None, true);
+            return News::default();
+        }
         self.known = if from == From::Now { 0 } else { joined.head };
         let (seen, anew) = match from {
             From::Now => (joined.head, false),
@@ -248,7 +261,7 @@ impl Membership {
 
     /// A message came.
     pub(crate) fn arrived(&mut self, seq: u64) -> Arrival {
-        let Some(position) = &mut self.position else { return Arrival::Repeat };
+        let Some(position) = self.position.as_mut().filter(|_| !self.skipped) else { return Arrival::Repeat };
         let expected = position.seen.saturating_add(1);
         if seq < expected {
             return Arrival::Repeat;
@@ -263,7 +276,7 @@ impl Membership {
 
     /// The server told what is missing. Returns what of that is news.
     pub(crate) fn lagged(&mut self, first: u64, last: u64) -> Option<(u64, u64)> {
-        let position = self.position.as_mut()?;
+        let position = self.position.as_mut().filter(|_| !self.skipped)?;
         let first = first.max(position.seen.saturating_add(1));
         position.seen = position.seen.max(last);
         self.some_is_gone();
@@ -301,7 +314,7 @@ impl Membership {
     pub(crate) fn leave(&mut self) -> bool {
         let is_here = match self.asking {
             Asking::Sent(_) => true,
-            Asking::Wanted(From::After(_), _) => false,
+            Asking::Wanted(From::After(_), _) => self.skipped,
             Asking::Wanted(..) | Asking::No => self.position.is_some() && self.leaves == 0,
         };
         self.leaves += u32::from(is_here);
@@ -335,14 +348,14 @@ impl Membership {
     }
 
     fn begin_anew(&mut self) {
-        (self.position, self.known, self.catch_up) = (None, 0, None);
+        (self.position, self.known, self.catch_up, self.skipped) = (None, 0, None, false);
     }
 
     /// The connection broke: the group is to be joined again after what was seen. Returns whether there is something
     /// left to join.
     pub(crate) fn disconnected(&mut self) -> bool {
         self.passed = 0;
-        self.catch_up = None;
+        (self.catch_up, self.skipped) = (None, false);
         if self.leaves > 0 {
             self.leaves = 0;
             self.begin_anew();

@@ -280,12 +280,11 @@ impl State {
                 self.groups.insert(group, Membership::new(from));
             }
             Some(membership) if membership.is_leaving() => membership.ask(from),
-            Some(membership) if membership.is_asking() => match last {
+            Some(membership) => match last {
                 Some(last) => membership.ask_later(last),
-                None => self.note(format!("already joining {group}")),
+                None if membership.is_asking() => self.note(format!("already joining {group}")),
+                None => self.note(format!("you are a member of {group}")),
             },
-            Some(_) if last.is_none() => self.note(format!("you are a member of {group}")),
-            Some(membership) => membership.ask(from),
         }
     }
 

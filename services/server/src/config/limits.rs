@@ -90,7 +90,7 @@ pub(super) static LIMITS: &[Entry] = &[
         "Bytes of posts of all connections that wait for the log. When there are so many, each connection may have one post that waits.",
     )
     .bound("nothing: the server reads no further lines until some are answered", "tertulia_posts_in_flight_bytes"),
-    Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection; one answer or page may exceed it.")
+    Entry::new("limits.outbound_bytes", bytes(4 * KIB, GIB), "Bytes that wait to be written to one connection; one answer or page may exceed it, and up to four pages of the log (64 KiB) more are read ahead.")
         .bound("nothing: it is caught up from the log at its own pace", "tertulia_outbound_bytes_max"),
     Entry::new(
         "limits.write_stall",

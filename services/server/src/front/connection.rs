@@ -35,6 +35,8 @@ mod lines;
 
 /// An answer counts for one more line for each so many bytes of it.
 const ANSWER: usize = 64 * 1024;
+/// How often in a row a connection fills up and is written to before others get their turn.
+const FILLS: u32 = 4;
 /// Of more bytes than this that wait, none are put off.
 const PUT_OFF: usize = 16 * 1024;
 
@@ -202,6 +204,7 @@ impl Task {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut fills = 1;
         loop {
             self.poll_orders(cx);
             let waiting = self.joins_and_leaves();
@@ -229,7 +232,12 @@ impl Task {
             // Only room in `out` lets anything go on that did not go on before.
             let room = self.out.len() < before;
             if room && (starved || (blocked && !self.is_blocked())) {
-                continue;
+                if fills < FILLS {
+                    fills += 1;
+                    continue;
+                }
+                // A client may take all as fast as it is read from memory, and nothing of that ends a turn by itself.
+                cx.waker().wake_by_ref();
             }
             if self.poll_timer(cx, !blocked).is_pending() {
                 self.settle();

@@ -55,6 +55,8 @@ pub(super) struct Shared {
     pub(super) weight: Arc<AtomicUsize>,
     /// That members cannot be caught up: all of them meet the same error, again and again.
     pub(super) unread: Complaint,
+    /// That questions cannot be answered, which a client may ask as often as its lines are taken.
+    pub(super) unanswered: Complaint,
 }
 
 /// The chat listener and its connections.
@@ -199,8 +201,8 @@ impl Front {
         let registry = Arc::new(Registry::new(&limits, first));
         let metrics = Metrics::new();
         metrics.limits(&limits);
-        let (weight, unread) = (Arc::default(), Complaint::default());
-        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight, unread });
+        let (weight, unread, unanswered) = (Arc::default(), Complaint::default(), Complaint::default());
+        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight, unread, unanswered });
         let introductions = match config.proxy_protocol {
             ProxyProtocol::Off => None,
             ProxyProtocol::Required => Some(Introductions::new(INTRODUCTIONS)),
@@ -437,4 +439,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

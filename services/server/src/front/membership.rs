@@ -4,6 +4,7 @@
 //! head and then takes up the broadcast, skipping what it has by `seq`, misses nothing and sees nothing twice. A gap, or
 //! the broadcast having moved on, leads back to the log.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::encode;
 use super::metrics::{Metrics, SAMPLE};
 use super::outbound::Outbound;
+use super::turns::Turns;
 use crate::complaint::Complaint;
 use crate::shard::directory::Lag;
 use crate::shard::events::{What, Who};
@@ -79,11 +81,22 @@ enum State {
     HeldUp(Box<Received>),
     CatchingUp {
         subscription: Subscription,
-        page: Option<BoxFuture<'static, Result<Option<Page>, ReadError>>>,
+        stage: Stage,
     },
     /// The owner has let go of the group.
     Closed,
 }
+
+/// What comes next for a member that is caught up.
+enum Stage {
+    /// A page is to be asked for.
+    Ask,
+    /// It is, after a while.
+    Pause(Pin<Box<tokio::time::Sleep>>),
+    Page(Reading),
+}
+
+type Reading = BoxFuture<'static, Result<Option<Page>, ReadError>>;
 
 type Received = (Result<Arc<Delivery>, RecvError>, Subscription);
 
@@ -95,6 +108,14 @@ fn is_too_large_to_keep(delivery: &Delivery) -> bool {
 
 async fn receive(mut subscription: Subscription) -> Received {
     (subscription.recv().await, subscription)
+}
+
+/// Reads the page after a `seq`, where there are turns when it has one.
+fn read(shards: &Shards, group: &GroupName, after: u64, turns: Option<&Turns>) -> Reading {
+    let range = Range::After(after);
+    let Some(turns) = turns else { return shards.read(group, range, PAGE) };
+    let (shards, group) = (shards.clone(), group.clone());
+    turns.read(move || shards.read(&group, range, PAGE))
 }
 
 /// Where a new member begins, and whether all it asked for is there.
@@ -122,7 +143,7 @@ impl Membership {
             State::Live(ReusableBoxFuture::new(receive(joined.subscription)))
         } else {
             metrics.resume_catchups.increment(1);
-            State::CatchingUp { subscription: joined.subscription, page: None }
+            State::CatchingUp { subscription: joined.subscription, stage: Stage::Ask }
         };
         joined.progress.set_delivered(next - 1);
         joined.progress.set_catching_up(matches!(state, State::CatchingUp { .. }));
@@ -154,20 +175,25 @@ impl Membership {
     }
 
     /// Takes up all that is there while `out` has room. `Pending`: there is nothing more now, and the task will be woken;
-    /// `Ready`: there may be more, but no room.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>) -> Poll<()> {
+    /// `Ready`: there may be more, but no room. The memberships of a connection that is in many groups read in `turns`.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        around: &mut Surroundings<'_>,
+        turns: Option<&Turns>,
+    ) -> Poll<()> {
         if self.is_served() {
             return Poll::Pending;
         }
         let before = self.next;
-        let result = self.poll_states(cx, around);
+        let result = self.poll_states(cx, around, turns);
         if self.next != before {
             self.progress.set_delivered(self.next - 1);
         }
         result
     }
 
-    fn poll_states(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>) -> Poll<()> {
+    fn poll_states(&mut self, cx: &mut Context<'_>, around: &mut Surroundings<'_>, turns: Option<&Turns>) -> Poll<()> {
         while around.out.len() < around.max_outbound {
             match &mut self.state {
                 State::Live(receiving) => {
@@ -183,13 +209,17 @@ impl Membership {
                     let (received, subscription) = *received;
                     self.drain(received, subscription, around);
                 }
-                State::CatchingUp { page: Some(page), .. } => {
-                    let page = ready!(page.as_mut().poll(cx));
-                    self.on_page(page, around);
-                }
-                State::CatchingUp { page, .. } => {
-                    *page = Some(around.shards.read(&self.status.name, Range::After(self.next - 1), PAGE));
-                }
+                State::CatchingUp { stage, .. } => match stage {
+                    Stage::Page(reading) => {
+                        let page = ready!(reading.as_mut().poll(cx));
+                        self.on_page(page, around);
+                    }
+                    Stage::Pause(pause) => {
+                        ready!(pause.as_mut().poll(cx));
+                        *stage = Stage::Ask;
+                    }
+                    Stage::Ask => *stage = Stage::Page(read(around.shards, &self.status.name, self.next - 1, turns)),
+                },
                 State::Closed => return Poll::Pending,
             }
         }
@@ -320,7 +350,7 @@ impl Membership {
             self.lag = Some(self.status.lag());
         }
         self.progress.set_catching_up(true);
-        self.state = State::CatchingUp { subscription, page: None };
+        self.state = State::CatchingUp { subscription, stage: Stage::Ask };
     }
 
     /// Tells those who watch that this member is behind, and how much of that it has lost.
@@ -334,11 +364,7 @@ impl Membership {
     }
 
     fn on_page(&mut self, page: Result<Option<Page>, ReadError>, around: &mut Surroundings<'_>) {
-        let State::CatchingUp { subscription, page: reading } = std::mem::replace(&mut self.state, State::Closed)
-        else {
-            return;
-        };
-        drop(reading);
+        let State::CatchingUp { subscription, .. } = std::mem::replace(&mut self.state, State::Closed) else { return };
         let page = match page {
             Ok(Some(page)) => page,
             // Nobody has posted yet, or the group was deleted and its members are about to hear of it.
@@ -347,12 +373,12 @@ impl Membership {
                 if around.unread.is_due() {
                     tracing::warn!(group = %self.status.name, %error, "member cannot be caught up now");
                 }
-                return self.read_later(subscription, around.shards, READ_RETRY);
+                return self.read_later(subscription, READ_RETRY);
             }
         };
         if page.head.epoch != self.status.epoch() {
             // Deleted and begun again, as the log has it: its members are about to hear of it, and nothing of this is theirs.
-            return self.read_later(subscription, around.shards, READ_AGAIN);
+            return self.read_later(subscription, READ_AGAIN);
         }
         // Where the page begins: nothing before it can be read any more.
         let first = page.records.first().map_or(page.head.first, |record| record.seq);
@@ -371,17 +397,12 @@ impl Membership {
         if self.next > page.head.seq {
             self.go_live(subscription, around, Some((self.status.head(), self.next > before)));
         } else {
-            self.state = State::CatchingUp { subscription, page: None };
+            self.state = State::CatchingUp { subscription, stage: Stage::Ask };
         }
     }
 
-    fn read_later(&mut self, subscription: Subscription, shards: &Shards, wait: Duration) {
-        let (shards, group, range) = (shards.clone(), self.status.name.clone(), Range::After(self.next - 1));
-        let later = async move {
-            tokio::time::sleep(wait).await;
-            shards.read(&group, range, PAGE).await
-        };
-        self.state = State::CatchingUp { subscription, page: Some(Box::pin(later)) };
+    fn read_later(&mut self, subscription: Subscription, wait: Duration) {
+        self.state = State::CatchingUp { subscription, stage: Stage::Pause(Box::pin(tokio::time::sleep(wait))) };
     }
 
     /// Takes up the broadcast, unless something is missing in between: it has moved on, or the log that was read, which another node
@@ -394,8 +415,8 @@ impl Membership {
                 Ok(delivery) if read.is_some() && delivery.batch.first() > self.next => {
                     // It is in the log too, and what is missing before it.
                     return match read {
-                        Some((_, true)) => self.state = State::CatchingUp { subscription, page: None },
-                        _ => self.read_later(subscription, around.shards, READ_AGAIN),
+                        Some((_, true)) => self.state = State::CatchingUp { subscription, stage: Stage::Ask },
+                        _ => self.read_later(subscription, READ_AGAIN),
                     };
                 }
                 Ok(delivery) if !has_room && is_too_large_to_keep(&delivery) => {
@@ -406,7 +427,7 @@ impl Membership {
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(TryRecvError::Closed) => break State::Closed,
                 Err(TryRecvError::Empty) if read.is_some_and(|(head, _)| head >= self.next) => {
-                    return self.read_later(subscription, around.shards, READ_AGAIN);
+                    return self.read_later(subscription, READ_AGAIN);
                 }
                 Err(TryRecvError::Empty) => break State::Live(ReusableBoxFuture::new(receive(subscription))),
             }

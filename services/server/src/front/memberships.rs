@@ -11,6 +11,7 @@ use std::task::{Context, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 use super::membership::{Membership, Surroundings};
+use super::turns::Turns;
 
 /// Up to so many memberships are all looked at each time.
 const FEW: usize = 4;
@@ -107,7 +108,7 @@ impl Memberships {
         let count = list.len();
         let begin = *first as usize % count.max(1);
         for place in (begin..count).chain(0..begin) {
-            if list[place].poll(cx, around).is_ready() && !starved {
+            if list[place].poll(cx, around, None).is_ready() && !starved {
                 starved = true;
                 // Next time the ones after it come first, so that a busy group leaves room for the rest.
                 *first = u32::try_from(place + 1).unwrap_or_default();
@@ -127,13 +128,16 @@ struct Many {
     wakers: Vec<Waker>,
     /// By slot: the place in the list.
     places: Vec<u32>,
+    /// In which they read the log.
+    turns: Turns,
 }
 
 impl Many {
     /// For so many memberships, all of which are to be looked at.
     fn new(count: usize) -> Self {
         let places = (0..).take(count).collect();
-        let mut many = Self { called: Arc::new(Called::new(2 * count)), wakers: Vec::new(), places };
+        let called = Arc::new(Called::new(2 * count));
+        let mut many = Self { called, wakers: Vec::new(), places, turns: Turns::new() };
         many.call_all();
         many
     }
@@ -209,7 +213,7 @@ impl Many {
         for slot in self.called.take_from(*first as usize) {
             let (Some(&place), Some(waker)) = (self.places.get(slot), self.wakers.get(slot)) else { continue };
             let Some(membership) = list.get_mut(place as usize) else { continue };
-            if membership.poll(&mut Context::from_waker(waker), around).is_ready() {
+            if membership.poll(&mut Context::from_waker(waker), around, Some(&self.turns)).is_ready() {
                 // There may be more, and there is room for it when the connection comes back.
                 self.called.mark(slot);
                 if !std::mem::replace(&mut starved, true) {

@@ -375,7 +375,9 @@ impl Task {
         text: &str,
         error: &dyn std::fmt::Display,
     ) {
-        tracing::warn!(request, ?group, %error, "request failed");
+        if self.shared.unanswered.is_due() {
+            tracing::warn!(request, ?group, %error, "request failed");
+        }
         let refused = Refused::new(Code::Unavailable, text);
         let group = group.map(|group| group.as_str().to_owned());
         let retry_after = Some(Duration::from_secs(1));

@@ -80,6 +80,9 @@ pub use self::forget::{Forgotten, forget_commit_log};
 pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, stats, verify};
 pub use self::open::{OpenError, open};
 
+/// So many read for owners at once, beside the others.
+const OWNERS: usize = 2;
+
 /// The engine.
 pub struct Embedded {
     core: Arc<Core>,
@@ -100,6 +103,8 @@ struct Core {
     queue: Arc<Queue>,
     places: Arc<Semaphore>,
     readers: Arc<Semaphore>,
+    /// Places for those who read for owners of shards: they do not wait behind what members read, which may be a page of each of many groups.
+    owners: Arc<Semaphore>,
     tail: Arc<Tail>,
     backlog: Arc<Backlog>,
     tables: Arc<Tables>,
@@ -163,19 +168,20 @@ impl Core {
         Ok(row.map(|row| self.rules.seen(group, row.head)))
     }
 
-    /// Runs what may wait for the disk where it may; few at once.
+    /// Runs what may wait for the disk where it may, when one of the `places` is free; few at once.
     ///
     /// In a task of its own: callers leave futures unpolled for long (a member that takes nothing, an owner that waits for something
     /// else first), and one to which a place was given meanwhile would keep all others waiting.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
+        places: &Arc<Semaphore>,
         work: impl FnOnce(&Self) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let ended = |error| ReadError { reason: format!("the reading task ended: {error}") };
-        let core = Arc::clone(self);
+        let (core, places) = (Arc::clone(self), Arc::clone(places));
         let task = tokio::spawn(async move {
             let stopped = |_| ReadError { reason: "the log is closed".to_owned() };
-            let place = Arc::clone(&core.readers).acquire_owned().await.map_err(stopped)?;
+            let place = places.acquire_owned().await.map_err(stopped)?;
             let reading = tokio::task::spawn_blocking(move || {
                 let result = work(&core);
                 drop(place);
@@ -195,7 +201,7 @@ impl Core {
         if missing.is_empty() {
             return Ok(());
         }
-        self.blocking(move |core| missing.iter().try_for_each(|group| core.load(group).map(drop))).await
+        self.blocking(&self.owners, move |core| missing.iter().try_for_each(|group| core.load(group).map(drop))).await
     }
 
     async fn submit(self: Arc<Self>, operations: Vec<Operation>) -> Result<u64, AppendError> {
@@ -214,6 +220,7 @@ impl Core {
 
     async fn read(
         self: Arc<Self>,
+        places: Arc<Semaphore>,
         group: GroupName,
         range: Range,
         limit: PageLimit,
@@ -230,7 +237,7 @@ impl Core {
             None => {}
         }
         self.metrics.reads_tables.increment(1);
-        self.blocking(move |core| {
+        self.blocking(&places, move |core| {
             let view = match core.tail.view(&group, range, limit.records) {
                 Some(view) => view,
                 None => {
@@ -362,7 +369,7 @@ impl Log for Embedded {
             match core.tail.known(&group) {
                 Some(Known::Present(head)) => Ok(Some(head)),
                 Some(Known::Absent) => Ok(None),
-                Some(Known::Loading) | None => core.blocking(move |core| core.load(&group)).await,
+                Some(Known::Loading) | None => core.blocking(&core.owners, move |core| core.load(&group)).await,
             }
         })
     }
@@ -374,7 +381,21 @@ impl Log for Embedded {
         range: Range,
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
-        Box::pin(Arc::clone(&self.core).read(group.clone(), range, limit))
+        let core = Arc::clone(&self.core);
+        let places = Arc::clone(&core.readers);
+        Box::pin(core.read(places, group.clone(), range, limit))
+    }
+
+    fn read_for_owner(
+        &self,
+        _shard: u16,
+        group: &GroupName,
+        range: Range,
+        limit: PageLimit,
+    ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
+        let core = Arc::clone(&self.core);
+        let places = Arc::clone(&core.owners);
+        Box::pin(core.read(places, group.clone(), range, limit))
     }
 
     fn groups(
@@ -385,7 +406,9 @@ impl Log for Embedded {
     ) -> BoxFuture<'static, Result<Vec<(GroupName, Head)>, ReadError>> {
         let core = Arc::clone(&self.core);
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        Box::pin(async move { core.blocking(move |core| core.groups(&prefix, after.as_deref(), limit)).await })
+        Box::pin(async move {
+            core.blocking(&core.readers, move |core| core.groups(&prefix, after.as_deref(), limit)).await
+        })
     }
 
     fn purge(&self, _shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {

@@ -225,3 +225,30 @@ fn a_refusal_ends_a_membership_only_if_there_is_no_earlier_one() {
     dogs.next_join("Dogs", Instant::now()).unwrap();
     assert!(!dogs.join_refused(), "the connection that held it is gone");
 }
+
+#[test]
+fn who_has_skipped_messages_is_a_member_whatever_becomes_of_the_join_for_them() {
+    let skipping = || {
+        let mut dogs = member(From::Now, &joined(5, 7, true));
+        dogs.ask(From::Last(1));
+        dogs.next_join("Dogs", Instant::now()).unwrap();
+        dogs.joined(&joined(5, 10, true));
+        assert_eq!(dogs.next_join("Dogs", Instant::now()).unwrap().after, Some(7));
+        assert_eq!((dogs.arrived(10), dogs.lagged(8, 9)), (Arrival::Repeat, None));
+        dogs
+    };
+    let mut dogs = skipping();
+    assert!(dogs.join_refused(), "the one before holds");
+    assert_eq!(dogs.arrived(11), Arrival::Gap { first: 8, last: 10 });
+
+    let mut dogs = skipping();
+    dogs.join_later(Instant::now(), Duration::from_secs(1));
+    assert!(dogs.leave_after(0));
+    assert!(dogs.leave(), "the server is to be told");
+
+    let mut dogs = skipping();
+    assert!(dogs.disconnected());
+    assert_eq!(dogs.next_join("Dogs", Instant::now()).unwrap().after, Some(7));
+    dogs.joined(&joined(5, 10, true));
+    assert_eq!(dogs.arrived(8), Arrival::Next);
+}

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustls::pki_types::ServerName;
@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::complaint::Complaint;
+use crate::front::listener::tests::Warnings;
 use crate::front::metrics::Metrics;
 use crate::front::registry::{Registry, State};
 use crate::front::timers::Patience;
 use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
-use crate::shard::{self, Bounds, Shards};
+use crate::shard::request::Posts;
+use crate::shard::{self, Bounds, ConnectionId, Event, JoinFrom, Range, ReadError, Shards, Untold};
 use crate::telemetry::trace::Tracer;
 use crate::tls::Acceptor;
 use crate::tls::tests::Directory;
@@ -86,9 +88,14 @@ fn task_within(limits: Limits, socket: Stream) -> (Task, Admitted) {
     let rules = NameRules { max_bytes: limits.group_name_bytes, ascii_only: false };
     let patience = Patience { hello: NEVER, line: NEVER, idle: NEVER, heartbeat: NEVER, stall: NEVER };
     let (metrics, tracer, weight) = (Metrics::new(), Tracer::default(), Arc::default());
-    let shared =
-        Shared { limits, rules, patience, shards: shards(), metrics, tracer, weight, unread: Complaint::default() };
+    let (shards, unread, unanswered) = (shards(), Complaint::default(), Complaint::default());
+    let shared = Shared { limits, rules, patience, shards, metrics, tracer, weight, unread, unanswered };
     (Task::new(Arc::new(shared), me, socket), admitted)
+}
+
+/// It has said who it is.
+fn introduce(task: &mut Task) {
+    task.voice = task.me.session().map(|(session, _)| (Arc::clone(session), Dialect::Extended));
 }
 
 #[tokio::test]
@@ -119,7 +126,7 @@ async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
     let limits = Limits { groups_per_connection: 1, ..Limits::default() };
     let stream = Stream::Plain(accepted.unwrap().0);
     let (mut task, _admitted) = ::metrics::with_local_recorder(&recorder, || task_within(limits, stream));
-    task.voice = task.me.session().map(|(session, _)| (Arc::clone(session), Dialect::Extended));
+    introduce(&mut task);
     for (refused, join) in [
         (0, json!({"group_name": "Dogs"})),
         (1, json!({"group_name": "Cats"})),
@@ -134,6 +141,80 @@ async fn joins_that_no_owner_hears_of_are_counted_as_refused() {
     task.on_line(br#"{"Leave": {"group_name": ""}}"#);
     assert!(recorder.handle().render().contains("tertulia_joins_total{result=\"refused\"} 3\n"));
     drop(client);
+}
+
+#[tokio::test]
+async fn that_questions_cannot_be_answered_is_said_once_in_a_while() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut task, _admitted) = task(Stream::Plain(accepted.unwrap().0));
+    introduce(&mut task);
+    let error = || ReadError { reason: "it is out of order".to_owned() };
+    let group = GroupName::new("Dogs").unwrap();
+    for _ in 0..100 {
+        let (group, range) = (group.clone(), Range::Before(u64::MAX));
+        task.on_reply(Reply::History { group, range, page: Err(error()), epoch: None });
+        task.on_reply(Reply::Groups(Err(Untold::Unread(error()))));
+    }
+    let told = String::from_utf8(task.out.take_all()).unwrap();
+    assert_eq!(told.matches("unavailable").count(), 200, "whoever asks is told: {told}");
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+    drop(client);
+}
+
+/// A group that has so many messages.
+async fn fill_group(shards: &Shards, group: &GroupName, messages: usize) {
+    let (user, address, inbox) = (UserName::new("bob").unwrap(), IpAddr::from([127, 0, 0, 1]), Arc::default());
+    let session = Arc::new(Session { id: ConnectionId(99), user, address, inbox, home: None, wants_places: true });
+    let join = Request::Join { group: group.clone(), session: Arc::clone(&session), from: JoinFrom::Now };
+    assert!(shards.send(shards.shard_of(group), join).await);
+    std::future::poll_fn(|cx| session.inbox.poll_take(cx)).await;
+    let post = |_| NewPost { group: group.clone(), message: "x".into(), id: None, trace: None, weight: None };
+    let (posts, received) = ((0..messages).map(post).collect(), Instant::now());
+    let posts = Posts { session: Arc::clone(&session), posts, received, in_doubt: false };
+    assert!(shards.send(shards.shard_of(group), Request::Post(posts)).await);
+    let mut stored = 0;
+    while stored < messages {
+        for event in std::future::poll_fn(|cx| session.inbox.poll_take(cx)).await {
+            let Event::Posted(acks) = event else { panic!("{event:?}") };
+            assert!(acks.iter().all(|ack| ack.outcome.is_ok()), "{acks:?}");
+            stored += acks.len();
+        }
+    }
+}
+
+/// It is read from memory, and nothing that is waited for ends the turn.
+#[tokio::test]
+async fn who_takes_all_as_fast_as_it_is_read_leaves_others_their_turn() {
+    const MESSAGES: usize = 4_000;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    socket2::SockRef::from(&server).set_send_buffer_size(1024 * 1024).unwrap();
+    let taking = std::thread::spawn(move || std::io::copy(&mut client, &mut std::io::sink()).unwrap());
+
+    let limits = Limits { outbound_bytes: 4 * 1024, ..Limits::default() };
+    let (mut task, _admitted) = task_within(limits, Stream::Plain(server));
+    introduce(&mut task);
+    fill_group(&task.shared.shards, &GroupName::new("Dogs").unwrap(), MESSAGES).await;
+    task.on_line(json!({"Join": {"group_name": "Dogs", "last": MESSAGES}}).to_string().as_bytes());
+    let (mut most, me) = (0, Arc::clone(&task.me));
+    let sent = || me.bytes_out.load(Ordering::Relaxed);
+    let serving = std::future::poll_fn(|cx| {
+        let before = sent();
+        assert!(task.poll(cx).is_pending());
+        most = most.max(sent() - before);
+        let is_served = me.deliveries.load(Ordering::Relaxed) == MESSAGES as u64 && task.out.is_empty();
+        if is_served { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(NEVER, serving).await.unwrap();
+    // In 16 pages, each of which fills it up, and one may have waited.
+    let pages = 1 + u64::from(FILLS);
+    assert!(most <= sent() * pages / 15, "{most} of {} in one turn", sent());
+    drop(task);
+    assert_eq!(taking.join().unwrap(), sent());
 }
 
 async fn write(task: &mut Task, bytes: usize) {

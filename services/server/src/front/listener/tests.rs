@@ -124,7 +124,7 @@ async fn who_has_yet_to_tell_is_accepted_while_there_is_no_room_for_a_handshake(
 
 /// Counts what is said aloud.
 #[derive(Clone, Default)]
-struct Warnings(Arc<AtomicUsize>);
+pub(in crate::front) struct Warnings(pub(in crate::front) Arc<AtomicUsize>);
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {

@@ -164,7 +164,7 @@ impl World {
     }
 
     fn poll_with(&mut self, waker: &Waker, room: usize) -> bool {
-        self.around(room, |member, around| member.poll(&mut Context::from_waker(waker), around).is_pending())
+        self.around(room, |member, around| member.poll(&mut Context::from_waker(waker), around, None).is_pending())
             .unwrap_or(true)
     }
 
@@ -421,7 +421,7 @@ async fn who_is_caught_up_where_much_is_posted_reads_on_until_nothing_is_missing
     world.around(usize::MAX, |member, around| member.on_page(read, around));
     let member = world.member.as_ref().unwrap();
     assert_eq!((member.next, member.status.lagging()), (3, 0));
-    assert!(matches!(member.state, State::CatchingUp { page: None, .. }), "it reads on at once");
+    assert!(matches!(member.state, State::CatchingUp { stage: Stage::Ask, .. }), "it reads on at once");
     assert!(world.poll(usize::MAX), "it has all there is");
     assert!(matches!(world.member.as_ref().unwrap().state, State::Live(_)));
     world.take();

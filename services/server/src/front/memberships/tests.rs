@@ -2,21 +2,25 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tertulia_protocol::codec::decode_server;
 use tertulia_protocol::extended::FromServer;
 use tertulia_protocol::{Dialect, GroupName, UserName};
 
+use self::gated::Gated;
 use super::super::membership::start;
 use super::super::metrics::Metrics;
 use super::super::outbound::Outbound;
 use super::*;
 use crate::complaint::Complaint;
 use crate::log::memory::Memory;
-use crate::log::{Config as LogConfig, Retention};
+use crate::log::{Config as LogConfig, Log, Retention};
 use crate::shard::request::{NewPost, Posts, Request};
 use crate::shard::{Bounds, Config, ConnectionId, Event, JoinFrom, Session, Shards};
+
+mod gated;
 
 /// Groups that there are.
 const GROUPS: usize = 150;
@@ -55,6 +59,11 @@ impl Wake for Task {
     }
 }
 
+fn memory() -> Memory {
+    let retention = Retention { messages: 1_000, ..Retention::default() };
+    Memory::new(&LogConfig { retention, ..LogConfig::default() }, 2)
+}
+
 /// A server, one who posts to all its groups, and a connection that is in some.
 struct World {
     shards: Shards,
@@ -76,8 +85,10 @@ struct World {
 
 impl World {
     async fn new(groups: usize) -> Self {
-        let retention = Retention { messages: 1_000, ..Retention::default() };
-        let log = Arc::new(Memory::new(&LogConfig { retention, ..LogConfig::default() }, 2));
+        Self::of(Arc::new(memory()), groups).await
+    }
+
+    async fn of(log: Arc<dyn Log>, groups: usize) -> Self {
         let config = Config { count: 2, fanout: 2, ..Config::default() };
         let session = |id, name| {
             let (user, address) = (UserName::new(name).unwrap(), IpAddr::from([127, 0, 0, 1]));
@@ -188,6 +199,18 @@ impl World {
             let Some(next) = self.next.get_mut(&group) else { panic!("not in {group}") };
             assert_eq!(message.seq, *next, "in group {group}");
             *next += 1;
+        }
+    }
+
+    /// It is served until it waits.
+    async fn settle(&mut self) {
+        loop {
+            self.serve(usize::MAX);
+            // What the runtime put off comes then.
+            tokio::task::yield_now().await;
+            if !self.is_woken() {
+                return;
+            }
         }
     }
 
@@ -308,5 +331,48 @@ async fn of_many_that_are_busy_each_has_its_turn() {
         assert_eq!(served, round);
         assert!(world.starved);
     }
+    world.finish().await;
+}
+
+/// As many pages as may be read at once.
+const READING: usize = 4;
+
+/// A connection that is behind in all groups, by one message.
+async fn behind(log: &Arc<Gated>) -> World {
+    let mut world = World::of(Arc::clone(log) as Arc<dyn Log>, GROUPS).await;
+    for group in 0..GROUPS {
+        world.post(group).await;
+        world.join(group, JoinFrom::Last(1)).await;
+    }
+    world
+}
+
+/// What is read waits in memory until there is room for it: that must not be a page of each group.
+#[tokio::test(start_paused = true)]
+async fn of_many_that_are_behind_few_read_at_once_and_each_in_its_turn() {
+    let log = Gated::new(memory());
+    let mut world = behind(&log).await;
+    world.serve(usize::MAX);
+    for answered in 0..GROUPS {
+        assert_eq!(log.begun(), (answered + READING).min(GROUPS));
+        log.answer(1);
+        world.settle().await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_that_could_not_be_read_few_are_read_again_at_once() {
+    let log = Gated::new(memory());
+    let mut world = behind(&log).await;
+    log.fail(true);
+    log.answer(GROUPS);
+    world.settle().await;
+    assert_eq!(log.begun(), GROUPS);
+    log.fail(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.serve(usize::MAX);
+    assert_eq!(log.begun(), GROUPS + READING);
+    log.answer(GROUPS);
     world.finish().await;
 }

@@ -28,7 +28,7 @@ use super::table::{self, TableError, Tables, meta};
 use super::tail::Tail;
 use super::trouble::{Cause, Trouble};
 use super::usage::Usage;
-use super::{Core, Embedded, Threads};
+use super::{Core, Embedded, OWNERS, Threads};
 use crate::log::ReadError;
 use crate::log::clock::Clock;
 use crate::log::config::Config;
@@ -188,6 +188,7 @@ pub(crate) fn start_with(
         queue: Arc::new(Queue::default()),
         places: Arc::new(Semaphore::new(config.append_queue.clamp(1, Semaphore::MAX_PERMITS))),
         readers: Arc::new(Semaphore::new(config.readers.clamp(1, Semaphore::MAX_PERMITS))),
+        owners: Arc::new(Semaphore::new(OWNERS)),
         tail,
         backlog,
         tables: Arc::new(tables),

@@ -128,6 +128,36 @@ async fn whoever_leaves_a_read_alone_holds_up_nobody() {
     log.close().await;
 }
 
+/// What members read may be much, and take long.
+#[tokio::test]
+async fn owners_do_not_wait_behind_what_members_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: directory.path().to_owned(),
+        apply_interval: Duration::from_millis(1),
+        cache_bytes: 0,
+        readers: 2,
+        ..config()
+    };
+    let log = open(&config).unwrap();
+    log.append(0, vec![batch("A", 7, 1, 50)]).await.unwrap();
+    assert!(log.flush().await);
+    let taken = Arc::clone(&log.core.readers).acquire_many_owned(2).await.unwrap();
+    let mut page = log.read(0, &group("A"), Range::After(0), ALL);
+    assert!(futures_util::poll!(&mut page).is_pending());
+    let owners = async {
+        assert_eq!(log.head(0, &group("B")).await.unwrap(), None);
+        let ids = log.read_for_owner(0, &group("A"), Range::Before(51), ALL).await.unwrap().unwrap();
+        assert_eq!(ids.records.len(), 50);
+        log.append(0, vec![batch("C", 8, 1, 1)]).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(30), owners).await.expect("owners are served");
+    assert!(futures_util::poll!(&mut page).is_pending());
+    drop(taken);
+    assert_eq!(page.await.unwrap().unwrap().records.len(), 50);
+    log.close().await;
+}
+
 /// Retention moves on in the tables before memory hears of it: who reads in between must not get a page with a hole before it.
 #[tokio::test]
 async fn a_page_says_where_it_begins_though_retention_was_quicker_than_memory() {

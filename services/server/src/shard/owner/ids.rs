@@ -105,7 +105,7 @@ impl Search {
         let mut before = head + 1;
         while found.len() < window && before > 1 {
             let limit = PageLimit { records: (window - found.len()).min(PAGE.records), ..PAGE };
-            let page = log.read(shard, &group, Range::Before(before), limit).await;
+            let page = log.read_for_owner(shard, &group, Range::Before(before), limit).await;
             let records = page.map_err(|_| unavailable(&group))?.map_or_else(Vec::new, |page| page.records);
             let Some(first) = records.first() else { break };
             before = first.seq;

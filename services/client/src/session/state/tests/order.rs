@@ -108,6 +108,42 @@ fn what_was_missed_comes_before_the_newest_few() {
     assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":1}}"#]);
 }
 
+/// The server would begin with the newest few and send no more of the rest.
+#[test]
+fn the_newest_few_wait_for_what_a_member_was_promised() {
+    let mut play = Play::in_dogs();
+    play.reconnect();
+    play.sent();
+    play.hear(&joined(EPOCH, 10, true));
+    play.hear(&message(8));
+    play.type_in(join(1));
+    assert!(play.sent().is_empty(), "9 and 10 are still to come");
+    assert!(!play.state.is_settled());
+    play.hear(&message(9));
+    play.hear(&message(10));
+    assert_eq!(play.seqs(), ["8", "9", "10"]);
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":1}}"#]);
+}
+
+/// More was posted than a member has heard of.
+#[test]
+fn what_a_member_had_not_seen_comes_before_the_newest_few_that_it_asks_for() {
+    let mut play = Play::in_dogs();
+    play.type_in(join(2));
+    assert_eq!(play.sent(), [r#"{"Join":{"group_name":"Dogs","last":2}}"#]);
+    play.hear(&message(8));
+    play.hear(&joined(EPOCH, 12, true));
+    assert_eq!(play.sent(), [format!(r#"{{"Join":{{"group_name":"Dogs","after":8,"epoch":{EPOCH}}}}}"#)]);
+    play.hear(&message(11));
+    assert_eq!(play.state.places().get("Dogs"), Some(&Position { epoch: EPOCH, seen: 8 }));
+    play.hear(&joined(EPOCH, 12, true));
+    for seq in 9..=12 {
+        play.hear(&message(seq));
+    }
+    assert_eq!(play.seqs(), ["8", "9", "10", "11", "12"]);
+    assert!(play.state.is_settled());
+}
+
 #[test]
 fn the_newest_few_are_asked_for_again_after_a_connection_that_broke_before_they_came() {
     let mut play = Play::in_dogs();
