@@ -194,6 +194,20 @@ async fn what_is_stored_in_part_when_another_writer_comes_is_told_by_its_groups(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_with_a_message_that_finds_no_room_by_itself_is_refused_and_the_storage_is_known_to_be_full() {
+    let nearly = Nearly::full(MESSAGE / 2).await;
+    let batches = vec![batch("Cats", 7, 1, 1), batch("Dogs", 7, 3, 1_026), batch("Eels", 7, 1, 1)];
+    let refused = tokio::time::timeout(PATIENCE, nearly.log.append(SHARD, batches)).await;
+    let error = refused.expect("it is known that nothing is stored").unwrap_err();
+    assert!(matches!(&error, AppendError::Unavailable { reason } if reason.contains("10176")), "{error}");
+    assert!(nearly.log.trouble().is_some() && nearly.log.outage().is_none());
+    assert_eq!((nearly.stored("Cats").await, nearly.stored("Dogs").await, nearly.stored("Eels").await), (0, 2, 0));
+    nearly.log.append(SHARD, vec![batch("Cats", 7, 1, 1), batch("Eels", 7, 1, 1)]).await.unwrap();
+    nearly.log.close().await;
+    nearly.other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_the_shard_after_one_who_stored_a_part_and_stopped_sees_what_each_group_has() {
     let nearly = Nearly::full(2 * MESSAGE + MESSAGE / 2).await;
     let appending = nearly.append().await;
