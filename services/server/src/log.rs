@@ -171,6 +171,13 @@ pub enum AppendError {
         /// The head in the log.
         found: u64,
     },
+    /// The same, and what the other writer found of the append is a part: of these groups all is stored up to this `seq`, which is not
+    /// appended again. Nothing more is.
+    #[error("another writer took the shard when an append was stored in part, of {} groups", .stored.len())]
+    FencedInPart {
+        /// The groups, and up to where.
+        stored: Vec<(GroupName, u64)>,
+    },
     /// The log cannot be written now. It may work later.
     #[error("the log cannot be written: {reason}")]
     Unavailable {
@@ -249,7 +256,9 @@ pub type Emptied = (Vec<GroupName>, Option<String>);
 ///
 /// * **Durable on return.** When [`Log::append`] returns `Ok`, every record survives what the engine's durability says.
 /// * **All or nothing.** An append that returns an error has left nothing behind: none of its records is ever read, now or
-///   after a restart. An append whose future is dropped may or may not happen.
+///   after a restart. Where several nodes write, an append may have been stored in part when another one took the shard: that error says of
+///   which groups, up to where. An append whose future is dropped, or in flight when the log is closed, may or may not happen, or in part; of a
+///   group what is stored is always the first of it.
 /// * **Compare and append.** A batch is appended only if its epoch is the group's and its first `seq` follows the group's head. A
 ///   group that the log does not know is created by its first batch, with the batch's epoch and first `seq` 1.
 /// * **Read your writes.** What an `Ok` append holds is seen by every read that begins later; reads never see a record whose

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append ─▶ known heads ─▶ one publish under the shard's fence ─▶ ack ─▶ known heads
-//!                              └ no ack ─▶ move the fence ─▶ read what is stored
+//!                              └ no ack ─▶ move the fence ─▶ read what is stored ─▶ a part: publish the rest
 //! read ──▶ known heads ─▶ find the place ─▶ direct gets, from any replica, until the page is whole
 //! ```
 //!
@@ -32,6 +32,7 @@ mod retention;
 mod streams;
 mod subject;
 mod trouble;
+mod unanswered;
 
 #[cfg(test)]
 pub(crate) mod tests;

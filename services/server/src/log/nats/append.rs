@@ -1,8 +1,7 @@
 //! Extending a shard: one publish under the shard's fence, and certainty about how it ended.
 //!
-//! An answer that does not come means that the messages may be stored, now or whenever the server comes to them. So before anything
-//! is said, the fence is moved: what was sent under the old one can then no longer be stored, and the log tells what was. Until that
-//! is done the append has not ended.
+//! An answer that does not come means that the messages may be stored, now or whenever the server comes to them. Before anything is said
+//! that is found out (`unanswered`); until then the append has not ended.
 
 use std::sync::Arc;
 
@@ -11,9 +10,9 @@ use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::Core;
-use super::fence::{Patience, TakeOverError, Unread, decode};
+use super::fence::{Patience, Unread};
 use super::known::{Known, Point};
-use super::link::{BATCH, Get, NoAnswer, Published};
+use super::link::{BATCH, Published};
 use super::message::{Kind, Message};
 use super::trouble::Cause;
 use crate::log::{AppendError, Batch, Head, Record};
@@ -32,12 +31,59 @@ pub(super) struct Outgoing {
     pub(super) message: Message,
 }
 
+/// Where a message of an append is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is not stored.
+    Missing,
+    /// At this position of the stream.
+    At(u64),
+    /// Somewhere before a later one of its group, which tells all that it does.
+    Before,
+}
+
+/// Where the messages of an append are.
+#[derive(Debug)]
+pub(super) enum Places {
+    /// Side by side, the last one here.
+    Together(u64),
+    /// It was not stored at once: where each is.
+    Apart(Vec<Place>),
+}
+
+impl Places {
+    /// That of each of `count` messages.
+    fn all(&self, count: usize) -> impl Iterator<Item = Place> {
+        let (first, apart) = match self {
+            Self::Together(last) => ((last + 1).saturating_sub(count as u64), None),
+            Self::Apart(places) => (0, Some(places)),
+        };
+        (first..).zip(0..count).map(move |(position, index)| match apart {
+            Some(places) => places.get(index).copied().unwrap_or(Place::Missing),
+            None => Place::At(position),
+        })
+    }
+
+    /// Where the last one is.
+    fn last(&self) -> u64 {
+        match self {
+            Self::Together(last) => *last,
+            Self::Apart(places) => match places.last() {
+                Some(Place::At(position)) => *position,
+                Some(Place::Missing | Place::Before) | None => 0,
+            },
+        }
+    }
+}
+
 /// How a publish ended, when it did not simply end well.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     /// Nothing is stored, and the shard is somebody else's.
     Lost,
-    /// Nothing is stored, and it may be later.
+    /// The shard is somebody else's, and of these groups all is stored up to this `seq`. Nothing more is.
+    LostInPart(Vec<(GroupName, u64)>),
+    /// Nothing is stored, and it may be later; or the log is closed.
     NotNow(String),
 }
 
@@ -57,7 +103,7 @@ impl Core {
                 self.metrics.stored.increment(1);
                 batches.iter().for_each(|batch| self.bound_bytes(shard, &batch.group));
             }
-            Err(AppendError::Fenced { .. }) => self.metrics.fenced.increment(1),
+            Err(AppendError::Fenced { .. } | AppendError::FencedInPart { .. }) => self.metrics.fenced.increment(1),
             Err(AppendError::Unavailable { .. }) => self.metrics.unavailable.increment(1),
         }
         result
@@ -86,6 +132,7 @@ impl Core {
         }
         self.store(shard, &outgoing).await.map_err(|failure| match (failure, batches.first()) {
             (Failure::NotNow(reason), _) => unavailable(reason),
+            (Failure::LostInPart(stored), _) => AppendError::FencedInPart { stored },
             (Failure::Lost, Some(batch)) => self.lost_while_appending(batch),
             (Failure::Lost, None) => unavailable("the shard was taken by another writer"),
         })
@@ -153,28 +200,29 @@ impl Core {
         }
     }
 
-    /// Stores messages of a shard, all or none, and keeps in mind what they change. The writer's lock is held.
+    /// Stores messages of a shard, all or none unless the shard is lost, and keeps in mind what they change. The writer's lock is held.
     async fn store(&self, shard: u16, outgoing: &[Outgoing]) -> Result<(), Failure> {
-        let position = self.publish(shard, outgoing).await?;
-        self.learn(shard, outgoing, position);
+        let places = self.publish(shard, outgoing).await?;
+        self.learn(shard, outgoing, &places);
         Ok(())
     }
 
     pub(super) async fn store_one(&self, shard: u16, outgoing: Outgoing) -> Result<u64, AppendError> {
         let one = [outgoing];
-        let position = self.publish(shard, &one).await.map_err(|failure| match failure {
+        let places = self.publish(shard, &one).await.map_err(|failure| match failure {
             Failure::NotNow(reason) => unavailable(reason),
-            Failure::Lost => {
+            // Of one message no part is stored.
+            Failure::Lost | Failure::LostInPart(_) => {
                 let [outgoing] = &one;
                 let seq = outgoing.message.seq;
                 AppendError::Fenced { group: outgoing.group.clone(), expected: seq, found: seq }
             }
         })?;
-        self.learn(shard, &one, position);
-        Ok(position)
+        self.learn(shard, &one, &places);
+        Ok(places.last())
     }
 
-    async fn publish(&self, shard: u16, outgoing: &[Outgoing]) -> Result<u64, Failure> {
+    async fn publish(&self, shard: u16, outgoing: &[Outgoing]) -> Result<Places, Failure> {
         let stream = self.link.names.stream_of(shard);
         let encode = |outgoing: &Outgoing| (outgoing.subject.clone(), Bytes::from(outgoing.message.encode()));
         let messages: Vec<(String, Bytes)> = outgoing.iter().map(encode).collect();
@@ -207,14 +255,19 @@ impl Core {
             match published {
                 Published::Stored(position) => {
                     self.trouble.has_stored(stream);
-                    return Ok(position);
+                    return Ok(Places::Together(position));
                 }
                 Published::Fenced => {
                     self.lose(shard);
                     return Err(Failure::Lost);
                 }
-                Published::Busy if Instant::now() < deadline => Patience::short().await,
+                Published::Busy | Published::Incomplete(_) if Instant::now() < deadline => Patience::short().await,
                 Published::Busy => return Err(Failure::NotNow("the stream is busy".to_owned())),
+                Published::Incomplete(reason) => {
+                    // Again and again: there is no room for one of them, though there is for others.
+                    self.trouble.had_no_room(stream, reason.clone());
+                    return Err(Failure::NotNow(reason));
+                }
                 Published::Refused(reason) => {
                     self.trouble.set(Cause::Stream(stream), Some(reason.clone()));
                     return Err(Failure::NotNow(reason));
@@ -227,13 +280,13 @@ impl Core {
                     // Questions may be answered all the same, as where the disk is full.
                     self.trouble.set(Cause::Append(shard), Some(reason.clone()));
                     self.metrics.unresolved.increment(1.0);
-                    let resolved = self.resolve(shard, fence, outgoing).await;
+                    let resolved = self.resolve(shard, fence, outgoing, &messages).await;
                     self.metrics.unresolved.decrement(1.0);
                     self.trouble.set(Cause::Append(shard), None);
                     return match resolved? {
-                        Some(position) => {
+                        Some(places) => {
                             self.metrics.resolved.increment(1);
-                            Ok(position)
+                            Ok(places)
                         }
                         None => Err(Failure::NotNow(reason)),
                     };
@@ -242,105 +295,15 @@ impl Core {
         }
     }
 
-    /// Finds out whether what was sent under `fence` is stored, and makes sure that it never will be if it is not.
-    async fn resolve(&self, shard: u16, fence: u64, outgoing: &[Outgoing]) -> Result<Option<u64>, Failure> {
-        // All were stored or none, so the last one tells.
-        let Some(last) = outgoing.last() else { return Ok(None) };
-        let (mut patience, takeover) = (Patience::new(), self.new_takeover());
-        self.shard(shard).state().is_claiming = true;
-        loop {
-            match self.claim(shard, Some(fence), &takeover).await {
-                Ok(position) => {
-                    self.shard(shard).state().goes_on(fence, position);
-                    return self.was_stored(shard, position, last).await;
-                }
-                Err(TakeOverError::Taken { .. }) => {
-                    let stored = self.was_stored_before_others(shard, fence, last).await;
-                    self.lose(shard);
-                    return stored.map(Some);
-                }
-                Err(TakeOverError::Unavailable { reason, .. }) if self.is_closed() => {
-                    return Err(Failure::NotNow(reason));
-                }
-                Err(TakeOverError::Unavailable { .. }) => patience.wait().await,
-            }
-        }
-    }
-
-    /// Nobody else has written since: the last message on the subject is ours or it is not there.
-    async fn was_stored(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<Option<u64>, Failure> {
-        let mut patience = Patience::new();
-        loop {
-            match self.last_under(shard, fence, &sent.subject).await {
-                Ok(found) => {
-                    let ours = found.filter(|found| decode(found).is_ok_and(|message| message == sent.message));
-                    return Ok(ours.map(|found| found.position));
-                }
-                Err(Unread::Taken) => {
-                    let stored = self.was_stored_before_others(shard, fence, sent).await;
-                    self.lose(shard);
-                    return stored.map(Some);
-                }
-                Err(Unread::NoAnswer(error)) if self.is_closed() => return Err(Failure::NotNow(error.0)),
-                Err(Unread::NoAnswer(_)) => patience.wait().await,
-            }
-        }
-    }
-
-    /// Another writer has the shard since, and may have extended the group, or removed from it. That nothing of ours is stored is said only
-    /// by the log: a question that is not answered is asked again.
-    async fn was_stored_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<u64, Failure> {
-        let mut patience = Patience::new();
-        loop {
-            match self.find_before_others(shard, fence, sent).await {
-                Ok(Some(position)) => return Ok(position),
-                Ok(None) => return Err(Failure::Lost),
-                Err(error) if self.is_closed() => return Err(Failure::NotNow(error.0)),
-                Err(_) => patience.wait().await,
-            }
-        }
-    }
-
-    /// Where it is stored what was sent under `fence`, and under no later one; `None` if it is not.
-    async fn find_before_others(&self, shard: u16, fence: u64, sent: &Outgoing) -> Result<Option<u64>, NoAnswer> {
-        let stream = self.link.names.stream_of(shard);
-        let fence_subject = self.link.names.fence(shard);
-        let get = Get { multi_last: vec![fence_subject.clone(), sent.subject.clone()], ..Get::default() };
-        let found = self.link.get_many(stream, &get).await?.messages;
-        if !found.iter().any(|message| message.subject == fence_subject && message.position > fence) {
-            return Err(NoAnswer("the replicas are behind".to_owned()));
-        }
-        let Some(last) = found.into_iter().find(|message| message.subject == sent.subject) else { return Ok(None) };
-        let message = decode(&last)?;
-        if message == sent.message {
-            return Ok(Some(last.position));
-        }
-        if message.epoch != sent.message.epoch || message.seq < sent.message.seq {
-            return Ok(None);
-        }
-        let known = Known::of(&message, last.position);
-        let (from, upto) = (sent.message.first(), sent.message.seq);
-        // What has been removed since nobody can find any more.
-        let Some(head) = known.head.filter(|head| head.first <= upto) else { return Ok(None) };
-        let wanted = from.max(head.first)..=upto;
-        if wanted.is_empty() {
-            // It had no records: whoever asked to remove something may ask again.
-            return Ok(None);
-        }
-        let found = self.fetch(shard, &sent.subject, message.epoch, wanted, u64::MAX, &known).await?.records;
-        let is_ours = !found.is_empty() && sent.message.records.ends_with(&found);
-        Ok(is_ours.then_some(last.position))
-    }
-
-    /// Keeps in mind what was stored. The messages of an append stand side by side in the stream.
-    fn learn(&self, shard: u16, outgoing: &[Outgoing], last: u64) {
+    /// Keeps in mind what was stored.
+    fn learn(&self, shard: u16, outgoing: &[Outgoing], places: &Places) {
         let (mut new, mut marks) = (Vec::new(), Vec::new());
         let mut state = self.shard(shard).state();
         if state.fence.is_none() {
             return;
         }
-        let first = (last + 1).saturating_sub(outgoing.len() as u64);
-        for (position, Outgoing { group, message, .. }) in (first..).zip(outgoing) {
+        for (place, Outgoing { group, message, .. }) in places.all(outgoing.len()).zip(outgoing) {
+            let Place::At(position) = place else { continue };
             if message.kind == Kind::Deleted {
                 // Groups come and go, and their names never end: nothing is kept of what is gone but since when it is.
                 state.groups.remove(group);

@@ -184,7 +184,7 @@ impl Core {
                 self.lineage.has_stored(&stream, before, position);
                 return Ok(Attempt::Ours(position));
             }
-            Published::Busy => return Ok(Attempt::Busy),
+            Published::Busy | Published::Incomplete(_) => return Ok(Attempt::Busy),
             Published::Full(reason) => return Ok(Attempt::Failed(reason)),
             Published::Refused(reason) | Published::Unknown(reason) => return Ok(Attempt::Silent(reason)),
             Published::Fenced => {}
@@ -328,19 +328,32 @@ impl Core {
     /// The last message on a subject, from a replica that has all that was stored before our fence, and the end of every group that we
     /// deleted and keep nothing of.
     pub(super) async fn last_under(&self, shard: u16, fence: u64, subject: &str) -> Result<Option<Stored>, Unread> {
+        Ok(self.last_of_each_under(shard, fence, vec![subject.to_owned()]).await?.pop())
+    }
+
+    /// The same of several subjects. If the server cuts the answer off, that of the fence is not in it, as the newest is told last: then it is
+    /// as if the replica were behind.
+    pub(super) async fn last_of_each_under(
+        &self,
+        shard: u16,
+        fence: u64,
+        subjects: Vec<String>,
+    ) -> Result<Vec<Stored>, Unread> {
         let fence_subject = self.link.names.fence(shard);
-        let get = Get { multi_last: vec![fence_subject.clone(), subject.to_owned()], ..Get::default() };
+        let mut get = Get { multi_last: subjects, ..Get::default() };
+        get.multi_last.push(fence_subject.clone());
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut patience = Patience::new();
         self.metrics.heads.increment(1);
         loop {
             let deleted = self.shard(shard).state().deleted;
             let found = self.link.get_many(self.link.names.stream_of(shard), &get).await.map_err(Unread::NoAnswer)?;
-            let Found { messages, upto } = found;
+            let Found { mut messages, upto } = found;
             let seen = messages.iter().find(|message| message.subject == fence_subject).map_or(0, |seen| seen.position);
             match seen.cmp(&fence) {
                 std::cmp::Ordering::Equal if upto >= deleted => {
-                    return Ok(messages.into_iter().find(|message| message.subject == subject));
+                    messages.retain(|message| message.subject != fence_subject);
+                    return Ok(messages);
                 }
                 std::cmp::Ordering::Greater => return Err(Unread::Taken),
                 std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {}

@@ -46,6 +46,9 @@ pub(crate) enum Published {
     Fenced,
     /// Nothing is stored: the stream cannot compare just now.
     Busy,
+    /// Nothing is stored: the server did not take all messages of the batch. It had no room for one by itself, or for one more batch, or was
+    /// not the leader when the first came.
+    Incomplete(String),
     /// Nothing is stored, and why.
     Refused(String),
     /// The server that answers has no room for it. It may say so after the replicas have agreed on the message, and for itself alone: then
@@ -160,7 +163,8 @@ impl From<Ack> for Published {
             None => Self::Stored(ack.seq),
             Some(ApiError { err_code: 10071, .. }) => Self::Fenced,
             // The fence's subject is in use, the leader is new, or there are too many batches at once.
-            Some(ApiError { err_code: 10163 | 10164 | 10167 | 10176 | 10210 | 10211, .. }) => Self::Busy,
+            Some(ApiError { err_code: 10163 | 10164 | 10167 | 10210 | 10211, .. }) => Self::Busy,
+            Some(error @ ApiError { err_code: 10176, .. }) => Self::Incomplete(error.to_string()),
             // The limits of the server, of the account, and of its memory or files.
             Some(error @ ApiError { err_code: 10002 | 10023 | 10028 | 10047, .. }) => Self::Full(error.to_string()),
             // The server could not store it, and does not say how far it came.
@@ -171,7 +175,8 @@ impl From<Ack> for Published {
 }
 
 impl Link {
-    /// Publishes messages so that all are stored or none, and only if the last message on the shard's fence is `fence`.
+    /// Publishes messages only if the last message on the shard's fence is `fence`: all are stored, or none, or nothing is said and it may be
+    /// a part, where there was room for no more.
     pub(crate) async fn publish(&self, shard: u16, fence: u64, messages: &[(String, Bytes)]) -> Published {
         let Some(((last_subject, last), before)) = messages.split_last() else { return Published::Stored(0) };
         let mut headers = HeaderMap::new();

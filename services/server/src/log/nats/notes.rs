@@ -51,7 +51,9 @@ impl Bucket {
             let reason = match self.put(&note, last).await? {
                 Published::Stored(_) => return Ok(()),
                 // Somebody else kept one of the same key, or does so now.
-                Published::Fenced | Published::Busy => "others keep notes of the same key".to_owned(),
+                Published::Fenced | Published::Busy | Published::Incomplete(_) => {
+                    "others keep notes of the same key".to_owned()
+                }
                 Published::Refused(reason) | Published::Full(reason) | Published::Unknown(reason) => {
                     return Err(failed(reason));
                 }

@@ -1,5 +1,6 @@
 //! What an owner hands to the log, and what it tells when that has returned.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::shard::group::Group;
 use crate::shard::session::{Ack, Event, Session, Stored};
 use crate::shard::wire::Outcome;
 use crate::shard::{Batch, Refusal, Weight};
-use crate::telemetry::trace::Post;
+use crate::telemetry::trace::{FanOut, Post};
 
 /// Room for so many groups or answers is kept for the next append, since most appends of a quiet server have one post.
 const KEPT: usize = 8;
@@ -99,20 +100,8 @@ impl Owner {
         match result {
             Ok(()) => {
                 self.is_failing = false;
-                let metrics = &self.shared.metrics;
-                metrics.append_seconds.record(returned.duration_since(started).as_secs_f64());
-                for (batch, received) in batches {
-                    metrics.stored.increment(batch.records.len() as u64);
-                    let Some(group) = self.groups.get_mut(&batch.group) else { continue };
-                    group.last_used = tokio::time::Instant::now();
-                    let trace = traced.fan_out(&batch, started, returned);
-                    if let Some(seat) = self.seat.as_mut().filter(|_| group.is_remote()) {
-                        seat.tell(&batch);
-                    }
-                    if group.commit(batch, received, trace) {
-                        self.shared.directory.now_stored();
-                    }
-                }
+                self.shared.metrics.append_seconds.record(returned.duration_since(started).as_secs_f64());
+                self.commit(batches, |batch| traced.fan_out(batch, started, returned));
                 traced.repeated();
                 self.flush_told();
                 self.answer(answers);
@@ -124,8 +113,33 @@ impl Owner {
                     false => tracing::warn!(shard = self.shard, %error, trace_id, "append failed"),
                     true => tracing::debug!(shard = self.shard, %error, trace_id, "append failed again"),
                 }
+                let batches = match &error {
+                    AppendError::FencedInPart { stored } => {
+                        let (stored, lost) = divide(batches, stored);
+                        self.commit(stored, |batch| traced.fan_out(batch, started, returned));
+                        self.flush_told();
+                        lost
+                    }
+                    AppendError::Fenced { .. } | AppendError::Unavailable { .. } => batches,
+                };
                 traced.failed(started, returned, |group| self.head(group));
                 self.on_append_failed(&error, &batches, answers).await;
+            }
+        }
+    }
+
+    /// The log has these: now they may be seen.
+    fn commit(&mut self, batches: Vec<(Arc<Batch>, Instant)>, mut trace: impl FnMut(&Batch) -> Option<Arc<FanOut>>) {
+        for (batch, received) in batches {
+            self.shared.metrics.stored.increment(batch.records.len() as u64);
+            let Some(group) = self.groups.get_mut(&batch.group) else { continue };
+            group.last_used = tokio::time::Instant::now();
+            let trace = trace(&batch);
+            if let Some(seat) = self.seat.as_mut().filter(|_| group.is_remote()) {
+                seat.tell(&batch);
+            }
+            if group.commit(batch, received, trace) {
+                self.shared.directory.now_stored();
             }
         }
     }
@@ -140,7 +154,8 @@ impl Owner {
         let mut staged = std::mem::take(&mut self.staged);
         TracedPosts::take(self.shard, &mut staged.answers, staged.traced, &[]).given_up(|group| self.head(group));
         answers.extend(staged.answers);
-        if matches!(error, AppendError::Fenced { .. }) && self.seat.is_some() {
+        let is_fenced = matches!(error, AppendError::Fenced { .. } | AppendError::FencedInPart { .. });
+        if is_fenced && self.seat.is_some() {
             answers = self.give_up_shard(batches, answers);
         }
         for answer in &mut answers {
@@ -152,11 +167,10 @@ impl Owner {
         }
         let names = batches.iter().map(|(batch, _)| batch.group.clone()).chain(staged.groups);
         for name in names.collect::<Vec<_>>() {
-            let head = match error {
-                // Another node has it now, and tells where it is.
-                AppendError::Fenced { .. } if self.seat.is_some() => None,
-                AppendError::Fenced { .. } => self.shared.log.head(self.shard, &name).await.ok().flatten(),
-                AppendError::Unavailable { .. } => None,
+            // If another node has it now, that one tells where it is.
+            let head = match is_fenced && self.seat.is_none() {
+                true => self.shared.log.head(self.shard, &name).await.ok().flatten(),
+                false => None,
             };
             let Some(group) = self.groups.get_mut(&name) else { continue };
             group.roll_back();
@@ -250,6 +264,26 @@ impl Owner {
             () = given_up => {}
         }
     }
+}
+
+/// What of an append is stored, and what is not.
+type Divided = (Vec<(Arc<Batch>, Instant)>, Vec<(Arc<Batch>, Instant)>);
+
+/// Divides an append of which these groups are stored up to this `seq`, and nothing more.
+fn divide(batches: Vec<(Arc<Batch>, Instant)>, stored: &[(GroupName, u64)]) -> Divided {
+    let upto: HashMap<&GroupName, u64> = stored.iter().map(|(group, seq)| (group, *seq)).collect();
+    let (mut there, mut lost) = (Vec::new(), Vec::new());
+    for (batch, received) in batches {
+        let seq = upto.get(&batch.group).copied().unwrap_or(0);
+        let (before, after) = batch.records.split_at(batch.records.partition_point(|record| record.seq <= seq));
+        for (records, part) in [(before, &mut there), (after, &mut lost)] {
+            if !records.is_empty() {
+                let batch = Batch { group: batch.group.clone(), epoch: batch.epoch, records: records.to_vec() };
+                part.push((Arc::new(batch), received));
+            }
+        }
+    }
+    (there, lost)
 }
 
 /// The end of the append in flight; never, if there is none. Dropping it loses nothing: the append stays in flight.

@@ -46,6 +46,8 @@ const FAR: u8 = 6;
 const MUTE: u8 = 7;
 /// Whoever reads is told that there is no group.
 const BEHIND: u8 = 8;
+/// An append takes a permit of the gate, and only its first record is stored when another writer takes the shard.
+const OVERTAKEN: u8 = 9;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -63,6 +65,17 @@ impl Log for Shared {
                         return Err(AppendError::Unavailable { reason: "not stored".into() });
                     }
                     this.0.memory.append(shard, batches).await
+                })
+            }
+            OVERTAKEN => {
+                let this = self.clone();
+                Box::pin(async move {
+                    this.0.gate.acquire().await.unwrap().forget();
+                    let (group, epoch) = (batches[0].group.clone(), batches[0].epoch);
+                    let first = Batch { group: group.clone(), epoch, records: batches[0].records[..1].to_vec() };
+                    let stored = vec![(group, first.last())];
+                    this.0.memory.append(shard, vec![Arc::new(first)]).await?;
+                    Err(AppendError::FencedInPart { stored })
                 })
             }
             _ => memory.append(shard, batches),

@@ -238,8 +238,8 @@ impl Owner {
         }
     }
 
-    /// Another writer has the shard. What was to be appended is not stored: it is sent to whoever has it, but for what moderators
-    /// asked, who are told. Answers what is left to be answered.
+    /// Another writer has the shard. What was to be appended and is behind the heads is not stored: it is sent to whoever has it, but for what
+    /// moderators asked, who are told. Answers what is left to be answered.
     pub(super) fn give_up_shard(&mut self, batches: &[(Arc<Batch>, Instant)], answers: Vec<Answer>) -> Vec<Answer> {
         let Some(seat) = &mut self.seat else { return answers };
         seat.fenced = true;

@@ -42,7 +42,9 @@ impl Writing {
                         last = Instant::now();
                     }
                     Err(AppendError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
-                    Err(error @ AppendError::Fenced { .. }) => panic!("nobody else writes: {error}"),
+                    Err(error @ (AppendError::Fenced { .. } | AppendError::FencedInPart { .. })) => {
+                        panic!("nobody else writes: {error}")
+                    }
                 }
             }
             println!("at most {longest:?} between two acknowledgements");

@@ -1,12 +1,20 @@
 //! Storage of JetStream without room.
 
+use std::sync::Arc;
+
 use async_nats::jetstream::{self, stream};
 
 use super::*;
-use crate::log::AppendError;
-use crate::log::conformance::batch;
+use crate::log::conformance::{ALL, batch, group, record};
 use crate::log::nats::ack::Ack;
 use crate::log::nats::link::Published;
+use crate::log::{AppendError, Batch, Range, Record};
+
+const ACCOUNT: &str = "accounts { A { jetstream { max_mem: 1MB, max_file: 16MB }, users: [{ user: a, password: a }] } }\n\
+                       no_auth_user: a";
+const SHARD: u16 = 0;
+/// What a message takes that has as many records of the suite as one may have.
+const MESSAGE: usize = 22_500;
 
 #[test]
 fn what_a_limit_refuses_is_told_from_what_is_certainly_not_stored() {
@@ -20,6 +28,7 @@ fn what_a_limit_refuses_is_told_from_what_is_certainly_not_stored() {
     }
     assert_eq!(answered(10071), Published::Fenced);
     assert_eq!(answered(10164), Published::Busy);
+    assert_eq!(answered(10176), Published::Incomplete(text(10176)));
     assert_eq!(answered(10077), Published::Unknown(text(10077)));
     assert_eq!(answered(10054), Published::Refused(text(10054)));
 }
@@ -36,9 +45,7 @@ async fn fill(context: &jetstream::Context) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_for_which_there_is_no_room_is_in_doubt_until_there_is() {
-    let account = "accounts { A { jetstream { max_mem: 1MB, max_file: 16MB }, users: [{ user: a, password: a }] } }\n\
-                   no_auth_user: a";
-    let servers = Servers::start(1, account).await;
+    let servers = Servers::start(1, ACCOUNT).await;
     let log = open_and_take(&config(&servers.urls())).await;
     log.append(0, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
     let context = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
@@ -64,4 +71,156 @@ async fn a_batch_for_which_there_is_no_room_is_in_doubt_until_there_is() {
     tokio::time::timeout(PATIENCE, taken).await.expect("there is room again");
     well(&log).await;
     log.close().await;
+}
+
+/// A server whose account has room for a part of an append, and a log there that may extend all shards.
+struct Nearly {
+    _servers: Servers,
+    context: jetstream::Context,
+    log: Nats,
+    /// Another node's.
+    other: Nats,
+}
+
+impl Nearly {
+    /// There is room for so many bytes, and a little more.
+    async fn full(room: usize) -> Self {
+        let servers = Servers::start(1, ACCOUNT).await;
+        let (log, other) = (open_and_take(&config(&servers.urls())).await, open(&config(&servers.urls())).await);
+        log.append(SHARD, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
+        let context = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        let name = "spare".to_owned();
+        let spare = stream::Config { subjects: vec![name.clone()], name, ..Default::default() };
+        context.create_stream(spare).await.unwrap();
+        context.publish("spare", vec![b'x'; room].into()).await.unwrap().await.unwrap();
+        fill(&context).await;
+        context.delete_stream("spare").await.unwrap();
+        Self { _servers: servers, context, log, other }
+    }
+
+    async fn make_room(&self) {
+        self.context.delete_stream("ballast").await.unwrap();
+    }
+
+    /// Begins an append of which the messages of `Cats` and the first two of three of `Dogs` find room; returns when they are stored.
+    async fn append(&self) -> tokio::task::JoinHandle<Result<(), AppendError>> {
+        let mut batches = vec![batch("Cats", 7, 1, 1), batch("Dogs", 7, 3, 3_002), batch("Eels", 7, 1, 1)];
+        // More than are looked for with one question.
+        batches.extend((0..40).map(|number| batch(&format!("group-{number}"), 7, 1, 1)));
+        let appending = tokio::spawn(self.log.append(SHARD, batches));
+        let begun = tokio::time::Instant::now();
+        while self.stored("Dogs").await < 2_050 {
+            assert!(begun.elapsed() < PATIENCE, "{} of Dogs are stored", self.stored("Dogs").await);
+            assert!(!appending.is_finished(), "nobody knows what is stored: {:?}", appending.await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!((self.stored("Cats").await, self.stored("Dogs").await, self.stored("Eels").await), (1, 2_050, 0));
+        appending
+    }
+
+    /// Waits until the log knows that the stream answers.
+    async fn answers(&self) {
+        let begun = tokio::time::Instant::now();
+        while let Err(error) = self.log.core.check_open(SHARD) {
+            assert!(begun.elapsed() < PATIENCE, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Up to which `seq` a group is stored, as the server has it.
+    async fn stored(&self, name: &str) -> u64 {
+        let known = self.other.core.known_to_leader(SHARD, &group(name)).await.unwrap();
+        known.and_then(|known| known.head).map_or(0, |head| head.seq)
+    }
+}
+
+/// All that a log reads of a group.
+async fn read(log: &Nats, name: &str) -> Vec<Record> {
+    let mut all: Vec<Record> = Vec::new();
+    loop {
+        let after = all.last().map_or(0, |record| record.seq);
+        let page = log.read(SHARD, &group(name), Range::After(after), ALL).await.unwrap();
+        let records = page.map(|page| page.records).unwrap_or_default();
+        if records.is_empty() {
+            return all;
+        }
+        all.extend(records);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_is_stored_in_part_is_finished() {
+    let nearly = Nearly::full(2 * MESSAGE + MESSAGE / 2).await;
+    let appending = nearly.append().await;
+    nearly.make_room().await;
+    let ended = tokio::time::timeout(PATIENCE, appending).await.expect("it is finished once there is room").unwrap();
+    assert!(ended.is_ok(), "a part is stored: {ended:?}");
+    nearly.answers().await;
+    nearly.log.append(SHARD, vec![batch("Dogs", 7, 3_003, 3_003), batch("Eels", 7, 2, 2)]).await.unwrap();
+    for log in [&nearly.log, &nearly.other] {
+        for (name, last) in [("Cats", 1), ("Dogs", 3_003), ("Eels", 2), ("group-0", 1), ("group-39", 1)] {
+            assert!(read(log, name).await == (1..=last).map(record).collect::<Vec<_>>(), "{name}");
+        }
+    }
+    nearly.log.close().await;
+    nearly.other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_in_part_when_another_writer_comes_is_told_by_its_groups() {
+    let nearly = Nearly::full(2 * MESSAGE + MESSAGE / 2).await;
+    let appending = nearly.append().await;
+    let Nearly { log, other, .. } = &nearly;
+    other.take_over(SHARD).await.unwrap();
+    nearly.make_room().await;
+    // In the places of what is not stored it puts something else.
+    let theirs = |seq| Record { message: "theirs".into(), ..record(seq) };
+    let batch_of = |name: &str, records| Arc::new(Batch { group: group(name), epoch: 7, records });
+    let (dogs, eels) = ((2_051..=2_060).map(theirs).collect(), (1..=2).map(theirs).collect());
+    other.append(SHARD, vec![batch_of("Dogs", dogs), batch_of("Eels", eels)]).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, appending).await.expect("it ends").unwrap();
+    let stored = vec![(group("Cats"), 1), (group("Dogs"), 2_050)];
+    assert_eq!(ended, Err(AppendError::FencedInPart { stored }));
+    assert!(!log.holds(SHARD));
+    nearly.answers().await;
+    let error = log.append(SHARD, vec![batch("Cats", 7, 2, 2)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fenced { .. }), "{error}");
+    for (name, ours, last) in [("Cats", 1, 1), ("Dogs", 2_050, 2_060), ("Eels", 0, 2)] {
+        let expected: Vec<Record> = (1..=ours).map(record).chain((ours + 1..=last).map(theirs)).collect();
+        assert!(read(other, name).await == expected, "{name}");
+    }
+    log.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_with_a_message_that_finds_no_room_by_itself_is_refused_and_the_storage_is_known_to_be_full() {
+    let nearly = Nearly::full(MESSAGE / 2).await;
+    let batches = vec![batch("Cats", 7, 1, 1), batch("Dogs", 7, 3, 1_026), batch("Eels", 7, 1, 1)];
+    let refused = tokio::time::timeout(PATIENCE, nearly.log.append(SHARD, batches)).await;
+    let error = refused.expect("it is known that nothing is stored").unwrap_err();
+    assert!(matches!(&error, AppendError::Unavailable { reason } if reason.contains("10176")), "{error}");
+    assert!(nearly.log.trouble().is_some() && nearly.log.outage().is_none());
+    assert_eq!((nearly.stored("Cats").await, nearly.stored("Dogs").await, nearly.stored("Eels").await), (0, 2, 0));
+    nearly.log.append(SHARD, vec![batch("Cats", 7, 1, 1), batch("Eels", 7, 1, 1)]).await.unwrap();
+    nearly.log.close().await;
+    nearly.other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_the_shard_after_one_who_stored_a_part_and_stopped_sees_what_each_group_has() {
+    let nearly = Nearly::full(2 * MESSAGE + MESSAGE / 2).await;
+    let appending = nearly.append().await;
+    tokio::time::timeout(PATIENCE, nearly.log.close()).await.expect("it is not waited for");
+    let ended = appending.await.unwrap();
+    assert!(matches!(ended, Err(AppendError::Unavailable { .. })), "{ended:?}");
+    nearly.make_room().await;
+    let Nearly { other, .. } = &nearly;
+    other.take_over(SHARD).await.unwrap();
+    let batches = vec![batch("Cats", 7, 2, 2), batch("Dogs", 7, 2_051, 2_060), batch("Eels", 7, 1, 1)];
+    other.append(SHARD, batches).await.unwrap();
+    for (name, last) in [("Cats", 2), ("Dogs", 2_060), ("Eels", 1)] {
+        assert!(read(other, name).await == (1..=last).map(record).collect::<Vec<_>>(), "{name}");
+    }
+    other.close().await;
 }

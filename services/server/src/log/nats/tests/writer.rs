@@ -64,8 +64,14 @@ impl Writer {
                 self.head += count;
                 self.acked.extend(records);
             }
-            Err(_) => {
-                self.refused.extend(records.into_iter().filter_map(|record| record.id));
+            Err(error) => {
+                let upto = match error {
+                    AppendError::FencedInPart { stored } => stored.iter().map(|(_, seq)| *seq).max().unwrap_or(0),
+                    _ => 0,
+                };
+                let (acked, refused): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.seq <= upto);
+                self.acked.extend(acked);
+                self.refused.extend(refused.into_iter().filter_map(|record| record.id));
                 self.look().await;
             }
         }

@@ -96,6 +96,29 @@ async fn a_post_and_its_repeat_both_go_to_the_new_owner() {
     assert!(first[0].is_ok() && first == second, "{first:?} {second:?}");
 }
 
+/// Posts without an id, which nobody recognises.
+#[tokio::test]
+async fn of_an_append_that_was_stored_in_part_only_the_rest_goes_to_the_new_owner() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    let mut joined = pair.one.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.one.mood(OVERTAKEN);
+    pair.one.send_posts(&ada, &["", ""]).await;
+    // One more, which waits for the append before.
+    pair.one.send_posts(&ada, &[""]).await;
+    pair.one.log.0.gate.add_permits(1);
+    assert_eq!(answers(&ada, 1).await, [Ok(2)], "it is stored");
+    pair.one.mood(WELL);
+    pair.own(&pair.two, pair.reign + 1, Vec::new()).await;
+    assert_eq!(answers(&ada, 2).await, [Ok(3), Ok(4)]);
+    assert_eq!(delivered(&mut joined, 4).await, [1, 2, 3, 4]);
+    let limit = PageLimit { records: 10, bytes: usize::MAX };
+    let page = pair.one.log.read(0, &pair.one.group, Range::After(0), limit).await.unwrap().unwrap();
+    assert_eq!(page.records.len(), 4, "{:?}", page.records);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repeat_of_what_may_be_stored_is_not_refused_as_if_it_were_not() {
     let pair = Pair::new().await;
