@@ -14,7 +14,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, in_place, is_full};
+use super::disk::{Disk, DiskFile, Identity, in_place, is_full};
 use super::frame::{FileHeader, PAGE, pages};
 use super::quota::Refused;
 use super::scan::file_name;
@@ -67,11 +67,21 @@ struct Spare {
     size: u64,
 }
 
+/// A file in the chain.
+#[derive(Debug)]
+struct Live {
+    number: u64,
+    size: u64,
+    identity: Identity,
+    /// Kept open, so that its identity is given to no other file, and what somebody removes can be saved.
+    _file: Arc<dyn DiskFile>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     spares: VecDeque<Spare>,
     /// Files in the chain that may still be needed, oldest first.
-    live: VecDeque<(u64, u64)>,
+    live: VecDeque<Live>,
     /// Files that nobody needs any more.
     retired: VecDeque<(String, u64)>,
     next_spare: u64,
@@ -127,8 +137,8 @@ impl Files {
             }
         }
         for &number in found {
-            let size = disk.open(&file_name(number), false)?.len()?;
-            state.live.push_back((number, size));
+            let file = disk.open(&file_name(number), false)?;
+            state.live.push_back(Live { number, size: file.len()?, identity: file.identity()?, _file: file });
         }
         let (wanted, ready) = (Condvar::new(), Condvar::new());
         Ok(Self { disk, limits, trouble, volume: Volume::new(), state: Mutex::new(state), wanted, ready })
@@ -144,11 +154,14 @@ impl Files {
         let spare = self.take(need + PAGE)?;
         let name = file_name(header.file);
         let begun = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync());
-        if let Err(error) = begun {
-            // What the file holds now is unknown: it is not used again.
-            self.discard(&spare.name);
-            return Err(error);
-        }
+        let identity = match begun.and_then(|()| spare.file.identity()) {
+            Ok(identity) => identity,
+            Err(error) => {
+                // What the file holds now is unknown: it is not used again.
+                self.discard(&spare.name);
+                return Err(error);
+            }
+        };
         if let Err(error) = self.in_place() {
             self.state().spares.push_front(spare);
             return Err(error);
@@ -162,7 +175,8 @@ impl Files {
         // Of one whose name may not last nothing is used: it goes, lest each attempt leave one. If a power cut brings it back, it says
         // of the log before it what the next one does, and it has a lower number. If it cannot go, it is given back as others are.
         if synced.is_ok() || self.remove(&name).is_err() {
-            self.state().live.push_back((header.file, spare.size));
+            let _file = Arc::clone(&spare.file);
+            self.state().live.push_back(Live { number: header.file, size: spare.size, identity, _file });
         }
         self.wanted.notify_one();
         synced?;
@@ -206,12 +220,8 @@ impl Files {
     /// Gives back the files before `number`: what they hold is in the tables.
     pub(crate) fn retire(&self, number: u64) {
         let mut state = self.state();
-        while let Some(&(oldest, size)) = state.live.front() {
-            if oldest >= number {
-                break;
-            }
-            state.live.pop_front();
-            state.retired.push_back((file_name(oldest), size));
+        while let Some(oldest) = state.live.pop_front_if(|oldest| oldest.number < number) {
+            state.retired.push_back((file_name(oldest.number), oldest.size));
         }
         self.wanted.notify_one();
     }
@@ -234,7 +244,7 @@ impl Files {
     pub(crate) fn bytes(&self) -> u64 {
         let state = self.state();
         let spares: u64 = state.spares.iter().map(|spare| spare.size).sum();
-        let live: u64 = state.live.iter().map(|(_, size)| size).sum();
+        let live: u64 = state.live.iter().map(|live| live.size).sum();
         let retired: u64 = state.retired.iter().map(|(_, size)| size).sum();
         spares + live + retired
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, DiskFile, Space};
+use super::disk::{Disk, DiskFile, Identity, Space};
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -107,6 +107,10 @@ pub(crate) struct SimulatedDisk(Arc<Mutex<State>>);
 struct SimulatedFile {
     disk: SimulatedDisk,
     inode: usize,
+}
+
+fn identify(inode: usize) -> Identity {
+    Identity { device: 0, number: inode as u64 }
 }
 
 fn power_lost() -> io::Error {
@@ -376,10 +380,15 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+    fn displaced(&self, files: &[(String, Identity)]) -> Option<PathBuf> {
         let state = self.state();
-        let is_gone = |name: &&String| !state.off && !state.names.contains_key(*name);
-        state.held.iter().chain(files).find(is_gone).map(|name| self.path(name))
+        if state.off {
+            return None;
+        }
+        let held = state.held.iter().find(|name| !state.names.contains_key(*name));
+        let is_there = |name, identity| state.names.get(name).is_some_and(|inode| identify(*inode) == identity);
+        let of_files = || files.iter().find(|(name, identity)| !is_there(name, *identity)).map(|(name, _)| name);
+        held.or_else(of_files).map(|name| self.path(name))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -470,5 +479,8 @@ impl DiskFile for SimulatedFile {
         }
         state.inodes[self.inode].settle(true);
         Ok(())
+    }
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identify(self.inode))
     }
 }

@@ -78,16 +78,17 @@ impl Files {
     }
 
     /// What is written to a file without a name is gone with this process, whatever is acknowledged; and without `LOCK`, another one may write
-    /// here. Somebody may bring back what was moved away: then all is as it was. Only for the thread of the files: what another one finds gone may
+    /// here. Somebody may bring back what was moved away: then all is as it was; a copy under its name is not what is written to. Only for the thread of the files: what another one finds gone may
     /// have been retired and used again in between.
     pub(super) fn watch_names(&self) {
         // They stay until they are retired, and then until this thread has seen to them.
-        let live: Vec<String> = self.state().live.iter().map(|(number, _)| file_name(*number)).collect();
+        let live: Vec<_> = self.state().live.iter().map(|live| (file_name(live.number), live.identity)).collect();
         let problem = self.disk.displaced(&live).map(|path| {
             let advice = if path.ends_with(LOCK) {
                 "another process may use the directory: see that none does, and restart the server"
             } else {
-                "what is acknowledged would be lost if it were stopped now: bring back what was there; or make a backup with CreateBackup or, \
+                "what is acknowledged would be lost if it were stopped now: bring back what was there, the same \
+                 file and not a copy; or make a backup with CreateBackup or, \
                  where admin.backup_dir is not set, copy the files that it still has open from /proc (docs/operations.md), then stop the \
                  server, and start it with that"
             };

@@ -27,6 +27,9 @@ fn what_is_removed_or_replaced_is_noticed_until_it_is_back() {
     let trouble = Arc::new(Trouble::default());
     let limits = Limits { segment: 64 * 1024, spares: 1, reserve: 0, disk: 0 };
     let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[7]).unwrap();
+    // One that was there, and one that is begun.
+    files.prepare().unwrap();
+    files.begin(FileHeader { log: 1, file: 8, previous: Position::default() }, 0).unwrap();
     let told = || {
         files.watch(Demand::default());
         trouble.of(Cause::Displaced)
@@ -40,14 +43,14 @@ fn what_is_removed_or_replaced_is_noticed_until_it_is_back() {
         assert!(told.starts_with(&format!("{} was removed or replaced", path.display())), "{told}");
         assert_eq!(told.contains("another process"), path.ends_with(LOCK), "{told}");
     };
-    for name in ["messages.redb", LOCK, &file_name(7), ""] {
+    for name in ["messages.redb", LOCK, &file_name(7), &file_name(8), ""] {
         let path = of_data(name);
         fs::rename(&path, &away).unwrap();
         is_told(told(), &path);
         fs::rename(&away, &path).unwrap();
         assert_eq!(told(), None, "{name}");
     }
-    for name in ["messages.redb", LOCK] {
+    for name in ["messages.redb", LOCK, &file_name(7), &file_name(8)] {
         let path = of_data(name);
         fs::rename(&path, &away).unwrap();
         fs::copy(&away, &path).unwrap();
