@@ -310,10 +310,11 @@ impl Embedded {
             }
         };
         join(threads.writer.take());
+        // Nobody needs another file any more, and filling one would hold up what the applier still writes.
+        self.core.files.close();
         self.core.trouble.set(Cause::Stopped, Some("the log is closed".to_owned()));
         self.core.backlog.close();
         join(threads.applier.take());
-        self.core.files.close();
         join(threads.files.take());
     }
 

@@ -9,6 +9,7 @@
 mod make;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -254,7 +255,7 @@ impl Files {
         self.limits.segment
     }
 
-    /// Ends the thread.
+    /// Ends the thread, and what it is making.
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.wanted.notify_all();
@@ -282,8 +283,11 @@ impl Files {
                 self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = self.provide(demand());
+            let result = self.provide(demand);
             let mut state = self.state();
+            if state.closed {
+                return;
+            }
             if let Err(error) = &result
                 && state.error.is_none()
             {
@@ -296,8 +300,8 @@ impl Files {
         }
     }
 
-    /// Does one thing: recycles a file, or makes one. Answers whether there was something that could be done.
-    pub(crate) fn provide(&self, demand: Demand) -> io::Result<bool> {
+    /// Does one thing: recycles a file, or makes one, beside which it watches as ever. Answers whether there was something that could be done.
+    pub(crate) fn provide(&self, demand: &dyn Fn() -> Demand) -> io::Result<bool> {
         self.in_place()?;
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
@@ -323,10 +327,18 @@ impl Files {
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
-        if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
+        if self.disk.space()?.available < self.kept_free(demand()).saturating_add(self.limits.segment) {
             return short(io::ErrorKind::StorageFull.into());
         }
-        match self.make(name, self.limits.segment, &|| self.watch_names()) {
+        let watched = Cell::new(Instant::now());
+        let watch = || {
+            if watched.get().elapsed() < WATCH {
+                return self.watch_names();
+            }
+            self.watch(demand());
+            watched.set(Instant::now());
+        };
+        match self.make(name, self.limits.segment, &watch) {
             Ok(spare) => {
                 let mut state = self.state();
                 state.refused = None;

@@ -9,6 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 use super::disk::{Disk, DiskFile, Identity, Space};
 
@@ -67,6 +69,8 @@ pub(crate) struct Faults {
     pub(crate) operations_left: Option<u64>,
     /// So many syncs of files whose name begins so fail; what they should have synced may be lost for good.
     pub(crate) failing_syncs: Option<(&'static str, u64)>,
+    /// Syncs of files whose name begins so take so long.
+    pub(crate) slow_syncs: Option<(&'static str, Duration)>,
     /// Whether what a failing sync should have synced is on the disk all the same.
     pub(crate) failed_sync_keeps: bool,
     /// So many writes to files whose name begins so fail half way.
@@ -467,6 +471,13 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
+        if let Some((prefix, time)) = state.faults.slow_syncs
+            && state.is_named(self.inode, prefix)
+        {
+            drop(state);
+            thread::sleep(time);
+            state = self.disk.state();
+        }
         state.operate()?;
         if let Some((prefix, left)) = state.faults.failing_syncs
             && left > 0

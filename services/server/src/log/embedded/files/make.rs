@@ -67,8 +67,11 @@ impl Files {
             // Little by little, so that an append's fsync has little to wait for.
             file.sync()?;
             offset += length;
-            // All of them together take seconds, in which posts would be acknowledged whose files are gone.
+            // All of them together take seconds, in which posts would be acknowledged whose files are gone, and for which a stop would wait.
             watch();
+            if offset < size && self.state().closed {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the log is closed"));
+            }
             if let Err(error) = self.in_place() {
                 // Wherever it is now, and its name with it: it need take no space.
                 drop(file.set_len(0));

@@ -184,7 +184,7 @@ fn no_file_of_another_server_is_taken_renamed_or_removed() {
             let told = begin(need).unwrap_err().to_string();
             assert!(told.contains("was removed or replaced under the server"), "{told}");
         }
-        files.provide(Demand::default()).unwrap_err();
+        files.provide(&Demand::default).unwrap_err();
         assert_untouched(&data, &names);
         files.watch(Demand::default());
     }
@@ -192,7 +192,7 @@ fn no_file_of_another_server_is_taken_renamed_or_removed() {
     fs::rename(&away, &data).unwrap();
     files.watch(Demand::default());
     assert_eq!(begin(0).unwrap(), 8);
-    assert!(files.provide(Demand::default()).unwrap());
+    assert!(files.provide(&Demand::default).unwrap());
     assert!(data.join(file_name(8)).exists() && !data.join("spare-0").exists() && !data.join(seventh).exists());
 }
 
@@ -205,7 +205,7 @@ fn what_is_gone_is_noticed_while_a_spare_file_is_filled() {
     let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 0 };
     let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[7]).unwrap();
     disk.remove(&file_name(7)).unwrap();
-    let told = files.provide(Demand::default()).unwrap_err().to_string();
+    let told = files.provide(&Demand::default).unwrap_err().to_string();
     assert!(told.contains("was removed or replaced under the server"), "{told}");
     assert_eq!(trouble.of(Cause::Displaced), Some(told));
     // What was made by then is no use any more, and takes no space.
