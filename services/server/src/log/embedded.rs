@@ -32,6 +32,7 @@ mod queue;
 mod quota;
 mod read;
 mod record;
+mod renewal;
 mod retention;
 mod scan;
 mod spared;
