@@ -433,6 +433,8 @@ impl Log for Embedded {
                 if let Err(error) = closing.core.tables.close() {
                     tracing::error!(%error, "cannot close the tables; the next start repairs them");
                 }
+                // Whoever still wrote a note would do so among those of the process that has the directory next.
+                closing.core.notes.end();
                 closing.core.disk.release();
             });
             if done.await.is_err() {

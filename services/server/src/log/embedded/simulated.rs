@@ -101,6 +101,8 @@ struct State {
     held: Vec<String>,
     off: bool,
     bad_reads: u64,
+    is_released: bool,
+    changes_after_release: u64,
 }
 
 /// The disk. A clone is another handle of the same.
@@ -124,6 +126,7 @@ fn power_lost() -> io::Error {
 impl State {
     /// Counts an operation that changes something; the power may go instead.
     fn operate(&mut self) -> io::Result<()> {
+        self.changes_after_release += u64::from(self.is_released);
         if let Some(left) = &mut self.faults.operations_left {
             if *left == 0 {
                 self.off = true;
@@ -284,6 +287,11 @@ impl SimulatedDisk {
         self.state().bad_reads
     }
 
+    /// How many writes, syncs and changes of the directory came after another process could have it.
+    pub(crate) fn changes_after_release(&self) -> u64 {
+        self.state().changes_after_release
+    }
+
     /// Keeps everything that is done with the disk waiting until what this returns is dropped.
     pub(crate) fn hold_up(&self) -> impl Drop + '_ {
         self.state()
@@ -399,7 +407,9 @@ impl Disk for SimulatedDisk {
         PathBuf::from("simulated").join(name)
     }
 
-    fn release(&self) {}
+    fn release(&self) {
+        self.state().is_released = true;
+    }
 }
 
 impl DiskFile for SimulatedFile {
