@@ -4,7 +4,10 @@
 //! is kept, lost or (if the write covers it) zeroed, independently of the others; of the changes to the directory since its last sync, any
 //! first part happened, as in a file system with a journal.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inode;
+mod random;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,48 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use self::inode::{Change, Inode, PAGE, overwrite};
+pub(crate) use self::random::Random;
 use super::disk::{Disk, DiskFile, Identity, Space};
-
-const PAGE: usize = 4096;
-const SECTOR: usize = 512;
-
-/// A small generator of random numbers, the same on every machine (splitmix64).
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    SetLen(usize),
-}
-
-#[derive(Debug, Default, Clone)]
-struct Inode {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-    /// Which pages take space; the others are holes.
-    taken: BTreeSet<usize>,
-}
 
 #[derive(Debug, Clone)]
 enum NameChange {
@@ -163,60 +127,6 @@ impl State {
     fn is_named(&self, inode: usize, prefix: &str) -> bool {
         self.names.iter().any(|(name, number)| *number == inode && name.starts_with(prefix))
     }
-}
-
-impl Inode {
-    fn durable(content: Vec<u8>) -> Self {
-        let taken = (0..content.len().div_ceil(PAGE)).collect();
-        Self { current: content.clone(), durable: content, pending: Vec::new(), taken }
-    }
-
-    /// Makes what is pending last; or forgets it, as a system does whose sync has failed: it is in memory, and no later
-    /// sync writes it.
-    fn settle(&mut self, kept: bool) {
-        for change in self.pending.drain(..).filter(|_| kept) {
-            match change {
-                Change::Write { offset, bytes } => overwrite(&mut self.durable, offset, &bytes),
-                Change::SetLen(len) => self.durable.resize(len, 0),
-            }
-        }
-    }
-
-    /// The content after a power cut.
-    fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
-        let mut content = self.durable.clone();
-        for change in &self.pending {
-            match change {
-                Change::SetLen(len) if random.below(2) == 0 => content.resize(*len, 0),
-                Change::SetLen(_) => {}
-                Change::Write { offset, bytes } => {
-                    let mut at = *offset;
-                    let end = offset + bytes.len();
-                    while at < end {
-                        // A page that is covered as a whole goes as a whole; the parts of others by sectors.
-                        let whole = at.is_multiple_of(PAGE) && at + PAGE <= end;
-                        let step = if whole { PAGE } else { SECTOR - at % SECTOR };
-                        let piece = &bytes[at - offset..(at + step).min(end) - offset];
-                        match random.below(if whole { 3 } else { 2 }) {
-                            0 => overwrite(&mut content, at, piece),
-                            1 => {}
-                            _ => overwrite(&mut content, at, &[0; PAGE]),
-                        }
-                        at += piece.len();
-                    }
-                }
-            }
-        }
-        content
-    }
-}
-
-fn overwrite(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    content[offset..end].copy_from_slice(bytes);
 }
 
 fn apply_name_change(names: &mut BTreeMap<String, usize>, change: &NameChange) {
