@@ -109,6 +109,7 @@ async fn a_backup_serves_as_a_data_directory() -> Result<()> {
     assert_eq!(code, Some(1));
     assert!(told.contains("is not empty: give a new or an empty directory"), "{told}");
 
+    let seen = exported(&["log", "export", "--group", "Dogs"], &copy)?[9]["epoch"].as_u64();
     // The original is lost.
     fs::remove_dir_all(&data)?;
     fs::rename(&copy, &data)?;
@@ -118,6 +119,9 @@ async fn a_backup_serves_as_a_data_directory() -> Result<()> {
     assert_eq!(log.messages.len(), 10);
     assert_eq!(ada.post("Dogs", "Dogs 10", "a10").await?.seq, 10, "ids are in the copy too");
     assert_eq!(ada.post("Dogs", "Dogs 11", "a11").await?.seq, 11);
+    // What she has seen may not be what others posted since under the same numbers.
+    let joined = ada.join_from("Dogs", Some(10), None, seen).await?;
+    assert!(!joined.recovered && seen.is_some_and(|seen| joined.epoch > seen), "{joined:?}");
     Ok(())
 }
 

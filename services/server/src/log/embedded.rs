@@ -32,6 +32,7 @@ mod queue;
 mod quota;
 mod read;
 mod record;
+mod renewal;
 mod retention;
 mod scan;
 mod spared;
@@ -317,10 +318,11 @@ impl Embedded {
             }
         };
         join(threads.writer.take());
+        // Nobody needs another file any more, and filling one would hold up what the applier still writes.
+        self.core.files.close();
         self.core.trouble.set(Cause::Stopped, Some("the log is closed".to_owned()));
         self.core.backlog.close();
         join(threads.applier.take());
-        self.core.files.close();
         join(threads.files.take());
     }
 
@@ -454,6 +456,8 @@ impl Log for Embedded {
                 if let Err(error) = closing.core.tables.close() {
                     tracing::error!(%error, "cannot close the tables; the next start repairs them");
                 }
+                // Whoever still wrote a note would do so among those of the process that has the directory next.
+                closing.core.notes.end();
                 closing.core.disk.release();
             });
             if done.await.is_err() {

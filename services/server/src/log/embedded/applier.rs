@@ -117,14 +117,14 @@ impl Applier {
     /// One transaction, tried until it succeeds; `None` if the engine ends before, or it cannot succeed.
     fn step(&mut self, blocks: &[Arc<Block>], now: Option<u64>) -> Option<Applied> {
         let spares_all = Spared::all();
-        let mut has_failed = false;
+        let mut leaves_retention = false;
         loop {
             // Whoever has read since may have met an error of the disk, and in each pause somebody may: that is no reason not to succeed now.
             if self.tables.is_suspect() {
                 self.reopen();
             }
             let begun = Instant::now();
-            let upkeep = match has_failed {
+            let upkeep = match leaves_retention {
                 false => self.sweep.upkeep(&self.rules, now),
                 // Whatever retention would read or write must not keep back what is acknowledged.
                 true => Upkeep { rules: &self.rules, due: &[], spared: &spares_all, now },
@@ -135,7 +135,7 @@ impl Applier {
                     self.metrics.applied_records.increment(applied.records as u64);
                     self.metrics.removed.retention.increment(applied.retired);
                     self.finish(blocks, &applied);
-                    if !has_failed {
+                    if !leaves_retention {
                         self.sweep.done(std::mem::take(&mut applied.again));
                     }
                     return Some(applied);
@@ -150,11 +150,12 @@ impl Applier {
                     self.backlog.set_failing(Some(reason));
                     return None;
                 }
-                // At once again, without that group.
+                // At once again, without that group; without all where something is to be moved: with each of them the disk may take seconds.
                 Err(TableError::Unreadable { id, group, error }) => {
                     self.complaints.of(&group, &error);
                     self.sweep.spare(id);
                     self.reopen();
+                    leaves_retention = !blocks.is_empty();
                 }
                 // Nothing of it must be done now.
                 Err(error) if blocks.is_empty() => {
@@ -164,7 +165,7 @@ impl Applier {
                     return Some(Applied::default());
                 }
                 Err(error) => {
-                    has_failed = true;
+                    leaves_retention = true;
                     self.failed(&error);
                     self.reopen();
                     if !self.backlog.pause(RETRY) {

@@ -18,7 +18,8 @@ use super::disk::{Disk, above};
 use super::notes;
 use super::open::{OpenError, open_tables};
 use super::partial::{self, PARTIAL, Partial};
-use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables, meta};
+use super::renewal::set_apart;
+use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables};
 use super::trouble::Cause;
 use crate::log::notes::Note;
 use crate::log::{BackupError, Copied};
@@ -221,7 +222,7 @@ pub(super) fn copy(
         notes::write(&**disk, kept).map_err(|error| CopyError::Tables(error.to_string()))?;
     }
     // There is no commit log beside the copy, and none is needed.
-    copy.set_number(meta::IN_USE, 0)?;
+    set_apart(&copy)?;
     let copied = Copied { groups: copy.count()?, bytes: copy.disk_bytes() };
     copy.close()?;
     tracing::info!(file = %disk.path(table::FILE).display(), "made a backup");

@@ -32,8 +32,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Notices from now on, in [`Disk::displaced`], if this file is removed or another one put in its place.
     fn hold(&self, name: &str) -> io::Result<()>;
     /// Something that is no longer where this process has it open: the directory, its lock, what is [held](Disk::hold), or one of `files`, which
-    /// are there as far as this process is concerned. What cannot be looked at is taken to be there.
-    fn displaced(&self, files: &[String]) -> Option<PathBuf>;
+    /// are there as far as this process is concerned, each with the file that it is to lead to. What cannot be looked at is taken to be there.
+    fn displaced(&self, files: &[(String, Identity)]) -> Option<PathBuf>;
     /// A file's name as operators know it.
     fn path(&self, name: &str) -> PathBuf;
     /// Lets another process have the directory.
@@ -47,6 +47,27 @@ pub(crate) struct Space {
     pub(crate) available: u64,
     /// All, used or not.
     pub(crate) size: u64,
+}
+
+/// What tells a file from all others that are there. Once it is gone, and nobody has it open, another one may get its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) number: u64,
+}
+
+impl Identity {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), number: metadata.ino() }
+    }
+
+    /// Whether `path` leads to another file, or nowhere.
+    fn is_displaced(self, path: &Path) -> bool {
+        match fs::metadata(path) {
+            Ok(there) => Self::of(&there) != self,
+            Err(error) => is_absence(&error),
+        }
+    }
 }
 
 /// Whether there is no space, or none for this user.
@@ -75,6 +96,8 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes what was written so far last.
     fn sync(&self) -> io::Result<()>;
+    /// Which file it is, whatever its name.
+    fn identity(&self) -> io::Result<Identity>;
 }
 
 /// A directory of the file system, locked for this process.
@@ -91,23 +114,15 @@ pub(crate) struct Directory {
 #[derive(Debug)]
 struct Held {
     path: PathBuf,
-    /// Device and number.
-    identity: (u64, u64),
+    identity: Identity,
     /// Kept open, so that its number is given to nothing else.
     _file: File,
 }
 
 impl Held {
     fn new(path: &Path, file: &File) -> io::Result<Self> {
-        let (path, file, metadata) = (path.to_owned(), file.try_clone()?, file.metadata()?);
-        Ok(Self { path, identity: (metadata.dev(), metadata.ino()), _file: file })
-    }
-
-    fn is_displaced(&self) -> bool {
-        match fs::metadata(&self.path) {
-            Ok(there) => (there.dev(), there.ino()) != self.identity,
-            Err(error) => is_absence(&error),
-        }
+        let (path, file, identity) = (path.to_owned(), file.try_clone()?, Identity::of(&file.metadata()?));
+        Ok(Self { path, identity, _file: file })
     }
 }
 
@@ -224,15 +239,15 @@ impl Disk for Directory {
         Ok(())
     }
 
-    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+    fn displaced(&self, files: &[(String, Identity)]) -> Option<PathBuf> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let of_held = |is_lock: bool| {
             let mut asked = held.iter().filter(|held| held.path.ends_with(LOCK) == is_lock);
-            asked.find(|held| held.is_displaced()).map(|held| held.path.clone())
+            asked.find(|held| held.identity.is_displaced(&held.path)).map(|held| held.path.clone())
         };
         let of_files = || {
-            let mut paths = files.iter().map(|name| self.path.join(name));
-            paths.find(|path| fs::metadata(path).is_err_and(|error| is_absence(&error)))
+            let mut asked = files.iter().map(|(name, identity)| (self.path.join(name), identity));
+            asked.find(|(path, identity)| identity.is_displaced(path)).map(|(path, _)| path)
         };
         // The lock last: where messages are gone too, it is they that operators have to care for.
         of_held(false).or_else(of_files).or_else(|| of_held(true))
@@ -278,5 +293,9 @@ impl DiskFile for Plain {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity::of(&self.0.metadata()?))
     }
 }

@@ -6,12 +6,16 @@
 //!
 //! The same thread watches the space on the disk, and whether what the engine has open is still where it was.
 
+mod make;
+mod watch;
+
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, LOCK, in_place, is_full};
+use super::disk::{Disk, DiskFile, Identity, in_place, is_full};
 use super::frame::{FileHeader, PAGE, pages};
 use super::quota::Refused;
 use super::scan::file_name;
@@ -24,9 +28,6 @@ pub(crate) const SPARE: &str = "spare-";
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a rotation waits for a file before the append is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a byte in the commit log may take in the tables, with the pages that are written anew on the way.
-const APPLY_FACTOR: u64 = 2;
 
 /// What the rest of the engine takes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,11 +68,21 @@ struct Spare {
     size: u64,
 }
 
+/// A file in the chain.
+#[derive(Debug)]
+struct Live {
+    number: u64,
+    size: u64,
+    identity: Identity,
+    /// Kept open, so that its identity is given to no other file, and what somebody removes can be saved.
+    _file: Arc<dyn DiskFile>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     spares: VecDeque<Spare>,
     /// Files in the chain that may still be needed, oldest first.
-    live: VecDeque<(u64, u64)>,
+    live: VecDeque<Live>,
     /// Files that nobody needs any more.
     retired: VecDeque<(String, u64)>,
     next_spare: u64,
@@ -127,8 +138,8 @@ impl Files {
             }
         }
         for &number in found {
-            let size = disk.open(&file_name(number), false)?.len()?;
-            state.live.push_back((number, size));
+            let file = disk.open(&file_name(number), false)?;
+            state.live.push_back(Live { number, size: file.len()?, identity: file.identity()?, _file: file });
         }
         let (wanted, ready) = (Condvar::new(), Condvar::new());
         Ok(Self { disk, limits, trouble, volume: Volume::new(), state: Mutex::new(state), wanted, ready })
@@ -144,11 +155,14 @@ impl Files {
         let spare = self.take(need + PAGE)?;
         let name = file_name(header.file);
         let begun = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync());
-        if let Err(error) = begun {
-            // What the file holds now is unknown: it is not used again.
-            self.discard(&spare.name);
-            return Err(error);
-        }
+        let identity = match begun.and_then(|()| spare.file.identity()) {
+            Ok(identity) => identity,
+            Err(error) => {
+                // What the file holds now is unknown: it is not used again.
+                self.discard(&spare.name);
+                return Err(error);
+            }
+        };
         if let Err(error) = self.in_place() {
             self.state().spares.push_front(spare);
             return Err(error);
@@ -162,7 +176,8 @@ impl Files {
         // Of one whose name may not last nothing is used: it goes, lest each attempt leave one. If a power cut brings it back, it says
         // of the log before it what the next one does, and it has a lower number. If it cannot go, it is given back as others are.
         if synced.is_ok() || self.remove(&name).is_err() {
-            self.state().live.push_back((header.file, spare.size));
+            let _file = Arc::clone(&spare.file);
+            self.state().live.push_back(Live { number: header.file, size: spare.size, identity, _file });
         }
         self.wanted.notify_one();
         synced?;
@@ -206,12 +221,8 @@ impl Files {
     /// Gives back the files before `number`: what they hold is in the tables.
     pub(crate) fn retire(&self, number: u64) {
         let mut state = self.state();
-        while let Some(&(oldest, size)) = state.live.front() {
-            if oldest >= number {
-                break;
-            }
-            state.live.pop_front();
-            state.retired.push_back((file_name(oldest), size));
+        while let Some(oldest) = state.live.pop_front_if(|oldest| oldest.number < number) {
+            state.retired.push_back((file_name(oldest.number), oldest.size));
         }
         self.wanted.notify_one();
     }
@@ -234,7 +245,7 @@ impl Files {
     pub(crate) fn bytes(&self) -> u64 {
         let state = self.state();
         let spares: u64 = state.spares.iter().map(|spare| spare.size).sum();
-        let live: u64 = state.live.iter().map(|(_, size)| size).sum();
+        let live: u64 = state.live.iter().map(|live| live.size).sum();
         let retired: u64 = state.retired.iter().map(|(_, size)| size).sum();
         spares + live + retired
     }
@@ -244,36 +255,7 @@ impl Files {
         self.limits.segment
     }
 
-    /// Bytes that must stay free on the disk for posts to go on while so many bytes wait for the tables: below that they are refused, or the
-    /// next file is not made.
-    pub(crate) fn needs(&self, unapplied: u64) -> u64 {
-        self.kept_free(Demand { unapplied, ..Demand::default() }).saturating_add(self.limits.segment)
-    }
-
-    /// Bytes that must be free on the disk for posts to be taken, when that was looked at last.
-    pub(crate) fn kept(&self) -> u64 {
-        self.state().kept_free
-    }
-
-    /// Whether so little is free that it matters how much room the tables have.
-    pub(crate) fn is_short(&self) -> bool {
-        self.state().is_short
-    }
-
-    /// Whether posts are refused for want of space, or will be once the file is full to which they go.
-    pub(crate) fn is_refusing(&self) -> bool {
-        self.trouble.of(Cause::Space).is_some() || self.state().error.is_some()
-    }
-
-    /// If the directory has little left of what it may take: how much that is, and how much is little.
-    pub(crate) fn nears_bound(&self) -> Option<(u64, u64)> {
-        let limit = self.limits.disk;
-        let little = self.limits.segment.min(limit / 16);
-        let left = limit.saturating_sub(self.state().used);
-        (limit > 0 && left < little).then_some((left, little))
-    }
-
-    /// Ends the thread.
+    /// Ends the thread, and what it is making.
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.wanted.notify_all();
@@ -301,8 +283,11 @@ impl Files {
                 self.watch(demand());
                 watched = Some(Instant::now());
             }
-            let result = self.provide(demand());
+            let result = self.provide(demand);
             let mut state = self.state();
+            if state.closed {
+                return;
+            }
             if let Err(error) = &result
                 && state.error.is_none()
             {
@@ -315,8 +300,8 @@ impl Files {
         }
     }
 
-    /// Does one thing: recycles a file, or makes one. Answers whether there was something that could be done.
-    pub(crate) fn provide(&self, demand: Demand) -> io::Result<bool> {
+    /// Does one thing: recycles a file, or makes one, beside which it watches as ever. Answers whether there was something that could be done.
+    pub(crate) fn provide(&self, demand: &dyn Fn() -> Demand) -> io::Result<bool> {
         self.in_place()?;
         let mut state = self.state();
         let enough = state.spares.len() >= self.limits.spares.max(1);
@@ -342,10 +327,18 @@ impl Files {
         let name = self.next_name(&mut state);
         drop(state);
         // The commit log must not take the space that the tables need to take over what is in it.
-        if self.disk.space()?.available < self.kept_free(demand).saturating_add(self.limits.segment) {
+        if self.disk.space()?.available < self.kept_free(demand()).saturating_add(self.limits.segment) {
             return short(io::ErrorKind::StorageFull.into());
         }
-        match self.make(name, self.limits.segment, &|| self.watch_names()) {
+        let watched = Cell::new(Instant::now());
+        let watch = || {
+            if watched.get().elapsed() < WATCH {
+                return self.watch_names();
+            }
+            self.watch(demand());
+            watched.set(Instant::now());
+        };
+        match self.make(name, self.limits.segment, &watch) {
             Ok(spare) => {
                 let mut state = self.state();
                 state.refused = None;
@@ -360,52 +353,6 @@ impl Files {
         }
     }
 
-    /// What the tables have room for within their file need not be free beside it: the file does not get smaller, so what was removed would
-    /// never count. Half of the reserve is kept all the same, since nobody knows how well what comes fits into that room.
-    fn kept_free(&self, demand: Demand) -> u64 {
-        let asked = self.limits.reserve.saturating_add(demand.unapplied.saturating_mul(APPLY_FACTOR));
-        asked.saturating_sub(demand.room).max(self.limits.reserve / 2)
-    }
-
-    /// Makes a spare file of one that nobody needs. If that fails, it is tried again; a file that is gone, or that cannot be used again, is
-    /// done with, or no other one would ever be made.
-    fn recycle(&self, name: &str, spare: String, size: u64) -> io::Result<()> {
-        let file = match self.disk.open(name, false) {
-            Ok(file) => file,
-            Err(error) => {
-                tracing::warn!(%error, file = %self.disk.path(name).display(), "cannot use a file of the commit log again");
-                return self.remove(name);
-            }
-        };
-        match self.disk.rename(name, &spare) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed?,
-        }
-        // On the disk before the file gets another header: a header must never stand under another file's name.
-        if let Err(error) = self.disk.sync_dir() {
-            // If this fails too, it is not found under its name the next time, and left for the next start to use or remove.
-            drop(self.disk.rename(&spare, name));
-            return Err(error);
-        }
-        self.state().spares.push_back(Spare { name: spare, file, size });
-        Ok(())
-    }
-
-    /// Removes a file, if it is there.
-    fn remove(&self, name: &str) -> io::Result<()> {
-        match self.disk.remove(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        }
-    }
-
-    /// Removes a file that is no use, if that can be.
-    fn discard(&self, name: &str) {
-        if self.in_place().is_ok() {
-            drop(self.disk.remove(name));
-        }
-    }
-
     /// Asked before anything is done by name: under the name of the directory there may be another one, of another server.
     fn in_place(&self) -> io::Result<()> {
         let told = self.trouble.of(Cause::Displaced);
@@ -416,88 +363,5 @@ impl Files {
         let name = format!("{SPARE}{}", state.next_spare);
         state.next_spare += 1;
         name
-    }
-
-    /// Makes a file; between its slices `watch` is called.
-    fn make(&self, name: String, size: u64, watch: &dyn Fn()) -> io::Result<Spare> {
-        let made = self.fill(&name, size, watch);
-        if made.is_err() {
-            self.discard(&name);
-        }
-        Ok(Spare { file: made?, name, size })
-    }
-
-    fn fill(&self, name: &str, size: u64, watch: &dyn Fn()) -> io::Result<Arc<dyn DiskFile>> {
-        const SLICE: u64 = 1024 * 1024;
-        self.in_place()?;
-        let file = self.disk.open(name, true)?;
-        let zeros = vec![0; SLICE.min(size) as usize];
-        let mut offset = 0;
-        while offset < size {
-            let length = SLICE.min(size - offset);
-            file.write_at(&zeros[..length as usize], offset)?;
-            // Little by little, so that an append's fsync has little to wait for.
-            file.sync()?;
-            offset += length;
-            // All of them together take seconds, in which posts would be acknowledged whose files are gone.
-            watch();
-            if let Err(error) = self.in_place() {
-                // Wherever it is now, and its name with it: it need take no space.
-                drop(file.set_len(0));
-                return Err(error);
-            }
-        }
-        Ok(file)
-    }
-
-    /// Looks whether anything was removed or replaced, and at the space; says what is wrong.
-    pub(crate) fn watch(&self, demand: Demand) {
-        self.watch_names();
-        let commit_log = self.bytes();
-        let used = demand.tables + commit_log;
-        let kept_free = self.kept_free(demand);
-        let space = self.disk.space();
-        {
-            let mut state = self.state();
-            (state.kept_free, state.used) = (kept_free, used);
-            state.is_short = space.as_ref().is_ok_and(|space| space.available < self.needs(demand.unapplied));
-        }
-        if let Ok(space) = &space {
-            self.volume.available.set(space.available as f64);
-            self.volume.size.set(space.size as f64);
-        }
-        let problem = match space.map(|space| space.available) {
-            Ok(free) if free < kept_free => Some(format!(
-                "{free} bytes are free on the disk, less than the {kept_free} that log.reserve_bytes and the commit log ask for: \
-                 free some space, or remove messages"
-            )),
-            Ok(_) if self.limits.disk > 0 && used > self.limits.disk => Some(format!(
-                "{used} bytes are used, {commit_log} of them by the commit log, more than log.disk_bytes = {}: lower the \
-                 retention, raise the bound, or make log.segment_bytes smaller",
-                self.limits.disk
-            )),
-            Ok(_) => None,
-            Err(error) => Some(format!("cannot tell how much space is free: {error}")),
-        };
-        self.trouble.set(Cause::Space, problem);
-    }
-
-    /// What is written to a file without a name is gone with this process, whatever is acknowledged; and without `LOCK`, another one may write
-    /// here. Somebody may bring back what was moved away: then all is as it was. Only for the thread of the files: what another one finds gone may
-    /// have been retired and used again in between.
-    fn watch_names(&self) {
-        // They stay until they are retired, and then until this thread has seen to them.
-        let live: Vec<String> = self.state().live.iter().map(|(number, _)| file_name(*number)).collect();
-        let problem = self.disk.displaced(&live).map(|path| {
-            let advice = if path.ends_with(LOCK) {
-                "another process may use the directory: see that none does, and restart the server"
-            } else {
-                "what is acknowledged would be lost if it were stopped now: bring back what was there; or make a backup with CreateBackup or, \
-                 where admin.backup_dir is not set, copy the files that it still has open from /proc (docs/operations.md), then stop the \
-                 server, and start it with that"
-            };
-            format!("{} was removed or replaced under the server, and {advice}", path.display())
-        });
-        self.trouble.set(Cause::Displaced, problem);
     }
 }

@@ -12,8 +12,9 @@ use super::disk::{Directory, Disk};
 use super::files::SPARE;
 use super::offline::{OfflineError, count};
 use super::open::{OpenError, open_tables};
+use super::renewal::set_apart;
 use super::scan::{file_name, file_number};
-use super::table::{self, meta};
+use super::table;
 use crate::log::config::Config;
 
 /// Where a log goes on whose commit log was forgotten: everything after this is given up.
@@ -62,7 +63,7 @@ pub(crate) fn forget(disk: &Arc<dyn Disk>) -> Result<Forgotten, OfflineError> {
         disk.remove(name).map_err(failed("remove the spare files of"))?;
     }
     disk.sync_dir().map_err(failed("sync the directory"))?;
-    tables.set_number(meta::IN_USE, 0)?;
+    set_apart(&tables)?;
     let (groups, messages) = count(&tables)?;
     tables.close()?;
     let file = (applied.file > 0).then(|| file_name(applied.file));

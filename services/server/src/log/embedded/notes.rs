@@ -37,8 +37,8 @@ pub(crate) struct NoteFile {
     disk: Arc<dyn Disk>,
     trouble: Arc<Trouble>,
     state: Mutex<State>,
-    /// Held by who writes the file; what it holds is the change up to which it is written.
-    written: Arc<tokio::sync::Mutex<u64>>,
+    /// Held by who writes the file; what it holds is the change up to which it is written, or nothing once it is written no more.
+    written: Arc<tokio::sync::Mutex<Option<u64>>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,12 +79,17 @@ impl Kept {
     }
 }
 
+fn closed() -> NoteError {
+    NoteError { reason: "the log is closed".to_owned() }
+}
+
 impl NoteFile {
     /// The notes that are there.
     pub(super) fn open(disk: Arc<dyn Disk>, trouble: Arc<Trouble>) -> Result<Self, OpenError> {
         let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::found(note))).collect();
         let state = State { notes, ..State::default() };
-        Ok(Self { disk, trouble, state: Mutex::new(state), written: Arc::default() })
+        let written = Arc::new(tokio::sync::Mutex::new(Some(0)));
+        Ok(Self { disk, trouble, state: Mutex::new(state), written })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,11 +112,16 @@ impl NoteFile {
         self.state().closed = true;
     }
 
+    /// Waits for who writes the file; nobody does any more. Blocks.
+    pub(super) fn end(&self) {
+        *self.written.blocking_lock() = None;
+    }
+
     /// Puts a note in, at the time `now` by [`running`]; answers which change that was, and what was in its place.
     fn put(&self, note: &Note, now: Duration) -> Result<(u64, Option<Kept>), NoteError> {
         let mut state = self.state();
         if state.closed {
-            return Err(NoteError { reason: "the log is closed".to_owned() });
+            return Err(closed());
         }
         if let Some(reason) = self.trouble.of(Cause::Displaced) {
             return Err(NoteError { reason });
@@ -144,7 +154,7 @@ impl NoteFile {
     /// Writes the file unless that is done up to `change`. Whoever waits meanwhile finds its change written as well.
     async fn write_up_to(self: Arc<Self>, change: u64) -> Result<(), NoteError> {
         let mut written = Arc::clone(&self.written).lock_owned().await;
-        if *written >= change {
+        if written.ok_or_else(closed)? >= change {
             return Ok(());
         }
         // The guard goes with the work: nobody else writes while it is under way, though who asked for it may be gone.
@@ -154,7 +164,7 @@ impl NoteFile {
                 (state.notes.values().map(|kept| kept.note.clone()).collect(), state.changes)
             };
             write(&*self.disk, &notes)?;
-            *written = changes;
+            *written = Some(changes);
             Ok(())
         });
         let failed = |reason: String| NoteError { reason };

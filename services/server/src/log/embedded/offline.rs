@@ -39,6 +39,9 @@ pub enum OfflineError {
     /// The tables cannot be read, or contradict themselves.
     #[error("{0}; restore a backup")]
     Damaged(String),
+    /// The tables need space, and there is none.
+    #[error("no space is left for the tables: {0}. Nothing is lost: free some space, and run the command again")]
+    Full(String),
     /// There is no such group.
     #[error("the log has no group '{0}'")]
     NoGroup(String),
@@ -63,7 +66,8 @@ pub enum OfflineError {
 
 impl From<TableError> for OfflineError {
     fn from(error: TableError) -> Self {
-        Self::Damaged(error.to_string())
+        let reason = error.to_string();
+        if error.is_full() { Self::Full(reason) } else { Self::Damaged(reason) }
     }
 }
 
@@ -204,4 +208,23 @@ pub fn back_up(dir: &Path, dest: &Path) -> Result<DirectoryStats, OfflineError> 
     recovered.tables.close()?;
     // The first look at the copy is not left to the day on which it is needed.
     stats(dest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::embedded::simulated::{Faults, SimulatedDisk};
+
+    #[test]
+    fn a_full_disk_is_no_damage() {
+        let disk = SimulatedDisk::default();
+        let tables = Tables::open(Arc::new(disk.clone()), 1024 * 1024, 1).unwrap();
+        disk.set_faults(Faults { capacity: Some(0), ..Faults::default() });
+        let written = tables.write(|transaction| {
+            transaction.open_table(MESSAGES)?.insert((1, 1), vec![7; 16 * 1024 * 1024].as_slice())?;
+            Ok(())
+        });
+        let told = OfflineError::from(written.unwrap_err()).to_string();
+        assert!(told.contains("free some space") && !told.contains("backup"), "{told}");
+    }
 }

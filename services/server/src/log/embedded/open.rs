@@ -20,6 +20,7 @@ use super::metrics::Metrics;
 use super::notes::NoteFile;
 pub use super::open_error::OpenError;
 use super::queue::Queue;
+use super::renewal::renew_epochs;
 use super::retention::Rules;
 use super::scan;
 use super::spared::Spared;
@@ -160,6 +161,13 @@ pub(crate) fn start_with(
         move |source| OpenError::Io { action, path, source }
     };
     disk.hold(table::FILE).map_err(io("look at the tables in"))?;
+    let renewed = renew_epochs(&tables).map_err(&tables_failed)?;
+    if renewed > 0 {
+        tracing::info!(
+            groups = renewed,
+            "this is a backup, or its commit log was given up: all groups begin a new epoch"
+        );
+    }
 
     let limits = Limits {
         segment: config.segment_bytes,

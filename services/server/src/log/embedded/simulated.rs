@@ -4,54 +4,20 @@
 //! is kept, lost or (if the write covers it) zeroed, independently of the others; of the changes to the directory since its last sync, any
 //! first part happened, as in a file system with a journal.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inode;
+mod random;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
-use super::disk::{Disk, DiskFile, Space};
-
-const PAGE: usize = 4096;
-const SECTOR: usize = 512;
-
-/// A small generator of random numbers, the same on every machine (splitmix64).
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    SetLen(usize),
-}
-
-#[derive(Debug, Default, Clone)]
-struct Inode {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-    /// Which pages take space; the others are holes.
-    taken: BTreeSet<usize>,
-}
+use self::inode::{Change, Inode, PAGE, overwrite};
+pub(crate) use self::random::Random;
+use super::disk::{Disk, DiskFile, Identity, Space};
 
 #[derive(Debug, Clone)]
 enum NameChange {
@@ -67,6 +33,8 @@ pub(crate) struct Faults {
     pub(crate) operations_left: Option<u64>,
     /// So many syncs of files whose name begins so fail; what they should have synced may be lost for good.
     pub(crate) failing_syncs: Option<(&'static str, u64)>,
+    /// Syncs of files whose name begins so take so long.
+    pub(crate) slow_syncs: Option<(&'static str, Duration)>,
     /// Whether what a failing sync should have synced is on the disk all the same.
     pub(crate) failed_sync_keeps: bool,
     /// So many writes to files whose name begins so fail half way.
@@ -97,6 +65,8 @@ struct State {
     held: Vec<String>,
     off: bool,
     bad_reads: u64,
+    is_released: bool,
+    changes_after_release: u64,
 }
 
 /// The disk. A clone is another handle of the same.
@@ -109,6 +79,10 @@ struct SimulatedFile {
     inode: usize,
 }
 
+fn identify(inode: usize) -> Identity {
+    Identity { device: 0, number: inode as u64 }
+}
+
 fn power_lost() -> io::Error {
     io::Error::other("the power is off")
 }
@@ -116,6 +90,7 @@ fn power_lost() -> io::Error {
 impl State {
     /// Counts an operation that changes something; the power may go instead.
     fn operate(&mut self) -> io::Result<()> {
+        self.changes_after_release += u64::from(self.is_released);
         if let Some(left) = &mut self.faults.operations_left {
             if *left == 0 {
                 self.off = true;
@@ -152,60 +127,6 @@ impl State {
     fn is_named(&self, inode: usize, prefix: &str) -> bool {
         self.names.iter().any(|(name, number)| *number == inode && name.starts_with(prefix))
     }
-}
-
-impl Inode {
-    fn durable(content: Vec<u8>) -> Self {
-        let taken = (0..content.len().div_ceil(PAGE)).collect();
-        Self { current: content.clone(), durable: content, pending: Vec::new(), taken }
-    }
-
-    /// Makes what is pending last; or forgets it, as a system does whose sync has failed: it is in memory, and no later
-    /// sync writes it.
-    fn settle(&mut self, kept: bool) {
-        for change in self.pending.drain(..).filter(|_| kept) {
-            match change {
-                Change::Write { offset, bytes } => overwrite(&mut self.durable, offset, &bytes),
-                Change::SetLen(len) => self.durable.resize(len, 0),
-            }
-        }
-    }
-
-    /// The content after a power cut.
-    fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
-        let mut content = self.durable.clone();
-        for change in &self.pending {
-            match change {
-                Change::SetLen(len) if random.below(2) == 0 => content.resize(*len, 0),
-                Change::SetLen(_) => {}
-                Change::Write { offset, bytes } => {
-                    let mut at = *offset;
-                    let end = offset + bytes.len();
-                    while at < end {
-                        // A page that is covered as a whole goes as a whole; the parts of others by sectors.
-                        let whole = at.is_multiple_of(PAGE) && at + PAGE <= end;
-                        let step = if whole { PAGE } else { SECTOR - at % SECTOR };
-                        let piece = &bytes[at - offset..(at + step).min(end) - offset];
-                        match random.below(if whole { 3 } else { 2 }) {
-                            0 => overwrite(&mut content, at, piece),
-                            1 => {}
-                            _ => overwrite(&mut content, at, &[0; PAGE]),
-                        }
-                        at += piece.len();
-                    }
-                }
-            }
-        }
-        content
-    }
-}
-
-fn overwrite(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    content[offset..end].copy_from_slice(bytes);
 }
 
 fn apply_name_change(names: &mut BTreeMap<String, usize>, change: &NameChange) {
@@ -274,6 +195,11 @@ impl SimulatedDisk {
     /// How many reads met a bad sector.
     pub(crate) fn bad_reads(&self) -> u64 {
         self.state().bad_reads
+    }
+
+    /// How many writes, syncs and changes of the directory came after another process could have it.
+    pub(crate) fn changes_after_release(&self) -> u64 {
+        self.state().changes_after_release
     }
 
     /// Keeps everything that is done with the disk waiting until what this returns is dropped.
@@ -376,17 +302,24 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+    fn displaced(&self, files: &[(String, Identity)]) -> Option<PathBuf> {
         let state = self.state();
-        let is_gone = |name: &&String| !state.off && !state.names.contains_key(*name);
-        state.held.iter().chain(files).find(is_gone).map(|name| self.path(name))
+        if state.off {
+            return None;
+        }
+        let held = state.held.iter().find(|name| !state.names.contains_key(*name));
+        let is_there = |name, identity| state.names.get(name).is_some_and(|inode| identify(*inode) == identity);
+        let of_files = || files.iter().find(|(name, identity)| !is_there(name, *identity)).map(|(name, _)| name);
+        held.or_else(of_files).map(|name| self.path(name))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         PathBuf::from("simulated").join(name)
     }
 
-    fn release(&self) {}
+    fn release(&self) {
+        self.state().is_released = true;
+    }
 }
 
 impl DiskFile for SimulatedFile {
@@ -458,6 +391,13 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
+        if let Some((prefix, time)) = state.faults.slow_syncs
+            && state.is_named(self.inode, prefix)
+        {
+            drop(state);
+            thread::sleep(time);
+            state = self.disk.state();
+        }
         state.operate()?;
         if let Some((prefix, left)) = state.faults.failing_syncs
             && left > 0
@@ -470,5 +410,8 @@ impl DiskFile for SimulatedFile {
         }
         state.inodes[self.inode].settle(true);
         Ok(())
+    }
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identify(self.inode))
     }
 }

@@ -44,6 +44,8 @@ pub(crate) mod meta {
     pub(crate) const APPLIED_BLOCK: &str = "applied_block";
     /// 1 while a commit log must be there beside the tables.
     pub(crate) const IN_USE: &str = "in_use";
+    /// 1 once the groups of tables that were set apart, as a backup is, have new epochs.
+    pub(crate) const RENEWED: &str = "epochs_renewed";
 }
 
 /// What went wrong with the tables.

@@ -9,6 +9,7 @@ mod forget;
 mod model;
 mod notes;
 mod power;
+mod renewal;
 mod retention;
 mod unreadable;
 
@@ -71,12 +72,24 @@ fn assert_records(found: &[Record], expected: &[Record], what: &str) {
 
 /// Checks that a group holds just these records, forward and backward.
 async fn assert_holds(log: &dyn Log, name: &str, epoch: u64, first: u64, last: u64) {
-    let expected = &batch(name, epoch, first, last).records;
+    assert_holds_of(log, name, &[(epoch, first, last)]).await;
+}
+
+/// As [`assert_holds`], for records of several epochs, in the last of which the group is.
+async fn assert_holds_of(log: &dyn Log, name: &str, parts: &[(u64, u64, u64)]) {
+    let (&(_, first, _), &(epoch, _, last)) = (parts.first().unwrap(), parts.last().unwrap());
+    let expected = parts.iter().flat_map(|&(epoch, first, last)| batch(name, epoch, first, last).records.clone());
+    let expected: Vec<Record> = expected.collect();
     for range in [Range::After(0), Range::Before(u64::MAX)] {
         let page = log.read(0, &group(name), range, ALL).await.unwrap().unwrap();
         assert_eq!((page.head.epoch, page.head.first, page.head.seq), (epoch, first, last), "{name}");
-        assert_records(&page.records, expected, &format!("{name} {range:?}"));
+        assert_records(&page.records, &expected, &format!("{name} {range:?}"));
     }
+}
+
+/// The epoch that a group is in now.
+async fn epoch_of(log: &dyn Log, name: &str) -> u64 {
+    log.head(0, &group(name)).await.unwrap().unwrap().epoch
 }
 
 /// On real files; `INTERVAL` decides how soon messages go into the tables.

@@ -11,7 +11,7 @@ use super::faults::eventually;
 use super::*;
 use crate::log::BackupError;
 use crate::log::embedded::backup::{CopyError, While, copy};
-use crate::log::embedded::disk::{Directory, DiskFile, LOCK, Space};
+use crate::log::embedded::disk::{Directory, DiskFile, Identity, LOCK, Space};
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::table::{MESSAGES, Tables};
 use crate::log::embedded::{back_up, verify};
@@ -146,7 +146,7 @@ impl Disk for Crowding {
     fn hold(&self, name: &str) -> io::Result<()> {
         self.place.hold(name)
     }
-    fn displaced(&self, files: &[String]) -> Option<PathBuf> {
+    fn displaced(&self, files: &[(String, Identity)]) -> Option<PathBuf> {
         self.place.displaced(files)
     }
     fn path(&self, name: &str) -> PathBuf {

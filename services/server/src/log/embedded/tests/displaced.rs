@@ -27,6 +27,9 @@ fn what_is_removed_or_replaced_is_noticed_until_it_is_back() {
     let trouble = Arc::new(Trouble::default());
     let limits = Limits { segment: 64 * 1024, spares: 1, reserve: 0, disk: 0 };
     let files = Files::new(Arc::new(disk), limits, Arc::clone(&trouble), &[7]).unwrap();
+    // One that was there, and one that is begun.
+    files.prepare().unwrap();
+    files.begin(FileHeader { log: 1, file: 8, previous: Position::default() }, 0).unwrap();
     let told = || {
         files.watch(Demand::default());
         trouble.of(Cause::Displaced)
@@ -40,14 +43,14 @@ fn what_is_removed_or_replaced_is_noticed_until_it_is_back() {
         assert!(told.starts_with(&format!("{} was removed or replaced", path.display())), "{told}");
         assert_eq!(told.contains("another process"), path.ends_with(LOCK), "{told}");
     };
-    for name in ["messages.redb", LOCK, &file_name(7), ""] {
+    for name in ["messages.redb", LOCK, &file_name(7), &file_name(8), ""] {
         let path = of_data(name);
         fs::rename(&path, &away).unwrap();
         is_told(told(), &path);
         fs::rename(&away, &path).unwrap();
         assert_eq!(told(), None, "{name}");
     }
-    for name in ["messages.redb", LOCK] {
+    for name in ["messages.redb", LOCK, &file_name(7), &file_name(8)] {
         let path = of_data(name);
         fs::rename(&path, &away).unwrap();
         fs::copy(&away, &path).unwrap();
@@ -181,7 +184,7 @@ fn no_file_of_another_server_is_taken_renamed_or_removed() {
             let told = begin(need).unwrap_err().to_string();
             assert!(told.contains("was removed or replaced under the server"), "{told}");
         }
-        files.provide(Demand::default()).unwrap_err();
+        files.provide(&Demand::default).unwrap_err();
         assert_untouched(&data, &names);
         files.watch(Demand::default());
     }
@@ -189,7 +192,7 @@ fn no_file_of_another_server_is_taken_renamed_or_removed() {
     fs::rename(&away, &data).unwrap();
     files.watch(Demand::default());
     assert_eq!(begin(0).unwrap(), 8);
-    assert!(files.provide(Demand::default()).unwrap());
+    assert!(files.provide(&Demand::default).unwrap());
     assert!(data.join(file_name(8)).exists() && !data.join("spare-0").exists() && !data.join(seventh).exists());
 }
 
@@ -202,7 +205,7 @@ fn what_is_gone_is_noticed_while_a_spare_file_is_filled() {
     let limits = Limits { segment: SEGMENT, spares: 1, reserve: 0, disk: 0 };
     let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[7]).unwrap();
     disk.remove(&file_name(7)).unwrap();
-    let told = files.provide(Demand::default()).unwrap_err().to_string();
+    let told = files.provide(&Demand::default).unwrap_err().to_string();
     assert!(told.contains("was removed or replaced under the server"), "{told}");
     assert_eq!(trouble.of(Cause::Displaced), Some(told));
     // What was made by then is no use any more, and takes no space.

@@ -177,6 +177,9 @@ async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
         disk.set_faults(Faults { capacity: Some(used + 512 * 1024), ..Faults::default() });
         let log = start_on(&disk, &large);
         assert!(log.trouble().is_some());
+        // Another one than the backup has, and the same at each start.
+        let epoch = log.head(0, &group("Dogs")).await.unwrap().map_or(7, |head| head.epoch);
+        assert_eq!(epoch > 7, head > 0);
         assert!(!disk.list().unwrap().iter().any(|name| name.starts_with("commit-")));
         log.crash();
 
@@ -184,7 +187,7 @@ async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
         disk.set_faults(Faults { capacity: Some(used + 512 * 1024), ..Faults::default() });
         let log = start_on(&disk, &large);
         disk.set_faults(Faults::default());
-        eventually(async || log.append(0, vec![batch("Dogs", 7, head + 1, head + 1)]).await).await;
+        eventually(async || log.append(0, vec![batch("Dogs", epoch, head + 1, head + 1)]).await).await;
         let unapplied = disk.copy();
         assert!(log.flush().await);
         log.crash();
@@ -198,7 +201,7 @@ async fn a_first_start_on_a_full_disk_keeps_no_later_one_from_starting() {
         assert!(matches!(error, OpenError::NoCommitLog { .. }), "{error}");
         for disk in [&disk, &unapplied] {
             let log = start_on(disk, &large);
-            assert_holds(&*log, "Dogs", 7, 1, head + 1).await;
+            assert_holds_of(&*log, "Dogs", &[(7, 1, head), (epoch, head + 1, head + 1)]).await;
             log.close().await;
         }
     }
@@ -331,8 +334,9 @@ async fn operators_can_look_copy_and_back_up() {
     log.crash();
 
     let copied = open(&Config { data_dir: copy.clone(), ..config.clone() }).unwrap();
-    assert_holds(&*copied, "Dogs", 7, 11, 30).await;
-    copied.append(0, vec![batch("Dogs", 7, 31, 31)]).await.unwrap();
+    let epoch = epoch_of(&*copied, "Dogs").await;
+    assert_holds_of(&*copied, "Dogs", &[(7, 11, 30), (epoch, 31, 30)]).await;
+    copied.append(0, vec![batch("Dogs", epoch, 31, 31)]).await.unwrap();
     copied.close().await;
 
     let verified = verify(&config.data_dir).unwrap();

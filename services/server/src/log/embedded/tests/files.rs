@@ -1,5 +1,7 @@
 //! Files of the commit log that are used again, or cannot be.
 
+use std::cell::Cell;
+
 use super::faults::eventually;
 use super::*;
 use crate::log::embedded::files::{Demand, Files, Limits};
@@ -8,6 +10,7 @@ use crate::log::embedded::scan::{file_name, file_number};
 use crate::log::embedded::simulated::{Faults, Random};
 use crate::log::embedded::trouble::Trouble;
 
+const MIB: u64 = 1024 * 1024;
 const SEGMENT: u64 = 64 * 1024;
 
 /// Files with one that nobody needs any more, and a spare file wanted.
@@ -23,7 +26,7 @@ fn with_one_retired(disk: &SimulatedDisk) -> Files {
 /// Whether a file can be begun after some attempts to provide one; its bytes.
 fn begun(files: &Files, disk: &SimulatedDisk) -> Option<Vec<u8>> {
     for _ in 0..4 {
-        drop(files.provide(Demand::default()));
+        drop(files.provide(&Demand::default));
     }
     disk.set_faults(Faults::default());
     let header = FileHeader { log: 1, file: 2, previous: Position::default() };
@@ -176,7 +179,7 @@ fn a_file_that_somebody_removed_is_not_waited_for() {
     disk.set_content("spare-0", vec![0; SEGMENT as usize]);
     let files = with_one_retired(&disk);
     disk.remove(&file_name(1)).unwrap();
-    files.provide(Demand::default()).unwrap();
+    files.provide(&Demand::default).unwrap();
     assert_eq!(files.bytes(), SEGMENT);
 }
 
@@ -197,12 +200,12 @@ fn files_go_on_while_none_can_be_opened() {
     for number in 2..10 {
         disk.set_faults(Faults { failing_opens: u64::MAX, ..Faults::default() });
         // The one that is not needed any more goes, and another is made.
-        files.provide(Demand::default()).unwrap();
-        files.provide(Demand::default()).unwrap();
+        files.provide(&Demand::default).unwrap();
+        files.provide(&Demand::default).unwrap();
         files.begin(FileHeader { log: 1, file: number, previous: Position::default() }, 0).unwrap();
         files.retire(number);
     }
-    files.provide(Demand::default()).unwrap();
+    files.provide(&Demand::default).unwrap();
     assert_eq!(files.bytes(), SEGMENT, "the last one");
 }
 
@@ -213,7 +216,7 @@ fn a_file_that_lost_its_name_on_the_way_is_not_waited_for() {
         let files = with_one_retired(&disk);
         let failing_renames = rename_back_fails.then_some("commit-");
         disk.set_faults(Faults { failing_directory_syncs: 1, failing_renames, ..Faults::default() });
-        files.provide(Demand::default()).unwrap_err();
+        files.provide(&Demand::default).unwrap_err();
         let content = begun(&files, &disk).unwrap();
         assert_eq!(content.last(), Some(&u8::from(!rename_back_fails)));
     }
@@ -273,7 +276,7 @@ fn a_quota_is_not_written_up_to_all_the_time() {
         let files = Files::new(Arc::new(disk.clone()), limits, Arc::new(Trouble::default()), &[]).unwrap();
         disk.set_faults(Faults { quota: Some(quota), ..Faults::default() });
         for _ in 0..100 {
-            match files.provide(Demand::default()) {
+            match files.provide(&Demand::default) {
                 Ok(_) => assert_eq!(spares, 1),
                 Err(error) => assert_eq!((error.kind(), spares), (std::io::ErrorKind::QuotaExceeded, 0)),
             }
@@ -284,12 +287,12 @@ fn a_quota_is_not_written_up_to_all_the_time() {
         disk.set_faults(Faults::default());
         // The one that there is has to do until it is used.
         if spares == 1 {
-            assert!(!files.provide(Demand::default()).unwrap());
+            assert!(!files.provide(&Demand::default).unwrap());
             files.begin(FileHeader { log: 1, file: 1, previous: Position::default() }, 0).unwrap();
         }
         let begun = std::time::Instant::now();
         while files.bytes() < 2 * SEGMENT {
-            drop(files.provide(Demand::default()));
+            drop(files.provide(&Demand::default));
             assert!(begun.elapsed() < Duration::from_secs(30), "space that came is not used");
             std::thread::yield_now();
         }
@@ -337,4 +340,38 @@ async fn many_appends_together_need_no_file_of_their_own() {
     let sizes: Vec<u64> = sizes.map(|name| disk.content(&name).len() as u64).collect();
     assert!(sizes.len() > 2 && sizes.iter().all(|size| *size == SEGMENT), "{sizes:?}");
     log.close().await;
+}
+
+#[test]
+fn a_stop_does_not_wait_until_a_file_is_filled() {
+    let disk = SimulatedDisk::default();
+    let limits = Limits { segment: 8 * MIB, spares: 1, reserve: 0, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::default(), &[]).unwrap();
+    let asked = Cell::new(0);
+    files.run(&|| {
+        asked.set(asked.get() + 1);
+        // That is right before it is filled.
+        if asked.get() == 2 {
+            files.close();
+        }
+        Demand::default()
+    });
+    assert_eq!((asked.get(), disk.list().unwrap()), (2, Vec::new()));
+}
+
+#[test]
+fn the_space_is_watched_while_a_file_is_filled() {
+    let disk = SimulatedDisk::default();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: 3 * MIB, spares: 1, reserve: MIB, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[]).unwrap();
+    let slow_syncs = Some(("spare-", Duration::from_millis(150)));
+    disk.set_faults(Faults { capacity: Some(8 * MIB), slow_syncs, ..Faults::default() });
+    let asked = Cell::new(0);
+    let more_each_time = || {
+        asked.set(asked.get() + 1);
+        Demand { unapplied: (asked.get() - 1) * 4 * MIB, ..Demand::default() }
+    };
+    assert!(files.provide(&more_each_time).unwrap());
+    assert!(trouble.any().is_some_and(|told| told.contains("log.reserve_bytes")), "{:?}", trouble.any());
 }

@@ -1,5 +1,6 @@
 //! Notes on a disk that fails and loses power.
 
+use super::faults::eventually;
 use super::*;
 use crate::log::embedded::notes::{FILE, Handle, NoteFile, load};
 use crate::log::embedded::simulated::{Faults, Random, SimulatedDisk};
@@ -124,4 +125,21 @@ async fn a_backup_has_the_notes_and_a_server_that_stopped_keeps_none() {
         assert_eq!(all, [note("a", "first", FAR)], "{place}");
         log.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_is_being_written_is_there_before_another_process_may_have_the_directory() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    disk.set_faults(Faults { slow_syncs: Some(("notes", Duration::from_millis(300))), ..Faults::default() });
+    let keeping = tokio::spawn(log.notes().unwrap().keep(note("a", "held", FAR)));
+    eventually(async || {
+        disk.list().unwrap().iter().any(|name| name.starts_with("notes")).then_some(()).ok_or("not begun")
+    })
+    .await;
+    log.close().await;
+    keeping.await.unwrap().unwrap();
+    assert_eq!(disk.changes_after_release(), 0);
+    let told = log.notes().unwrap().keep(note("b", "late", FAR)).await.unwrap_err();
+    assert_eq!(told.reason, "the log is closed");
 }

@@ -1,8 +1,10 @@
-//! Retention where what is stored is not what was written.
+//! Retention where what is stored is not what was written, or cannot be read.
 
 use redb::ReadableTable;
 
+use super::unreadable::sectors;
 use super::*;
+use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::table::{GROUPS, MESSAGES};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,5 +97,29 @@ async fn the_bound_on_messages_holds_for_a_damaged_group_and_takes_the_damage_aw
     let head = row(&log).head;
     assert!(head.first >= 23, "{head:?}");
     assert_holds(&*log, "A", 7, head.first, 42).await;
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_waits_for_one_bad_sector_of_retention_and_not_for_all() {
+    const NAMES: [&str; 3] = ["A", "B", "C"];
+    let disk = SimulatedDisk::default();
+    let bytes = batch("A", 7, 1, 200).records.iter().map(|record| record.size() as u64).sum();
+    let retention = Retention { bytes, ..config().retention };
+    // What was read once is read from the disk again; there is one walk, which finds nothing.
+    let config = Config { retention, table_cache_bytes: 0, sweep_interval: Duration::from_secs(3600), ..config() };
+    let log = start_on(&disk, &config);
+    log.append(0, NAMES.map(|name| batch(name, 7, 1, 200)).to_vec()).await.unwrap();
+    assert!(log.flush().await);
+    // Retention reads them when there is more, and nobody else does.
+    disk.set_faults(sectors(&disk, &NAMES.map(|name| format!("{name}/7/10/"))));
+    log.append(0, NAMES.map(|name| batch(name, 7, 201, 230)).to_vec()).await.unwrap();
+    assert!(log.flush().await);
+    assert_eq!(disk.bad_reads(), 1);
+    assert_eq!(log.trouble(), None);
+    disk.set_faults(Faults::default());
+    for name in NAMES {
+        assert_holds(&*log, name, 7, 1, 230).await;
+    }
     log.close().await;
 }

@@ -16,11 +16,11 @@ use crate::log::embedded::{OfflineError, OpenError};
 use crate::log::{Head, PageLimit};
 
 /// The sectors of the tables under these messages, named by the beginnings of their texts.
-fn sectors(disk: &SimulatedDisk, messages: &[&str]) -> Faults {
+pub(super) fn sectors(disk: &SimulatedDisk, messages: &[impl AsRef<str>]) -> Faults {
     let content = disk.content("messages.redb");
     let holds = |page: &[u8], text: &str| page.windows(text.len()).any(|window| window == text.as_bytes());
     let mut bad_sectors: Vec<(&'static str, Bytes<u64>)> = Vec::new();
-    for text in messages {
+    for text in messages.iter().map(AsRef::as_ref) {
         let before = bad_sectors.len();
         let pages = content.chunks(PAGE as usize).enumerate().filter(|(_, page)| holds(page, text));
         bad_sectors.extend(pages.map(|(number, _)| ("messages", number as u64 * PAGE..(number as u64 + 1) * PAGE)));
