@@ -27,10 +27,25 @@ const SETTLED: Duration = Duration::from_secs(10 * 60);
 /// How often the clock is looked at while nobody posts.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// When what is taken in now is taken in: milliseconds since 1970, as in [`Record::at`](super::Record::at).
-pub(crate) fn taken_in_ms() -> u64 {
+/// When something is taken in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TakenIn {
+    /// By the clock: milliseconds since 1970, as in [`Record::at`](super::Record::at).
+    pub(crate) at: u64,
+    /// By [`running`], in milliseconds: how long ago it was is told by this alone, for the clock may be set meanwhile.
+    pub(crate) running: u64,
+}
+
+/// When what is taken in now is taken in.
+pub(crate) fn taken_in() -> TakenIn {
     static CLOCK: PostClock = PostClock::new();
-    CLOCK.look(millis(running()), now_ms())
+    let running = millis(running());
+    TakenIn { at: CLOCK.look(running, now_ms()), running }
+}
+
+/// As [`taken_in`], by the clock alone.
+pub(crate) fn taken_in_ms() -> u64 {
+    taken_in().at
 }
 
 /// Looks at the clock from the start on, until `stop`.
