@@ -73,42 +73,46 @@ async fn an_hour_between_two_nodes_costs_no_order_and_no_post() -> Result<()> {
     ensure!(!of_here.is_empty() && !of_ahead.is_empty(), "one node owns all of {groups:?}");
 
     // All groups go to the node that is an hour ahead: what was posted before is known there by its id, though it seems an hour old,
-    // also after something newer was posted.
+    // also after something newer was posted, be it by somebody who gives no ids.
     cluster.nodes[0].terminate()?;
     ensure!(cluster.nodes[0].wait(PATIENCE).await?.success());
     let recorded = ada.cut();
     let connector = connector.at(cluster.chat(other));
-    let mut ada = connector.extended("ada").await?;
+    let (mut ada, mut eve) = (connector.extended("ada").await?, connector.classic("eve").await?);
     for group in &groups {
         ada.join(group).await?;
-        let third = ada.post(group, "three", "3").await?;
-        ensure!(third.seq == 3 && is_about(third.at, now_ms()? + AHEAD * 1_000), "{third:?}");
+        eve.writer.post(group, "three", None).await?;
+        ada.reader.until_text(group, "three").await?;
         ensure!(ada.post(group, "one", "1").await?.seq == 1);
         ensure!(bob.post(group, "two", "2").await?.seq == 2);
+        let fourth = ada.post(group, "four", "4").await?;
+        ensure!(fourth.seq == 4 && is_about(fourth.at, now_ms()? + AHEAD * 1_000), "{fourth:?}");
     }
 
-    // And to a node whose clock is right: the times of a group wait for its clock, and never decrease.
+    // And to a node whose clock is right: the times of a group wait for its clock, and never decrease. There too all ids are known, of what
+    // was stored before the hour as of what was stored after it.
     let third = cluster.add().await?;
     cluster.agreed(2).await?;
     cluster.nodes[other].terminate()?;
     ensure!(cluster.nodes[other].wait(PATIENCE).await?.success());
-    let (recorded_too, bob) = (ada.cut(), bob.cut());
+    let (recorded_too, bob, eve) = (ada.cut(), bob.cut(), eve.cut());
     let mut ada = connector.at(cluster.chat(third)).extended("ada").await?;
     let mut logs = Vec::new();
     for group in &groups {
         ada.join(group).await?;
-        ensure!(ada.post(group, "three", "3").await?.seq == 3);
-        let fourth = ada.post(group, "four", "4").await?;
-        ensure!(fourth.seq == 4 && is_about(fourth.at, now_ms()? + AHEAD * 1_000), "{fourth:?}");
-        ada.reader.until_text(group, "four").await?;
+        ensure!(ada.post(group, "one", "1").await?.seq == 1);
+        ensure!(ada.post(group, "four", "4").await?.seq == 4);
+        let fifth = ada.post(group, "five", "5").await?;
+        ensure!(fifth.seq == 5 && is_about(fifth.at, now_ms()? + AHEAD * 1_000), "{fifth:?}");
+        ada.reader.until_text(group, "five").await?;
         let log = ada.read_log(group).await?;
         ensure!(log.messages.iter().map(|message| message.at).is_sorted(), "{log:?}");
-        ensure!(log.messages.len() == 4, "{log:?}");
+        ensure!(log.messages.len() == 5, "{log:?}");
         logs.push(log);
     }
     let lapsed = harness::metrics::Metrics::scrape(cluster.nodes[third].http()).await?;
     let expired = lapsed.sum("tertulia_cluster_expired_nodes_total", &[]).context("no metric of expired nodes")?;
     ensure!(expired == 0.0, "{expired} nodes were taken for dead");
-    check(&[recorded, recorded_too, bob, ada.settled()], &logs).assert_clean();
+    check(&[recorded, recorded_too, bob, eve, ada.settled()], &logs).assert_clean();
     Ok(())
 }

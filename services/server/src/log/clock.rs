@@ -27,10 +27,25 @@ const SETTLED: Duration = Duration::from_secs(10 * 60);
 /// How often the clock is looked at while nobody posts.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// When what is taken in now is taken in: milliseconds since 1970, as in [`Record::at`](super::Record::at).
-pub(crate) fn taken_in_ms() -> u64 {
+/// When something is taken in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TakenIn {
+    /// By the clock: milliseconds since 1970, as in [`Record::at`](super::Record::at).
+    pub(crate) at: u64,
+    /// By [`running`], in milliseconds: how long ago it was is told by this alone, for the clock may be set meanwhile.
+    pub(crate) running: u64,
+}
+
+/// When what is taken in now is taken in.
+pub(crate) fn taken_in() -> TakenIn {
     static CLOCK: PostClock = PostClock::new();
-    CLOCK.look(millis(running()), now_ms())
+    let running = millis(running());
+    TakenIn { at: CLOCK.look(running, now_ms()), running }
+}
+
+/// As [`taken_in`], by the clock alone.
+pub(crate) fn taken_in_ms() -> u64 {
+    taken_in().at
 }
 
 /// Looks at the clock from the start on, until `stop`.
@@ -53,8 +68,9 @@ struct PostClock {
     since: AtomicU64,
     /// When it was first seen to be ahead; 0 if it is not.
     ahead_since: AtomicU64,
-    /// The distance that it had before it was last set back: to be back there is no jump.
+    /// The distance that it had before it was last set back, and when that was seen: to be back there soon is no jump.
     left: AtomicI64,
+    left_at: AtomicU64,
 }
 
 impl PostClock {
@@ -66,6 +82,7 @@ impl PostClock {
             since: AtomicU64::new(Self::NEVER),
             ahead_since: AtomicU64::new(0),
             left: AtomicI64::new(i64::MIN),
+            left_at: AtomicU64::new(0),
         }
     }
 
@@ -86,12 +103,14 @@ impl PostClock {
         }
         let before = self.distance.load(Ordering::Relaxed);
         let exceeds = |one: i64, other: i64| u64::try_from(one.saturating_sub(other)).unwrap_or(0);
-        if exceeds(before, distance) > millis(TOLERANCE) {
-            self.left.store(before, Ordering::Relaxed);
-        }
-        let ahead = exceeds(distance, before.max(self.left.load(Ordering::Relaxed)));
         // A time server puts right what a boot began with.
-        if ahead <= millis(TOLERANCE) || passed.saturating_sub(since) < millis(AFTER_START) {
+        let has_just_begun = || passed.saturating_sub(since) < millis(AFTER_START);
+        if exceeds(before, distance) > millis(TOLERANCE) && !has_just_begun() {
+            self.left.store(before, Ordering::Relaxed);
+            self.left_at.store(passed, Ordering::Relaxed);
+        }
+        let ahead = exceeds(distance, before);
+        if ahead <= millis(TOLERANCE) || has_just_begun() || self.is_back(distance, passed) {
             return believe();
         }
         let ahead_since = match self.ahead_since.load(Ordering::Relaxed) {
@@ -110,6 +129,12 @@ impl PostClock {
             return believe();
         }
         passed.saturating_add_signed(before)
+    }
+
+    /// Whether the clock was there a while ago, and was set back then.
+    fn is_back(&self, distance: i64, passed: u64) -> bool {
+        let left_for = passed.saturating_sub(self.left_at.load(Ordering::Relaxed));
+        left_for < millis(AFTER_JUMP) && distance.abs_diff(self.left.load(Ordering::Relaxed)) <= millis(TOLERANCE)
     }
 }
 
@@ -222,6 +247,30 @@ mod tests {
         assert_eq!(look(51 * minute, 2 * year), Some(2 * year));
         assert_eq!(look(60 * minute, 0), Some(0), "it is set back");
         assert_eq!(look(61 * minute, 2 * year), Some(2 * year), "and was right before");
+    }
+
+    #[test]
+    fn where_a_clock_was_before_it_was_set_back_is_no_place_to_jump_to_later() {
+        let (minute, year) = (60_000, millis(YEAR));
+        let boot = 1_000_000;
+        let ahead =
+            |clock: &PostClock, passed: u64, ahead: u64| clock.look(boot + passed, NOW + passed + ahead) - NOW - passed;
+        // A boot began with it, and it was put right.
+        let clock = PostClock::new();
+        assert_eq!(ahead(&clock, 0, year), year);
+        assert_eq!(ahead(&clock, minute, 0), 0);
+        assert_eq!(ahead(&clock, 40 * minute, year / 2), 0);
+        assert_eq!(ahead(&clock, 41 * minute, year), 0);
+        assert_eq!(ahead(&clock, 42 * minute, 0), 0);
+        // It went by the wrong time for long enough to be believed.
+        assert_eq!(ahead(&clock, 50 * minute, year), 0);
+        assert_eq!(ahead(&clock, 60 * minute, year), year);
+        assert_eq!(ahead(&clock, 70 * minute, 0), 0);
+        assert_eq!(ahead(&clock, 71 * minute, year / 2), 0, "it was never there");
+        assert_eq!(ahead(&clock, 72 * minute, year), year, "it is back");
+        assert_eq!(ahead(&clock, 80 * minute, 0), 0);
+        let day_later = 80 * minute + millis(AFTER_JUMP);
+        assert_eq!(ahead(&clock, day_later, year), 0, "that it was there is long ago");
     }
 
     #[test]

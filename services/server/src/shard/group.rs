@@ -15,6 +15,7 @@ use super::dedup::Dedup;
 use super::request::{Member, Progress};
 use super::session::{ConnectionId, Session, Stored};
 use super::{Batch, Delivery, GroupStatus, Record, Subscription};
+use crate::log::clock::TakenIn;
 use crate::telemetry::trace::FanOut;
 
 /// Bytes of messages in one delivery at most, beside its last message: a member that stands still holds as many deliveries as the
@@ -100,7 +101,7 @@ impl Group {
     }
 
     /// Where a post with this id already is.
-    pub(super) fn repeat_of(&mut self, sender: &UserName, id: &PostId, now: u64) -> Option<Stored> {
+    pub(super) fn repeat_of(&mut self, sender: &UserName, id: &PostId, now: TakenIn) -> Option<Stored> {
         self.dedup.as_mut()?.get(sender, id, now)
     }
 
@@ -110,11 +111,11 @@ impl Group {
         sender: UserName,
         id: Option<PostId>,
         message: Arc<str>,
-        now: u64,
+        now: TakenIn,
         received: Instant,
     ) -> (bool, Stored) {
         self.tail += 1;
-        self.newest_at = self.newest_at.max(now);
+        self.newest_at = self.newest_at.max(now.at);
         let stored = Stored { epoch: self.epoch, seq: self.tail, at: self.newest_at };
         if let (Some(dedup), Some(id)) = (&mut self.dedup, &id) {
             dedup.insert(sender.clone(), id.clone(), stored, now);

@@ -19,7 +19,7 @@ use super::group::Group;
 use super::handle::Shared;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
-use crate::log::clock::taken_in_ms;
+use crate::log::clock::{TakenIn, taken_in, taken_in_ms};
 use crate::log::now_ms;
 
 mod admin;
@@ -290,10 +290,10 @@ impl Owner {
 
     async fn on_posts(&mut self, posts: Posts) {
         let Posts { session, posts, received, in_doubt } = posts;
-        let now = taken_in_ms();
+        let now = taken_in();
         let mut posts = posts.into_iter();
         while let Some(post) = posts.next() {
-            let may_post = match self.is_repeat(&post.group, &session, post.id.as_ref()) {
+            let may_post = match self.is_repeat(&post.group, &session, post.id.as_ref(), now) {
                 true => Ok(()),
                 false => self.ready_for_post(&post.group, &session, post.id.as_ref()).await,
             };
@@ -322,9 +322,9 @@ impl Owner {
     }
 
     /// Whether a post is known to be stored already: then it is answered as such, whatever a moderator has done since.
-    fn is_repeat(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>) -> bool {
+    fn is_repeat(&mut self, name: &GroupName, session: &Session, id: Option<&PostId>, now: TakenIn) -> bool {
         let Some(id) = id else { return false };
-        self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, taken_in_ms()).is_some())
+        self.groups.get_mut(name).is_some_and(|group| group.repeat_of(&session.user, id, now).is_some())
     }
 
     /// Brings a group into memory with all that a post needs, and asks whether the session may post, or has posted just this.
@@ -341,7 +341,7 @@ impl Owner {
                 return Err(Refusal::NoSuchGroup(name.clone()));
             }
             self.load_dedup(name).await?;
-            if self.is_repeat(name, session, id) {
+            if self.is_repeat(name, session, id, taken_in()) {
                 return Ok(());
             }
         }
@@ -361,7 +361,7 @@ impl Owner {
         sender: &UserName,
         id: Option<&PostId>,
         message: Arc<str>,
-        now: u64,
+        now: TakenIn,
         received: Instant,
     ) -> Result<Stored, Refusal> {
         let Some(group) = self.groups.get_mut(name) else { return Err(Refusal::NoSuchGroup(name.clone())) };

@@ -77,7 +77,8 @@ impl Sweep {
         if !self.due.is_empty() {
             return Ok(());
         }
-        let is_news = now.is_some() && !std::mem::replace(&mut self.knows_time, now.is_some());
+        let knew_time = std::mem::replace(&mut self.knows_time, now.is_some());
+        let is_news = now.is_some() && !knew_time;
         if is_news {
             // Walks before this one have removed nothing for its age, and the next one may be far.
             self.cursor = Some(String::new());
@@ -217,6 +218,27 @@ mod tests {
         }
         assert_eq!(retired, GROUPS * (CHUNKS - 1));
         assert!(transactions > 1);
+    }
+
+    #[test]
+    fn a_walk_begins_whenever_the_clock_is_believed_again() {
+        const NOW: u64 = 1_700_000_000_000;
+        let (tables, rules) = (tables(1, 2), Rules::from(Retention::default()));
+        let mut sweep = Sweep::new(Duration::from_secs(3600));
+        let mut complaints = Complaints::default();
+        let mut begins = |now| {
+            // Long ago, so that it shows when it is set.
+            let begun = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+            sweep.begun = begun;
+            sweep.look(&tables, &rules, now, &mut complaints).unwrap();
+            assert!(sweep.cursor.is_none(), "the walk takes one look");
+            sweep.begun > begun
+        };
+        assert!(begins(Some(NOW)), "before, nothing was removed for its age");
+        assert!(!begins(Some(NOW)));
+        assert!(!begins(None), "the clock has jumped");
+        assert!(begins(Some(NOW)));
+        assert!(!begins(Some(NOW)));
     }
 
     #[test]

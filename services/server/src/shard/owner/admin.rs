@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
-use super::{Answer, Asker, Group, Owner, taken_in_ms, unanswered, unavailable};
+use super::{Answer, Asker, Group, Owner, taken_in, taken_in_ms, unanswered, unavailable};
 use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
@@ -280,7 +280,7 @@ impl Owner {
                 Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
                 None => match self.ready_for_repeat(&name, id).await {
                     Ok(()) => {
-                        self.place(&name, &UserName::system(), id, Arc::clone(message), taken_in_ms(), Instant::now())
+                        self.place(&name, &UserName::system(), id, Arc::clone(message), taken_in(), Instant::now())
                     }
                     Err(refusal) => Err(refusal),
                 },

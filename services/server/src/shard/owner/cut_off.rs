@@ -11,7 +11,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 use super::append::{Answer, Asker, send_answers};
 use super::mirror::refuse_admin;
 use super::seat::{Role, Seat};
-use super::{Owner, taken_in_ms, unanswered, unavailable};
+use super::{Owner, taken_in, unanswered, unavailable};
 use crate::shard::Refusal;
 use crate::shard::request::{Admin, NewPost, Posts, Request};
 use crate::shard::session::{Event, Stored};
@@ -84,7 +84,7 @@ impl Owner {
         id: Option<&PostId>,
     ) -> Result<Stored, Refusal> {
         let group = self.groups.get_mut(name);
-        match group.and_then(|group| Some((group.repeat_of(user, id?, taken_in_ms())?, group.head()))) {
+        match group.and_then(|group| Some((group.repeat_of(user, id?, taken_in())?, group.head()))) {
             Some((stored, head)) if stored.seq <= head => Ok(stored),
             Some(_) => Err(unanswered(name.clone())),
             None => Err(unavailable(name)),

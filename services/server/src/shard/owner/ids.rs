@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tertulia_protocol::{GroupName, PostId};
 
-use super::{Owner, taken_in_ms, unavailable};
+use super::{Owner, taken_in, unavailable};
+use crate::log::clock::TakenIn;
 use crate::log::{Log, PageLimit, Range};
 use crate::shard::Refusal;
 use crate::shard::dedup::Dedup;
@@ -16,6 +17,12 @@ use crate::shard::session::Stored;
 const PAGE: PageLimit = PageLimit { records: 1_000, bytes: 4 * 1024 * 1024 };
 /// Groups whose ids are read at a time.
 const AT_ONCE: usize = 32;
+/// Two neighbours in the log may seem further apart than they are, since one clock stored one of them and another the other, or the same one after it
+/// was set. So between two of them no more than such a share of the time for which ids are remembered is taken to have passed.
+const STEP_SHARE: u64 = 64;
+/// And what seems older than the time for which ids are remembered is looked at all the same, by such a share of it: clocks that
+/// differ, or are set, [`STEP_SHARE`] / [`SPARE_SHARE`] times within that time have nothing forgotten.
+const SPARE_SHARE: u64 = 4;
 
 impl Owner {
     /// What is needed to find out whether the post of that id is stored.
@@ -62,21 +69,18 @@ impl Owner {
     fn search_for_ids(&self, name: &GroupName) -> Option<Search> {
         let config = &self.shared.config;
         let group = self.groups.get(name)?;
-        let now = taken_in_ms();
-        // Others' clocks may differ from ours: what they stored last counts as stored now.
-        let newest = if self.seat.is_some() { group.newest_at() } else { now };
-        let oldest = newest.saturating_sub(millis(config.dedup_time));
+        let now = taken_in();
+        // Where others store as well, whose clocks may differ from ours, nobody can tell how long ago the newest was stored.
+        let is_old = self.seat.is_none() && group.newest_at() < now.at.saturating_sub(millis(config.dedup_time));
         Some(Search {
             shard: self.shard,
             group: name.clone(),
             epoch: group.epoch(),
             // The log need not be asked, which takes long where there are many posts without an id.
-            head: if group.knows_all_ids() || group.newest_at() < oldest { 0 } else { group.head() },
+            head: if group.knows_all_ids() || is_old { 0 } else { group.head() },
             window: config.dedup_window,
             time: config.dedup_time,
             now,
-            newest,
-            oldest,
         })
     }
 }
@@ -90,42 +94,91 @@ struct Search {
     head: u64,
     window: usize,
     time: Duration,
-    now: u64,
-    /// What counts as now by the clock of whoever stored the posts.
-    newest: u64,
-    /// What is older is in the window no more.
-    oldest: u64,
+    now: TakenIn,
 }
 
 impl Search {
     async fn run(self, log: Arc<dyn Log>) -> Result<Dedup, Refusal> {
-        let Self { shard, group, epoch, head, window, time, now, newest, oldest } = self;
+        let Self { shard, group, epoch, head, window, time, now } = self;
         let mut dedup = Dedup::new(window, time);
-        let mut found = Vec::new();
+        let mut age = Age::new(time);
         let mut before = head + 1;
-        while found.len() < window && before > 1 {
-            let limit = PageLimit { records: (window - found.len()).min(PAGE.records), ..PAGE };
+        while dedup.room() > 0 && before > 1 {
+            let limit = PageLimit { records: dedup.room().min(PAGE.records), ..PAGE };
             let page = log.read_for_owner(shard, &group, Range::Before(before), limit).await;
             let records = page.map_err(|_| unavailable(&group))?.map_or_else(Vec::new, |page| page.records);
             let Some(first) = records.first() else { break };
             before = first.seq;
-            let reached_the_old = first.at < oldest;
-            for record in records.into_iter().rev().filter(|record| record.at >= oldest) {
+            for record in records.into_iter().rev() {
+                if age.is_old_at(record.at) {
+                    return Ok(dedup);
+                }
                 let stored = Stored { epoch, seq: record.seq, at: record.at };
-                found.extend(record.id.map(|id| (record.sender, id, stored)));
+                if let Some(id) = record.id {
+                    dedup.insert_older(record.sender, id, stored, now);
+                }
             }
-            if reached_the_old {
-                break;
-            }
-        }
-        for (sender, id, stored) in found.into_iter().rev() {
-            let age = newest.saturating_sub(stored.at);
-            dedup.insert(sender, id, stored, now.saturating_sub(age));
         }
         Ok(dedup)
     }
 }
 
+/// How long before the newest post of a group others were stored, by their times, from each to the next older one.
+struct Age {
+    ms: u64,
+    /// The time of the one before.
+    newer: u64,
+    longest_step: u64,
+    /// What is older is not remembered.
+    most: u64,
+}
+
+impl Age {
+    fn new(remembered: Duration) -> Self {
+        let ms = millis(remembered);
+        Self { ms: 0, newer: 0, longest_step: (ms / STEP_SHARE).max(1), most: ms.saturating_add(ms / SPARE_SHARE) }
+    }
+
+    fn is_old_at(&mut self, at: u64) -> bool {
+        // The newest may have been stored just now.
+        self.ms = self.ms.saturating_add(self.newer.saturating_sub(at).min(self.longest_step));
+        self.newer = at;
+        self.ms > self.most
+    }
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMEMBERED: Duration = Duration::from_secs(300);
+    const SECOND: u64 = 1_000;
+    const HOUR: u64 = 3_600 * SECOND;
+
+    /// How many posts are looked at, so far apart from each to the next older one.
+    fn looked_at(steps: impl IntoIterator<Item = u64>) -> usize {
+        let mut age = Age::new(REMEMBERED);
+        let mut at = 1_000_000 * HOUR;
+        let is_young = |step: &u64| {
+            at -= step;
+            !age.is_old_at(at)
+        };
+        steps.into_iter().take_while(is_young).count()
+    }
+
+    #[test]
+    fn what_is_remembered_is_looked_at_also_where_clocks_differ() {
+        // A post each second, and between some of them another clock.
+        let moved = |every: usize| (0..10_000).map(move |place| if place % every == 1 { HOUR } else { SECOND });
+        assert!(looked_at(moved(20)) > 300, "{}", looked_at(moved(20)));
+        // How old they are, as if there were one clock.
+        assert!((301..400).contains(&looked_at([SECOND; 1_000])), "{}", looked_at([SECOND; 1_000]));
+        // Some are at the same time as those of the node before, which was ahead.
+        assert_eq!(looked_at([HOUR, 0, 0, HOUR, 0]), 5);
+        assert!(looked_at([HOUR; 1_000]) < 100, "{}", looked_at([HOUR; 1_000]));
+    }
 }

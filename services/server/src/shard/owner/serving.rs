@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::append::{Answer, Asker};
 use super::seat::Role;
-use super::{Group, Owner, taken_in_ms};
+use super::{Group, Owner, taken_in};
 use crate::shard::Listed;
 use crate::shard::peers::Asked;
 use crate::shard::session::{ConnectionId, Removal, Stored};
@@ -362,11 +362,11 @@ impl Owner {
         if self.is_fenced() {
             return Err(super::unavailable(group));
         }
-        if !self.is_repeat(group, session, id.as_ref()) {
+        if !self.is_repeat(group, session, id.as_ref(), taken_in()) {
             self.ready_for_post(group, session, id.as_ref()).await?;
         }
         let received = std::time::Instant::now();
-        self.place(group, &session.user, id.as_ref(), message, taken_in_ms(), received)
+        self.place(group, &session.user, id.as_ref(), message, taken_in(), received)
     }
 
     /// Notes that a moderator ended a membership on another node.

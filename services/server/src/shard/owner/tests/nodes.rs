@@ -20,6 +20,7 @@ use crate::shard::{Part, Untold};
 use crate::telemetry::trace::Tracer;
 
 mod chance;
+mod clocks;
 mod ending;
 mod far;
 mod held;
