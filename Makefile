@@ -25,7 +25,7 @@ TEST_TOOLS_AT_BEST := libfaketime
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run tests/tools/older-server
-PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+PYTHON_SCRIPTS := docs/examples/minimal.py tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/nodes tests/bench/disk.py tests/bench/nats_wire.py tests/bench/servers.py tests/instructions/check
 
 .PHONY: help run check-instructions durability growth nodes test soak test-upgrade test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \

@@ -11,6 +11,7 @@ mod extended;
 mod lagging;
 mod lists;
 mod many_groups;
+mod minimal;
 mod order;
 mod proxied;
 mod reconnecting;
