@@ -19,8 +19,8 @@ FROM ?=
 DEPLOY ?=
 
 TEST_TOOLS := grpcurl nats-server
-# Comes as a Debian package: where it cannot be had, the test that wants it says so and is left out.
-TEST_TOOLS_AT_BEST := libfaketime
+# Come as Debian packages: where one cannot be had, the test that wants it says so and is left out.
+TEST_TOOLS_AT_BEST := libfaketime mosquitto redis-server
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck

@@ -10,6 +10,7 @@ mod drain;
 mod extended;
 mod lagging;
 mod lists;
+mod loadgen;
 mod many_groups;
 mod minimal;
 mod order;
