@@ -19,16 +19,16 @@ FROM ?=
 DEPLOY ?=
 
 TEST_TOOLS := grpcurl nats-server
-# Comes as a Debian package: where it cannot be had, the test that wants it says so and is left out.
-TEST_TOOLS_AT_BEST := libfaketime
+# Come as Debian packages: where one cannot be had, the test that wants it says so and is left out.
+TEST_TOOLS_AT_BEST := libfaketime mosquitto redis-server
 # What `make bench` measures beside tertulia.
 BENCH_TOOLS := mosquitto nats-server redis-server
 LINT_TOOLS := buf cargo-deny shellcheck
 SCRIPTS := .ci/run tests/tools/older-server
-PYTHON_SCRIPTS := tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
+PYTHON_SCRIPTS := docs/examples/minimal.py tests/tools/fetch tests/tools/nats-servers helm/readme tests/deploy/run $(wildcard tests/deploy/*.py tests/observe/*.py deploy/grafana/*.py deploy/grafana/source/*.py) \
 	tests/observe/run tests/observe/picture tests/bench/run tests/bench/growth tests/bench/durability tests/bench/nodes tests/bench/disk.py tests/bench/nats_wire.py tests/bench/servers.py tests/instructions/check
 
-.PHONY: help run check-instructions durability growth nodes test soak test-upgrade test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
+.PHONY: help run check-instructions durability growth nodes test soak test-upgrade test-tools lint lint-tools lint-fmt lint-clippy lint-doc lint-proto proto-baseline lint-deps lint-scripts fmt clean test-deploy test-observe picture bench \
 	chart-files chart-files-check chart-readme
 
 help: ## This list
@@ -120,8 +120,14 @@ lint-clippy: ## Clippy, every warning an error
 lint-doc: ## Rustdoc, every warning an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
-lint-proto: lint-tools ## The admin API, by buf
+lint-proto: lint-tools ## The admin API, by buf: its style, and that it only grows
 	buf lint proto
+	buf breaking proto --against proto/baseline.binpb
+	@buf breaking proto/baseline.binpb --against proto --config proto/buf.yaml >/dev/null || { echo 'the admin API has grown: run `make proto-baseline`' >&2; exit 1; }
+
+proto-baseline: lint-tools ## Keep what the admin API has now as what no later one may break
+	buf breaking proto --against proto/baseline.binpb
+	buf build proto --exclude-source-info --output proto/baseline.binpb
 
 lint-deps: lint-tools ## Licences, bans and sources of dependencies, by cargo-deny
 	cargo-deny --locked check --hide-inclusion-graph bans licenses sources

@@ -959,9 +959,43 @@ class Compose(unittest.TestCase):
         self.assertEqual(used, set(compose["volumes"]))
         self.assertIn("sync_interval: always", (self.folder / "nats/nats.conf").read_text())
 
+    def as_told(self, name):
+        """Follows what a second file says of the files that it wants, up to Docker; what it adds to the server, and the environment that finds these files."""
+        need("openssl")
+        text = (self.folder / name).read_text()
+        added = yaml.safe_load(text)["services"]
+        self.assertLessEqual(set(added), set(self.compose["services"]))
+        server = added["server"]
+        (mounted,) = server["volumes"]
+        folder, _, inside = mounted.removesuffix(":ro").rpartition(":")
+        steps = [line.removeprefix("#     ") for line in text.splitlines() if line.startswith("#     ")]
+        (docker,) = [number for number, step in enumerate(steps) if step.startswith("docker compose ")]
+        self.assertIn(f" -f deploy/compose.yaml -f deploy/{name} ", steps[docker])
+        folder_of_own = tempfile.TemporaryDirectory()
+        self.addCleanup(folder_of_own.cleanup)
+        place = Path(folder_of_own.name)
+        (place / "deploy").mkdir()
+        # The caution of whoever has one is not to keep the server from reading them.
+        run("sh", "-euc", "umask 077\n" + "\n".join(steps[:docker]), cwd=place)
+        made = place / "deploy" / folder.partition(":-./")[2].removesuffix("}")
+        for path in (made, *made.iterdir()):
+            self.assertEqual(path.stat().st_mode & 0o004, 0o004, path)
+        return server, {name: value.replace(inside, str(made)) for name, value in server["environment"].items()}
+
+    def test_the_admin_api_is_added_by_a_second_file(self):
+        server, environment = self.as_told("compose.admin.yaml")
+        (port,) = server["ports"]
+        config = ["--config", ROOT / "deploy/docker/tertulia.yaml", "--set", "log.engine=memory"]
+        said = json.loads(run(server_binary(), "print-config", "--format", "json", *config, env=environment).stdout)["admin"]
+        self.assertEqual(port, "127.0.0.1:8089:" + said["address"].partition(":")[2])
+        run(server_binary(), "check-config", "--files", *config, env=environment)
+        Path(environment["TERTULIA__ADMIN__TOKEN_FILE"]).unlink()
+        self.assertNotEqual(run(server_binary(), "check-config", "--files", *config, env=environment, check=False).returncode, 0)
+
     def test_tls_is_added_by_a_second_file(self):
+        _, found = self.as_told("compose.tls.yaml")
+        run(server_binary(), "check-config", "--files", "--config", ROOT / "deploy/docker/tertulia.yaml", "--set", "log.engine=memory", env=found)
         more = yaml.safe_load((self.folder / "compose.tls.yaml").read_text())["services"]
-        self.assertLessEqual(set(more), set(self.compose["services"]))
         environment = more["server"]["environment"]
         (mounted,) = more["server"]["volumes"]
         for path in environment.values():

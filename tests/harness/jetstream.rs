@@ -16,7 +16,24 @@ const BALLAST: &str = "ballast";
 #[derive(Debug)]
 pub struct Operator {
     stream: BufStream<TcpStream>,
+    inbox: String,
     asked: u64,
+}
+
+/// What NATS delivers.
+#[derive(Debug)]
+struct Told {
+    to: String,
+    reply: Option<String>,
+    content: Vec<u8>,
+}
+
+/// The copy of a stream.
+#[derive(Debug)]
+pub struct Copied {
+    /// Its configuration, and what it holds.
+    is_of: Value,
+    pieces: Vec<Vec<u8>>,
 }
 
 impl Operator {
@@ -26,9 +43,12 @@ impl Operator {
     /// If nobody is there.
     pub async fn connect(server: SocketAddr) -> Result<Self> {
         let mut stream = BufStream::new(TcpStream::connect(server).await.context("connect to NATS")?);
-        stream.write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB _INBOX.operator.* 1\r\n").await?;
+        // Several at once are not told each other's answers.
+        let inbox = format!("_INBOX.operator.{:x}", fastrand::u64(..));
+        let hello = format!("CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\nSUB {inbox}.* 1\r\n");
+        stream.write_all(hello.as_bytes()).await?;
         stream.flush().await?;
-        Ok(Self { stream, asked: 0 })
+        Ok(Self { stream, inbox, asked: 0 })
     }
 
     /// Asks something, and waits for the answer.
@@ -36,35 +56,116 @@ impl Operator {
     /// # Errors
     /// If there is none.
     pub async fn ask(&mut self, subject: &str, content: &[u8]) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.ask_bytes(subject, content).await?)?)
+    }
+
+    async fn ask_bytes(&mut self, subject: &str, content: &[u8]) -> Result<Vec<u8>> {
+        let inbox = self.inbox();
         within(PATIENCE, subject, async {
-            self.asked += 1;
-            let inbox = format!("_INBOX.operator.{}", self.asked);
-            self.stream.write_all(format!("PUB {subject} {inbox} {}\r\n", content.len()).as_bytes()).await?;
-            self.stream.write_all(content).await?;
-            self.stream.write_all(b"\r\n").await?;
-            self.stream.flush().await?;
+            self.publish(subject, Some(&inbox), content).await?;
             loop {
-                let mut line = String::new();
-                ensure!(self.stream.read_line(&mut line).await? > 0, "NATS closed the connection");
-                let words: Vec<&str> = line.split_ascii_whitespace().collect();
-                match words.as_slice() {
-                    ["PING"] => {
-                        self.stream.write_all(b"PONG\r\n").await?;
-                        self.stream.flush().await?;
-                    }
-                    ["MSG", to, .., size] => {
-                        let mut answer = vec![0; size.parse::<usize>()? + 2];
-                        self.stream.read_exact(&mut answer).await?;
-                        if *to == inbox {
-                            return Ok(serde_json::from_slice(&answer)?);
-                        }
-                    }
-                    ["-ERR", ..] => bail!("NATS says {line}"),
-                    _ => {}
+                let Told { to, content, .. } = self.next().await?;
+                if to == inbox {
+                    return Ok(content);
                 }
             }
         })
         .await
+    }
+
+    fn inbox(&mut self) -> String {
+        self.asked += 1;
+        format!("{}.{}", self.inbox, self.asked)
+    }
+
+    async fn publish(&mut self, subject: &str, reply: Option<&str>, content: &[u8]) -> Result<()> {
+        let reply = reply.unwrap_or_default();
+        self.stream.write_all(format!("PUB {subject} {reply} {}\r\n", content.len()).as_bytes()).await?;
+        self.stream.write_all(content).await?;
+        self.stream.write_all(b"\r\n").await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    async fn next(&mut self) -> Result<Told> {
+        loop {
+            let mut line = String::new();
+            ensure!(self.stream.read_line(&mut line).await? > 0, "NATS closed the connection");
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            match words.as_slice() {
+                ["PING"] => {
+                    self.stream.write_all(b"PONG\r\n").await?;
+                    self.stream.flush().await?;
+                }
+                ["MSG", to, _, reply @ .., size] => {
+                    let size = size.parse::<usize>()?;
+                    let mut content = vec![0; size + 2];
+                    self.stream.read_exact(&mut content).await?;
+                    content.truncate(size);
+                    return Ok(Told {
+                        to: (*to).to_owned(),
+                        reply: reply.first().map(|reply| (*reply).to_owned()),
+                        content,
+                    });
+                }
+                ["-ERR", ..] => bail!("NATS says {line}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// What `nats stream backup` does.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub async fn back_up(&mut self, stream: &str) -> Result<Copied> {
+        let inbox = self.inbox();
+        let asked = json!({"deliver_subject": inbox, "chunk_size": 128 * 1024}).to_string();
+        let said = self.ask(&format!("$JS.API.STREAM.SNAPSHOT.{stream}"), asked.as_bytes()).await?;
+        ensure!(said.get("error").is_none(), "{said}");
+        let mut copied =
+            Copied { is_of: json!({"config": said["config"], "state": said["state"]}), pieces: Vec::new() };
+        within(PATIENCE, "a copy", async {
+            loop {
+                let Told { to, reply, content } = self.next().await?;
+                if to != inbox {
+                    continue;
+                }
+                if content.is_empty() {
+                    return Ok(copied);
+                }
+                copied.pieces.push(content);
+                if let Some(reply) = reply {
+                    self.publish(&reply, None, b"").await?;
+                }
+            }
+        })
+        .await
+    }
+
+    /// What `nats stream restore` does.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub async fn restore(&mut self, stream: &str, copied: &Copied) -> Result<()> {
+        let said = self.ask(&format!("$JS.API.STREAM.RESTORE.{stream}"), copied.is_of.to_string().as_bytes()).await?;
+        let to = said["deliver_subject"].as_str().with_context(|| said.to_string())?;
+        for piece in &copied.pieces {
+            let said = self.ask_bytes(to, piece).await?;
+            ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+        }
+        let made = self.ask(to, b"").await?;
+        ensure!(made.get("error").is_none(), "{made}");
+        Ok(())
+    }
+
+    /// Removes a stream.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn delete(&mut self, stream: &str) -> Result<()> {
+        let deleted = self.ask(&format!("$JS.API.STREAM.DELETE.{stream}"), b"").await?;
+        ensure!(deleted["success"] == true, "{deleted}");
+        Ok(())
     }
 
     /// Takes all the space that there is, but for what is less than the smallest of its messages.
@@ -87,8 +188,6 @@ impl Operator {
     /// # Errors
     /// If that cannot be done.
     pub async fn give_space_back(&mut self) -> Result<()> {
-        let removed = self.ask(&format!("$JS.API.STREAM.DELETE.{BALLAST}"), b"").await?;
-        ensure!(removed["success"] == true, "{removed}");
-        Ok(())
+        self.delete(BALLAST).await
     }
 }

@@ -174,7 +174,10 @@ fn binary() -> Result<PathBuf> {
 }
 
 /// Ports that nobody else is given while a server that is dead does not hold its own: they lie below those that the system gives out.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+///
+/// # Errors
+/// If there are none.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     const RANGE: std::ops::Range<u16> = 15_000..32_000;
     let mut listeners = Vec::new();
     for _ in 0..100 * count {

@@ -1,5 +1,6 @@
-//! Drives the built `tertulia` as somebody at a keyboard would, through pipes.
+//! Drives the built `tertulia`, or another program for people, as somebody at a keyboard would, through pipes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +11,10 @@ use tokio::process::{ChildStdin, ChildStdout};
 use crate::deadline::{PATIENCE, within};
 use crate::process::{Process, binary};
 
-/// A running `tertulia`.
+/// A running program.
 #[derive(Debug)]
 pub struct Terminal {
+    name: &'static str,
     process: Process,
     keyboard: Option<ChildStdin>,
     screen: Lines<BufReader<ChildStdout>>,
@@ -25,11 +27,19 @@ impl Terminal {
     /// If the binary is not built or does not start.
     pub fn start(arguments: &[&str]) -> Result<Self> {
         let binary = binary("tertulia", "TERTULIA_BIN")?;
-        let mut process = Process::spawn("tertulia", Process::piped(&binary).args(arguments))?;
+        Self::run("tertulia", &binary, arguments)
+    }
+
+    /// Starts another program with `arguments`; `name` is what it is called when something is wrong.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn run(name: &'static str, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut process = Process::spawn(name, Process::piped(program).args(arguments))?;
         let child = process.child();
         let keyboard = child.stdin.take();
-        let screen = child.stdout.take().context("tertulia has no standard output")?;
-        Ok(Self { process, keyboard, screen: BufReader::new(screen).lines() })
+        let screen = child.stdout.take().with_context(|| format!("{name} has no standard output"))?;
+        Ok(Self { name, process, keyboard, screen: BufReader::new(screen).lines() })
     }
 
     /// Types a line.
@@ -59,9 +69,9 @@ impl Terminal {
     /// # Errors
     /// If none comes.
     pub async fn line(&mut self) -> Result<String> {
-        let line =
-            within(PATIENCE, "a line of output of tertulia", async { Ok(self.screen.next_line().await?) }).await?;
-        line.context("tertulia closed its output")
+        let what = format!("a line of output of {}", self.name);
+        let line = within(PATIENCE, &what, async { Ok(self.screen.next_line().await?) }).await?;
+        line.with_context(|| format!("{} closed its output", self.name))
     }
 
     /// Skips what is printed before the conversation begins (such as the list of commands), then expects `wanted`.
@@ -75,7 +85,7 @@ impl Terminal {
                 return Ok(());
             }
             if line.starts_with("message posted to ") || line.starts_with("error from server: ") {
-                bail!("expected {wanted:?}, tertulia printed {line:?}");
+                bail!("expected {wanted:?}, {} printed {line:?}", self.name);
             }
         }
     }
@@ -86,7 +96,7 @@ impl Terminal {
     /// If another line comes, or none.
     pub async fn expect(&mut self, wanted: &str) -> Result<()> {
         let line = self.line().await.with_context(|| format!("expected {wanted:?}"))?;
-        if line == wanted { Ok(()) } else { bail!("expected {wanted:?}, tertulia printed {line:?}") }
+        if line == wanted { Ok(()) } else { bail!("expected {wanted:?}, {} printed {line:?}", self.name) }
     }
 
     /// Waits for the end, and answers the exit code and what was printed to standard error.

@@ -13,6 +13,7 @@ mod leaving;
 mod listener;
 mod lists;
 mod metrics;
+mod restored;
 mod rewound;
 mod slow;
 mod starting;

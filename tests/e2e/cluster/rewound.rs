@@ -24,10 +24,7 @@ async fn ended(node: &mut Server, why: &[&str]) -> Result<()> {
 }
 
 async fn delete(cluster: &Cluster, stream: &str) -> Result<()> {
-    let mut operator = Operator::connect(cluster.nats.address(0)).await?;
-    let deleted = operator.ask(&format!("$JS.API.STREAM.DELETE.{stream}"), b"").await?;
-    ensure!(deleted["success"] == true, "{deleted}");
-    Ok(())
+    Operator::connect(cluster.nats.address(0)).await?.delete(stream).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
