@@ -1,3 +1,4 @@
+mod order;
 mod said;
 
 use std::net::IpAddr;
@@ -19,8 +20,9 @@ use crate::shard::ConnectionId;
 /// Notes in memory, which can fail, and of which several follow.
 #[derive(Debug, Default)]
 struct Paper {
-    notes: Mutex<HashMap<String, Note>>,
-    followers: Mutex<Vec<mpsc::UnboundedSender<Note>>>,
+    notes: Mutex<HashMap<String, Kept>>,
+    changes: AtomicU64,
+    followers: Mutex<Vec<mpsc::UnboundedSender<Kept>>>,
     fails: std::sync::atomic::AtomicBool,
     /// What is kept takes a permit, if there is one to be had.
     slow: Option<tokio::sync::Semaphore>,
@@ -37,18 +39,19 @@ impl Sheet {
 }
 
 impl Notes for Sheet {
-    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<u64, NoteError>> {
         let paper = Arc::clone(&self.0);
         Box::pin(async move {
             if paper.fails.load(Ordering::Relaxed) {
                 return Err(NoteError { reason: "no ink".into() });
             }
-            paper.notes.lock().unwrap().insert(note.key.clone(), note.clone());
+            let kept = Kept { change: paper.changes.fetch_add(1, Ordering::Relaxed) + 1, note };
+            paper.notes.lock().unwrap().insert(kept.note.key.clone(), kept.clone());
             if let Some(slow) = &paper.slow {
                 slow.acquire().await.unwrap().forget();
             }
-            paper.followers.lock().unwrap().retain(|follower| follower.send(note.clone()).is_ok());
-            Ok(())
+            paper.followers.lock().unwrap().retain(|follower| follower.send(kept.clone()).is_ok());
+            Ok(kept.change)
         })
     }
 
@@ -59,7 +62,7 @@ impl Notes for Sheet {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.followers.lock().unwrap().push(sender);
         let now = now_ms();
-        let notes = self.0.notes.lock().unwrap().values().filter(|note| note.until > now).cloned().collect();
+        let notes = self.0.notes.lock().unwrap().values().filter(|kept| kept.note.until > now).cloned().collect();
         Box::pin(async move { Ok((notes, UnboundedReceiverStream::new(receiver).boxed())) })
     }
 }
