@@ -167,7 +167,13 @@ fn longest(held: &Ends<Target>, session: &Session, now: Instant) -> Option<Durat
     if held.is_empty() {
         return None;
     }
-    let names = [Target::User(session.user.clone()), Target::Connection(session.id), Target::Address(session.address)];
+    let names = [
+        Target::User(session.user.clone()),
+        Target::Connection(session.id),
+        Target::from_address(session.address),
+        // As builds held it that did not hold a network.
+        Target::Address(session.address),
+    ];
     names.iter().filter_map(|name| left(held.get(name), now)).max()
 }
 

@@ -75,11 +75,11 @@ fn user(name: &str) -> Target {
     Target::User(UserName::new(name).unwrap())
 }
 
-fn session(id: u64, name: &str, address: [u8; 4]) -> Session {
+fn session(id: u64, name: &str, address: impl Into<IpAddr>) -> Session {
     Session {
         id: ConnectionId(id),
         user: UserName::new(name).unwrap(),
-        address: IpAddr::from(address),
+        address: address.into(),
         inbox: Arc::default(),
         home: None,
         wants_places: true,
@@ -118,6 +118,27 @@ async fn who_is_held_where_is_found_by_user_connection_and_address() {
     holds.keep(hold("Birds", None, Duration::ZERO)).await.unwrap();
     assert_eq!(code(holds.check(&group("Birds"), &bob)), "ok");
     assert_eq!(holds.len(), 3);
+}
+
+#[tokio::test]
+async fn by_an_address_of_ipv6_its_network_is_held_and_by_one_that_was_held_before_that_alone() {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let [ada, neighbour] = ["2001:db8:1:2:3::4", "2001:db8:1:2::9"].map(|text| session(1, "ada", address(text)));
+    let other = session(2, "bob", address("2001:db8:1:3::9"));
+    let check = |holds: &Holds, session| code(holds.check(&group("Dogs"), session));
+    let holds = Holds::new(None, 100, true);
+    let network = Target::from_address(ada.address);
+    assert_eq!(network.to_string(), "address 2001:db8:1:2::/64");
+    assert_eq!([&ada, &neighbour, &other].map(|session| network.matches(session)), [true, true, false]);
+    holds.apply(hold("Dogs", Some(network), HOUR));
+    assert_eq!([&ada, &neighbour, &other].map(|session| check(&holds, session)), ["kicked", "kicked", "ok"]);
+
+    let before = Holds::new(None, 100, true);
+    let alone = Target::Address(ada.address);
+    assert_eq!(alone.to_string(), "address 2001:db8:1:2:3::4");
+    assert_eq!([&ada, &neighbour].map(|session| alone.matches(session)), [true, false]);
+    before.apply(hold("", Some(alone), HOUR));
+    assert_eq!([&ada, &neighbour].map(|session| check(&before, session)), ["kicked", "ok"]);
 }
 
 #[tokio::test(start_paused = true)]
