@@ -46,6 +46,9 @@ pub use self::config::Config;
 pub use self::metrics::describe;
 pub use self::node::Node;
 
+#[cfg(test)]
+mod permitted;
+
 /// Answers a call of another node's admin API, of which this part knows no more than its name; `None`: it cannot.
 pub type Relay = Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, Option<Vec<u8>>> + Send + Sync>;
 

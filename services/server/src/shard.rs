@@ -34,7 +34,7 @@ pub use delivery::{Delivery, Subscription};
 pub use directory::{Directory, GroupStatus};
 pub use events::Events;
 pub use handle::Shards;
-pub use holds::{Held, Hold, HoldError, Holds};
+pub use holds::{Held, Hold, HoldError, Holds, Term};
 pub use listed::{Listed, Part, Untold};
 pub use map::ShardMap;
 pub use moderation::Target;

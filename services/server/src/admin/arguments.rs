@@ -55,7 +55,7 @@ pub(super) fn kick_target(target: Option<kick_member_request::Target>) -> Result
     match target {
         Some(Given::User(name)) => user(&name).map(Target::User),
         Some(Given::ConnectionId(id)) => connection(&id).map(Target::Connection),
-        Some(Given::Address(text)) => address(&text).map(Target::Address),
+        Some(Given::Address(text)) => address(&text).map(Target::from_address),
         None => Err(no_target()),
     }
 }

@@ -1,5 +1,6 @@
 //! What moderators hold: seen, and ended before its time.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tertulia_proto::admin::v1::{
@@ -23,10 +24,11 @@ impl Service {
         let after = list.after::<3>(page_token)?.map(place).transpose()?;
         let group = arguments::group_or_all(group_name)?;
         let user = if user.is_empty() { None } else { Some(Target::User(arguments::user(user)?)) };
-        let address = if address.is_empty() { None } else { Some(Target::Address(arguments::address(address)?)) };
+        let address = if address.is_empty() { None } else { Some(of_address(arguments::address(address)?)) };
         let passes = |of: Option<&GroupName>, whom: Option<&Target>| {
             group.as_ref().is_none_or(|group| of.is_none_or(|of| of == group))
-                && [&user, &address].into_iter().flatten().all(|asked| whom == Some(asked))
+                && user.as_ref().is_none_or(|user| whom == Some(user))
+                && address.as_ref().is_none_or(|of_address| whom.is_some_and(|whom| of_address.contains(whom)))
         };
         let mut holds = self.shards.holds().list(after.as_ref(), size + 1, passes);
         let more = holds.len() > size;
@@ -50,10 +52,21 @@ impl Service {
         let mut account = Account::new("RemoveHold", peer, group.as_ref(), target.as_ref(), None);
         let holds = self.shards.holds();
         let ending = async {
+            let (target, of_before) = match target {
+                Some(Target::Address(address)) => {
+                    let [network, alone] = of_address(address);
+                    let of_before = holds.find((group.clone(), Some(alone.clone()))).filter(|_| alone != network);
+                    (Some(network), of_before)
+                }
+                target => (target, None),
+            };
+            if let Some(Hold { group, target, .. }) = of_before.clone() {
+                holds.keep(Hold::new(group, target, Duration::ZERO)).await?;
+            }
             let found = holds.find((group.clone(), target.clone()));
             // Also one that this node does not know of yet.
             holds.keep(Hold::new(group, target, Duration::ZERO)).await?;
-            Ok(found)
+            Ok(found.or(of_before))
         };
         let removed = account.close(ending.await, |found| match found {
             Some(_) => "ended".to_owned(),
@@ -61,6 +74,11 @@ impl Service {
         })?;
         Ok(RemoveHoldResponse { removed: removed.as_ref().map(tell) })
     }
+}
+
+/// By what somebody from this address is held: what is held now, and what builds held that did not hold a network of IPv6.
+fn of_address(address: IpAddr) -> [Target; 2] {
+    [Target::from_address(address), Target::Address(address)]
 }
 
 /// The parts of a page token.

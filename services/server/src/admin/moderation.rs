@@ -19,7 +19,7 @@ use super::groups::count;
 use super::service::Service;
 use super::status::Error;
 use crate::shard::request::{Admin, Ended};
-use crate::shard::{ConnectionId, Hold, Removal, Target};
+use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
 const MAX_NAMED: usize = 1_000;
@@ -32,14 +32,15 @@ impl Service {
         let hold = arguments::hold(request.hold_seconds)?;
         let mut account = Account::new("KickMember", peer, group.as_ref(), Some(&target), reason.as_ref());
         let kicking = async {
+            let mut term = Term::from(hold);
             if !hold.is_zero() {
                 if let Some(group) = &group {
                     self.find(group).await?;
                 }
                 let kept = Hold::new(group.clone(), Some(target.clone()), hold).because(reason.as_ref());
-                self.shards.holds().keep(kept).await?;
+                term = Term::of(&self.shards.holds().keep(kept).await?, hold);
             }
-            self.kicked(group, &target, reason.as_ref(), hold).await
+            self.kicked(group, &target, reason.as_ref(), term).await
         };
         let kicked = account.close(kicking.await, |kicked| {
             format!("{} members removed, held for {} s", kicked.len(), hold.as_secs())
@@ -71,7 +72,7 @@ impl Service {
         group: Option<GroupName>,
         target: &Target,
         reason: Option<&Arc<str>>,
-        hold: Duration,
+        hold: Term,
     ) -> Result<Vec<ConnectionId>, Error> {
         let ask =
             |reply| Admin::Kick { group: group.clone(), target: target.clone(), reason: reason.cloned(), hold, reply };
@@ -131,11 +132,12 @@ impl Service {
             if !is_closed {
                 self.find(&group).await?;
             }
+            let mut term = Term::from(hold);
             if is_closed || !hold.is_zero() {
                 let kept = Hold::new(Some(group.clone()), None, hold).because(reason.as_ref());
-                self.shards.holds().keep(kept).await?;
+                term = Term::of(&self.shards.holds().keep(kept).await?, hold);
             }
-            match self.end(&group, Removal::Closed, reason, hold).await {
+            match self.end(&group, Removal::Closed, reason, term).await {
                 // All that was left of it was that it was closed.
                 Err(Error::NoSuchGroup(_)) if is_closed => Ok(Ended { members: 0, messages: 0 }),
                 ended => ended,
@@ -152,8 +154,10 @@ impl Service {
         let reason = arguments::reason(&request.reason)?;
         let mut account = Account::new("DeleteGroup", peer, Some(&group), None, reason.as_ref());
         let closed_until = self.closed_until(&group);
+        let closed = self.shards.holds().find((Some(group.clone()), None));
         let deleting = async {
-            let ended = self.end(&group, Removal::Deleted, reason, Duration::ZERO).await;
+            let closed = closed.map_or(Duration::ZERO.into(), |closed| Term::of(&closed, Duration::ZERO));
+            let ended = self.end(&group, Removal::Deleted, reason, closed).await;
             // Also where it was deleted before, by somebody who did not wait for the end of it.
             if let (Ok(_) | Err(Error::NoSuchGroup(_)), Some(until)) = (&ended, closed_until) {
                 self.open_name(group.clone(), until);
@@ -180,7 +184,7 @@ impl Service {
             while !service.closed_until(&group).is_some_and(is_another) {
                 let open = Hold::new(Some(group.clone()), None, Duration::ZERO);
                 match service.shards.holds().keep(open).await {
-                    Ok(()) => return,
+                    Ok(_) => return,
                     Err(error) => tracing::warn!(%group, %error, "the name of a deleted group stays closed for now"),
                 }
                 tokio::time::sleep(AGAIN).await;
@@ -190,13 +194,7 @@ impl Service {
         tokio::spawn(async move { stop.run_until_cancelled_owned(opening).await });
     }
 
-    async fn end(
-        &self,
-        group: &GroupName,
-        how: Removal,
-        reason: Option<Arc<str>>,
-        hold: Duration,
-    ) -> Result<Ended, Error> {
+    async fn end(&self, group: &GroupName, how: Removal, reason: Option<Arc<str>>, hold: Term) -> Result<Ended, Error> {
         // A name is closed, whatever life it has; what is deleted is one life.
         let epoch = match how {
             Removal::Deleted => Some(self.life(group).await?),

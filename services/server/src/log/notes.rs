@@ -25,8 +25,18 @@ pub struct NoteError {
     pub reason: String,
 }
 
+/// A note that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Grows with each note that is kept, whatever its key is and whoever keeps it; never 0. Where only one process keeps notes it begins
+    /// anew with that.
+    pub change: u64,
+    /// What it says.
+    pub note: Note,
+}
+
 /// All notes, and those that come.
-pub type Following = (Vec<Note>, BoxStream<'static, Note>);
+pub type Following = (Vec<Kept>, BoxStream<'static, Kept>);
 
 /// Where notes are kept.
 ///
@@ -35,10 +45,11 @@ pub type Following = (Vec<Note>, BoxStream<'static, Note>);
 /// * **Told to all.** Whoever follows learns of what anybody keeps, on whichever node, soon and in the order in which notes of one key
 ///   were kept; of those that replace each other at once, maybe only of the last.
 pub trait Notes: fmt::Debug + Send + Sync + 'static {
-    /// Keeps a note. After an error it may be kept or not.
-    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>>;
+    /// Keeps a note; answers which change that is ([`Kept::change`]): two that are kept at once may be answered in any order. After an error it
+    /// may be kept or not.
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<u64, NoteError>>;
 
-    /// All notes that hold now, and those that are kept from then on, also those that take others away. When the stream ends something
-    /// may have been missed: follow anew.
+    /// All notes that hold now, maybe with some whose time is over, and those that are kept from then on, also those that take others away.
+    /// When the stream ends something may have been missed: follow anew.
     fn follow(&self) -> BoxFuture<'static, Result<Following, NoteError>>;
 }

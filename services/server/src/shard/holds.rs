@@ -4,7 +4,7 @@
 //! owner of a shard with the request that it came with, and to all other nodes a moment later.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -18,18 +18,22 @@ use super::map::shard_of;
 use super::moderation::Target;
 use super::session::Session;
 use super::{NoteError, Refusal};
-use crate::log::notes::{Note, Notes};
+use crate::log::notes::{Kept, Note, Notes};
 use crate::log::now_ms;
 
 mod follow;
 mod held;
+mod term;
 
 pub use held::Held;
+pub use term::Term;
 
 /// For how long a hold is handed over with shards: other nodes have long learnt of it by themselves then.
 const RECENT: Duration = Duration::from_secs(60);
 /// How many are handed over at most, the newest.
 const RECENT_HOLDS: usize = 1_024;
+/// For how long it is known that a hold was ended: what is told of it later than that, by whoever was asked to act upon it, makes it anew.
+const KNOWN: Duration = Duration::from_secs(600);
 /// Holds that end within this time are the same one, told by way of clocks that are a little apart.
 const SAME: Duration = Duration::from_secs(2);
 /// So far ahead that it is as good as for ever, yet no clock overflows.
@@ -47,6 +51,9 @@ pub struct Hold {
     /// Why, in a moderator's words. Older builds keep none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// Which change of all that is kept made it so, of which the later counts; 0 where that is not known, as older builds do not tell it.
+    #[serde(default)]
+    pub change: u64,
 }
 
 impl Hold {
@@ -55,7 +62,7 @@ impl Hold {
     pub fn new(group: Option<GroupName>, target: Option<Target>, time: Duration) -> Self {
         let time = u64::try_from(time.min(CENTURY).as_millis()).unwrap_or(u64::MAX);
         let until = if time == 0 { 0 } else { now_ms().saturating_add(time) };
-        Self { group, target, until, reason: None }
+        Self { group, target, until, reason: None, change: 0 }
     }
 
     /// The same, with the reason of whoever makes it.
@@ -70,12 +77,12 @@ impl Hold {
         Note { key, text: self.reason.as_deref().unwrap_or_default().to_owned(), until: self.until }
     }
 
-    fn of(note: &Note) -> Option<Self> {
+    fn of(Kept { note, change }: &Kept) -> Option<Self> {
         let (group, target) = serde_json::from_str(&note.key)
             .inspect_err(|error| tracing::warn!(key = note.key, %error, "a hold that this build does not understand"))
             .ok()?;
         let reason = (!note.text.is_empty()).then(|| note.text.as_str().into());
-        Some(Self { group, target, until: note.until, reason })
+        Some(Self { group, target, until: note.until, reason, change: *change })
     }
 }
 
@@ -100,6 +107,8 @@ pub struct Holds {
     count: AtomicUsize,
     state: RwLock<State>,
     notes: Option<Arc<dyn Notes>>,
+    /// Changes that are kept nowhere.
+    unkept: AtomicU64,
     max: usize,
     /// Whether a connection's id is never given again: then holds of connections are kept as well.
     keeps_connections: bool,
@@ -117,13 +126,16 @@ struct End {
     /// As it was told: [`Hold::until`].
     until: u64,
     reason: Option<Arc<str>>,
+    /// As it was told: [`Hold::change`].
+    change: u64,
 }
 
 impl End {
     /// The end of a hold, unless that is over.
     fn of(hold: &Hold, now: Instant) -> Option<Self> {
         let left = Duration::from_millis(hold.until.saturating_sub(now_ms())).min(CENTURY);
-        (!left.is_zero()).then(|| Self { at: now + left, until: hold.until, reason: hold.reason.clone() })
+        let reason = hold.reason.clone();
+        (!left.is_zero()).then(|| Self { at: now + left, until: hold.until, reason, change: hold.change })
     }
 }
 
@@ -155,7 +167,13 @@ fn longest(held: &Ends<Target>, session: &Session, now: Instant) -> Option<Durat
     if held.is_empty() {
         return None;
     }
-    let names = [Target::User(session.user.clone()), Target::Connection(session.id), Target::Address(session.address)];
+    let names = [
+        Target::User(session.user.clone()),
+        Target::Connection(session.id),
+        Target::from_address(session.address),
+        // As builds held it that did not hold a network.
+        Target::Address(session.address),
+    ];
     names.iter().filter_map(|name| left(held.get(name), now)).max()
 }
 
@@ -205,6 +223,24 @@ impl State {
         }
     }
 
+    /// What became known last of this place, of late.
+    fn newest(&self, hold: &Hold) -> Option<&Hold> {
+        let of_this = |(_, known): &&(Instant, Hold)| known.group == hold.group && known.target == hold.target;
+        self.recent.iter().rfind(of_this).map(|(_, newest)| newest)
+    }
+
+    /// The latest change that is known here of this place, and whether that was the end of a hold.
+    fn known(&self, hold: &Hold) -> Option<(u64, bool)> {
+        let in_force = self.end(hold).map(|end| (end.change, false));
+        let ended = self.newest(hold).filter(|newest| newest.until == 0).map(|newest| (newest.change, true));
+        in_force.max(ended)
+    }
+
+    /// Whether it is known here what has become of it since. Of one change the end is the later part: whoever deletes a group opens its name.
+    fn is_overtaken(&self, hold: &Hold) -> bool {
+        hold.change > 0 && self.known(hold).is_some_and(|known| known > (hold.change, hold.until == 0))
+    }
+
     /// All, in no order: in which group, whom, and when it ends.
     fn all(&self) -> impl Iterator<Item = (Option<&GroupName>, Option<&Target>, &End)> {
         let everywhere = self.everywhere.iter().map(|(target, end)| (None, Some(target), end));
@@ -227,7 +263,7 @@ impl State {
 
     fn forget_recent(&mut self, now: Instant) {
         while self.recent.len() > RECENT_HOLDS
-            || self.recent.front().is_some_and(|(since, _)| now.duration_since(*since) > RECENT)
+            || self.recent.front().is_some_and(|(since, _)| now.duration_since(*since) > KNOWN)
         {
             self.recent.pop_front();
         }
@@ -246,11 +282,12 @@ impl Holds {
     /// `keeps_connections`: where a restart numbers connections anew they would hold somebody else.
     #[must_use]
     pub fn new(notes: Option<Arc<dyn Notes>>, max: usize, keeps_connections: bool) -> Self {
-        let (count, state) = (AtomicUsize::new(0), RwLock::default());
+        let (count, state, unkept) = (AtomicUsize::new(0), RwLock::default(), AtomicU64::new(0));
         Self {
             count,
             state,
             notes,
+            unkept,
             max,
             keeps_connections,
             asked: watch::Sender::new(0),
@@ -288,18 +325,19 @@ impl Holds {
         self.len() == 0
     }
 
-    /// Makes a hold, or ends one, for good: when this returns it is kept, and in force on this node. It goes on to its end also when whoever
+    /// Makes a hold, or ends one, for good: when this returns it is kept, and in force on this node, unless that was changed again meanwhile;
+    /// answers what is kept. It goes on to its end also when whoever
     /// wants it waits no longer: one that is kept and not in force would come with the next start.
     ///
     /// # Errors
     /// There are too many, or it cannot be kept; then nothing has changed, unless it was kept and that is not known.
-    pub async fn keep(self: &Arc<Self>, hold: Hold) -> Result<(), HoldError> {
+    pub async fn keep(self: &Arc<Self>, hold: Hold) -> Result<Hold, HoldError> {
         let holds = Arc::clone(self);
         let kept = tokio::spawn(async move { holds.keep_and_apply(hold).await });
         kept.await.unwrap_or_else(|error| Err(NoteError { reason: error.to_string() }.into()))
     }
 
-    async fn keep_and_apply(&self, hold: Hold) -> Result<(), HoldError> {
+    async fn keep_and_apply(&self, mut hold: Hold) -> Result<Hold, HoldError> {
         if hold.until > 0 && self.len() >= self.max {
             let max = self.max;
             let is_full = self.change(|state| {
@@ -311,21 +349,31 @@ impl Holds {
             }
         }
         let is_kept = self.keeps_connections || !matches!(hold.target, Some(Target::Connection(_)));
-        if let Some(notes) = self.notes.as_ref().filter(|_| is_kept) {
-            notes.keep(hold.note()).await?;
+        let before = self.read().known(&hold).map_or(0, |(change, _)| change);
+        hold.change = match self.notes.as_ref().filter(|_| is_kept) {
+            Some(notes) => notes.keep(hold.note()).await?,
+            None => self.unkept.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        if hold.change <= before {
+            // The numbers have begun anew, as where somebody made the bucket anew: they tell nothing of this place any more.
+            hold.change = 0;
         }
-        self.apply(hold);
-        Ok(())
+        self.apply(hold.clone());
+        Ok(hold)
     }
 
-    /// Notes a hold that is kept elsewhere, or need not be.
+    /// Notes a hold that is kept elsewhere, or need not be, unless it is known here what has become of it since: who keeps two at once, is asked
+    /// to act upon one, or follows what others keep, learns of them in any order.
     pub fn apply(&self, hold: Hold) {
         let now = Instant::now();
         let end = End::of(&hold, now);
-        if end.is_none() && self.is_empty() {
+        if end.is_none() && hold.change == 0 && self.is_empty() {
             return;
         }
         self.change(|state| {
+            if state.is_overtaken(&hold) {
+                return;
+            }
             state.set(&hold, end);
             state.recent.push_back((now, hold));
             state.forget_recent(now);
@@ -334,13 +382,18 @@ impl Holds {
 
     /// Notes a hold that the node before told of with a shard, unless it is known here that it was ended: that one may not have heard of it.
     pub fn inherit(&self, hold: Hold) {
-        let is_ended = {
-            let state = self.read();
-            let of_this = |(_, known): &&(Instant, Hold)| known.group == hold.group && known.target == hold.target;
-            state.recent.iter().rfind(of_this).is_some_and(|(_, newest)| newest.until <= now_ms())
-        };
-        if !is_ended {
+        // Which was first is not known of what older builds tell.
+        let is_ended = || self.read().newest(&hold).is_some_and(|newest| newest.until <= now_ms());
+        if hold.change > 0 || !is_ended() {
             self.apply(hold);
+        }
+    }
+
+    /// Opens the name of a group that is no more, if what it is closed by is that change or one before it; no moderator has closed it anew.
+    pub fn open(&self, group: GroupName, change: u64) {
+        let open = Hold { change, ..Hold::new(Some(group), None, Duration::ZERO) };
+        if change > 0 && self.find((open.group.clone(), None)).is_some() {
+            self.apply(open);
         }
     }
 
@@ -386,10 +439,10 @@ impl Holds {
     /// The hold that is in force in this place.
     #[must_use]
     pub fn find(&self, (group, target): Place) -> Option<Hold> {
-        let place = Hold { group, target, until: 0, reason: None };
+        let place = Hold { group, target, until: 0, reason: None, change: 0 };
         let state = self.read();
         let end = state.end(&place).filter(|end| left(Some(end), Instant::now()).is_some())?;
-        Some(Hold { until: end.until, reason: end.reason.clone(), ..place })
+        Some(Hold { until: end.until, reason: end.reason.clone(), change: end.change, ..place })
     }
 
     /// The next `limit` holds in force after a place, in the order of their places, of those that pass.
@@ -423,6 +476,7 @@ impl Holds {
             target: target.cloned(),
             until: end.until,
             reason: end.reason.clone(),
+            change: end.change,
         };
         chosen.into_iter().map(told).collect()
     }

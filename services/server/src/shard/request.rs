@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::{GroupName, PostId, UserName};
@@ -12,7 +12,7 @@ use super::Listed;
 use super::moderation::Target;
 use super::peers::Asked;
 use super::session::{ConnectionId, Session, Stored};
-use super::{Refusal, Removal, Weight};
+use super::{Refusal, Removal, Term, Weight};
 use crate::telemetry::trace;
 
 /// A request to the owner of a shard. Those of one sender are carried out in their order.
@@ -179,7 +179,7 @@ pub enum Admin {
         /// What they are told.
         reason: Option<Arc<str>>,
         /// For how long they may not come back.
-        hold: Duration,
+        hold: Term,
         /// The connections that were members, once per membership; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<Vec<ConnectionId>>, Refusal>>,
     },
@@ -191,8 +191,8 @@ pub enum Admin {
         how: Removal,
         /// What the members are told.
         reason: Option<Arc<str>>,
-        /// For how long nobody may join or post.
-        hold: Duration,
+        /// For how long nobody may join or post; of a group that is deleted, what it is closed by, which ends with it.
+        hold: Term,
         /// The life of the group that is meant; another one does not end. `None`: whichever there is.
         epoch: Option<u64>,
         /// Whether an owner may have done it that did not answer: then it tells nothing that there is no such group.

@@ -17,7 +17,7 @@ use super::directory::Told;
 use super::moderation::Target;
 use super::request::{Ended, JoinFrom};
 use super::session::{ConnectionId, Removal, Stored};
-use super::{Batch, Head, Record, Refusal};
+use super::{Batch, Head, Record, Refusal, Term};
 
 /// What this build speaks.
 pub const VERSION: u32 = 1;
@@ -152,13 +152,15 @@ pub(super) enum Item {
         group: Option<GroupName>,
         target: Target,
         reason: Option<Arc<str>>,
-        hold: Duration,
+        #[serde(flatten)]
+        hold: Term,
     },
     End {
         group: GroupName,
         how: Removal,
         reason: Option<Arc<str>>,
-        hold: Duration,
+        #[serde(flatten)]
+        hold: Term,
         /// The life of the group that is meant; an older build does not say it, and means any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,

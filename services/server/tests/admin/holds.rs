@@ -98,6 +98,40 @@ async fn who_is_held_and_what_is_closed_is_listed_page_by_page_and_ended_one_by_
     world.stop().await;
 }
 
+/// An address of IPv6 is no more than one of those that its host has.
+#[tokio::test]
+async fn a_hold_by_an_address_of_ipv6_is_of_its_network_and_one_of_before_ends_by_its_address() {
+    let world = World::new().await;
+    let mut admin = world.admin().await;
+    let of_network = |address: &str| KickMemberRequest {
+        target: Some(kick_member_request::Target::Address(address.into())),
+        hold_seconds: 3_600,
+        ..KickMemberRequest::default()
+    };
+    admin.kick_member(of_network("2001:db8:1:2:3::4")).await.unwrap();
+    admin.kick_member(of_network("2001:db8:1:2::9")).await.unwrap();
+    // As a build kept it that held one address.
+    let alone = tertulia_server::shard::Target::Address("2001:db8:1:2:3::4".parse().unwrap());
+    let before = tertulia_server::shard::Hold::new(None, Some(alone), Duration::from_secs(3_600));
+    world.shards.holds().keep(before).await.unwrap();
+    let mut held = async |address: &str| {
+        let request = ListHoldsRequest { address: address.into(), ..ListHoldsRequest::default() };
+        let holds = admin.list_holds(request).await.unwrap().into_inner().holds;
+        told(&holds).into_iter().map(|(_, whom, _)| whom).collect::<Vec<_>>()
+    };
+    assert_eq!(held("2001:db8:1:2:3::4").await, ["2001:db8:1:2::", "2001:db8:1:2:3::4"]);
+    assert_eq!(held("2001:db8:1:2::9").await, ["2001:db8:1:2::"]);
+    assert_eq!(held("2001:db8:1:3::9").await, [""; 0]);
+    for is_there in [true, false] {
+        let target = Some(remove_hold_request::Target::Address("2001:db8:1:2:3::4".into()));
+        let request = RemoveHoldRequest { group_name: String::new(), target };
+        let removed = admin.remove_hold(request).await.unwrap().into_inner().removed;
+        assert_eq!(removed.is_some(), is_there, "{removed:?}");
+        assert!(world.shards.holds().is_empty());
+    }
+    world.stop().await;
+}
+
 /// Its caller may have left before its name was opened.
 #[tokio::test]
 async fn to_delete_a_group_once_more_opens_its_name() {

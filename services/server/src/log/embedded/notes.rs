@@ -16,7 +16,7 @@ use super::disk::{Disk, in_place};
 use super::open::OpenError;
 use super::trouble::{Cause, Trouble};
 use crate::log::clock::running;
-use crate::log::notes::{Following, Note, NoteError, Notes};
+use crate::log::notes::{self, Following, Note, NoteError, Notes};
 use crate::log::now_ms;
 
 /// The file.
@@ -87,7 +87,8 @@ impl NoteFile {
     /// The notes that are there.
     pub(super) fn open(disk: Arc<dyn Disk>, trouble: Arc<Trouble>) -> Result<Self, OpenError> {
         let notes = load(&*disk)?.into_iter().map(|note| (note.key.clone(), Kept::found(note))).collect();
-        let state = State { notes, ..State::default() };
+        // What is there was the first change.
+        let state = State { notes, changes: 1, ..State::default() };
         let written = Arc::new(tokio::sync::Mutex::new(Some(0)));
         Ok(Self { disk, trouble, state: Mutex::new(state), written })
     }
@@ -96,10 +97,11 @@ impl NoteFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The notes that hold now.
-    pub(super) fn all(&self) -> Vec<Note> {
-        let now = now_ms();
-        self.kept().into_iter().filter(|note| note.until > now).collect()
+    /// The notes that hold now, as of the newest change.
+    pub(super) fn all(&self) -> Vec<notes::Kept> {
+        let (now, state) = (now_ms(), self.state());
+        let holding = state.notes.values().filter(|kept| kept.note.until > now);
+        holding.map(|kept| notes::Kept { change: state.changes, note: kept.note.clone() }).collect()
     }
 
     /// What is in the file, or will be.
@@ -178,7 +180,7 @@ impl NoteFile {
 pub(crate) struct Handle(pub(super) Arc<NoteFile>);
 
 impl Notes for Handle {
-    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<u64, NoteError>> {
         let file = Arc::clone(&self.0);
         Box::pin(async move {
             let (change, before) = file.put(&note, running())?;
@@ -186,7 +188,7 @@ impl Notes for Handle {
             if kept.is_err() {
                 file.take_back(&note, before);
             }
-            kept
+            kept.map(|()| change)
         })
     }
 
@@ -264,9 +266,10 @@ mod tests {
         write(&*disk, &[note("bob", now_ms() - 1_000)]).unwrap();
         let file = NoteFile::open(Arc::clone(&disk), Arc::default()).unwrap();
         let keys = |notes: Vec<Note>| notes.into_iter().map(|note| note.key).collect::<Vec<_>>();
+        let all = |file: &NoteFile| file.all().into_iter().map(|kept| kept.note).collect();
         let later = now_ms() + 60_000;
         file.put(&note("ada", later), running()).unwrap();
-        assert_eq!((keys(file.kept()), keys(file.all())), (vec!["ada".into(), "bob".into()], vec!["ada".into()]));
+        assert_eq!((keys(file.kept()), keys(all(&file))), (vec!["ada".into(), "bob".into()], vec!["ada".into()]));
         file.put(&note("cat", later), running() + GRACE).unwrap();
         assert_eq!(keys(file.kept()), ["ada", "cat"]);
         // One that held for a moment is not kept as long, but none goes whose end the clock has yet to tell.

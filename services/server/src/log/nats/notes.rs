@@ -18,7 +18,7 @@ use super::fence::Patience;
 use super::link::{Link, Published, in_time};
 use super::subject::escape;
 use super::{Config, OpenError, bucket};
-use crate::log::notes::{Following, Note, NoteError, Notes};
+use crate::log::notes::{Following, Kept, Note, NoteError, Notes};
 use crate::log::now_ms;
 
 /// How long it is remembered that a note was taken away. Whoever has followed without a break for less has seen it.
@@ -43,13 +43,13 @@ impl Bucket {
         Ok(Self { link: link.clone(), name })
     }
 
-    async fn keep(self, note: Note) -> Result<(), NoteError> {
+    async fn keep(self, note: Note) -> Result<u64, NoteError> {
         let deadline = Instant::now() + self.link.timeout;
         let mut patience = Patience::new();
         loop {
             let last = self.last(&note.key).await?;
             let reason = match self.put(&note, last).await? {
-                Published::Stored(_) => return Ok(()),
+                Published::Stored(position) => return Ok(position),
                 // Somebody else kept one of the same key, or does so now.
                 Published::Fenced | Published::Busy | Published::Incomplete(_) => {
                     "others keep notes of the same key".to_owned()
@@ -112,8 +112,6 @@ impl Bucket {
             };
             tokio::time::timeout(ARRIVING, arriving).await.map_err(failed)??;
         }
-        let now = now_ms();
-        notes.retain(|note| note.until > now);
         // After an error something may have been missed, so that ends it.
         let following = watch.take_while(|entry| std::future::ready(entry.is_ok()));
         let following = following.filter_map(|entry| std::future::ready(entry.ok().as_ref().and_then(note)));
@@ -122,12 +120,13 @@ impl Bucket {
 }
 
 /// What an entry says; nothing if it only marks that another one is gone, whose time is over.
-fn note(entry: &kv::Entry) -> Option<Note> {
+fn note(entry: &kv::Entry) -> Option<Kept> {
     if entry.operation != kv::Operation::Put {
         return None;
     }
     let note = serde_json::from_slice(&entry.value);
-    note.inspect_err(|error| tracing::warn!(key = entry.key, %error, "a note that is none")).ok()
+    let note = note.inspect_err(|error| tracing::warn!(key = entry.key, %error, "a note that is none")).ok()?;
+    Some(Kept { change: entry.revision, note })
 }
 
 fn failed(error: impl ToString) -> NoteError {
@@ -135,7 +134,7 @@ fn failed(error: impl ToString) -> NoteError {
 }
 
 impl Notes for Bucket {
-    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<u64, NoteError>> {
         Box::pin(self.clone().keep(note))
     }
 

@@ -1,6 +1,6 @@
 //! How a node learns what is held on others: it follows what is kept, and reads all of it anew when something may have been missed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{End, Hold, Holds, State};
-use crate::log::notes::Note;
+use crate::log::notes::Kept;
 use crate::shard::NoteError;
 
 /// How often those that are over are forgotten.
@@ -28,7 +28,7 @@ impl Holds {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(in crate::shard) async fn load(&self) -> Result<Option<BoxStream<'static, Note>>, NoteError> {
+    pub(in crate::shard) async fn load(&self) -> Result<Option<BoxStream<'static, Kept>>, NoteError> {
         let Some(notes) = &self.notes else { return Ok(None) };
         let begun = Instant::now();
         let (all, following) = notes.follow().await?;
@@ -38,15 +38,23 @@ impl Holds {
 
     /// What is kept is all there is, but for what became known since it was begun to read it. What became known before is not looked at:
     /// its end may have been told while we did not listen.
-    fn replace(&self, notes: &[Note], begun: Instant) {
+    pub(super) fn replace(&self, notes: &[Kept], begun: Instant) {
         let now = Instant::now();
         self.change(|state| {
             state.forget_recent(now);
             let recent = std::mem::take(&mut state.recent);
             *state = State::default();
-            let since = recent.iter().filter(|(since, _)| *since >= begun).map(|(_, hold)| hold.clone());
-            for hold in notes.iter().filter_map(Hold::of).chain(since) {
+            let mut read: HashMap<_, u64> = HashMap::new();
+            for hold in notes.iter().filter_map(Hold::of) {
                 state.set(&hold, End::of(&hold, now));
+                read.insert((hold.group, hold.target), hold.change);
+            }
+            for (_, hold) in recent.iter().filter(|(since, _)| *since >= begun) {
+                let place = (hold.group.clone(), hold.target.clone());
+                // What was read may be newer, and is not told once more.
+                if hold.change == 0 || read.get(&place).is_none_or(|read| *read <= hold.change) {
+                    state.set(hold, End::of(hold, now));
+                }
             }
             state.recent = recent;
         });
@@ -73,7 +81,7 @@ impl Holds {
     /// same, or that it may be in any; it answers whether that will be looked at.
     pub(in crate::shard) async fn follow(
         self: Arc<Self>,
-        mut following: Option<BoxStream<'static, Note>>,
+        mut following: Option<BoxStream<'static, Kept>>,
         look: impl Fn(Option<&GroupName>) -> bool,
         stop: CancellationToken,
     ) {
@@ -114,9 +122,9 @@ impl Holds {
                 () = more_than(&mut asked, read), if !is_asked => continue,
                 note = next => note,
             };
-            if let Some(note) = note {
+            if let Some(kept) = note {
                 again = AGAIN.0;
-                if let Some(hold) = Hold::of(&note) {
+                if let Some(hold) = Hold::of(&kept) {
                     if hold.until > 0 {
                         look_later(&mut overlooked, hold.group.clone());
                     }

@@ -1,3 +1,4 @@
+mod order;
 mod said;
 
 use std::net::IpAddr;
@@ -19,8 +20,9 @@ use crate::shard::ConnectionId;
 /// Notes in memory, which can fail, and of which several follow.
 #[derive(Debug, Default)]
 struct Paper {
-    notes: Mutex<HashMap<String, Note>>,
-    followers: Mutex<Vec<mpsc::UnboundedSender<Note>>>,
+    notes: Mutex<HashMap<String, Kept>>,
+    changes: AtomicU64,
+    followers: Mutex<Vec<mpsc::UnboundedSender<Kept>>>,
     fails: std::sync::atomic::AtomicBool,
     /// What is kept takes a permit, if there is one to be had.
     slow: Option<tokio::sync::Semaphore>,
@@ -37,18 +39,19 @@ impl Sheet {
 }
 
 impl Notes for Sheet {
-    fn keep(&self, note: Note) -> BoxFuture<'static, Result<(), NoteError>> {
+    fn keep(&self, note: Note) -> BoxFuture<'static, Result<u64, NoteError>> {
         let paper = Arc::clone(&self.0);
         Box::pin(async move {
             if paper.fails.load(Ordering::Relaxed) {
                 return Err(NoteError { reason: "no ink".into() });
             }
-            paper.notes.lock().unwrap().insert(note.key.clone(), note.clone());
+            let kept = Kept { change: paper.changes.fetch_add(1, Ordering::Relaxed) + 1, note };
+            paper.notes.lock().unwrap().insert(kept.note.key.clone(), kept.clone());
             if let Some(slow) = &paper.slow {
                 slow.acquire().await.unwrap().forget();
             }
-            paper.followers.lock().unwrap().retain(|follower| follower.send(note.clone()).is_ok());
-            Ok(())
+            paper.followers.lock().unwrap().retain(|follower| follower.send(kept.clone()).is_ok());
+            Ok(kept.change)
         })
     }
 
@@ -59,7 +62,7 @@ impl Notes for Sheet {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.followers.lock().unwrap().push(sender);
         let now = now_ms();
-        let notes = self.0.notes.lock().unwrap().values().filter(|note| note.until > now).cloned().collect();
+        let notes = self.0.notes.lock().unwrap().values().filter(|kept| kept.note.until > now).cloned().collect();
         Box::pin(async move { Ok((notes, UnboundedReceiverStream::new(receiver).boxed())) })
     }
 }
@@ -72,11 +75,11 @@ fn user(name: &str) -> Target {
     Target::User(UserName::new(name).unwrap())
 }
 
-fn session(id: u64, name: &str, address: [u8; 4]) -> Session {
+fn session(id: u64, name: &str, address: impl Into<IpAddr>) -> Session {
     Session {
         id: ConnectionId(id),
         user: UserName::new(name).unwrap(),
-        address: IpAddr::from(address),
+        address: address.into(),
         inbox: Arc::default(),
         home: None,
         wants_places: true,
@@ -115,6 +118,27 @@ async fn who_is_held_where_is_found_by_user_connection_and_address() {
     holds.keep(hold("Birds", None, Duration::ZERO)).await.unwrap();
     assert_eq!(code(holds.check(&group("Birds"), &bob)), "ok");
     assert_eq!(holds.len(), 3);
+}
+
+#[tokio::test]
+async fn by_an_address_of_ipv6_its_network_is_held_and_by_one_that_was_held_before_that_alone() {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let [ada, neighbour] = ["2001:db8:1:2:3::4", "2001:db8:1:2::9"].map(|text| session(1, "ada", address(text)));
+    let other = session(2, "bob", address("2001:db8:1:3::9"));
+    let check = |holds: &Holds, session| code(holds.check(&group("Dogs"), session));
+    let holds = Holds::new(None, 100, true);
+    let network = Target::from_address(ada.address);
+    assert_eq!(network.to_string(), "address 2001:db8:1:2::/64");
+    assert_eq!([&ada, &neighbour, &other].map(|session| network.matches(session)), [true, true, false]);
+    holds.apply(hold("Dogs", Some(network), HOUR));
+    assert_eq!([&ada, &neighbour, &other].map(|session| check(&holds, session)), ["kicked", "kicked", "ok"]);
+
+    let before = Holds::new(None, 100, true);
+    let alone = Target::Address(ada.address);
+    assert_eq!(alone.to_string(), "address 2001:db8:1:2:3::4");
+    assert_eq!([&ada, &neighbour].map(|session| alone.matches(session)), [true, false]);
+    before.apply(hold("", Some(alone), HOUR));
+    assert_eq!([&ada, &neighbour].map(|session| check(&before, session)), ["kicked", "ok"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What moderators ask of an owner.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
@@ -12,7 +12,7 @@ use crate::shard::events::What;
 use crate::shard::moderation::Target;
 use crate::shard::request::{Admin, Announced, Ended, Member};
 use crate::shard::session::{ConnectionId, Event, Removal, Session};
-use crate::shard::{Hold, Refusal};
+use crate::shard::{Refusal, Term};
 
 impl Owner {
     pub(super) async fn on_admin(&mut self, admin: Admin) {
@@ -58,18 +58,18 @@ impl Owner {
         group: Option<GroupName>,
         target: &Target,
         reason: Option<Arc<str>>,
-        hold: Duration,
+        hold: Term,
     ) -> Result<Option<Vec<ConnectionId>>, Refusal> {
         let names = match group {
             Some(name) => {
                 if self.load(&name).await?.is_none() {
                     return Ok(None);
                 }
-                self.apply_hold(Some(&name), target, reason.as_ref(), hold);
+                self.apply_hold(Some(&name), Some(target), reason.as_ref(), hold);
                 vec![name]
             }
             None => {
-                self.apply_hold(None, target, reason.as_ref(), hold);
+                self.apply_hold(None, Some(target), reason.as_ref(), hold);
                 self.groups.keys().cloned().collect()
             }
         };
@@ -84,7 +84,7 @@ impl Owner {
                     who: (&*session).into(),
                     members: members as u64,
                     reason: reason.clone(),
-                    hold,
+                    hold: hold.time,
                 });
                 kicked.push(session.id);
             }
@@ -92,10 +92,13 @@ impl Owner {
         Ok(Some(kicked))
     }
 
-    /// Who asked has kept it; from now on it is in force here, whether this node has learnt it in another way or not.
-    fn apply_hold(&self, group: Option<&GroupName>, target: &Target, reason: Option<&Arc<str>>, time: Duration) {
-        if !time.is_zero() {
-            self.shared.holds.apply(Hold::new(group.cloned(), Some(target.clone()), time).because(reason));
+    /// Who asked has kept it; from now on it is in force here, whether this node has learnt it in another way or not, unless it has learnt what
+    /// became of it since. On a node alone it was in force before this was asked, and may have been ended long ago.
+    fn apply_hold(&self, group: Option<&GroupName>, target: Option<&Target>, reason: Option<&Arc<str>>, hold: Term) {
+        if self.seat.is_some()
+            && let Some(hold) = hold.hold(group, target, reason)
+        {
+            self.shared.holds.inherit(hold);
         }
     }
 
@@ -104,7 +107,7 @@ impl Owner {
         name: GroupName,
         how: Removal,
         reason: Option<Arc<str>>,
-        hold: Duration,
+        hold: Term,
         epoch: Option<u64>,
     ) -> Result<Option<Ended>, Refusal> {
         if !self.settled().await {
@@ -114,7 +117,7 @@ impl Owner {
         if self.load_life(&name, epoch).await?.is_none() {
             // It may be closed all the same, from the time before a restart: then it can be opened.
             if how == Removal::Closed && is_closed {
-                self.shared.holds.apply(Hold::new(Some(name), None, hold).because(reason.as_ref()));
+                self.apply_hold(Some(&name), None, reason.as_ref(), hold);
                 return Ok(Some(Ended { members: 0, messages: 0 }));
             }
             return Ok(None);
@@ -136,10 +139,13 @@ impl Owner {
             self.begin_later_than(group.epoch());
             self.shared.directory.remove(&name, group.is_stored());
         }
-        self.shared.holds.apply(Hold::new(Some(name.clone()), None, hold).because(reason.as_ref()));
+        match how {
+            Removal::Deleted => self.shared.holds.open(name.clone(), hold.change),
+            Removal::Closed | Removal::Kicked => self.apply_hold(Some(&name), None, reason.as_ref(), hold),
+        }
         self.shared.events.tell(|| match how {
             Removal::Deleted => What::Deleted { group: name, reason, members, messages },
-            Removal::Closed | Removal::Kicked => What::Closed { group: name, reason, members, hold },
+            Removal::Closed | Removal::Kicked => What::Closed { group: name, reason, members, hold: hold.time },
         });
         Ok(Some(Ended { members, messages }))
     }

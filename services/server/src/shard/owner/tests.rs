@@ -11,7 +11,7 @@ use crate::log::memory::Memory;
 use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats};
 use crate::shard::request::{Admin, Ended, NewPost};
 use crate::shard::session::{ConnectionId, Removal};
-use crate::shard::{Batch, Bounds, Config, Shards, Target};
+use crate::shard::{Batch, Bounds, Config, Hold, Shards, Target, Term};
 
 /// The memory engine, whose appends can be made to fail or to wait.
 #[derive(Debug)]
@@ -140,6 +140,7 @@ impl Log for Shared {
 }
 
 mod counted;
+mod ended;
 mod nodes;
 mod traced;
 
@@ -199,7 +200,7 @@ impl World {
 
     /// A moderator deletes the group, if it has that life.
     async fn delete(&self, epoch: Option<u64>) -> Result<Option<Ended>, Refusal> {
-        let (group, how, hold) = (self.group.clone(), Removal::Deleted, Duration::ZERO);
+        let (group, how, hold) = (self.group.clone(), Removal::Deleted, Duration::ZERO.into());
         let end = |reply| Admin::End { group, how, reason: None, hold, epoch, in_doubt: false, reply };
         self.shards.ask(0, end).await.unwrap()
     }
@@ -287,7 +288,7 @@ async fn a_repeat_of_what_is_stored_is_answered_whatever_a_moderator_has_done_si
     let ada = session(1, "ada");
     world.join(&ada).await.unwrap();
     assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
-    world.shards.holds().apply(crate::shard::Hold::new(Some(world.group.clone()), None, Duration::from_secs(60)));
+    world.shards.holds().apply(Hold::new(Some(world.group.clone()), None, Duration::from_secs(60)));
     let told = world.post(&ada, &["a", "b"]).await;
     assert!(matches!(told[..], [Ok(1), Err(Refusal::Closed { .. })]), "{told:?}");
 }
@@ -304,7 +305,7 @@ async fn a_repeat_is_known_to_be_one_also_when_the_group_was_out_of_memory() {
     while world.shards.directory().totals().groups > 0 {
         tokio::task::yield_now().await;
     }
-    world.shards.holds().apply(crate::shard::Hold::new(Some(world.group.clone()), None, Duration::from_secs(60)));
+    world.shards.holds().apply(Hold::new(Some(world.group.clone()), None, Duration::from_secs(60)));
     let told = world.post(&ada, &["a", "b"]).await;
     assert!(matches!(told[..], [Ok(1), Err(Refusal::Closed { .. })]), "{told:?}");
 }
@@ -466,10 +467,11 @@ async fn a_kick_removes_and_holds_for_its_time() {
     let (ada, bob) = (session(1, "ada"), session(2, "bob"));
     world.join(&ada).await.unwrap();
     world.join(&bob).await.unwrap();
-    let kick = |group: Option<GroupName>| {
-        let target = Target::User(ada.user.clone());
-        let (reason, hold) = (Some("spam".into()), Duration::from_secs(10));
-        world.shards.ask(0, move |reply| Admin::Kick { group, target, reason, hold, reply })
+    let kick = async |group: Option<GroupName>| {
+        let (target, time) = (Target::User(ada.user.clone()), Duration::from_secs(10));
+        let hold = Hold::new(group.clone(), Some(target.clone()), time);
+        let (hold, reason) = (Term::of(&world.shards.holds().keep(hold).await.unwrap(), time), Some("spam".into()));
+        world.shards.ask(0, move |reply| Admin::Kick { group, target, reason, hold, reply }).await
     };
     assert_eq!(kick(Some(world.group.clone())).await.unwrap(), Ok(Some(vec![ada.id])));
     let Event::Removed { removal: Removal::Kicked, detail: Some(detail), .. } = next_event(&ada.inbox).await else {

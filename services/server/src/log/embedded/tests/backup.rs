@@ -15,7 +15,7 @@ use crate::log::embedded::disk::{Directory, DiskFile, Identity, LOCK, Space};
 use crate::log::embedded::simulated::Faults;
 use crate::log::embedded::table::{MESSAGES, Tables};
 use crate::log::embedded::{back_up, verify};
-use crate::log::notes::Note;
+use crate::log::notes::{Kept, Note};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -283,7 +283,7 @@ async fn a_backup_that_was_killed_does_not_keep_the_next_one_from_its_place() {
     killed(&["notes"]);
     back_up(&config.data_dir, &place).unwrap();
     let copied = open(&Config { data_dir: place.clone(), ..config.clone() }).unwrap();
-    assert_eq!(copied.notes().unwrap().follow().await.unwrap().0, [note]);
+    assert_eq!(copied.notes().unwrap().follow().await.unwrap().0, [Kept { change: 1, note }]);
     copied.close().await;
 
     // What is whole, or anybody else's, is not written over.

@@ -4,7 +4,7 @@ use super::faults::eventually;
 use super::*;
 use crate::log::embedded::notes::{FILE, Handle, NoteFile, load};
 use crate::log::embedded::simulated::{Faults, Random, SimulatedDisk};
-use crate::log::notes::{Note, Notes};
+use crate::log::notes::{Kept, Note, Notes};
 
 const FAR: u64 = u64::MAX >> 12;
 
@@ -18,7 +18,7 @@ fn open_on(disk: &SimulatedDisk) -> Handle {
 
 async fn all(notes: &Handle) -> Vec<(String, String)> {
     let (all, _) = notes.follow().await.unwrap();
-    all.into_iter().map(|note| (note.key, note.text)).collect()
+    all.into_iter().map(|Kept { note, .. }| (note.key, note.text)).collect()
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -55,7 +55,7 @@ async fn what_was_kept_survives_a_power_cut_at_any_moment() {
             let key = format!("n{number}");
             tried.push((key.clone(), "y".repeat(number * 700)));
             match notes.keep(note(&key, &"y".repeat(number * 700), FAR)).await {
-                Ok(()) => kept = tried.clone(),
+                Ok(_) => kept = tried.clone(),
                 Err(_) => break,
             }
         }
@@ -122,7 +122,7 @@ async fn a_backup_has_the_notes_and_a_server_that_stopped_keeps_none() {
     for place in ["data", "copy", "another"] {
         let log = open(&Config { data_dir: home.path().join(place), ..config.clone() }).unwrap();
         let (all, _) = log.notes().unwrap().follow().await.unwrap();
-        assert_eq!(all, [note("a", "first", FAR)], "{place}");
+        assert_eq!(all, [Kept { change: 1, note: note("a", "first", FAR) }], "{place}");
         log.close().await;
     }
 }

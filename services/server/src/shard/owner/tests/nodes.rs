@@ -243,6 +243,7 @@ impl Pair {
     /// A moderator removes a user from the group, at the owner; answers whose connections were members.
     async fn kick(&self, user: &UserName, hold: Duration) -> Vec<ConnectionId> {
         let (group, target) = (Some(self.one.group.clone()), Target::User(user.clone()));
+        let hold = hold.into();
         let ask = |reply| Admin::Kick { group, target, reason: None, hold, reply };
         self.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap()
     }

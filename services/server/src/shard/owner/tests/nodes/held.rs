@@ -68,3 +68,32 @@ async fn who_is_held_and_was_not_taken_out_goes_also_later_and_wherever_it_is_co
     let users = pair.one.shards.users(pair.one.group.clone(), None, 10).await.unwrap().unwrap().0;
     assert_eq!(users.iter().map(UserName::as_str).collect::<Vec<_>>(), ["ada"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_holds_whom_another_node_holds_unless_it_has_heard_that_that_was_ended() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    let (group, target) = (pair.two.group.clone(), Target::User(bob.user.clone()));
+    let keep = async |time| {
+        let hold = Hold::new(Some(group.clone()), Some(target.clone()), time);
+        pair.two.shards.holds().keep(hold).await.unwrap()
+    };
+    let (kept, ended) = (keep(HOUR).await, keep(Duration::ZERO).await);
+    let kick = async |kept: &Hold| {
+        pair.two.join(&bob).await.unwrap();
+        let (group, target, hold) = (Some(group.clone()), target.clone(), Term::of(kept, HOUR));
+        let ask = |reply| Admin::Kick { group, target, reason: None, hold, reply };
+        let kicked = pair.two.shards.ask(0, ask).await.unwrap().unwrap().unwrap();
+        assert!(kicked.contains(&bob.id), "{kicked:?}");
+        assert_eq!(removed(&bob).await, Removal::Kicked);
+        pair.one.join(&session(3, "bob")).await
+    };
+    // As it follows what is kept.
+    pair.one.shards.holds().apply(ended);
+    kick(&kept).await.unwrap();
+    // Of this one it has not heard.
+    let again = keep(HOUR).await;
+    assert!(matches!(kick(&again).await, Err(Refusal::Kicked { .. })));
+    let found = pair.one.shards.holds().find((again.group.clone(), again.target.clone()));
+    assert_eq!(found, Some(again), "it ends there when it ends elsewhere");
+}

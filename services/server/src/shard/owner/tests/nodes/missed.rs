@@ -103,7 +103,7 @@ async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
     }
     pair.air.deaf.store(true, Ordering::Relaxed);
     let (group, target) = (Some(pair.one.group.clone()), Target::Address(ada.address));
-    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO.into(), reply };
     assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap().len() as u64, MANY + 1);
     pair.air.deaf.store(false, Ordering::Relaxed);
     for session in sessions {

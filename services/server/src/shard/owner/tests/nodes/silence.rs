@@ -199,7 +199,7 @@ async fn a_moderator_is_not_told_that_nothing_was_done_by_a_frame_of_which_a_par
     // Somebody else extends the first group: the next append of the owner is fenced.
     pair.one.store_elsewhere(epoch, 2).await;
     let (reply, answer) = tokio::sync::oneshot::channel();
-    let (how, hold) = (Removal::Deleted, Duration::ZERO);
+    let (how, hold) = (Removal::Deleted, Duration::ZERO.into());
     let end = Admin::End { group: other, how, reason: None, hold, epoch: None, in_doubt: false, reply };
     assert!(pair.two.shards.send(0, Request::Admin(Box::new(end))).await);
     pair.two.send_posts(&bob, &["p"]).await;
