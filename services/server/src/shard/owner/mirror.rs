@@ -109,7 +109,8 @@ struct Flight {
     frame: Bytes,
     /// How many of the oldest requests are in it.
     count: usize,
-    with_roll: bool,
+    /// Of the part of the roll in it: the reign, and the number of what was heard last.
+    roll: Option<(u64, u64)>,
     /// Whether it may have reached an owner that did not answer.
     in_doubt: bool,
     /// The wait before it is sent again.

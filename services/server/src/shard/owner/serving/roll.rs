@@ -12,8 +12,33 @@ use crate::log::{Head, ReadError};
 use crate::shard::events::{Leaving, What};
 use crate::shard::owner::mirror::removed as removal;
 use crate::shard::owner::{AT_ONCE, Group, Owner};
-use crate::shard::session::Removal;
+use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::wire::{Removed, Roll, RollAnswer, RollOfGroup};
+
+/// The ends of memberships in a group.
+type Ends = HashMap<ConnectionId, Removed>;
+
+impl Serving {
+    /// What was told since of those who are in this part of a roll. Not of others, who have nothing there that could end: a moderator may remove
+    /// more members at once than an answer can name.
+    fn missed(&self, roll: &Roll) -> HashMap<GroupName, Ends> {
+        let mut missed: HashMap<GroupName, Ends> = HashMap::new();
+        let first = self.removals.partition_point(|(number, ..)| *number <= roll.heard);
+        if first == self.removals.len() {
+            return missed;
+        }
+        let mut members: HashSet<(&GroupName, ConnectionId)> = HashSet::new();
+        for named in &roll.groups {
+            members.extend(named.members.iter().map(|person| (&named.group, person.id)));
+        }
+        for (_, _, removed) in self.removals.range(first..) {
+            if members.contains(&(&removed.group, removed.id)) {
+                missed.entry(removed.group.clone()).or_default().insert(removed.id, removed.clone());
+            }
+        }
+        missed
+    }
+}
 
 impl Owner {
     /// Nodes that are gone have no members, and of one that was started again only who came since has.
@@ -93,9 +118,11 @@ impl Owner {
             }
         }
         self.load_all(&roll.groups).await.ok()?;
+        let missed = self.serving_mut().map(|serving| serving.missed(&roll)).unwrap_or_default();
         let mut answers = Vec::new();
         for named in roll.groups {
-            answers.push(self.on_roll_of(named, roll.heard, home));
+            let missed = missed.get(&named.group);
+            answers.push(self.on_roll_of(named, missed, home));
         }
         if let Some(serving) = self.serving_mut() {
             serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
@@ -127,7 +154,7 @@ impl Owner {
     }
 
     /// Of a group that is in memory if the log knows it.
-    fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> RollAnswer {
+    fn on_roll_of(&mut self, named: RollOfGroup, missed: Option<&Ends>, home: &Arc<str>) -> RollAnswer {
         let RollOfGroup { group: name, epoch, head, members } = named;
         let found = self.groups.get(&name).map(|group| (group.epoch(), group.is_blank()));
         match found {
@@ -144,20 +171,17 @@ impl Owner {
             }
             Some(_) | None => return RollAnswer { group: name, now: None, removed: Vec::new() },
         }
-        let missed = |serving: &mut Serving| -> Vec<Removed> {
-            let first = serving.removals.partition_point(|(number, ..)| *number <= heard);
-            let missed = serving.removals.range(first..).filter(|(_, _, removed)| removed.group == name);
-            missed.map(|(_, _, removed)| removed.clone()).collect()
-        };
-        let mut removed = self.serving_mut().map(missed).unwrap_or_default();
+        let mut removed = Vec::new();
         for person in members {
             let (id, joined_at) = (person.id, person.joined_at);
+            if let Some(end) = missed.and_then(|missed| missed.get(&id)) {
+                removed.push(end.clone());
+                continue;
+            }
             let session = Arc::new(session(person, home));
             if self.shared.holds.check(&name, &session).is_err() {
                 self.shared.metrics.kicked.increment(1);
                 removed.push(removal(&name, id, Removal::Kicked, None));
-            }
-            if removed.iter().any(|removed| removed.id == id) {
                 continue;
             }
             if let Some(group) = self.groups.get_mut(&name) {
