@@ -25,6 +25,7 @@ use crate::log::now_ms;
 mod admin;
 mod append;
 mod cut_off;
+mod heads;
 mod held;
 mod ids;
 mod mirror;
@@ -37,8 +38,6 @@ use append::{Answer, Asker, InFlight, Staged, returned};
 pub(super) use seat::Seat;
 use seat::{Heard, at, hear};
 
-/// Groups about which the log is asked at a time.
-const AT_ONCE: usize = 128;
 /// How long the shard's task waits for the log to tell whether another node has the shard. After that it asks no more for so many times as long
 /// as the answer took, and for so long at least and at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -347,11 +346,16 @@ impl Owner {
         }
         self.shared.holds.check(name, session)?;
         let post_without_join = self.shared.bounds.post_without_join;
-        let Some(group) = self.load(name).await? else { return Err(Refusal::NoSuchGroup(name.clone())) };
-        if !post_without_join && !group.is_member(session) {
-            return Err(Refusal::NotAMember(name.clone()));
-        }
-        Ok(())
+        let may_post = |group: &Group| post_without_join || group.is_member(session);
+        // As a rule it is in memory, and looked up no more than once.
+        let may_post = match self.groups.get(name) {
+            Some(group) if !group.is_unread => may_post(group),
+            _ => match self.load(name).await? {
+                Some(group) => may_post(group),
+                None => return Err(Refusal::NoSuchGroup(name.clone())),
+            },
+        };
+        if may_post { Ok(()) } else { Err(Refusal::NotAMember(name.clone())) }
     }
 
     /// Gives a post its place, or finds the one it already has.
@@ -365,6 +369,9 @@ impl Owner {
         received: Instant,
     ) -> Result<Stored, Refusal> {
         let Some(group) = self.groups.get_mut(name) else { return Err(Refusal::NoSuchGroup(name.clone())) };
+        if group.is_unread {
+            return Err(unavailable(name));
+        }
         if let Some(stored) = id.and_then(|id| group.repeat_of(sender, id, now)) {
             self.shared.metrics.repeated.increment(1);
             return Ok(stored);
@@ -380,7 +387,11 @@ impl Owner {
 
     /// The group, brought into memory if the log knows it; `None` if it does not exist.
     async fn load(&mut self, name: &GroupName) -> Result<Option<&mut Group>, Refusal> {
-        if !self.groups.contains_key(name) {
+        let in_memory = self.groups.get(name);
+        if in_memory.is_some_and(|group| group.is_unread) {
+            return Err(unavailable(name));
+        }
+        if in_memory.is_none() {
             let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
             let Some(head) = head else { return Ok(None) };
             let fanout = self.shared.config.fanout;

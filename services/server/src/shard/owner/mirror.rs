@@ -80,6 +80,8 @@ pub(super) struct Mirror {
     late: HashMap<GroupName, Late>,
     late_at: Option<Instant>,
     reading: Option<BoxFuture<'static, Page>>,
+    /// How often this node had the shard and could not read where all of its groups are.
+    pub(super) read_in_vain: u32,
 }
 
 /// A request that the owner has not answered.

@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -21,12 +22,20 @@ struct Moody {
     gate: tokio::sync::Semaphore,
     /// How often it was read.
     reads: AtomicUsize,
+    /// The head of this group cannot be read.
+    damaged: Mutex<Option<GroupName>>,
 }
 
 impl Moody {
     fn new() -> Self {
         let memory = Memory::new(&LogConfig::default(), 1);
-        Self { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0), reads: 0.into() }
+        Self {
+            memory,
+            mood: WELL.into(),
+            gate: tokio::sync::Semaphore::new(0),
+            reads: 0.into(),
+            damaged: Mutex::default(),
+        }
     }
 }
 
@@ -70,6 +79,9 @@ impl Log for Shared {
     }
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
         let head = self.0.memory.head(shard, group);
+        if self.0.damaged.lock().unwrap().as_ref() == Some(group) {
+            return Box::pin(async { Err(ReadError { reason: "it cannot be understood".into() }) });
+        }
         match self.0.mood.load(Ordering::Relaxed) {
             UNREADABLE => Box::pin(async { Err(ReadError { reason: "no answer".into() }) }),
             FAR => Box::pin(async {
