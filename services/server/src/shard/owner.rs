@@ -35,6 +35,7 @@ mod traced;
 mod turn;
 
 use append::{Answer, Asker, InFlight, Staged, returned};
+use heads::Ahead;
 pub(super) use seat::Seat;
 use seat::{Heard, at, hear};
 
@@ -56,6 +57,7 @@ pub(super) struct Owner {
     newest_epoch: u64,
     /// Requests that were taken from the queue and wait for room.
     waiting: VecDeque<Request>,
+    ahead: Ahead,
     /// The place among other nodes, if there may be any. Without one every shard is ours for good.
     seat: Option<Box<Seat>>,
 }
@@ -71,6 +73,7 @@ impl Owner {
             is_failing: false,
             newest_epoch: 0,
             waiting: VecDeque::new(),
+            ahead: Ahead::default(),
             seat,
         }
     }
@@ -174,7 +177,11 @@ impl Owner {
                 let page = |group: &mut Group| group.users_after(after.as_deref(), limit);
                 drop(reply.send(self.load(&group).await.map(|group| group.map(page))));
             }
-            Request::Admin(admin) => self.on_admin(*admin).await,
+            Request::Admin(admin) => {
+                // It may change the log also of groups that are not in memory.
+                self.ahead = Ahead::default();
+                self.on_admin(*admin).await;
+            }
         }
     }
 
@@ -296,6 +303,9 @@ impl Owner {
                 true => Ok(()),
                 false => self.ready_for_post(&post.group, &session, post.id.as_ref()).await,
             };
+            if self.ahead.has_asked {
+                self.look_ahead(posts.as_slice().iter().map(|post| &post.group)).await;
+            }
             let outcome = match may_post {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
@@ -339,7 +349,7 @@ impl Owner {
                 self.shared.holds.check(name, session)?;
                 return Err(Refusal::NoSuchGroup(name.clone()));
             }
-            self.load_dedup(name).await?;
+            self.load_ids(name).await?;
             if self.is_repeat(name, session, id) {
                 return Ok(());
             }
@@ -392,8 +402,7 @@ impl Owner {
             return Err(unavailable(name));
         }
         if in_memory.is_none() {
-            let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
-            let Some(head) = head else { return Ok(None) };
+            let Some(head) = self.head_of(name).await? else { return Ok(None) };
             let fanout = self.shared.config.fanout;
             self.enter(Group::new(name.clone(), self.shard, head.epoch, head.seq, head.at, fanout));
         }
@@ -416,6 +425,7 @@ impl Owner {
     }
 
     fn enter(&mut self, group: Group) {
+        self.ahead.forget(&group.status.name);
         self.shared.directory.enter(Arc::clone(&group.status), group.is_stored());
         self.groups.insert(group.status.name.clone(), group);
     }

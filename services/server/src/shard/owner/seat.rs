@@ -101,6 +101,11 @@ impl Seat {
         self.is_cut_off && *self.cut_off.borrow()
     }
 
+    /// The same, be it acted upon or not.
+    pub(super) fn reaches_nobody(&self) -> bool {
+        *self.cut_off.borrow()
+    }
+
     /// Notes messages that the log has taken for the members on other nodes.
     pub(super) fn tell(&mut self, batch: &Batch) {
         if let Role::Owner(serving) = &mut self.role {

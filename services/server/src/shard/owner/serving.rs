@@ -228,8 +228,13 @@ impl Owner {
         if let Some(serving) = self.serving_mut() {
             serving.links.insert(ask.node, link);
         }
-        for (place, item) in ask.items.into_iter().enumerate() {
+        let mut items = ask.items.into_iter();
+        let mut place = 0;
+        while let Some(item) = items.next() {
             let outcome = self.carry_out(item, &home, &execution, place).await;
+            if self.ahead.has_asked {
+                self.look_ahead(items.as_slice().iter().filter_map(Item::needs)).await;
+            }
             if self.is_fenced() {
                 // Another node has the shard, as an append showed that was waited for. The rest is not for this one, nor may it be stored
                 // before what the frame began with, which is sent again.
@@ -238,6 +243,7 @@ impl Owner {
             if let Some(outcome) = outcome {
                 execution.set(place, outcome);
             }
+            place += 1;
         }
         execution.finish();
     }

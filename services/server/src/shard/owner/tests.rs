@@ -55,6 +55,8 @@ const FAR: u8 = 6;
 const MUTE: u8 = 7;
 /// Whoever reads is told that there is no group.
 const BEHIND: u8 = 8;
+/// No head is told, and after two seconds it is said that it will not be.
+const SILENT: u8 = 9;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -89,6 +91,10 @@ impl Log for Shared {
                 head.await
             }),
             MUTE => Box::pin(std::future::pending()),
+            SILENT => Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Err(ReadError { reason: "no answer in time".into() })
+            }),
             _ => head,
         }
     }
@@ -138,6 +144,7 @@ impl Log for Shared {
     }
 }
 
+mod ahead;
 mod counted;
 mod nodes;
 mod traced;

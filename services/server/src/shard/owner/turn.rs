@@ -11,7 +11,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Owner;
 use super::append::{Answer, Asker, returned};
-use super::heads::{Found, find};
+use super::heads::{Ahead, Found, find};
 use super::mirror::Mirror;
 use super::seat::{News, Role, next};
 use super::serving::Serving;
@@ -169,7 +169,7 @@ impl Owner {
         let Some(seat) = &mut self.seat else { return false };
         let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(serving)) else { return false };
         let mut unread = Vec::new();
-        for Found { name, outcome } in found {
+        for Found { name, outcome, .. } in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             match outcome {
                 Ok((Some(head), tail)) if head.epoch == group.epoch() => group.go_on_from(head, tail),
@@ -187,6 +187,7 @@ impl Owner {
             }
         }
         self.read_later(unread);
+        self.ahead = Ahead::default();
         // Who had the shard may have held some of them, and known nobody here.
         self.end_held(None);
         self.shared.set_owned(self.shard, true);

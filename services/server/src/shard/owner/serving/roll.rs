@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{BEATS, Serving, session};
 use crate::log::Head;
 use crate::shard::events::{Leaving, What};
-use crate::shard::owner::heads::{Found, find};
+use crate::shard::owner::heads::Found;
 use crate::shard::owner::mirror::removed as removal;
 use crate::shard::owner::{Group, Owner};
 use crate::shard::session::{ConnectionId, Removal};
@@ -138,9 +138,9 @@ impl Owner {
     async fn load_all(&mut self, named: &[RollOfGroup]) -> HashSet<GroupName> {
         let names: HashSet<&GroupName> = named.iter().map(|named| &named.group).collect();
         let names = names.into_iter().filter(|name| !self.groups.contains_key(*name));
-        let sought = names.map(|name| (name.clone(), u64::MAX)).collect();
+        let names = names.cloned().collect();
         let mut unread = Vec::new();
-        for Found { name, outcome } in find(Arc::clone(&self.shared.log), self.shard, sought).await {
+        for Found { name, outcome, .. } in self.ask(names).await {
             match outcome {
                 Ok((Some(Head { epoch, seq, at, .. }), _)) => {
                     self.enter(Group::new(name, self.shard, epoch, seq, at, self.shared.config.fanout));

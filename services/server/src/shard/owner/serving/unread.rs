@@ -75,7 +75,7 @@ impl Owner {
     /// The log was asked once more.
     pub(in crate::shard::owner) fn on_found(&mut self, found: Vec<Found>) {
         let mut told = HashSet::new();
-        for Found { name, outcome } in found {
+        for Found { name, outcome, .. } in found {
             if let Ok((head, tail)) = outcome {
                 self.now_read(&name, head, tail);
                 told.insert(name);

@@ -18,6 +18,7 @@ use crate::shard::{Delivery, Hold, wire};
 use crate::shard::{Part, Untold};
 use crate::telemetry::trace::Tracer;
 
+mod ahead;
 mod chance;
 mod ending;
 mod far;
