@@ -16,6 +16,7 @@ use super::request::{Member, Progress};
 use super::session::{ConnectionId, Session, Stored};
 use super::{Batch, Delivery, GroupStatus, Record, Subscription};
 use crate::log::clock::TakenIn;
+use crate::log::{Head, Page};
 use crate::telemetry::trace::FanOut;
 
 /// Bytes of messages in one delivery at most, beside its last message: a member that stands still holds as many deliveries as the
@@ -45,6 +46,8 @@ pub(super) struct Group {
     pub(super) dedup: Option<Dedup>,
     /// Whether each of its posts was placed here, by this object: those before the first with an id had none.
     is_whole: bool,
+    /// Whether it is not known where it is in the log, which may have more of it, or another life: until it is, nothing is posted.
+    pub(super) is_unread: bool,
     /// When somebody last joined, left or posted.
     pub(super) last_used: tokio::time::Instant,
 }
@@ -65,6 +68,7 @@ impl Group {
             fanout: broadcast::Sender::new(fanout.max(1)),
             dedup: None,
             is_whole: head == 0,
+            is_unread: false,
             last_used: tokio::time::Instant::now(),
         }
     }
@@ -193,6 +197,16 @@ impl Group {
         (self.epoch, self.head, self.tail, self.newest_at) = (epoch, head, head, newest_at);
         self.forget_ids();
         self.status.moved_to(epoch, head);
+    }
+
+    /// This node has its shard from now on: goes on from where the log is. Members that are here are sent what they may have missed.
+    pub(super) fn go_on_from(&mut self, head: Head, tail: Option<Page>) {
+        self.move_to(head.epoch, head.seq, head.at);
+        self.is_unread = false;
+        if let Some(page) = tail.filter(|page| !page.records.is_empty()) {
+            let batch = Batch { group: self.status.name.clone(), epoch: head.epoch, records: page.records };
+            self.deliver(Arc::new(batch), Instant::now(), None);
+        }
     }
 
     /// Others may post from now on: what they use is to be found in the log.

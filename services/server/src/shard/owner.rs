@@ -25,6 +25,7 @@ use crate::log::now_ms;
 mod admin;
 mod append;
 mod cut_off;
+mod heads;
 mod held;
 mod ids;
 mod mirror;
@@ -34,11 +35,10 @@ mod traced;
 mod turn;
 
 use append::{Answer, Asker, InFlight, Staged, returned};
+use heads::Ahead;
 pub(super) use seat::Seat;
 use seat::{Heard, at, hear};
 
-/// Groups about which the log is asked at a time.
-const AT_ONCE: usize = 128;
 /// How long the shard's task waits for the log to tell whether another node has the shard. After that it asks no more for so many times as long
 /// as the answer took, and for so long at least and at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -57,6 +57,7 @@ pub(super) struct Owner {
     newest_epoch: u64,
     /// Requests that were taken from the queue and wait for room.
     waiting: VecDeque<Request>,
+    ahead: Ahead,
     /// The place among other nodes, if there may be any. Without one every shard is ours for good.
     seat: Option<Box<Seat>>,
 }
@@ -72,6 +73,7 @@ impl Owner {
             is_failing: false,
             newest_epoch: 0,
             waiting: VecDeque::new(),
+            ahead: Ahead::default(),
             seat,
         }
     }
@@ -175,7 +177,11 @@ impl Owner {
                 let page = |group: &mut Group| group.users_after(after.as_deref(), limit);
                 drop(reply.send(self.load(&group).await.map(|group| group.map(page))));
             }
-            Request::Admin(admin) => self.on_admin(*admin).await,
+            Request::Admin(admin) => {
+                // It may change the log also of groups that are not in memory.
+                self.ahead = Ahead::default();
+                self.on_admin(*admin).await;
+            }
         }
     }
 
@@ -297,6 +303,9 @@ impl Owner {
                 true => Ok(()),
                 false => self.ready_for_post(&post.group, &session, post.id.as_ref()).await,
             };
+            if self.ahead.has_asked {
+                self.look_ahead(posts.as_slice().iter().map(|post| &post.group)).await;
+            }
             let outcome = match may_post {
                 Ok(()) => self.place(&post.group, &session.user, post.id.as_ref(), post.message, now, received),
                 Err(refusal) => Err(refusal),
@@ -340,18 +349,23 @@ impl Owner {
                 self.shared.holds.check(name, session)?;
                 return Err(Refusal::NoSuchGroup(name.clone()));
             }
-            self.load_dedup(name).await?;
+            self.load_ids(name).await?;
             if self.is_repeat(name, session, id, taken_in()) {
                 return Ok(());
             }
         }
         self.shared.holds.check(name, session)?;
         let post_without_join = self.shared.bounds.post_without_join;
-        let Some(group) = self.load(name).await? else { return Err(Refusal::NoSuchGroup(name.clone())) };
-        if !post_without_join && !group.is_member(session) {
-            return Err(Refusal::NotAMember(name.clone()));
-        }
-        Ok(())
+        let may_post = |group: &Group| post_without_join || group.is_member(session);
+        // As a rule it is in memory, and looked up no more than once.
+        let may_post = match self.groups.get(name) {
+            Some(group) if !group.is_unread => may_post(group),
+            _ => match self.load(name).await? {
+                Some(group) => may_post(group),
+                None => return Err(Refusal::NoSuchGroup(name.clone())),
+            },
+        };
+        if may_post { Ok(()) } else { Err(Refusal::NotAMember(name.clone())) }
     }
 
     /// Gives a post its place, or finds the one it already has.
@@ -365,6 +379,9 @@ impl Owner {
         received: Instant,
     ) -> Result<Stored, Refusal> {
         let Some(group) = self.groups.get_mut(name) else { return Err(Refusal::NoSuchGroup(name.clone())) };
+        if group.is_unread {
+            return Err(unavailable(name));
+        }
         if let Some(stored) = id.and_then(|id| group.repeat_of(sender, id, now)) {
             self.shared.metrics.repeated.increment(1);
             return Ok(stored);
@@ -380,9 +397,12 @@ impl Owner {
 
     /// The group, brought into memory if the log knows it; `None` if it does not exist.
     async fn load(&mut self, name: &GroupName) -> Result<Option<&mut Group>, Refusal> {
-        if !self.groups.contains_key(name) {
-            let head = self.shared.log.head(self.shard, name).await.map_err(|_| unavailable(name))?;
-            let Some(head) = head else { return Ok(None) };
+        let in_memory = self.groups.get(name);
+        if in_memory.is_some_and(|group| group.is_unread) {
+            return Err(unavailable(name));
+        }
+        if in_memory.is_none() {
+            let Some(head) = self.head_of(name).await? else { return Ok(None) };
             let fanout = self.shared.config.fanout;
             self.enter(Group::new(name.clone(), self.shard, head.epoch, head.seq, head.at, fanout));
         }
@@ -405,6 +425,7 @@ impl Owner {
     }
 
     fn enter(&mut self, group: Group) {
+        self.ahead.forget(&group.status.name);
         self.shared.directory.enter(Arc::clone(&group.status), group.is_stored());
         self.groups.insert(group.status.name.clone(), group);
     }

@@ -182,6 +182,17 @@ pub(super) enum Item {
     Unknown,
 }
 
+impl Item {
+    /// The group that must be in memory for it.
+    pub(super) fn needs(&self) -> Option<&GroupName> {
+        match self {
+            Self::Join { group, .. } | Self::Post { group, .. } => Some(group),
+            Self::Users { group, .. } | Self::Members { group, .. } => Some(group),
+            _ => None,
+        }
+    }
+}
+
 // ---- from the owner to a mirror
 
 /// The answer to [`Ask`].

@@ -80,6 +80,8 @@ pub(super) struct Mirror {
     late: HashMap<GroupName, Late>,
     late_at: Option<Instant>,
     reading: Option<BoxFuture<'static, Page>>,
+    /// How often this node had the shard and could not read where all of its groups are.
+    pub(super) read_in_vain: u32,
 }
 
 /// A request that the owner has not answered.
@@ -109,7 +111,8 @@ struct Flight {
     frame: Bytes,
     /// How many of the oldest requests are in it.
     count: usize,
-    with_roll: bool,
+    /// Of the part of the roll in it: the reign, and the number of what was heard last.
+    roll: Option<(u64, u64)>,
     /// Whether it may have reached an owner that did not answer.
     in_doubt: bool,
     /// The wait before it is sent again.

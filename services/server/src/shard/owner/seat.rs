@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::heads::Found;
 use super::mirror::{Mirror, Page, Replied};
 use super::serving::Serving;
 use crate::log::Batch;
@@ -61,6 +62,8 @@ pub(super) enum News {
     Asked(Option<Asked>),
     /// It is time to tell the mirrors that they have missed nothing.
     Beat,
+    /// The log was asked again where some groups are.
+    Found(Vec<Found>),
     /// The owner answered, or did not.
     Replied(Replied),
     /// What the owner told; `None`: nothing more will be heard.
@@ -98,6 +101,11 @@ impl Seat {
         self.is_cut_off && *self.cut_off.borrow()
     }
 
+    /// The same, be it acted upon or not.
+    pub(super) fn reaches_nobody(&self) -> bool {
+        *self.cut_off.borrow()
+    }
+
     /// Notes messages that the log has taken for the members on other nodes.
     pub(super) fn tell(&mut self, batch: &Batch) {
         if let Role::Owner(serving) = &mut self.role {
@@ -116,11 +124,12 @@ impl Seat {
             }
         };
         match role {
-            Role::Owner(serving) => tokio::select! {
+            Role::Owner(Serving { asked, beat_at, unread, .. }) => tokio::select! {
                 order = order => order,
                 cut_off = cut_off => cut_off,
-                asked = serving.asked.next(), if room => News::Asked(asked),
-                () = at(serving.beat_at) => News::Beat,
+                asked = asked.next(), if room => News::Asked(asked),
+                () = at(*beat_at) => News::Beat,
+                found = unread.next() => News::Found(found),
             },
             Role::Mirror(mirror) => tokio::select! {
                 order = order => order,

@@ -21,9 +21,11 @@ use crate::shard::{Batch, Record, Refusal, Session};
 
 mod execution;
 mod roll;
+mod unread;
 
 pub(super) use execution::Execution;
 use execution::Replying;
+use unread::Unread;
 
 /// Bytes of messages in one frame, beside its last.
 const FRAME_BYTES: usize = 96 * 1024;
@@ -59,6 +61,7 @@ pub(super) struct Serving {
     removals: VecDeque<(u64, Instant, Removed)>,
     pub(super) beat_at: Option<Instant>,
     beat: Duration,
+    pub(super) unread: Unread,
 }
 
 struct Link {
@@ -85,6 +88,7 @@ impl Serving {
             // Whoever followed the owner before learns of this one.
             beat_at: Some(Instant::now()),
             beat: BEATS.0,
+            unread: Unread::default(),
         }
     }
 
@@ -215,11 +219,7 @@ impl Owner {
         let home: Arc<str> = Arc::from(ask.node.as_str());
         let (reign, told, frame_bytes) = (serving.reign, serving.told, serving.frame_bytes);
         let roll = match ask.roll {
-            Some(roll) => match self.on_roll(roll, &home).await {
-                Some(answers) => answers,
-                // The log cannot be read: to be asked again.
-                None => return answer(wire::encode(&Reply::NotOwner)),
-            },
+            Some(roll) => self.on_roll(roll, &home).await,
             None => Vec::new(),
         };
         let reply = Replying { reign, number: ask.number, told, roll };
@@ -228,8 +228,13 @@ impl Owner {
         if let Some(serving) = self.serving_mut() {
             serving.links.insert(ask.node, link);
         }
-        for (place, item) in ask.items.into_iter().enumerate() {
+        let mut items = ask.items.into_iter();
+        let mut place = 0;
+        while let Some(item) = items.next() {
             let outcome = self.carry_out(item, &home, &execution, place).await;
+            if self.ahead.has_asked {
+                self.look_ahead(items.as_slice().iter().filter_map(Item::needs)).await;
+            }
             if self.is_fenced() {
                 // Another node has the shard, as an append showed that was waited for. The rest is not for this one, nor may it be stored
                 // before what the frame began with, which is sent again.
@@ -238,6 +243,7 @@ impl Owner {
             if let Some(outcome) = outcome {
                 execution.set(place, outcome);
             }
+            place += 1;
         }
         execution.finish();
     }

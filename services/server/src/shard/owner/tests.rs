@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -21,12 +22,20 @@ struct Moody {
     gate: tokio::sync::Semaphore,
     /// How often it was read.
     reads: AtomicUsize,
+    /// The head of this group cannot be read.
+    damaged: Mutex<Option<GroupName>>,
 }
 
 impl Moody {
     fn new() -> Self {
         let memory = Memory::new(&LogConfig::default(), 1);
-        Self { memory, mood: WELL.into(), gate: tokio::sync::Semaphore::new(0), reads: 0.into() }
+        Self {
+            memory,
+            mood: WELL.into(),
+            gate: tokio::sync::Semaphore::new(0),
+            reads: 0.into(),
+            damaged: Mutex::default(),
+        }
     }
 }
 
@@ -48,6 +57,8 @@ const MUTE: u8 = 7;
 const BEHIND: u8 = 8;
 /// An append takes a permit of the gate, and only its first record is stored when another writer takes the shard.
 const OVERTAKEN: u8 = 9;
+/// No head is told, and after two seconds it is said that it will not be.
+const SILENT: u8 = 10;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -83,6 +94,9 @@ impl Log for Shared {
     }
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
         let head = self.0.memory.head(shard, group);
+        if self.0.damaged.lock().unwrap().as_ref() == Some(group) {
+            return Box::pin(async { Err(ReadError { reason: "it cannot be understood".into() }) });
+        }
         match self.0.mood.load(Ordering::Relaxed) {
             UNREADABLE => Box::pin(async { Err(ReadError { reason: "no answer".into() }) }),
             FAR => Box::pin(async {
@@ -90,6 +104,10 @@ impl Log for Shared {
                 head.await
             }),
             MUTE => Box::pin(std::future::pending()),
+            SILENT => Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Err(ReadError { reason: "no answer in time".into() })
+            }),
             _ => head,
         }
     }
@@ -139,6 +157,7 @@ impl Log for Shared {
     }
 }
 
+mod ahead;
 mod counted;
 mod ended;
 mod nodes;

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::StreamExt;
 use tertulia_protocol::GroupName;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::Owner;
 use super::append::{Answer, Asker, returned};
+use super::heads::{Ahead, Found, find};
 use super::mirror::Mirror;
 use super::seat::{News, Role, next};
 use super::serving::Serving;
-use super::{AT_ONCE, Owner};
-use crate::log::{PageLimit, Range, ReadError};
+use crate::log::PageLimit;
 use crate::shard::ending::Ending;
 use crate::shard::peers::{Asked, Order, Peers};
 use crate::shard::request::{NewPost, Posts, Request};
@@ -24,6 +25,8 @@ use crate::shard::{Batch, Record};
 
 /// What members that are behind need to notice it: the newest messages.
 pub(super) const TAIL: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
+/// So many times in a row all groups of a shard are read before it is served without those that the log does not tell.
+const READS: u32 = 3;
 /// How long those who ask the wrong node are answered at most.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,7 @@ impl Owner {
                 }
             }
             News::Beat => self.beat(),
+            News::Found(found) => self.on_found(found),
             News::Replied(replied) => self.on_replied(replied),
             News::Told(told) => self.on_told(told),
             News::Late => self.look_for_late(),
@@ -137,28 +141,23 @@ impl Owner {
         self.step_down();
     }
 
-    /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read, or another node
-    /// has taken it since.
+    /// Begins to own the shard, which the log has made ours. Answers whether it does: else the log could not be read, which passes as a rule, or
+    /// another node has taken it since.
     async fn step_up(&mut self, reign: u64) -> bool {
         self.cease().await;
         if self.mirror().is_some_and(|mirror| mirror.knows_later(reign)) {
             return false;
         }
-        let (log, shard) = (&self.shared.log, self.shard);
-        // Each is a question of its own, and the shard is served by nobody meanwhile.
-        let reading = self.groups.iter().map(|(name, group)| {
-            let (log, name, before) = (Arc::clone(log), name.clone(), group.head());
-            async move {
-                let head = log.head(shard, &name).await?;
-                let tail = match head {
-                    Some(head) if head.seq > before => log.read(shard, &name, Range::Before(u64::MAX), TAIL).await?,
-                    Some(_) | None => None,
-                };
-                Ok::<_, ReadError>((name, head, tail))
+        // The shard is served by nobody meanwhile.
+        let sought = self.groups.iter().map(|(name, group)| (name.clone(), group.head())).collect();
+        let found = find(Arc::clone(&self.shared.log), self.shard, sought).await;
+        if found.iter().any(|found| found.outcome.is_err()) {
+            let Some(mirror) = self.mirror_mut() else { return false };
+            mirror.read_in_vain += 1;
+            if mirror.read_in_vain < READS {
+                return false;
             }
-        });
-        let reading = stream::iter(reading.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
-        let Ok(found) = reading.try_collect::<Vec<_>>().await else { return false };
+        }
         let Some(seat) = &mut self.seat else { return false };
         let Ok(asked) = seat.peers.asked(self.shard).await else { return false };
         let serving = Serving::new(reign, seat.frame_bytes, asked);
@@ -169,21 +168,26 @@ impl Owner {
         self.refuse_ended();
         let Some(seat) = &mut self.seat else { return false };
         let Role::Mirror(mirror) = std::mem::replace(&mut seat.role, Role::Owner(serving)) else { return false };
-        for (name, head, tail) in found {
+        let mut unread = Vec::new();
+        for Found { name, outcome, .. } in found {
             let Some(group) = self.groups.get_mut(&name) else { continue };
-            match head {
-                Some(head) if head.epoch == group.epoch() => {
-                    group.move_to(head.epoch, head.seq, head.at);
-                    if let Some(page) = tail.filter(|page| !page.records.is_empty()) {
-                        let batch = Batch { group: name, epoch: head.epoch, records: page.records };
-                        group.deliver(Arc::new(batch), Instant::now(), None);
-                    }
-                }
+            match outcome {
+                Ok((Some(head), tail)) if head.epoch == group.epoch() => group.go_on_from(head, tail),
                 // Nobody has posted yet.
-                None if group.status.head() == 0 => self.shared.directory.not_stored(),
-                Some(_) | None => self.end_life(&name),
+                Ok((None, _)) if group.status.head() == 0 => self.shared.directory.not_stored(),
+                Ok(_) => self.end_life(&name),
+                // The others need not be without an owner for it.
+                Err(error) => {
+                    group.is_unread = true;
+                    if !group.is_stored() {
+                        self.shared.directory.not_stored();
+                    }
+                    unread.push((name, error));
+                }
             }
         }
+        self.read_later(unread);
+        self.ahead = Ahead::default();
         // Who had the shard may have held some of them, and known nobody here.
         self.end_held(None);
         self.shared.set_owned(self.shard, true);
@@ -228,6 +232,7 @@ impl Owner {
                 false => directory.remove(name, group.is_stored()),
             }
             group.forget_ids();
+            group.is_unread = false;
             keep
         });
         if !self.groups.is_empty() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::packing::{halve, next_items};
+use super::packing::{halve, next_items, roll_answer_bytes};
 use super::{AGAIN, Flight, Mirror, Pending, ROLL_MEMBERS, Replied, SILENT, person};
 use crate::shard::owner::seat::{Role, Seat};
 use crate::shard::owner::{Owner, unanswered, unavailable};
@@ -42,8 +42,9 @@ impl Owner {
         let (reign, items) = (mirror.reign, Vec::new());
         let mut ask = Ask { node: (*node).to_owned(), instance: (*instance).to_owned(), number, reign, roll, items };
         let mut frame = if ask.roll.is_some() { wire::encode(&ask) } else { Bytes::new() };
-        while frame.len() > most
-            && let Some(rest) = ask.roll.as_mut().and_then(halve)
+        while let Some(part) = &mut ask.roll
+            && (frame.len() > most || roll_answer_bytes(part) > most)
+            && let Some(rest) = halve(part)
         {
             mirror.roll.get_or_insert_default().push_front(rest);
             frame = wire::encode(&ask);
@@ -63,15 +64,15 @@ impl Owner {
         }
         mirror.passed.clear();
         mirror.ended.clear();
-        let (count, with_roll) = (ask.items.len(), ask.roll.is_some());
-        self.send_frame(shard, number, frame, count, with_roll);
+        let (count, roll) = (ask.items.len(), ask.roll.map(|part| (reign, part.heard)));
+        self.send_frame(shard, number, frame, count, roll);
     }
 
-    fn send_frame(&mut self, shard: u16, number: u64, frame: Bytes, count: usize, with_roll: bool) {
+    fn send_frame(&mut self, shard: u16, number: u64, frame: Bytes, count: usize, roll: Option<(u64, u64)>) {
         let Some(seat) = &self.seat else { return };
         let asking = seat.peers.ask(shard, frame.clone());
         let (again, since, is_told) = (AGAIN.0, Instant::now(), false);
-        let flight = Flight { number, frame, count, with_roll, in_doubt: false, again, since, is_told, asking };
+        let flight = Flight { number, frame, count, roll, in_doubt: false, again, since, is_told, asking };
         self.shared.metrics.forwarded.increment(count as u64);
         if let Some(mirror) = self.mirror_mut() {
             mirror.flight = Some(flight);
@@ -190,15 +191,18 @@ impl Owner {
         let patience = self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.patience);
         let Some(mirror) = self.mirror() else { return };
         let over = mirror.outbox.iter().take_while(|pending| pending.since.elapsed() > patience).count();
-        match mirror.flight.as_ref().map_or(0, |flight| flight.count) {
-            _ if over == 0 => self.send_again(self.shard),
-            // A part of the roll is under way alone, with requests that wait for its end behind it. It goes on: a roll that was called anew
-            // would be sent at once, again and again for as long as nobody has the shard.
-            0 => {
-                self.leave_unanswered(over);
-                self.send_again(self.shard);
-            }
-            _ => self.give_up_flight(),
+        let Some(flight) = &mirror.flight else { return };
+        let (is_roll_alone, is_old) = (flight.count == 0, flight.since.elapsed() > patience);
+        if is_roll_alone {
+            // Requests wait for its end behind it. It goes on as long as anybody waits: a roll that was called anew would be sent at once, again
+            // and again for as long as nobody has the shard. Nor does it go on for ever, for its answer may be one that never comes through.
+            self.leave_unanswered(over);
+        }
+        let is_over = if is_roll_alone { is_old } else { over > 0 };
+        if is_over {
+            self.give_up_flight();
+        } else {
+            self.send_again(self.shard);
         }
     }
 
@@ -206,7 +210,11 @@ impl Owner {
     fn give_up_flight(&mut self) {
         let Some(mirror) = self.mirror_mut() else { return };
         let Some(flight) = mirror.flight.take() else { return };
-        if flight.with_roll {
+        if let Some((reign, heard)) = flight.roll {
+            // What was missed before it still is.
+            if reign == mirror.reign && heard < u64::MAX {
+                mirror.missed = Some(mirror.missed.map_or(heard, |missed| missed.min(heard)));
+            }
             mirror.roll = None;
             mirror.call_roll();
         }

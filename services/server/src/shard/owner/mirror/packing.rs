@@ -15,6 +15,8 @@ const ANSWER: usize = 1_000;
 const USER: usize = 2 * tertulia_protocol::name::MAX_USER_NAME_BYTES + 3;
 /// The same with all that is told of a member.
 const MEMBER: usize = USER + 200;
+/// Bytes of the answer to a part of a roll for each group, and for each member that it names, at most, beside the name of the group.
+const ROLL_ANSWER: (usize, usize) = (100, 80);
 
 /// The next requests for one frame, whose answers have `most` bytes together, if there is more than one.
 pub(super) fn next_items(outbox: &VecDeque<Pending>, most: usize) -> Vec<Item> {
@@ -44,6 +46,16 @@ fn answer_bytes(item: &Item) -> usize {
         Item::Members { limit, .. } => ANSWER + limit.saturating_mul(MEMBER),
         _ => ANSWER,
     }
+}
+
+/// How large the answer to a part of a roll may become: any of those who are in it may be none any more, each with the name of the group.
+pub(super) fn roll_answer_bytes(part: &Roll) -> usize {
+    let bytes = |named: &RollOfGroup| {
+        // Each byte of it escaped.
+        let name = 2 * named.group.as_str().len();
+        ROLL_ANSWER.0 + name + named.members.len() * (ROLL_ANSWER.1 + name)
+    };
+    part.groups.iter().map(bytes).sum()
 }
 
 /// Takes half of a part of a roll out of it; `None` if it is of a single member.

@@ -3,17 +3,42 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::{BEATS, Serving, session};
-use crate::log::{Head, ReadError};
+use crate::log::Head;
 use crate::shard::events::{Leaving, What};
+use crate::shard::owner::heads::Found;
 use crate::shard::owner::mirror::removed as removal;
-use crate::shard::owner::{AT_ONCE, Group, Owner};
-use crate::shard::session::Removal;
+use crate::shard::owner::{Group, Owner};
+use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::wire::{Removed, Roll, RollAnswer, RollOfGroup};
+
+/// The ends of memberships in a group.
+type Ends = HashMap<ConnectionId, Removed>;
+
+impl Serving {
+    /// What was told since of those who are in this part of a roll. Not of others, who have nothing there that could end: a moderator may remove
+    /// more members at once than an answer can name.
+    fn missed(&self, roll: &Roll) -> HashMap<GroupName, Ends> {
+        let mut missed: HashMap<GroupName, Ends> = HashMap::new();
+        let first = self.removals.partition_point(|(number, ..)| *number <= roll.heard);
+        if first == self.removals.len() {
+            return missed;
+        }
+        let mut members: HashSet<(&GroupName, ConnectionId)> = HashSet::new();
+        for named in &roll.groups {
+            members.extend(named.members.iter().map(|person| (&named.group, person.id)));
+        }
+        for (_, _, removed) in self.removals.range(first..) {
+            if members.contains(&(&removed.group, removed.id)) {
+                missed.entry(removed.group.clone()).or_default().insert(removed.id, removed.clone());
+            }
+        }
+        missed
+    }
+}
 
 impl Owner {
     /// Nodes that are gone have no members, and of one that was started again only who came since has.
@@ -85,53 +110,61 @@ impl Owner {
         forgotten
     }
 
-    /// Learns who is a member on another node; `None` if the log cannot be read.
-    pub(super) async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Option<Vec<RollAnswer>> {
+    /// Learns who is a member on another node. Nothing is told of groups of which the log does not tell where they are: it may be another life
+    /// of them. When it does, that node is called.
+    pub(super) async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Vec<RollAnswer> {
         if roll.begins {
             for group in self.groups.values_mut().filter(|group| group.is_remote()) {
                 drop(group.remove_where(|session| session.home.as_ref() == Some(home)));
             }
         }
-        self.load_all(&roll.groups).await.ok()?;
-        let mut answers = Vec::new();
-        for named in roll.groups {
-            answers.push(self.on_roll_of(named, roll.heard, home));
+        let unread = self.load_all(&roll.groups).await;
+        let missed = self.serving_mut().map(|serving| serving.missed(&roll)).unwrap_or_default();
+        let (mut answers, count) = (Vec::new(), roll.groups.len());
+        for named in roll.groups.into_iter().filter(|named| !unread.contains(&named.group)) {
+            let missed = missed.get(&named.group);
+            answers.extend(self.on_roll_of(named, missed, home));
         }
         if let Some(serving) = self.serving_mut() {
+            if answers.len() < count {
+                serving.unread.left_out.insert(home.to_string());
+            }
             serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
         }
-        Some(answers)
+        answers
     }
 
-    /// Brings the groups into memory that the log knows. Each is a question of its own: one after the other they would keep the shard for as
-    /// many times as long as the log is far.
-    async fn load_all(&mut self, named: &[RollOfGroup]) -> Result<(), ReadError> {
+    /// Brings the groups into memory that the log knows; answers those of which it does not tell that.
+    async fn load_all(&mut self, named: &[RollOfGroup]) -> HashSet<GroupName> {
         let names: HashSet<&GroupName> = named.iter().map(|named| &named.group).collect();
-        let names = names.into_iter().filter(|name| !self.groups.contains_key(*name)).cloned();
-        let (log, shard) = (Arc::clone(&self.shared.log), self.shard);
-        let heads = names.map(|name| {
-            let head = log.head(shard, &name);
-            async move { Ok::<_, ReadError>((name, head.await?)) }
-        });
-        let heads: Vec<_> = stream::iter(heads.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
-        for (name, head) in heads {
-            if let Some(Head { epoch, seq, at, .. }) = head {
-                self.enter(Group::new(name, shard, epoch, seq, at, self.shared.config.fanout));
+        let names = names.into_iter().filter(|name| !self.groups.contains_key(*name));
+        let names = names.cloned().collect();
+        let mut unread = Vec::new();
+        for Found { name, outcome, .. } in self.ask(names).await {
+            match outcome {
+                Ok((Some(Head { epoch, seq, at, .. }), _)) => {
+                    self.enter(Group::new(name, self.shard, epoch, seq, at, self.shared.config.fanout));
+                }
+                Ok((None, _)) => {}
+                Err(error) => unread.push((name, error)),
             }
         }
-        Ok(())
+        let names = unread.iter().map(|(name, _)| name.clone()).collect();
+        self.read_later(unread);
+        names
     }
 
     fn begin_as_told(&mut self, name: &GroupName, epoch: u64) {
         self.enter(Group::new(name.clone(), self.shard, epoch, 0, 0, self.shared.config.fanout));
     }
 
-    /// Of a group that is in memory if the log knows it.
-    fn on_roll_of(&mut self, named: RollOfGroup, heard: u64, home: &Arc<str>) -> RollAnswer {
+    /// Of a group that is in memory if the log knows it; `None` if it is not known whether that life of it goes on.
+    fn on_roll_of(&mut self, named: RollOfGroup, missed: Option<&Ends>, home: &Arc<str>) -> Option<RollAnswer> {
         let RollOfGroup { group: name, epoch, head, members } = named;
-        let found = self.groups.get(&name).map(|group| (group.epoch(), group.is_blank()));
-        match found {
+        let found = self.groups.get(&name);
+        match found.map(|group| (group.epoch(), group.is_blank())) {
             Some((of, _)) if of == epoch => {}
+            _ if found.is_some_and(|group| group.is_unread) => return None,
             // Nobody has posted: that the group exists is known from its members alone.
             None if head == 0 => self.begin_as_told(&name, epoch),
             // Nor has anybody who joined here before it was known that there are others. They were told another epoch, and so were these: the
@@ -142,22 +175,19 @@ impl Owner {
                 self.shared.directory.remove(&name, false);
                 self.begin_as_told(&name, epoch);
             }
-            Some(_) | None => return RollAnswer { group: name, now: None, removed: Vec::new() },
+            Some(_) | None => return Some(RollAnswer { group: name, now: None, removed: Vec::new() }),
         }
-        let missed = |serving: &mut Serving| -> Vec<Removed> {
-            let first = serving.removals.partition_point(|(number, ..)| *number <= heard);
-            let missed = serving.removals.range(first..).filter(|(_, _, removed)| removed.group == name);
-            missed.map(|(_, _, removed)| removed.clone()).collect()
-        };
-        let mut removed = self.serving_mut().map(missed).unwrap_or_default();
+        let mut removed = Vec::new();
         for person in members {
             let (id, joined_at) = (person.id, person.joined_at);
+            if let Some(end) = missed.and_then(|missed| missed.get(&id)) {
+                removed.push(end.clone());
+                continue;
+            }
             let session = Arc::new(session(person, home));
             if self.shared.holds.check(&name, &session).is_err() {
                 self.shared.metrics.kicked.increment(1);
                 removed.push(removal(&name, id, Removal::Kicked, None));
-            }
-            if removed.iter().any(|removed| removed.id == id) {
                 continue;
             }
             if let Some(group) = self.groups.get_mut(&name) {
@@ -165,6 +195,6 @@ impl Owner {
             }
         }
         let now = self.groups.get(&name).map(|group| (group.epoch(), group.head()));
-        RollAnswer { group: name, now, removed }
+        Some(RollAnswer { group: name, now, removed })
     }
 }

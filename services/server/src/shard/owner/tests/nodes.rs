@@ -1,7 +1,6 @@
 //! Several nodes in one process: their shards reach each other through memory, and what goes over can be lost, doubled or changed.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use crate::shard::{Delivery, Hold, wire};
 use crate::shard::{Part, Untold};
 use crate::telemetry::trace::Tracer;
 
+mod ahead;
 mod chance;
 mod clocks;
 mod ending;
@@ -31,6 +31,7 @@ mod overtaken;
 mod rolls;
 mod silence;
 mod sizes;
+mod unread;
 
 /// What connects the nodes of a test: one shard.
 #[derive(Debug)]

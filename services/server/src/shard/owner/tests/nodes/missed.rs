@@ -91,7 +91,17 @@ const MANY: u64 = 1_500;
 
 #[tokio::test(start_paused = true)]
 async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
-    let pair = Pair::within(Bounds { members_per_group: 3_000, ..BOUNDS }, FRAME_BYTES).await;
+    many_are_told_again(FRAME_BYTES).await;
+}
+
+/// Of all of them no answer could tell.
+#[tokio::test(start_paused = true)]
+async fn so_are_more_than_one_answer_has_room_for() {
+    many_are_told_again(64 * 1024).await;
+}
+
+async fn many_are_told_again(frame_bytes: usize) {
+    let pair = Pair::within(Bounds { members_per_group: 3_000, ..BOUNDS }, frame_bytes).await;
     let ada = session(MANY, "ada");
     pair.two.join(&ada).await.unwrap();
     assert_eq!(pair.two.post(&ada, &["a"]).await, [Ok(1)]);
@@ -111,6 +121,37 @@ async fn many_who_are_removed_at_once_and_do_not_hear_it_are_all_told_again() {
         assert!(is_kicked(&kicked), "{kicked:?}");
     }
     until_members(&pair.one, 0, "it is not out").await;
+}
+
+/// Those of all other nodes are told, and again to each that missed something.
+#[tokio::test(start_paused = true)]
+async fn who_missed_its_removal_is_not_told_those_of_others() {
+    let pair = Pair::new().await;
+    let bob = session(2, "bob");
+    pair.two.join(&bob).await.unwrap();
+    let cut_off = watch::Sender::new(false);
+    let three = start(&pair.air, &pair.one.log, BOUNDS, ("three", "three"), cut_off.subscribe());
+    for (id, user) in [(3, "cat"), (4, "dan")] {
+        three.join(&session(id, user)).await.unwrap();
+    }
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    let (group, target) = (Some(pair.one.group.clone()), Target::Address(bob.address));
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
+    assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap().len(), 3);
+    // What its node asks when it learns that it missed something.
+    let roll = json!({"begins": true, "heard": 0, "groups": [{
+        "group": "G", "epoch": pair.one.shards.directory().get("G").unwrap().epoch(), "head": 0,
+        "members": [{"id": bob.id, "user": "bob", "address": bob.address}]}]});
+    let frame = json!({"version": 1, "needs": 1, "content": {
+        "node": "two", "instance": "two", "number": 1_000, "reign": pair.reign, "roll": roll, "items": []}});
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let to: AnswerTo = Box::new(|bytes| drop(answer.send(bytes)));
+    let owner = pair.air.owners.lock().unwrap().last().cloned().unwrap();
+    owner.send(Asked { frame: serde_json::to_vec(&frame).unwrap().into(), answer: to }).unwrap();
+    let told: Value = serde_json::from_slice(&answered.await.unwrap()).unwrap();
+    let removed = told["content"]["roll"][0]["removed"].as_array().unwrap();
+    let ids: Vec<&Value> = removed.iter().map(|removed| &removed["id"]).collect();
+    assert_eq!(ids, [&json!(bob.id)], "{told}");
 }
 
 #[tokio::test(start_paused = true)]

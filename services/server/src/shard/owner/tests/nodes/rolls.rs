@@ -211,3 +211,29 @@ async fn a_list_that_comes_again_forgets_who_came_late_and_not_what_was_asked() 
     ask().await;
     assert_eq!(members(&pair.one), 1);
 }
+
+/// As one whose answer is too large to get through, whoever has the shard.
+#[tokio::test(start_paused = true)]
+async fn a_roll_that_is_never_answered_is_made_anew_and_tells_what_was_missed() {
+    let pair = Pair::new().await;
+    let (ada, bob) = (session(1, "ada"), session(2, "bob"));
+    pair.two.join(&ada).await.unwrap();
+    pair.two.join(&bob).await.unwrap();
+    assert_eq!(pair.two.post(&bob, &["a"]).await, [Ok(1)]);
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    assert_eq!(pair.kick(&bob.user, Duration::ZERO).await, [bob.id]);
+    pair.air.frames.lock().unwrap().clear();
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    // Nobody asks for anything but its node, which learns from a beat that it missed something.
+    tokio::time::sleep(3 * PATIENCE).await;
+    let rolls: std::collections::BTreeSet<u64> = {
+        let frames = pair.air.frames.lock().unwrap();
+        frames.iter().map(|frame| frame["content"]["number"].as_u64().unwrap()).collect()
+    };
+    assert!((2..=3).contains(&rolls.len()), "{rolls:?}");
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    let told = tokio::time::timeout(PATIENCE, next_event(&bob.inbox)).await.expect("bob is told");
+    assert!(matches!(told, Event::Removed { removal: Removal::Kicked, .. }), "{told:?}");
+    until_members(&pair.one, 1, "ada is there, and bob is not").await;
+}

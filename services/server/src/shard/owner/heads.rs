@@ -1,0 +1,179 @@
+//! What the log has of groups: of many at a time, since each is a question of its own, and one after the other they would keep a shard for as many
+//! times as long as the log is far. And where the log is silent, they would for as many times as long as it is waited for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tertulia_protocol::GroupName;
+use tokio::time::Instant;
+
+use super::turn::TAIL;
+use super::{Owner, unavailable};
+use crate::log::{Head, Log, Page, Range, ReadError};
+use crate::shard::Refusal;
+use crate::shard::request::Request;
+
+/// Groups about which the log is asked at a time.
+const AT_ONCE: usize = 128;
+/// After so long an answer is missed: the log is silent, whatever the group.
+const LATE: Duration = Duration::from_millis(250);
+/// For so long what the log told holds for those who wait already.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// What the log has of a group: its head, and its newest messages if they are newer than what was known.
+pub(super) struct Found {
+    pub(super) name: GroupName,
+    pub(super) outcome: Result<(Option<Head>, Option<Page>), ReadError>,
+    /// Whether that is an error because the log is silent.
+    is_late: bool,
+}
+
+impl Found {
+    fn unasked(name: GroupName) -> Self {
+        let outcome = Err(ReadError { reason: "it was not asked, since others were not answered".to_owned() });
+        Self { name, outcome, is_late: true }
+    }
+}
+
+/// Asks about groups, each with the newest message that is known of it. Where the log is silent, it is not asked about the others.
+pub(super) async fn find(log: Arc<dyn Log>, shard: u16, sought: Vec<(GroupName, u64)>) -> Vec<Found> {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let finding = sought.into_iter().map(|(name, known)| {
+        let (log, is_silent) = (Arc::clone(&log), Arc::clone(&is_silent));
+        async move {
+            if is_silent.load(Ordering::Relaxed) {
+                return Found::unasked(name);
+            }
+            let begun = Instant::now();
+            let outcome = find_one(&*log, shard, &name, known).await;
+            let is_late = outcome.is_err() && begun.elapsed() >= LATE;
+            is_silent.fetch_or(is_late, Ordering::Relaxed);
+            Found { name, outcome, is_late }
+        }
+    });
+    stream::iter(finding.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
+}
+
+async fn find_one(
+    log: &dyn Log,
+    shard: u16,
+    name: &GroupName,
+    known: u64,
+) -> Result<(Option<Head>, Option<Page>), ReadError> {
+    let head = log.head(shard, name).await?;
+    let tail = match head {
+        Some(head) if head.seq > known => log.read(shard, name, Range::Before(u64::MAX), TAIL).await?,
+        Some(_) | None => None,
+    };
+    Ok((head, tail))
+}
+
+/// What the log told of groups that are not in memory, when one of them was needed and others waited for the same.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// With the time when it was told; `None`: it was not.
+    heads: HashMap<GroupName, (Instant, Option<Option<Head>>)>,
+    /// Whether the log was asked since it was last asked about the rest of a request.
+    pub(super) has_asked: bool,
+    /// Until then it is not asked again, for it is silent.
+    silent_until: Option<Instant>,
+}
+
+impl Ahead {
+    fn is_silent(&self) -> bool {
+        self.silent_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// That it was not told holds for one who waited: whoever comes later may ask again.
+    fn told(&mut self, name: &GroupName) -> Option<Option<Option<Head>>> {
+        let (_, head) = *self.heads.get(name).filter(|(at, _)| at.elapsed() < FRESH)?;
+        if head.is_none() {
+            self.heads.remove(name);
+        }
+        Some(head)
+    }
+
+    /// It is in memory from now on, and what becomes of it was not told.
+    pub(super) fn forget(&mut self, name: &GroupName) {
+        self.heads.remove(name);
+    }
+}
+
+impl Owner {
+    /// What the log has of a group that is not in memory. It is asked about those together that requests which wait need as well.
+    pub(super) async fn head_of(&mut self, name: &GroupName) -> Result<Option<Head>, Refusal> {
+        let mut told = self.ahead.told(name);
+        if told.is_none() {
+            let mut needed = HashSet::from([name.clone()]);
+            for request in &self.waiting {
+                match request {
+                    Request::Join { group, .. } | Request::Members { group, .. } => drop(needed.insert(group.clone())),
+                    Request::Post(posts) => needed.extend(posts.posts.iter().map(|post| post.group.clone())),
+                    _ => {}
+                }
+            }
+            self.ask_ahead(needed).await;
+            self.ahead.has_asked = true;
+            told = self.ahead.told(name);
+        }
+        told.flatten().ok_or_else(|| unavailable(name))
+    }
+
+    /// Asks about the groups that the rest of a request needs, once one was needed that is not in memory: others may be none either.
+    pub(super) async fn look_ahead(&mut self, needed: impl Iterator<Item = &GroupName>) {
+        self.ahead.has_asked = false;
+        let needed = needed.cloned().collect();
+        self.ask_ahead(needed).await;
+    }
+
+    async fn ask_ahead(&mut self, mut needed: HashSet<GroupName>) {
+        self.ahead.heads.retain(|_, (at, _)| at.elapsed() < FRESH);
+        needed.retain(|name| !self.groups.contains_key(name) && !self.ahead.heads.contains_key(name));
+        if needed.is_empty() {
+            return;
+        }
+        for Found { name, outcome, .. } in self.ask(needed).await {
+            let head = outcome.ok().map(|(head, _)| head);
+            self.ahead.heads.insert(name, (Instant::now(), head));
+        }
+    }
+
+    /// Asks where groups are that are not in memory, unless the log is silent.
+    pub(super) async fn ask(&mut self, names: HashSet<GroupName>) -> Vec<Found> {
+        if self.ahead.is_silent() {
+            return names.into_iter().map(Found::unasked).collect();
+        }
+        let begun = Instant::now();
+        let sought = names.into_iter().map(|name| (name, u64::MAX)).collect();
+        let found = find(Arc::clone(&self.shared.log), self.shard, sought).await;
+        if found.iter().any(|found| found.is_late) {
+            self.is_silent_for(begun.elapsed());
+        }
+        found
+    }
+
+    /// What needs the log is refused for as long as it was waited for in vain: all others of the shard waited meanwhile.
+    fn is_silent_for(&mut self, time: Duration) {
+        self.ahead.silent_until = Some(Instant::now() + time);
+        // Nor was it heard meanwhile that this node reaches nobody.
+        if self.seat.as_deref().is_some_and(|seat| seat.reaches_nobody()) {
+            self.on_cut_off(true);
+        }
+    }
+
+    /// As [`Owner::load_dedup`], unless the log is silent.
+    pub(super) async fn load_ids(&mut self, name: &GroupName) -> Result<(), Refusal> {
+        if self.ahead.is_silent() {
+            return Err(unavailable(name));
+        }
+        let begun = Instant::now();
+        let loaded = self.load_dedup(name).await;
+        if loaded.is_err() && begun.elapsed() >= LATE {
+            self.is_silent_for(begun.elapsed());
+        }
+        loaded
+    }
+}
