@@ -12,6 +12,8 @@ RULES_TEST = ROOT / "tests" / "observe" / "rules_test.yml"
 # Each runbook answers these.
 SECTIONS = ("## What it means", "## What people notice", "## What to look at", "## What to do", "## When it is over",
             "## Why this threshold")
+# Programs that pages tell to call.
+COMMANDS = ("cargo", "kubectl", "nats", "sudo")
 
 
 def faults():
@@ -21,6 +23,7 @@ def faults():
     yield from rule_cases()
     yield from caused()
     yield from runbooks()
+    yield from quotes()
 
 
 def commands():
@@ -98,3 +101,24 @@ def runbooks():
     for alert in known:
         if f"({alert}.md)" not in index:
             yield f"docs/runbooks/README.md does not list {alert}"
+
+
+def quotes():
+    """What a page quotes of the server's log is what the code says: who greps for it in an outage must find it."""
+    sources = sorted((ROOT / "services" / "server" / "src").rglob("*.rs"))
+    code = re.sub(r"^\s*//.*$", "", "".join(path.read_text() for path in sources), flags=re.MULTILINE)
+    # A text that is continued on the next line.
+    code = re.sub(r"\\\n\s*", "", code)
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for quote in log_lines(page.read_text()):
+            if quote not in code:
+                yield f"{page.relative_to(ROOT)} quotes `{quote}`, which the server's code says nowhere"
+
+
+def log_lines(text):
+    """What looks like words of a log: four or more, without capitals, numbers or signs, and no command."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for quote in re.findall(r"`([a-z][a-z',:; -]*)`", text):
+        words = quote.split()
+        if len(words) >= 4 and words[0] not in COMMANDS:
+            yield quote
