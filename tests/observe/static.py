@@ -12,6 +12,8 @@ RULES_TEST = ROOT / "tests" / "observe" / "rules_test.yml"
 # Each runbook answers these.
 SECTIONS = ("## What it means", "## What people notice", "## What to look at", "## What to do", "## When it is over",
             "## Why this threshold")
+# What pages name so that is of Prometheus and of kubectl.
+ELSEWHERE = ("Status > Service Discovery", "Status > Targets", "Last State", "Reason", "Exit Code")
 # Programs that pages tell to call.
 COMMANDS = ("cargo", "kubectl", "nats", "sudo")
 
@@ -24,6 +26,7 @@ def faults():
     yield from caused()
     yield from runbooks()
     yield from quotes()
+    yield from panels()
 
 
 def commands():
@@ -122,3 +125,15 @@ def log_lines(text):
         words = quote.split()
         if len(words) >= 4 and words[0] not in COMMANDS:
             yield quote
+
+
+def panels():
+    """The panels that runbooks send people to are there. They are in italics, the first of a dashboard behind its name; words that begin with a small letter are only stressed."""
+    known = dashboards.panels(dashboards.load())
+    for page in sorted(RUNBOOKS.glob("Tertulia*.md")):
+        text = re.sub(r"`[^`\n]*`", "", page.read_text())
+        for words in re.findall(r"(?<![*\w])\*(?! )([^*\n]+)(?<! )\*(?!\*)", text):
+            dashboard, _, panel = words.rpartition(" > ")
+            is_there = any(panel == title and dashboard in ("", name) for name, title in known)
+            if not is_there and words not in ELSEWHERE and (dashboard or panel[0].isupper()):
+                yield f"docs/runbooks/{page.name} names *{words}*, and there is no such panel"
