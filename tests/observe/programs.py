@@ -177,6 +177,8 @@ class StandIns:
         self.panics = 0
         # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know, how often it was taken for dead.
         self.owned, self.map, self.unresolved, self.lapsed = 512, 7, 0, 0
+        # Of what both may keep at NATS.
+        self.kept = 0.5
         self.scrapes = 0
         outer = self
 
@@ -201,6 +203,7 @@ class StandIns:
         self.scrapes += 1
         self.available -= 1e-6
         self.used += 1e-5
+        self.kept += 1e-5
         lines = [
             sample("tertulia_log_volume_size_bytes", FILLING, 1e10),
             sample("tertulia_log_reserve_bytes", FILLING, 268435456),
@@ -218,6 +221,10 @@ class StandIns:
                 sample("tertulia_shard_map_version", node, version),
                 sample("tertulia_log_nats_unresolved_appends", node, unresolved),
                 sample("tertulia_log_bytes", node, 1e9),
+                sample("tertulia_nats_connected", node, 1),
+                sample("tertulia_nats_reconnects_total", node, 0),
+                sample("tertulia_nats_storage_bytes", node, self.kept * 1e10),
+                sample("tertulia_nats_storage_limit_bytes", node, 1e10),
                 sample("tertulia_log_nats_shards_held", node, owned),
                 sample("tertulia_log_nats_shards_lost_total", node, 0),
                 sample("tertulia_log_nats_gets_total", node, self.scrapes, kind="head"),

@@ -68,6 +68,14 @@ NATS = Row("NATS", [
         query(quantile(0.5, "tertulia_log_nats_append_messages"), "p50"), query(quantile(0.99, "tertulia_log_nats_append_messages"), "p99")]),
     graph("Unresolved appends", "Appends that NATS did not answer and whose end is being found out. Meanwhile nobody can post to the groups of as many shards.",
           [query(total("tertulia_log_nats_unresolved_appends", "pod"), "{{pod}}")], width=12, thresholds=steps((None, GREEN), (1, RED))),
+    graph("Connected", "Whether each node has a connection to NATS. Without one it answers nobody, and the others take it for dead.",
+          [query(total("tertulia_nats_connected", "pod", "min"), "{{pod}}")], width=6, maximum=1),
+    graph("Reconnects", "Connections to NATS that were made after one that had ended, in the interval.",
+          [query(f"sum by (pod) (increase(tertulia_nats_reconnects_total{{{CHOSEN}}}[$__rate_interval]))", "{{pod}}")], width=6),
+    graph("Storage of NATS", "Bytes of JetStream's storage that the account uses, each replica counted, and how many it may. Without a limit of the account "
+          "it is max_file_store of the servers that counts, which no node knows.", [
+              query(total("tertulia_nats_storage_bytes", "pod", "max"), "{{pod}}"),
+              query(f"min (tertulia_nats_storage_limit_bytes{{{CHOSEN}}} > 0)", "limit")], "bytes", width=12),
     graph("Questions to NATS", "Questions to JetStream per second for the sake of reads: head, page, probe (looking for a place), again (a replica was behind).",
           [query(rate("tertulia_log_nats_gets_total", "kind"), "{{kind}}")], "cps", width=12),
 ])
