@@ -12,6 +12,8 @@ RULES_TEST = ROOT / "tests" / "observe" / "rules_test.yml"
 # Each runbook answers these.
 SECTIONS = ("## What it means", "## What people notice", "## What to look at", "## What to do", "## When it is over",
             "## Why this threshold")
+# Labels that Prometheus gives to all that a target tells.
+TARGETS = ("namespace", "pod", "job", "service", "instance")
 # What pages name so that is of Prometheus and of kubectl.
 ELSEWHERE = ("Status > Service Discovery", "Status > Targets", "Last State", "Reason", "Exit Code")
 # Programs that pages tell to call.
@@ -22,6 +24,7 @@ def faults():
     yield from commands()
     yield from dashboards.faults(dashboards.load())
     yield from names()
+    yield from values()
     yield from rule_cases()
     yield from caused()
     yield from runbooks()
@@ -55,6 +58,26 @@ def names():
         for name in sorted(dashboards.metrics_of(text)):
             if name not in known:
                 yield f"{where}: there is no metric {name}"
+
+
+def values():
+    """What rules and dashboards choose a metric by is a label that it has, and a value that the page of metrics names. Codes are those of the protocol, or of gRPC."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    codes = (ROOT / "docs" / "protocol.md").read_text() + (ROOT / "proto" / "tertulia" / "admin" / "v1" / "admin.proto").read_text()
+    rows = {name: (labels, meaning) for name, labels, meaning in re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) ?\| (.*) \|$", page, re.MULTILINE)}
+    asked = {path.name: path.read_text() for path in (DEPLOY / "rules").glob("*.yml")}
+    asked.update((str(query), query.expr) for query in dashboards.queries(dashboards.load()))
+    for where, text in asked.items():
+        for name, selector in re.findall(r"\b(tertulia_\w+){([^}]*)}", text):
+            labels, meaning = rows.get(re.sub(r"_(bucket|sum|count)$", "", name), ("", ""))
+            for label, chosen in re.findall(r"(\w+)[!=]=?~?\"([^\"]*)\"", selector):
+                if label in TARGETS:
+                    continue
+                told = codes if label == "code" else meaning
+                if f"`{label}`" not in labels:
+                    yield f"{where}: {name} has no label {label}"
+                elif unknown := [value for value in chosen.split("|") if not re.search(rf"\b{value}\b", told)]:
+                    yield f"{where}: the {label} of {name} is never {', '.join(unknown)}"
 
 
 def alerts():
