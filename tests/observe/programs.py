@@ -174,6 +174,8 @@ class StandIns:
         # Of log.disk_bytes.
         self.used = 0.5
         self.failed_backups = 0
+        # Of the newest backup, in seconds.
+        self.age = 86400
         self.panics = 0
         # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know, how often it was taken for dead.
         self.owned, self.map, self.unresolved, self.lapsed = 512, 7, 0, 0
@@ -211,6 +213,7 @@ class StandIns:
             sample("tertulia_log_bytes", FILLING, self.used * 1e10),
             sample("tertulia_log_limit_bytes", FILLING, 1e10),
             sample("tertulia_backups_total", FILLING, self.failed_backups, result="failed"),
+            sample("tertulia_backup_newest_timestamp_seconds", FILLING, time.time() - self.age),
             sample("tertulia_panics_total", FILLING, self.panics),
         ]
         for node, owned, version, unresolved, lapsed in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved), (0, self.lapsed)):

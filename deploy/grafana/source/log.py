@@ -56,10 +56,13 @@ SIZE = Row("Size and retention", [
     graph("Read for catching up", "Messages per second read from the log for members that are behind, of each server.",
           [query(rate("tertulia_catchup_messages_total", "pod"), "{{pod}}")], "cps"),
     graph("Disk used", "How full the disk of each server is, and where posts are refused (log.reserve_bytes). Engine embedded only.",
-          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{pod}}"), query(f"1 - max ({RESERVE} / {CAPACITY})", "limit")], "percentunit", width=12, maximum=1,
+          [query(f"1 - {AVAILABLE} / {CAPACITY}", "{{pod}}"), query(f"1 - max ({RESERVE} / {CAPACITY})", "limit")], "percentunit", maximum=1,
           thresholds=steps((None, GREEN), (0.75, YELLOW), (0.92, RED))),
+    graph("Age of backups", "Time since the newest backup in admin.backup_dir was made, where that is set. While there is none, since the start of the server.",
+          [query(f"time() - max by (pod) (tertulia_backup_newest_timestamp_seconds{{{CHOSEN}}})", "{{pod}}")], "s",
+          thresholds=steps((None, GREEN), (8 * 86400, RED))),
     graph("Not yet in tables", "Bytes in the commit log that the tables do not hold yet; a restart reads them back. Engine embedded only.",
-          [query(total("tertulia_log_unapplied_bytes", "pod"), "{{pod}}")], "bytes", width=12),
+          [query(total("tertulia_log_unapplied_bytes", "pod"), "{{pod}}")], "bytes"),
 ])
 
 DASHBOARD = dashboard("tertulia-log", "tertulia / log and disk", "Appends, size, retention, and the volume below.",
