@@ -13,12 +13,13 @@ HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE))
 
-from source import groups, log, overview, process  # noqa: E402
+from source import cluster, groups, log, overview, process  # noqa: E402
 
 DASHBOARDS = {
     "overview.json": overview.DASHBOARD,
     "groups.json": groups.DASHBOARD,
     "log.json": log.DASHBOARD,
+    "cluster.json": cluster.DASHBOARD,
     "process.json": process.DASHBOARD,
 }
 

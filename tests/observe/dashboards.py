@@ -46,6 +46,11 @@ def queries(dashboards):
             yield PanelQuery(name, f"annotation {annotation['name']}", annotation["expr"], "")
 
 
+def panels(dashboards):
+    """The names of all panels, each behind that of its dashboard, as people see them."""
+    return [(dashboard["title"].removeprefix("tertulia / "), panel["title"]) for dashboard in dashboards.values() for panel in dashboard["panels"]]
+
+
 def faults(dashboards):
     """What is wrong with their shape."""
     for key in ("uid", "title"):

@@ -174,9 +174,13 @@ class StandIns:
         # Of log.disk_bytes.
         self.used = 0.5
         self.failed_backups = 0
+        # Of the newest backup, in seconds.
+        self.age = 86400
         self.panics = 0
-        # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know.
-        self.owned, self.map, self.unresolved = 512, 7, 0
+        # Of the second node: shards that it owns, the map it goes by, appends whose end it does not know, how often it was taken for dead.
+        self.owned, self.map, self.unresolved, self.lapsed = 512, 7, 0, 0
+        # Of what both may keep at NATS.
+        self.kept = 0.5
         self.scrapes = 0
         outer = self
 
@@ -201,6 +205,7 @@ class StandIns:
         self.scrapes += 1
         self.available -= 1e-6
         self.used += 1e-5
+        self.kept += 1e-5
         lines = [
             sample("tertulia_log_volume_size_bytes", FILLING, 1e10),
             sample("tertulia_log_reserve_bytes", FILLING, 268435456),
@@ -208,19 +213,34 @@ class StandIns:
             sample("tertulia_log_bytes", FILLING, self.used * 1e10),
             sample("tertulia_log_limit_bytes", FILLING, 1e10),
             sample("tertulia_backups_total", FILLING, self.failed_backups, result="failed"),
+            sample("tertulia_backup_newest_timestamp_seconds", FILLING, time.time() - self.age),
             sample("tertulia_panics_total", FILLING, self.panics),
         ]
-        for node, owned, version, unresolved in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved)):
+        for node, owned, version, unresolved, lapsed in zip(NODES, (512, self.owned), (7, self.map), (0, self.unresolved), (0, self.lapsed)):
             lines += [
                 sample("tertulia_cluster_nodes", node, 2),
                 sample("tertulia_shards", node, 1024),
                 sample("tertulia_shards_owned", node, owned),
                 sample("tertulia_shard_map_version", node, version),
                 sample("tertulia_log_nats_unresolved_appends", node, unresolved),
+                sample("tertulia_log_bytes", node, 1e9),
+                sample("tertulia_nats_connected", node, 1),
+                sample("tertulia_nats_reconnects_total", node, 0),
+                sample("tertulia_nats_storage_bytes", node, self.kept * 1e10),
+                sample("tertulia_nats_storage_limit_bytes", node, 1e10),
+                sample("tertulia_log_nats_shards_held", node, owned),
+                sample("tertulia_log_nats_shards_lost_total", node, 0),
+                sample("tertulia_log_nats_gets_total", node, self.scrapes, kind="head"),
+                sample("tertulia_cluster_dropped_frames_total", node, 0),
+                sample("tertulia_cluster_expired_nodes_total", node, 0),
+                sample("tertulia_cluster_handovers_total", node, self.scrapes),
+                sample("tertulia_cluster_renewals_total", node, self.scrapes, result="renewed"),
+                sample("tertulia_cluster_renewals_total", node, lapsed, result="lapsed"),
                 sample("tertulia_log_nats_appends_total", node, self.scrapes, result="stored"),
                 sample("tertulia_cluster_takeovers_total", node, self.scrapes, how="handed"),
-                sample("tertulia_cluster_takeover_seconds_bucket", node, self.scrapes, how="handed", le="0.1"),
-                sample("tertulia_cluster_takeover_seconds_bucket", node, self.scrapes, how="handed", le="+Inf"),
+                *bucketed("tertulia_cluster_takeover_seconds", node, self.scrapes, 0.1, how="handed"),
+                *bucketed("tertulia_log_nats_append_seconds", node, self.scrapes, 0.01),
+                *bucketed("tertulia_log_nats_append_messages", node, self.scrapes, 4),
             ]
         return "".join(lines)
 
@@ -233,6 +253,11 @@ def sample(name, pod, value, **labels):
     """A line of the text format."""
     labels = {"namespace": "local", "pod": pod, "instance": f"{pod}:8090", "job": "tertulia", **labels}
     return name + "{" + ",".join(f'{key}="{text}"' for key, text in labels.items()) + f"}} {value}\n"
+
+
+def bucketed(name, pod, count, bound, **labels):
+    """The lines of a histogram all of whose values are below a bound."""
+    return [sample(f"{name}_bucket", pod, count, **labels, le=le) for le in (bound, "+Inf")]
 
 
 def replace(text, old, new):

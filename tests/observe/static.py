@@ -12,15 +12,24 @@ RULES_TEST = ROOT / "tests" / "observe" / "rules_test.yml"
 # Each runbook answers these.
 SECTIONS = ("## What it means", "## What people notice", "## What to look at", "## What to do", "## When it is over",
             "## Why this threshold")
+# Labels that Prometheus gives to all that a target tells.
+TARGETS = ("namespace", "pod", "job", "service", "instance")
+# What pages name so that is of Prometheus and of kubectl.
+ELSEWHERE = ("Status > Service Discovery", "Status > Targets", "Last State", "Reason", "Exit Code")
+# Programs that pages tell to call.
+COMMANDS = ("cargo", "kubectl", "nats", "sudo")
 
 
 def faults():
     yield from commands()
     yield from dashboards.faults(dashboards.load())
     yield from names()
+    yield from values()
     yield from rule_cases()
     yield from caused()
     yield from runbooks()
+    yield from quotes()
+    yield from panels()
 
 
 def commands():
@@ -49,6 +58,26 @@ def names():
         for name in sorted(dashboards.metrics_of(text)):
             if name not in known:
                 yield f"{where}: there is no metric {name}"
+
+
+def values():
+    """What rules and dashboards choose a metric by is a label that it has, and a value that the page of metrics names. Codes are those of the protocol, or of gRPC."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    codes = (ROOT / "docs" / "protocol.md").read_text() + (ROOT / "proto" / "tertulia" / "admin" / "v1" / "admin.proto").read_text()
+    rows = {name: (labels, meaning) for name, labels, meaning in re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) ?\| (.*) \|$", page, re.MULTILINE)}
+    asked = {path.name: path.read_text() for path in (DEPLOY / "rules").glob("*.yml")}
+    asked.update((str(query), query.expr) for query in dashboards.queries(dashboards.load()))
+    for where, text in asked.items():
+        for name, selector in re.findall(r"\b(tertulia_\w+){([^}]*)}", text):
+            labels, meaning = rows.get(re.sub(r"_(bucket|sum|count)$", "", name), ("", ""))
+            for label, chosen in re.findall(r"(\w+)[!=]=?~?\"([^\"]*)\"", selector):
+                if label in TARGETS:
+                    continue
+                told = codes if label == "code" else meaning
+                if f"`{label}`" not in labels:
+                    yield f"{where}: {name} has no label {label}"
+                elif unknown := [value for value in chosen.split("|") if not re.search(rf"\b{value}\b", told)]:
+                    yield f"{where}: the {label} of {name} is never {', '.join(unknown)}"
 
 
 def alerts():
@@ -98,3 +127,36 @@ def runbooks():
     for alert in known:
         if f"({alert}.md)" not in index:
             yield f"docs/runbooks/README.md does not list {alert}"
+
+
+def quotes():
+    """What a page quotes of the server's log is what the code says: who greps for it in an outage must find it."""
+    sources = sorted((ROOT / "services" / "server" / "src").rglob("*.rs"))
+    code = re.sub(r"^\s*//.*$", "", "".join(path.read_text() for path in sources), flags=re.MULTILINE)
+    # A text that is continued on the next line.
+    code = re.sub(r"\\\n\s*", "", code)
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for quote in log_lines(page.read_text()):
+            if quote not in code:
+                yield f"{page.relative_to(ROOT)} quotes `{quote}`, which the server's code says nowhere"
+
+
+def log_lines(text):
+    """What looks like words of a log: four or more, without capitals, numbers or signs, and no command."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for quote in re.findall(r"`([a-z][a-z',:; -]*)`", text):
+        words = quote.split()
+        if len(words) >= 4 and words[0] not in COMMANDS:
+            yield quote
+
+
+def panels():
+    """The panels that runbooks send people to are there. They are in italics, the first of a dashboard behind its name; words that begin with a small letter are only stressed."""
+    known = dashboards.panels(dashboards.load())
+    for page in sorted(RUNBOOKS.glob("Tertulia*.md")):
+        text = re.sub(r"`[^`\n]*`", "", page.read_text())
+        for words in re.findall(r"(?<![*\w])\*(?! )([^*\n]+)(?<! )\*(?!\*)", text):
+            dashboard, _, panel = words.rpartition(" > ")
+            is_there = any(panel == title and dashboard in ("", name) for name, title in known)
+            if not is_there and words not in ELSEWHERE and (dashboard or panel[0].isupper()):
+                yield f"docs/runbooks/{page.name} names *{words}*, and there is no such panel"

@@ -1,6 +1,6 @@
 """Shards, groups and members: how the work is spread, and how full the queues in between are."""
 
-from .panels import GREEN, RED, Row, dashboard, graph, quantile, query, rate, steps, total
+from .panels import Row, dashboard, graph, quantile, query, rate, total
 
 GROUPS = Row("Groups and members", [
     graph("Groups", "Groups in memory (with members, or used a short while ago), all that exist, of these those that the log holds, and how many may exist (limits.groups).", [
@@ -18,6 +18,8 @@ GROUPS = Row("Groups and members", [
           "cps"),
     graph("Requests", "Lines of clients per second, by kind.", [query(rate("tertulia_requests_total", "kind") + " > 0", "{{kind}}")],
           "cps"),
+    graph("Holds", "Holds of moderators that are in force: users, connections and addresses that may not come back yet, and groups that are closed. They are the same on "
+          "all nodes of a server.", [query(total("tertulia_holds", "pod", "max"), "{{pod}}"), query(total("tertulia_holds_limit", function="min"), "limit")], log=True),
 ])
 
 SHARDS = Row("Shards and their queues", [
@@ -37,6 +39,8 @@ SHARDS = Row("Shards and their queues", [
               query(total("tertulia_posts_in_flight_limit_bytes", function="min"), "limit")], "bytes"),
     graph("Posts per append", "How many posts one append to the log takes. It grows by itself when posts come faster than appends return.", [
         query(quantile(0.5, "tertulia_append_messages"), "p50"), query(quantile(0.99, "tertulia_append_messages"), "p99")]),
+    graph("Lines that wait", "Times per second that a client's lines other than posts had to wait, because it had sent more than limits.requests_per_second allows.",
+          [query(rate("tertulia_requests_paced_total", "pod"), "{{pod}}")], "cps"),
     graph("Behind when served", "How many messages a member was behind its group when deliveries were taken up for it. Beyond shard.fanout deliveries it "
           "is served from the log.", [query(quantile(0.5, "tertulia_delivery_lag_messages"), "p50"),
                                       query(quantile(0.99, "tertulia_delivery_lag_messages"), "p99")]),
@@ -44,20 +48,5 @@ SHARDS = Row("Shards and their queues", [
           [query(total("tertulia_dedup_ids", "pod"), "{{pod}}")]),
 ])
 
-NODES = Row("Nodes on NATS", [
-    graph("Nodes", "Nodes that are there, as each of them sees it. Engine nats only, as all of this row.",
-          [query(total("tertulia_cluster_nodes", "pod", "max"), "{{pod}}")]),
-    graph("Shard map", "Version of the shard map that each node goes by. It rises when a node comes or goes, and is the same on all nodes of one server but for a moment.",
-          [query(total("tertulia_shard_map_version", "pod", "max"), "{{pod}}")], minimum=None),
-    graph("Shards that move", "Shards per second that a node began to own. handed: the owner before gave them; taken: there was none, or it did not answer.",
-          [query(rate("tertulia_cluster_takeovers_total", "how"), "{{how}}")], "cps"),
-    graph("Time without an owner", "From asking the owner of a shard to let it go, or from beginning to take it, until it was served again, for 99 of 100 shards that moved.",
-          [query(quantile(0.99, "tertulia_cluster_takeover_seconds", "how"), "{{how}} p99")], "s", log=True),
-    graph("Appends to NATS", "Appends per second by how they ended: stored; resolved (stored, but the answer was lost); fenced (another node has the shard); unavailable.",
-          [query(rate("tertulia_log_nats_appends_total", "result"), "{{result}}")], "cps"),
-    graph("Unresolved appends", "Appends that NATS did not answer and whose end is being found out. Meanwhile nobody can post to the groups of as many shards.",
-          [query(total("tertulia_log_nats_unresolved_appends", "pod"), "{{pod}}")], thresholds=steps((None, GREEN), (1, RED))),
-])
-
 DASHBOARD = dashboard("tertulia-groups", "tertulia / shards and groups",
-                      "How groups, members and requests are spread over shards, and shards over nodes.", [GROUPS, SHARDS, NODES])
+                      "How groups, members and requests are spread over shards, and shards over nodes.", [GROUPS, SHARDS])

@@ -58,6 +58,17 @@ RUNTIME = Row("Runtime and ports", [
     graph("Admin port", "Connections to the admin port, callers that watch events, and connections per second closed at once because admin.connections were open.", [
         query(total("tertulia_admin_connections"), "open"), query(total("tertulia_admin_watchers"), "watchers"),
         query(rate("tertulia_admin_connections_refused_total"), "refused per second")]),
+    graph("Events missed", "Events per second that callers who watch were told they missed. slow: they did not read in time; lost: of another node, on the way here.",
+          [query(rate("tertulia_admin_missed_events_total", "reason"), "{{reason}}")], "cps"),
+    graph("PROXY headers", "Chat connections per second that were let in, and that were closed since they did not begin with a header of the PROXY protocol (chat.proxy_protocol).", [
+        query(rate("tertulia_connections_accepted_total", "pod"), "{{pod}} let in"),
+        query(rate("tertulia_proxy_headers_refused_total", "pod"), "{{pod}} closed")], "cps"),
+    graph("Traces", "Spans per second that the collector of traces took, and that are lost: export (it did not take them), queue (it is too slow). not begun: traces beyond "
+          "telemetry.traces.per_second.", [
+              query(rate("tertulia_traces_exported_total"), "taken"), query(rate("tertulia_traces_dropped_total", "reason"), "lost: {{reason}}"),
+              query(rate("tertulia_traces_limited_total"), "not begun")], "cps"),
+    graph("Spans that wait", "Spans that wait to be sent to the collector. At OTEL_BSP_MAX_QUEUE_SIZE further ones are lost.",
+          [query(total("tertulia_traces_queued", "pod"), "{{pod}}")]),
 ])
 
 TLS = Row("TLS", [
@@ -70,6 +81,8 @@ TLS = Row("TLS", [
     graph("TLS handshakes under way", "Handshakes that have begun and not ended, by port. Beyond tls.handshakes others wait for up to a second, then each one more ends the oldest.", [
         query(total("tertulia_tls_handshakes_under_way", "port"), "{{port}}"),
         query(total("tertulia_tls_handshakes_limit", function="min"), "limit")], log=True),
+    graph("Certificates read anew", "How often the files of a port had changed, in the interval: ok, or error, when they cannot be used and the old certificate is shown on.",
+          [query(f"sum by (port, result) (increase(tertulia_tls_reloads_total{{{CHOSEN}}}[$__rate_interval]))", "{{port}} {{result}}")]),
 ])
 
 DASHBOARD = dashboard("tertulia-process", "tertulia / process", "Version, resources and ports of the servers.",

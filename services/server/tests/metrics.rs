@@ -38,6 +38,7 @@ fn scrape() -> String {
     };
     let cert = format!("chat.tls.cert_file={}", file("tls.crt", certified.cert.pem()));
     let key = format!("chat.tls.key_file={}", file("tls.key", certified.signing_key.serialize_pem()));
+    let backups = format!("admin.backup_dir={}", data.path().join("backups").display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TERTULIA__")) {
         command.env_remove(name);
@@ -45,7 +46,7 @@ fn scrape() -> String {
     let child = command
         .args(["--chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
         .arg(data.path().join("data"))
-        .args(["--set", &cert, "--set", &key])
+        .args(["--set", &cert, "--set", &key, "--set", &backups])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

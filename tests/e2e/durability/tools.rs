@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use harness::deadline::PATIENCE;
+use harness::deadline::{PATIENCE, poll_until};
+use harness::metrics::Metrics;
 use harness::{Server, ServerOptions, within};
 use serde_json::{Value, json};
 
@@ -141,11 +142,18 @@ async fn ask_for_backup(server: &Server, name: &str) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8_lossy(&told).into_owned()))
 }
 
+/// When the newest backup was made, as a server tells.
+async fn newest_backup(server: &Server) -> Result<f64> {
+    let told = Metrics::scrape(server.http()).await?.sum("tertulia_backup_newest_timestamp_seconds", &[]);
+    told.context("it does not tell when the newest backup was made")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_server_is_backed_up_while_posts_go_on() -> Result<()> {
     let home = tempfile::tempdir()?;
     let backups = home.path().join("backups");
     let server = ServerOptions::new().on_disk().set("admin.backup_dir", backups.display()).start().await?;
+    let begun = newest_backup(&server).await?;
     let mut ada = server.connector().extended("ada").await?;
     ada.join("Dogs").await?;
     for number in 1..=200 {
@@ -177,6 +185,8 @@ async fn a_running_server_is_backed_up_while_posts_go_on() -> Result<()> {
         assert_eq!((&line["seq"], &line["message"]), (&json!(number), &json!(format!("Dogs {number}"))));
     }
     assert!(succeeds(&["log", "verify"], &copy)?.contains("is whole: 1 groups"));
+    let made = newest_backup(&server).await?;
+    assert!(made > begun, "{begun} {made}");
 
     let (succeeded, told) = ask_for_backup(&server, "monday").await?;
     assert!(!succeeded && told.contains("AlreadyExists") && told.contains("choose another name"), "{told}");
@@ -185,13 +195,20 @@ async fn a_running_server_is_backed_up_while_posts_go_on() -> Result<()> {
     let entries: Vec<_> = fs::read_dir(&backups)?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
     assert_eq!(entries, ["monday"], "nothing else is left");
 
+    let in_memory = ServerOptions::new().in_memory().set("admin.backup_dir", backups.display()).start().await?;
+    // It began later, and has found the one that is there.
+    poll_until(PATIENCE, "the time of the backup that is there", || async {
+        let found = newest_backup(&in_memory).await?;
+        Ok((found > made).then(|| format!("{found}, made {made}")))
+    })
+    .await?;
+
     // The copy serves.
     let restored = ServerOptions::new().on_disk().data_dir(copy).start().await?;
     let mut bob = restored.connector().extended("bob").await?;
     assert_eq!(bob.read_log("Dogs").await?.messages.len(), lines.len());
     let (succeeded, told) = ask_for_backup(&restored, "").await?;
     assert!(!succeeded && told.contains("FailedPrecondition") && told.contains("admin.backup_dir"), "{told}");
-    let in_memory = ServerOptions::new().in_memory().set("admin.backup_dir", backups.display()).start().await?;
     let (succeeded, told) = ask_for_backup(&in_memory, "memory").await?;
     assert!(!succeeded && told.contains("FailedPrecondition") && told.contains("only the engine embedded"), "{told}");
     Ok(())

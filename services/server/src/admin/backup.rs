@@ -3,7 +3,7 @@
 //! A backup may take longer than a call, so it is told of in a stream: that it began, then how it ended. It goes on if the
 //! caller leaves. One is made at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +14,7 @@ use tertulia_proto::admin::v1::{BackupFinished, BackupStarted, CreateBackupReque
 use tonic::Status;
 
 use super::gate::Peer;
+use super::metrics::Metrics;
 use super::service::Service;
 use super::status::Error;
 use crate::shard::Copied;
@@ -39,6 +40,7 @@ impl Service {
                 match &result {
                     Ok(Copied { groups, bytes }) => {
                         metrics.backups_made.increment(1);
+                        metrics.newest_backup_was(SystemTime::now());
                         tracing::info!(%peer, directory = %to.display(), groups, bytes, "backup made");
                     }
                     Err(error) => {
@@ -59,6 +61,27 @@ impl Service {
         let finished = async { finished.await.map_err(|error: Error| error.into()) };
         Ok(Box::pin(stream::iter([Ok(started)]).chain(stream::once(finished))))
     }
+}
+
+/// Tells when the newest backup that is there was made, else that it is to be made from now on.
+pub(super) fn tell_newest(directory: PathBuf, metrics: &Arc<Metrics>) {
+    metrics.newest_backup_was(SystemTime::now());
+    let metrics = Arc::clone(metrics);
+    // It may be on a file system that does not answer.
+    drop(tokio::task::spawn_blocking(move || {
+        if let Some(made) = newest(&directory) {
+            metrics.newest_backup_was(made);
+        }
+    }));
+}
+
+/// When the newest of the backups in a directory was made. One that is being made, or that was given up, has a name with a dot. The time
+/// is the directory's: `log verify` writes to the files of a backup, however old it is.
+fn newest(directory: &Path) -> Option<SystemTime> {
+    let entries = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
+    let whole = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| self::name(name).is_ok()));
+    let made = whole.filter(|entry| entry.path().join("messages.redb").exists());
+    made.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
 }
 
 fn response(step: Step) -> CreateBackupResponse {
@@ -89,5 +112,20 @@ mod tests {
         }
         assert_eq!(name("monday_1-2").unwrap(), PathBuf::from("monday_1-2"));
         assert!(name("").unwrap().to_string_lossy().starts_with("backup-1"));
+    }
+
+    #[test]
+    fn the_newest_backup_is_the_one_that_was_made_last_and_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(newest(&directory.path().join("nowhere")), None);
+        let at = |seconds| UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        for (name, made) in [("a", at(1_000)), ("b", at(3_000)), ("c", at(2_000)), ("d.partial", at(4_000))] {
+            let backup = directory.path().join(name);
+            std::fs::create_dir(&backup).unwrap();
+            std::fs::write(backup.join("messages.redb"), "").unwrap();
+            std::fs::File::open(backup).unwrap().set_modified(made).unwrap();
+        }
+        std::fs::create_dir(directory.path().join("no-backup")).unwrap();
+        assert_eq!(newest(directory.path()), Some(at(3_000)));
     }
 }

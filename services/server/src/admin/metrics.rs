@@ -1,7 +1,7 @@
 //! What the admin API measures.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -24,6 +24,8 @@ pub const MISSED: &str = "tertulia_admin_missed_events_total";
 pub const TOKEN_RELOAD_FAILING: &str = "tertulia_admin_token_reload_failing";
 /// Backups by how they ended.
 pub const BACKUPS: &str = "tertulia_backups_total";
+/// When the newest backup was made.
+pub const NEWEST_BACKUP: &str = "tertulia_backup_newest_timestamp_seconds";
 
 /// Gives every metric of this part its text.
 pub fn describe() {
@@ -53,6 +55,11 @@ pub fn describe() {
     describe_counter!(
         BACKUPS,
         "Backups that calls of CreateBackup asked for, by result: made, failed (CreateBackup itself counts as OK once it has begun)"
+    );
+    describe_gauge!(
+        NEWEST_BACKUP,
+        Unit::Seconds,
+        "When the newest backup in admin.backup_dir was made, since 1970; if none was there at the start, the time of that until one is made. Only where admin.backup_dir is set"
     );
 }
 
@@ -164,6 +171,11 @@ impl Metrics {
             metrics.requests(Method(method), Code::Unauthenticated).absolute(0);
         }
         metrics
+    }
+
+    /// The newest backup was made then; only told where backups can be made.
+    pub(super) fn newest_backup_was(&self, made: SystemTime) {
+        gauge!(NEWEST_BACKUP).set(made.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
     }
 
     pub(super) fn answered(&self, method: Method, code: Code, duration: Duration) {

@@ -60,6 +60,9 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         let (backup_dir, backing_up) = (config.backup_dir.clone(), Arc::new(Semaphore::new(1)));
         let max_watchers = config.watchers;
+        if let Some(directory) = &backup_dir {
+            backup::tell_newest(directory.clone(), &metrics);
+        }
         Self { shards, registry, cluster, max_message, max_watchers, watchers, backup_dir, backing_up, stop, metrics }
     }
 }

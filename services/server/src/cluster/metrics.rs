@@ -38,7 +38,7 @@ pub fn describe() {
     describe_histogram!(
         TAKEOVER_SECONDS,
         Unit::Seconds,
-        "Time from asking the owner of a shard to let it go, or from beginning to take it, until this node served it, by how, as above"
+        "Time from asking the owner of a shard to let it go, or from beginning to take it, until this node served it, by how it came: handed, taken"
     );
     describe_counter!(HANDOVERS, "Shards that this node gave to another one");
     describe_counter!(

@@ -79,7 +79,10 @@ pub fn describe() {
         "Chat connections that may be open at once (limits.connections, or what the descriptor limit allows)"
     );
     describe_counter!(CONNECTIONS_ACCEPTED, "Chat connections let in");
-    describe_counter!(CONNECTIONS_CLOSED, "Chat connections ended, by reason");
+    describe_counter!(
+        CONNECTIONS_CLOSED,
+        "Chat connections ended, by reason: client, socket_error, admin, drain, write_stall, hello_timeout, line_timeout, idle, heartbeat, line_too_long, malformed, hello_refused, tls"
+    );
     describe_counter!(
         CONNECTIONS_REFUSED,
         "Chat connections not let in, by reason: total and address are limits, which they were told unless they speak TLS; overload is \

@@ -29,6 +29,7 @@ mod notes;
 mod read;
 mod remove;
 mod retention;
+mod room;
 mod streams;
 mod subject;
 mod trouble;
@@ -61,7 +62,7 @@ use self::lineage::Lineage;
 pub use self::lineage::Rewound;
 use self::link::Link;
 pub(crate) use self::link::{answered_apart, in_time, is_connected};
-use self::metrics::Metrics;
+use self::metrics::{Metrics, Room};
 pub use self::streams::StreamError;
 use self::subject::Names;
 use self::trouble::Trouble;
@@ -230,6 +231,7 @@ impl Nats {
             clearing: Arc::default(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
+        core.tasks.spawn(room::watch(Arc::clone(&core), config.storage, Room::new()));
         core.tasks.spawn(lineage::watch(Arc::clone(&core)));
         core.tasks.spawn(losses::tell(core.lost.subscribe(), core.closing.clone()));
         core.tasks.spawn(Arc::clone(&core).sweep());

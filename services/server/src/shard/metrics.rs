@@ -121,7 +121,11 @@ pub fn describe() {
     );
     describe_gauge!(HOLDS_LIMIT, "Holds that there may be (limits.holds)");
     describe_gauge!(LOG_GROUPS, "Groups that the log holds");
-    describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that the log holds, in memory or on disk");
+    describe_gauge!(
+        LOG_BYTES,
+        Unit::Bytes,
+        "Bytes that the log holds, in memory or on disk; with nats those of the whole deployment, of one replica, and so the same at each node"
+    );
     describe_gauge!(LOG_WRITABLE, "1 while the log can be written, else 0");
 }
 

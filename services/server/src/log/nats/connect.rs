@@ -10,6 +10,7 @@ use super::Config;
 use super::config::NotUrl;
 use super::credentials::{Contradiction, Credentials};
 use super::forming::{self, Unanswered};
+use super::metrics::Connection;
 use super::trouble::{Cause, Trouble};
 use crate::causes::on_one_line;
 
@@ -82,9 +83,10 @@ pub(super) async fn connect(config: &Config, name: &str, trouble: &Arc<Trouble>)
     let urls = config.urls.clone();
     let addresses = config.addresses()?;
     config.check()?;
+    let told = Arc::new(Connection::new());
     let mut tries = 0;
     let client = loop {
-        let error = match options(config, name, trouble).await?.connect(addresses.clone()).await {
+        let error = match options(config, name, trouble, &told).await?.connect(addresses.clone()).await {
             Ok(client) => break client,
             Err(error) => error,
         };
@@ -107,8 +109,13 @@ fn may_pass(kind: async_nats::ConnectErrorKind) -> bool {
     matches!(kind, Kind::Dns | Kind::Io | Kind::TimedOut)
 }
 
-async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<ConnectOptions, ConnectError> {
-    let events = Arc::clone(trouble);
+async fn options(
+    config: &Config,
+    name: &str,
+    trouble: &Arc<Trouble>,
+    told: &Arc<Connection>,
+) -> Result<ConnectOptions, ConnectError> {
+    let (events, told) = (Arc::clone(trouble), Arc::clone(told));
     let options = Credentials::of(config)?
         .options()
         .await?
@@ -119,7 +126,7 @@ async fn options(config: &Config, name: &str, trouble: &Arc<Trouble>) -> Result<
         .ping_interval(ping_interval(config.timeout))
         .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(5)))
         .event_callback(move |event| {
-            on_event(&events, &event);
+            on_event(&events, &told, &event);
             std::future::ready(())
         });
     tls(config, options).await
@@ -142,11 +149,15 @@ async fn check(client: &Client, urls: String) -> Result<(), ConnectError> {
     }
 }
 
-fn on_event(trouble: &Trouble, event: &async_nats::Event) {
+fn on_event(trouble: &Trouble, told: &Connection, event: &async_nats::Event) {
     use async_nats::Event;
     match event {
-        Event::Connected => trouble.set(Cause::Connection, None),
+        Event::Connected => {
+            told.made();
+            trouble.set(Cause::Connection, None);
+        }
         Event::Disconnected | Event::Closed => {
+            told.ended();
             trouble.set(Cause::Connection, Some("there is no connection to NATS".to_owned()));
         }
         Event::Draining => tracing::debug!("leaving NATS"),
@@ -195,4 +206,31 @@ async fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOpti
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::Event;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_and_comes_back_is_measured() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (trouble, told) = metrics::with_local_recorder(&recorder, || (Trouble::new(1), Connection::new()));
+        let is_told = |connected: u32, reconnects: u32| {
+            let text = recorder.handle().render();
+            [format!("tertulia_nats_connected {connected}"), format!("tertulia_nats_reconnects_total {reconnects}")]
+                .iter()
+                .all(|line| text.lines().any(|other| other == line))
+        };
+        assert!(is_told(0, 0));
+        on_event(&trouble, &told, &Event::Connected);
+        assert!(is_told(1, 0));
+        on_event(&trouble, &told, &Event::Disconnected);
+        assert!(is_told(0, 0) && trouble.any().is_some());
+        on_event(&trouble, &told, &Event::Connected);
+        assert!(is_told(1, 1) && trouble.any().is_none());
+    }
 }

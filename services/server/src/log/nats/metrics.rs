@@ -1,10 +1,13 @@
 //! What the engine tells about itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+
+use super::room::Used;
 
 /// Appends, by how they ended.
 pub const APPENDS: &str = "tertulia_log_nats_appends_total";
@@ -20,6 +23,14 @@ pub const SHARDS_HELD: &str = "tertulia_log_nats_shards_held";
 pub const UNRESOLVED: &str = "tertulia_log_nats_unresolved_appends";
 /// Shards that somebody else took.
 pub const SHARDS_LOST: &str = "tertulia_log_nats_shards_lost_total";
+/// Whether there is a connection.
+pub const CONNECTED: &str = "tertulia_nats_connected";
+/// Connections that were made after the first.
+pub const RECONNECTS: &str = "tertulia_nats_reconnects_total";
+/// Bytes of JetStream's storage that are used.
+pub const STORAGE_BYTES: &str = "tertulia_nats_storage_bytes";
+/// How many may be.
+pub const STORAGE_LIMIT_BYTES: &str = "tertulia_nats_storage_limit_bytes";
 
 /// Gives every metric of this part its text.
 pub fn describe() {
@@ -36,6 +47,18 @@ pub fn describe() {
     describe_gauge!(SHARDS_HELD, Unit::Count, "Shards that this node may extend");
     describe_gauge!(UNRESOLVED, Unit::Count, "Appends whose answer did not come and that are being found out about");
     describe_counter!(SHARDS_LOST, "Shards that another writer took from this one");
+    describe_gauge!(CONNECTED, "1 while there is a connection to NATS, else 0");
+    describe_counter!(RECONNECTS, "Connections to NATS that were made after the first one, since that had ended");
+    describe_gauge!(
+        STORAGE_BYTES,
+        Unit::Bytes,
+        "Bytes of JetStream's storage that the account uses, as NATS says: of all its streams, also others', each replica counted"
+    );
+    describe_gauge!(
+        STORAGE_LIMIT_BYTES,
+        Unit::Bytes,
+        "Bytes of JetStream's storage that the account may use; 0: it has no limit of its own"
+    );
 }
 
 /// Handles, made once.
@@ -76,6 +99,54 @@ impl Metrics {
 
     pub(crate) fn append_took(&self, time: Duration) {
         self.append_seconds.record(time.as_secs_f64());
+    }
+}
+
+/// The connection to NATS.
+pub(super) struct Connection {
+    connected: Gauge,
+    reconnects: Counter,
+    has_been: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new() -> Self {
+        // There from the start: what appears with its first count has a rate only from the second one on.
+        let reconnects = counter!(RECONNECTS);
+        reconnects.increment(0);
+        let connected = gauge!(CONNECTED);
+        connected.set(0.0);
+        Self { connected, reconnects, has_been: AtomicBool::new(false) }
+    }
+
+    /// There is one.
+    pub(super) fn made(&self) {
+        self.connected.set(1.0);
+        if self.has_been.swap(true, Ordering::Relaxed) {
+            self.reconnects.increment(1);
+        }
+    }
+
+    /// There is none.
+    pub(super) fn ended(&self) {
+        self.connected.set(0.0);
+    }
+}
+
+/// JetStream's storage.
+pub(super) struct Room {
+    bytes: Gauge,
+    limit: Gauge,
+}
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self { bytes: gauge!(STORAGE_BYTES), limit: gauge!(STORAGE_LIMIT_BYTES) }
+    }
+
+    pub(super) fn set(&self, used: Used) {
+        self.bytes.set(used.bytes as f64);
+        self.limit.set(used.limit as f64);
     }
 }
 

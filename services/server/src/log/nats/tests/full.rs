@@ -8,6 +8,7 @@ use super::*;
 use crate::log::conformance::{ALL, batch, group, record};
 use crate::log::nats::ack::Ack;
 use crate::log::nats::link::Published;
+use crate::log::nats::{Storage, room};
 use crate::log::{AppendError, Batch, Range, Record};
 
 const ACCOUNT: &str = "accounts { A { jetstream { max_mem: 1MB, max_file: 16MB }, users: [{ user: a, password: a }] } }\n\
@@ -49,7 +50,11 @@ async fn a_batch_for_which_there_is_no_room_is_in_doubt_until_there_is() {
     let log = open_and_take(&config(&servers.urls())).await;
     log.append(0, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
     let context = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+    let before = room::ask(&context, Storage::File, 1).await.unwrap();
     fill(&context).await;
+    let full = room::ask(&context, Storage::File, 1).await.unwrap();
+    assert!(before.bytes < full.limit / 2 && full.bytes > full.limit / 10 * 9, "{before:?}, {full:?}");
+    assert_eq!(full.limit, 16 * 1024 * 1024);
 
     // In one message, and kept by this server alone.
     let refused = tokio::time::timeout(PATIENCE, log.append(0, vec![batch("Dogs", 7, 3, 3)])).await;
