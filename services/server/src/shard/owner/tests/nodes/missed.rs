@@ -136,7 +136,7 @@ async fn who_missed_its_removal_is_not_told_those_of_others() {
     }
     pair.air.deaf.store(true, Ordering::Relaxed);
     let (group, target) = (Some(pair.one.group.clone()), Target::Address(bob.address));
-    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO, reply };
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO.into(), reply };
     assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap().len(), 3);
     // What its node asks when it learns that it missed something.
     let roll = json!({"begins": true, "heard": 0, "groups": [{
