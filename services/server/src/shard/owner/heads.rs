@@ -106,7 +106,7 @@ impl Owner {
     /// What the log has of a group that is not in memory. It is asked about those together that requests which wait need as well.
     pub(super) async fn head_of(&mut self, name: &GroupName) -> Result<Option<Head>, Refusal> {
         let mut told = self.ahead.told(name);
-        if told.is_none() {
+        if told.is_none() && !self.ahead.is_silent() {
             let mut needed = HashSet::from([name.clone()]);
             for request in &self.waiting {
                 match request {
