@@ -1,6 +1,7 @@
 mod order;
 mod said;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
