@@ -30,7 +30,7 @@ class Client:
     def run(self):
         while self.posts or not self.input_ended:
             # Clients that lost the same server are not to come back all in one moment.
-            pause = random.uniform(0.5, 1) * min(10, 0.1 * 2**self.failures)
+            pause = random.uniform(0.5, 1) * min(10, 0.1 * 2 ** min(self.failures, 7))
             self.failures += 1
             try:
                 with socket.create_connection(self.address, timeout=10) as self.socket:

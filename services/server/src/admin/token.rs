@@ -110,6 +110,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Token>, Error> {
 impl Token {
     fn of(words: &[&str]) -> Option<Self> {
         let (name, scope, secret) = match *words {
+            // Something was left out, as by a template without a value: it must not make a token that may do everything.
+            [READ] | [READ, _] | [_, READ] | [_, READ, READ] => return None,
             [secret] => (None, Scope::All, secret),
             [name, secret] => (Some(name), Scope::All, secret),
             [name, READ, secret] => (Some(name), Scope::Read, secret),
@@ -197,7 +199,17 @@ mod tests {
             assert_eq!(tokens(empty).unwrap_err(), "there is no token in FILE (admin.token_file)");
         }
         let long = format!("{} token", "n".repeat(NAME + 1));
-        for bad in ["größe", "ada write token", "one two three four", "ada größe", &long] {
+        for bad in [
+            "größe",
+            "read",
+            "read token",
+            "ada read",
+            "ada read read",
+            "ada write token",
+            "one two three four",
+            "ada größe",
+            &long,
+        ] {
             let error = tokens(format!("first\n{bad}\n").as_bytes()).unwrap_err();
             assert!(error.starts_with("line 2 of FILE (admin.token_file) must be 'TOKEN', "), "{bad}: {error}");
         }

@@ -253,7 +253,7 @@ static LOG: &[Entry] = &[
         "Newest messages of an active group that are kept in memory (`embedded`).",
     ),
     Entry::new("log.table_cache_bytes", bytes(MIB, TIB), "Bytes of the tables cached in memory (`embedded`)."),
-    Entry::new("log.readers", int(1, 1_024), "Reads of the tables that may run at once (`embedded`), beside two that posts and joins wait for."),
+    Entry::new("log.readers", int(1, 1_024), "Reads of the tables that may run at once (`embedded`), and so many more, at least two, that posts and joins wait for."),
     Entry::new(
         "log.sweep_interval",
         time(secs(1), DAY),

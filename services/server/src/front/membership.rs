@@ -167,6 +167,12 @@ impl Membership {
     /// more is posted than its socket takes it would never end otherwise.
     pub(super) fn end_here(&mut self) {
         self.end.get_or_insert(self.status.head());
+        if self.is_served()
+            && let State::CatchingUp { stage, .. } = &mut self.state
+        {
+            // It will not be looked at any more, and others may wait for its turn.
+            *stage = Stage::Ask;
+        }
     }
 
     /// Whether the member was served up to its end.
@@ -218,6 +224,7 @@ impl Membership {
                         ready!(pause.as_mut().poll(cx));
                         *stage = Stage::Ask;
                     }
+                    Stage::Ask if self.end.is_some_and(|end| self.next > end) => return Poll::Pending,
                     Stage::Ask => *stage = Stage::Page(read(around.shards, &self.status.name, self.next - 1, turns)),
                 },
                 State::Closed => return Poll::Pending,

@@ -81,7 +81,7 @@ pub use self::forget::{Forgotten, forget_commit_log};
 pub use self::offline::{DirectoryStats, OfflineError, Verified, back_up, stats, verify};
 pub use self::open::{OpenError, open};
 
-/// So many read for owners at once, beside the others.
+/// So many read for owners at once, beside the others, if no more may read for these.
 const OWNERS: usize = 2;
 
 /// The engine.

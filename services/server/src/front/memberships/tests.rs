@@ -338,9 +338,9 @@ async fn of_many_that_are_busy_each_has_its_turn() {
 const READING: usize = 4;
 
 /// A connection that is behind in all groups, by one message.
-async fn behind(log: &Arc<Gated>) -> World {
-    let mut world = World::of(Arc::clone(log) as Arc<dyn Log>, GROUPS).await;
-    for group in 0..GROUPS {
+async fn behind(log: &Arc<Gated>, groups: usize) -> World {
+    let mut world = World::of(Arc::clone(log) as Arc<dyn Log>, groups).await;
+    for group in 0..groups {
         world.post(group).await;
         world.join(group, JoinFrom::Last(1)).await;
     }
@@ -351,7 +351,7 @@ async fn behind(log: &Arc<Gated>) -> World {
 #[tokio::test(start_paused = true)]
 async fn of_many_that_are_behind_few_read_at_once_and_each_in_its_turn() {
     let log = Gated::new(memory());
-    let mut world = behind(&log).await;
+    let mut world = behind(&log, GROUPS).await;
     world.serve(usize::MAX);
     for answered in 0..GROUPS {
         assert_eq!(log.begun(), (answered + READING).min(GROUPS));
@@ -364,7 +364,7 @@ async fn of_many_that_are_behind_few_read_at_once_and_each_in_its_turn() {
 #[tokio::test(start_paused = true)]
 async fn of_many_that_could_not_be_read_few_are_read_again_at_once() {
     let log = Gated::new(memory());
-    let mut world = behind(&log).await;
+    let mut world = behind(&log, GROUPS).await;
     log.fail(true);
     log.answer(GROUPS);
     world.settle().await;
@@ -375,4 +375,26 @@ async fn of_many_that_could_not_be_read_few_are_read_again_at_once() {
     assert_eq!(log.begun(), GROUPS + READING);
     log.answer(GROUPS);
     world.finish().await;
+}
+
+/// A connection that ends is served up to where its groups were then, though more is posted.
+#[tokio::test(start_paused = true)]
+async fn who_is_served_up_to_its_end_leaves_its_turn_to_others() {
+    let log = Gated::new(memory());
+    let groups = 2 * READING;
+    let mut world = behind(&log, groups).await;
+    world.memberships.end_here();
+    for group in 0..groups {
+        // More than a page.
+        for _ in 0..300 {
+            world.post(group).await;
+        }
+    }
+    world.wake();
+    while !world.memberships.are_served() {
+        log.answer(1);
+        let before = world.next.clone();
+        world.settle().await;
+        assert_ne!(world.next, before, "nobody is served any more");
+    }
 }

@@ -196,7 +196,7 @@ pub(crate) fn start_with(
         queue: Arc::new(Queue::default()),
         places: Arc::new(Semaphore::new(config.append_queue.clamp(1, Semaphore::MAX_PERMITS))),
         readers: Arc::new(Semaphore::new(config.readers.clamp(1, Semaphore::MAX_PERMITS))),
-        owners: Arc::new(Semaphore::new(OWNERS)),
+        owners: Arc::new(Semaphore::new(config.readers.clamp(OWNERS, Semaphore::MAX_PERMITS))),
         tail,
         backlog,
         tables: Arc::new(tables),
