@@ -42,6 +42,29 @@ async fn who_is_cut_off_learns_it_after_one_head_that_is_not_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_who_posts_behind_it_wait_for_longer() {
+    let pair = Pair::new().await;
+    let ada = session(1, "ada");
+    pair.one.join(&ada).await.unwrap();
+    pair.one.mood(SILENT);
+    let begun = tokio::time::Instant::now();
+    let post = |group: &str| {
+        let group = GroupName::new(group).unwrap();
+        NewPost { group, message: "m".into(), id: None, trace: None, weight: None }
+    };
+    let posts = vec![post("H"), post("G")];
+    let posts = Posts { session: Arc::clone(&ada), posts, received: Instant::now(), in_doubt: false };
+    assert!(pair.one.shards.send(0, Request::Post(posts)).await);
+    // While the head is waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    pair.one.mood(SLOW);
+    pair.cut[0].send(true).unwrap();
+    let told = answers(&ada, 2).await;
+    assert!(matches!(told[..], [Err(Refusal::Unavailable { .. }), Err(Refusal::Unanswered { .. })]), "{told:?}");
+    assert!(begun.elapsed() <= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_takes_a_shard_of_many_groups_waits_once_for_a_silent_log() {
     let pair = Pair::within(Bounds { groups: 300, ..BOUNDS }, FRAME_BYTES).await;
     let bob = session(2, "bob");
