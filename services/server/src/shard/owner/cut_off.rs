@@ -36,13 +36,13 @@ impl Owner {
     /// This node reaches nobody any more, or somebody again.
     pub(super) fn on_cut_off(&mut self, is_cut_off: bool) {
         let Some(seat) = &mut self.seat else { return };
-        if std::mem::replace(&mut seat.is_cut_off, is_cut_off) == is_cut_off {
-            return;
-        }
+        let is_new = std::mem::replace(&mut seat.is_cut_off, is_cut_off) != is_cut_off;
         match (is_cut_off, &seat.role) {
-            (true, Role::Mirror(_)) => self.give_up_outbox(),
+            (true, Role::Mirror(_)) if is_new => self.give_up_outbox(),
+            // Also if it is no news: it may have been noticed in the midst of a request, whose other posts were given their places after that.
             (true, Role::Owner(_)) => self.give_up_answers(),
-            (false, _) => self.hasten(),
+            (false, _) if is_new => self.hasten(),
+            _ => {}
         }
     }
 

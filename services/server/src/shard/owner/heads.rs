@@ -80,6 +80,8 @@ pub(super) struct Ahead {
     pub(super) has_asked: bool,
     /// Until then it is not asked again, for it is silent.
     silent_until: Option<Instant>,
+    /// The group whose ids were waited for in vain last, and until when they are not asked for again.
+    slow: Option<(GroupName, Instant)>,
 }
 
 impl Ahead {
@@ -150,7 +152,11 @@ impl Owner {
         let sought = names.into_iter().map(|name| (name, u64::MAX)).collect();
         let found = find(Arc::clone(&self.shared.log), self.shard, sought).await;
         if found.iter().any(|found| found.is_late) {
-            self.is_silent_for(begun.elapsed());
+            // Where it told of others it is not silent: that of one it does not is of that one alone.
+            if found.iter().all(|found| found.outcome.is_err()) {
+                self.is_silent_for(begun.elapsed());
+            }
+            self.notice_cut_off();
         }
         found
     }
@@ -158,21 +164,33 @@ impl Owner {
     /// What needs the log is refused for as long as it was waited for in vain: all others of the shard waited meanwhile.
     fn is_silent_for(&mut self, time: Duration) {
         self.ahead.silent_until = Some(Instant::now() + time);
-        // Nor was it heard meanwhile that this node reaches nobody.
+    }
+
+    /// While the log was waited for it was not heard that this node reaches nobody.
+    fn notice_cut_off(&mut self) {
         if self.seat.as_deref().is_some_and(|seat| seat.reaches_nobody()) {
             self.on_cut_off(true);
         }
     }
 
     /// As [`Owner::load_dedup`], unless the log is silent.
+    ///
+    /// That it fails late does not tell by itself that the log is: there may be much to read, or what is read lies on a bad place of a disk. So it
+    /// is refused for that group alone at first. The log is silent if the next one fails in the same way.
     pub(super) async fn load_ids(&mut self, name: &GroupName) -> Result<(), Refusal> {
-        if self.ahead.is_silent() {
+        let begun = Instant::now();
+        let slow = self.ahead.slow.as_ref().filter(|(_, until)| begun < *until).map(|(slow, _)| slow == name);
+        if self.ahead.is_silent() || slow == Some(true) {
             return Err(unavailable(name));
         }
-        let begun = Instant::now();
         let loaded = self.load_dedup(name).await;
-        if loaded.is_err() && begun.elapsed() >= LATE {
-            self.is_silent_for(begun.elapsed());
+        let took = begun.elapsed();
+        if loaded.is_err() && took >= LATE {
+            match slow {
+                Some(_) => self.is_silent_for(took),
+                None => self.ahead.slow = Some((name.clone(), Instant::now() + took)),
+            }
+            self.notice_cut_off();
         }
         loaded
     }

@@ -59,6 +59,8 @@ const BEHIND: u8 = 8;
 const OVERTAKEN: u8 = 9;
 /// No head is told, and after two seconds it is said that it will not be.
 const SILENT: u8 = 10;
+/// Nothing is read of the damaged group, or of any if none is, and after two seconds it is said that it will not be.
+const STALLED: u8 = 11;
 
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
@@ -95,7 +97,13 @@ impl Log for Shared {
     fn head(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<Option<Head>, ReadError>> {
         let head = self.0.memory.head(shard, group);
         if self.0.damaged.lock().unwrap().as_ref() == Some(group) {
-            return Box::pin(async { Err(ReadError { reason: "it cannot be understood".into() }) });
+            let is_far = self.0.mood.load(Ordering::Relaxed) == FAR;
+            return Box::pin(async move {
+                if is_far {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(ReadError { reason: "it cannot be understood".into() })
+            });
         }
         match self.0.mood.load(Ordering::Relaxed) {
             UNREADABLE => Box::pin(async { Err(ReadError { reason: "no answer".into() }) }),
@@ -124,6 +132,10 @@ impl Log for Shared {
             match this.0.mood.load(Ordering::Relaxed) {
                 READ_SLOWLY => tokio::time::sleep(Duration::from_secs(1)).await,
                 BEHIND => return Ok(None),
+                STALLED if this.0.damaged.lock().unwrap().as_ref().is_none_or(|damaged| *damaged == group) => {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    return Err(ReadError { reason: "no answer in time".into() });
+                }
                 _ => {}
             }
             this.0.memory.read(shard, &group, range, limit).await

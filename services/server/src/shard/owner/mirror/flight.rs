@@ -105,8 +105,13 @@ impl Owner {
 
     fn make_roll(&mut self) {
         let mut parts = VecDeque::new();
-        let missed = self.mirror_mut().and_then(|mirror| mirror.missed.take().or(mirror.heard));
-        let heard = missed.unwrap_or(u64::MAX);
+        let mut heard = u64::MAX;
+        if let Some(mirror) = self.mirror_mut() {
+            // Those who are in parts of the roll before that were not sent were not told what was missed before that one.
+            let before = mirror.roll.take().and_then(|parts| parts.front().map(|part| part.heard));
+            let missed = mirror.missed.take().or(mirror.heard);
+            heard = missed.into_iter().chain(before).min().unwrap_or(u64::MAX);
+        }
         let mut part = Roll { begins: true, heard, groups: Vec::new() };
         let mut count = 0;
         for (name, group) in &self.groups {

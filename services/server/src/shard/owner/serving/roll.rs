@@ -111,7 +111,7 @@ impl Owner {
     }
 
     /// Learns who is a member on another node. Nothing is told of groups of which the log does not tell where they are: it may be another life
-    /// of them. When it does, that node is called.
+    /// of them. When it does, that node is called; also where it is the same life, for there may be more messages of it than this node knows.
     pub(super) async fn on_roll(&mut self, roll: Roll, home: &Arc<str>) -> Vec<RollAnswer> {
         if roll.begins {
             for group in self.groups.values_mut().filter(|group| group.is_remote()) {
@@ -120,14 +120,15 @@ impl Owner {
         }
         let unread = self.load_all(&roll.groups).await;
         let missed = self.serving_mut().map(|serving| serving.missed(&roll)).unwrap_or_default();
-        let (mut answers, count) = (Vec::new(), roll.groups.len());
+        let is_unread = roll.groups.iter().any(|named| self.is_unread(&named.group));
+        let mut answers = Vec::new();
         for named in roll.groups.into_iter().filter(|named| !unread.contains(&named.group)) {
             let missed = missed.get(&named.group);
             answers.extend(self.on_roll_of(named, missed, home));
         }
         if let Some(serving) = self.serving_mut() {
-            if answers.len() < count {
-                serving.unread.left_out.insert(home.to_string());
+            if is_unread {
+                serving.unread.to_call.insert(home.to_string());
             }
             serving.beat_at.get_or_insert_with(|| Instant::now() + BEATS.0);
         }

@@ -21,8 +21,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 #[derive(Default)]
 pub(in crate::shard::owner) struct Unread {
     names: HashSet<GroupName>,
-    /// Nodes of whose members some were left out, since it is not known whether their life of the group goes on.
-    pub(super) left_out: HashSet<String>,
+    /// Nodes that have members there: of some it is not known whether their life of the group goes on, nor of any what they missed.
+    pub(super) to_call: HashSet<String>,
     wait: Duration,
     reading: Option<BoxFuture<'static, Vec<Found>>>,
 }
@@ -38,6 +38,12 @@ impl Unread {
 }
 
 impl Owner {
+    /// Whether the log was asked where a group is, and did not tell yet.
+    pub(super) fn is_unread(&self, name: &GroupName) -> bool {
+        let seat = self.seat.as_deref();
+        seat.is_some_and(|seat| matches!(&seat.role, Role::Owner(serving) if serving.unread.names.contains(name)))
+    }
+
     /// Has the log asked about these groups until it tells.
     pub(in crate::shard::owner) fn read_later(&mut self, groups: Vec<(GroupName, ReadError)>) {
         let shard = self.shard;
@@ -88,8 +94,8 @@ impl Owner {
         if !told.is_empty() {
             wait = AGAIN.0;
             unread.names.retain(|name| !told.contains(name));
-            // Those that are left out once more are noted once more.
-            serving.untold_rolls.extend(unread.left_out.drain());
+            // Those with members in others that are not told yet are noted once more.
+            serving.untold_rolls.extend(unread.to_call.drain());
         }
         self.read_unread(wait);
     }

@@ -4,7 +4,7 @@ use super::*;
 
 const GROUPS: u64 = 50;
 
-fn name(number: u64) -> GroupName {
+pub(super) fn name(number: u64) -> GroupName {
     GroupName::new(&format!("G{number}")).unwrap()
 }
 
@@ -93,6 +93,20 @@ async fn a_silent_log_is_waited_for_once() {
     world.mood(WELL);
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.join_group(&name(0), &bob).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_cannot_be_read_is_not_taken_for_a_silent_log() {
+    let world = world();
+    store(&world.log).await;
+    world.mood(FAR);
+    *world.log.0.damaged.lock().unwrap() = Some(name(7));
+    for (number, session) in send_joins(&world).await.into_iter().enumerate() {
+        let told = next_event(&session.inbox).await;
+        assert_eq!(matches!(told, Event::Joined(_)), number != 7, "{told:?}");
+    }
+    let other = GroupName::new("other").unwrap();
+    world.join_group(&other, &session(101, "bob")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -260,6 +260,17 @@ impl Pair {
         }
     }
 
+    /// The number of what is told next.
+    async fn told_number(&self) -> u64 {
+        let mut number = 0;
+        self.told(|content| {
+            number = content["number"].as_u64().unwrap();
+            true
+        })
+        .await;
+        number
+    }
+
     fn asked(&self, what: &str) -> usize {
         let frames = self.air.frames.lock().unwrap();
         let items = frames.iter().flat_map(|frame| frame["content"]["items"].as_array().cloned().unwrap_or_default());

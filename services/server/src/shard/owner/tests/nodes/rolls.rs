@@ -237,3 +237,39 @@ async fn a_roll_that_is_never_answered_is_made_anew_and_tells_what_was_missed() 
     assert!(matches!(told, Event::Removed { removal: Removal::Kicked, .. }), "{told:?}");
     until_members(&pair.one, 1, "ada is there, and bob is not").await;
 }
+
+/// As one of whose parts the first is answered, and the others are not sent yet.
+#[tokio::test(start_paused = true)]
+async fn a_roll_that_is_called_anew_before_all_of_it_is_told_tells_what_was_missed_all_the_same() {
+    const MEMBERS: u64 = 200;
+    // Too small for all members.
+    let pair = Pair::within(Bounds { members_per_group: 300, ..BOUNDS }, 16 * 1024).await;
+    let ada = session(MEMBERS, "ada");
+    for number in 0..MEMBERS {
+        pair.two.join(&session(number, &format!("user-{number}"))).await.unwrap();
+    }
+    assert_eq!(pair.two.post(&ada, &["a"]).await, [Ok(1)]);
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    let (group, target) = (Some(pair.one.group.clone()), Target::Address(ada.address));
+    let ask = |reply| Admin::Kick { group, target, reason: None, hold: Duration::ZERO.into(), reply };
+    assert_eq!(pair.one.shards.ask(0, ask).await.unwrap().unwrap().unwrap().len() as u64, MEMBERS);
+    pair.air.frames.lock().unwrap().clear();
+    pair.air.lose_answers.store(u64::MAX, Ordering::Relaxed);
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    // The node learns from a beat that it missed something, and is called while the first part is under way.
+    let rolls = || pair.air.frames.lock().unwrap().len();
+    let told = pair.told_number().await;
+    let sent = async |count: usize| {
+        while rolls() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    sent(1).await;
+    let call = json!({"version": 1, "needs": 1, "content": {
+        "reign": pair.reign, "number": told + 1, "rolls": ["two"]}});
+    pair.air.live.lock().unwrap().send(serde_json::to_vec(&call).unwrap().into()).unwrap();
+    sent(3).await;
+    pair.air.lose_answers.store(0, Ordering::Relaxed);
+    until_members(&pair.two, 0, "its own node takes somebody for a member").await;
+    assert_eq!(members(&pair.one), 0, "who was removed is a member again");
+}

@@ -114,3 +114,29 @@ async fn a_group_that_cannot_be_read_does_not_keep_a_node_from_other_groups() {
     let seen = tokio::time::timeout(Duration::from_secs(5), delivered(&mut there, 2)).await.expect("bob misses one");
     assert_eq!(seen.last(), Some(&2));
 }
+
+/// Nor does its node know that it was told less than there is: the owner of now has heard no more than it.
+#[tokio::test(start_paused = true)]
+async fn who_is_in_it_on_another_node_is_sent_what_it_missed_as_well() {
+    let pair = Pair::new().await;
+    let (ada, bob, cat) = (session(1, "ada"), session(2, "bob"), session(3, "cat"));
+    let cut_off = watch::Sender::new(false);
+    let three = start(&pair.air, &pair.one.log, BOUNDS, ("three", "three"), cut_off.subscribe());
+    let (mut here, mut there) = (pair.two.join(&bob).await.unwrap(), three.join(&cat).await.unwrap());
+    assert_eq!(pair.one.post(&ada, &["a"]).await, [Ok(1)]);
+    assert_eq!((delivered(&mut here, 1).await, delivered(&mut there, 1).await), (vec![1], vec![1]));
+    // This one neither of the others hears of.
+    pair.air.deaf.store(true, Ordering::Relaxed);
+    assert_eq!(pair.one.post(&ada, &["b"]).await, [Ok(2)]);
+    pair.damage(Some(&pair.two.group));
+    pair.release(&pair.one).await;
+    pair.air.deaf.store(false, Ordering::Relaxed);
+    pair.own_at_last(&pair.two).await;
+    until_members(&pair.two, 2, "the third node has not told who is a member there").await;
+
+    pair.damage(None);
+    for joined in [&mut here, &mut there] {
+        let seen = tokio::time::timeout(Duration::from_secs(5), delivered(joined, 2)).await.expect("it misses one");
+        assert_eq!(seen.last(), Some(&2));
+    }
+}
