@@ -204,6 +204,11 @@ impl Backlog {
         self.room.notify_all();
     }
 
+    /// Whether the applier cannot go on now.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.state().failing.is_some()
+    }
+
     /// Waits a little, unless the engine is stopped meanwhile.
     pub(crate) fn pause(&self, time: Duration) -> bool {
         let state = self.state();

@@ -38,6 +38,8 @@ pub(crate) struct Demand {
     pub(crate) unapplied: u64,
     /// Bytes that the tables take over without a larger file, as far as that is known.
     pub(crate) room: u64,
+    /// Whether the tables could not be written when that was tried last.
+    pub(crate) is_failing: bool,
 }
 
 /// What bounds the files.

@@ -262,7 +262,8 @@ pub(crate) fn start_with(
     let demand = move || {
         // All of the tables is read for that.
         let room = if short.is_short() { usage.room() } else { 0 };
-        Demand { tables: usage.tables(), unapplied: backlog.size().bytes as u64, room }
+        let (unapplied, is_failing) = (backlog.size().bytes as u64, backlog.is_failing());
+        Demand { tables: usage.tables(), unapplied, room, is_failing }
     };
     let threads = Threads {
         writer: Some(spawn("log-commit", &core, move || writer.run())?),

@@ -66,7 +66,7 @@ fn room_in_the_tables_counts_as_free_down_to_half_of_the_reserve() {
     let unapplied = SEGMENT;
     let is_taken = |free: u64, room: u64| {
         disk.set_faults(Faults { capacity: Some(free), ..Faults::default() });
-        files.watch(Demand { tables: 0, unapplied, room });
+        files.watch(Demand { unapplied, room, ..Demand::default() });
         (trouble.any().is_none(), files.is_short())
     };
     assert_eq!(is_taken(7 * SEGMENT, 0), (true, false));
@@ -75,6 +75,24 @@ fn room_in_the_tables_counts_as_free_down_to_half_of_the_reserve() {
     assert_eq!(is_taken(6 * SEGMENT - 1, 1), (true, true));
     assert_eq!(is_taken(2 * SEGMENT, 100 * SEGMENT), (true, true));
     assert_eq!(is_taken(2 * SEGMENT - 1, 100 * SEGMENT), (false, true));
+}
+
+/// A post that is taken before they are written may meet their old error.
+#[test]
+fn there_is_no_space_until_the_tables_have_been_written_again() {
+    let disk = SimulatedDisk::default();
+    let trouble = Arc::new(Trouble::default());
+    let limits = Limits { segment: SEGMENT, spares: 1, reserve: SEGMENT, disk: 0 };
+    let files = Files::new(Arc::new(disk.clone()), limits, Arc::clone(&trouble), &[]).unwrap();
+    let is_taken = |free: u64, is_failing: bool| {
+        disk.set_faults(Faults { capacity: Some(free), ..Faults::default() });
+        files.watch(Demand { is_failing, ..Demand::default() });
+        trouble.any().is_none()
+    };
+    assert!(is_taken(2 * SEGMENT, true), "it was not for want of space");
+    assert!(!is_taken(SEGMENT / 4, true));
+    assert!(!is_taken(2 * SEGMENT, true));
+    assert!(is_taken(2 * SEGMENT, false));
 }
 
 #[test]
