@@ -2,7 +2,7 @@
 //!
 //! The fence is moved first: what was sent under the old one can then no longer be stored, and the log tells what was. That may be a part:
 //! an atomic batch is all or nothing but for the room that it takes. A server that has room for some of the messages stores those, and says
-//! nothing. Such an append is finished under the new fence: nobody else can have written between, and what is stored may have been read.
+//! nothing. Such an append is finished under the new fence: nobody else can have written to its groups between, and what is stored may have been read.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -125,7 +125,7 @@ impl Core {
         }
     }
 
-    /// Looks for those of the messages that are missing. Nobody else has written since: the last message of a group is one of them, or none
+    /// Looks for those of the messages that are missing. Nobody else has written to their groups since: the last message of one is one of them, or none
     /// of them is there. No answer means that the log is closed.
     async fn look(
         &self,
