@@ -34,6 +34,7 @@ mod streams;
 mod subject;
 mod trouble;
 mod unanswered;
+mod writer;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -47,7 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use tertulia_protocol::GroupName;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -113,6 +114,8 @@ struct Core {
     bytes: AtomicU64,
     /// Ends of groups of which JetStream is being asked to remove what is left: shard and position.
     clearing: Arc<Mutex<HashSet<(u16, u64)>>>,
+    /// Told when something was removed, or JetStream holds less than before.
+    room: Notify,
     trouble: Arc<Trouble>,
     lineage: Lineage,
     lost: broadcast::Sender<u16>,
@@ -229,6 +232,7 @@ impl Nats {
             metrics: Metrics::new(),
             removed: Removed::new(),
             clearing: Arc::default(),
+            room: Notify::new(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
         core.tasks.spawn(room::watch(Arc::clone(&core), config.storage, Room::new()));

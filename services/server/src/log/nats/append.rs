@@ -15,6 +15,7 @@ use super::known::{Known, Point};
 use super::link::{BATCH, Published};
 use super::message::{Kind, Message};
 use super::trouble::Cause;
+use super::writer::Writer;
 use crate::log::{AppendError, Batch, Head, Record};
 
 /// Records that one message holds at most. A server without replicas stages every atomic batch in files of its own, for
@@ -95,8 +96,8 @@ impl Core {
     pub(super) async fn append(self: &Arc<Self>, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
         let begun = Instant::now();
         let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
-        let result = self.append_alone(shard, batches).await;
+        let mut writer = this.locks.writer().await;
+        let result = self.append_alone(shard, batches, &mut writer).await;
         self.metrics.append_took(begun.elapsed());
         match &result {
             Ok(()) => {
@@ -109,7 +110,12 @@ impl Core {
         result
     }
 
-    async fn append_alone(&self, shard: u16, batches: &[Arc<Batch>]) -> Result<(), AppendError> {
+    async fn append_alone(
+        &self,
+        shard: u16,
+        batches: &[Arc<Batch>],
+        writer: &mut Writer<'_>,
+    ) -> Result<(), AppendError> {
         self.check_open(shard)?;
         let mut outgoing = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -130,7 +136,7 @@ impl Core {
             let reason = format!("one append has {} messages, and JetStream takes {BATCH} at once", outgoing.len());
             return Err(unavailable(format!("{reason}: lower shard.append_posts")));
         }
-        self.store(shard, &outgoing).await.map_err(|failure| match (failure, batches.first()) {
+        self.store(shard, &outgoing, writer).await.map_err(|failure| match (failure, batches.first()) {
             (Failure::NotNow(reason), _) => unavailable(reason),
             (Failure::LostInPart(stored), _) => AppendError::FencedInPart { stored },
             (Failure::Lost, Some(batch)) => self.lost_while_appending(batch),
@@ -200,16 +206,21 @@ impl Core {
         }
     }
 
-    /// Stores messages of a shard, all or none unless the shard is lost, and keeps in mind what they change. The writer's lock is held.
-    async fn store(&self, shard: u16, outgoing: &[Outgoing]) -> Result<(), Failure> {
-        let places = self.publish(shard, outgoing).await?;
+    /// Stores messages of a shard, all or none unless the shard is lost, and keeps in mind what they change.
+    async fn store(&self, shard: u16, outgoing: &[Outgoing], writer: &mut Writer<'_>) -> Result<(), Failure> {
+        let places = self.publish(shard, outgoing, writer).await?;
         self.learn(shard, outgoing, &places);
         Ok(())
     }
 
-    pub(super) async fn store_one(&self, shard: u16, outgoing: Outgoing) -> Result<u64, AppendError> {
+    pub(super) async fn store_one(
+        &self,
+        shard: u16,
+        outgoing: Outgoing,
+        writer: &mut Writer<'_>,
+    ) -> Result<u64, AppendError> {
         let one = [outgoing];
-        let places = self.publish(shard, &one).await.map_err(|failure| match failure {
+        let places = self.publish(shard, &one, writer).await.map_err(|failure| match failure {
             Failure::NotNow(reason) => unavailable(reason),
             // Of one message no part is stored.
             Failure::Lost | Failure::LostInPart(_) => {
@@ -222,7 +233,7 @@ impl Core {
         Ok(places.last())
     }
 
-    async fn publish(&self, shard: u16, outgoing: &[Outgoing]) -> Result<Places, Failure> {
+    async fn publish(&self, shard: u16, outgoing: &[Outgoing], writer: &mut Writer<'_>) -> Result<Places, Failure> {
         let stream = self.link.names.stream_of(shard);
         let encode = |outgoing: &Outgoing| (outgoing.subject.clone(), Bytes::from(outgoing.message.encode()));
         let messages: Vec<(String, Bytes)> = outgoing.iter().map(encode).collect();
@@ -280,9 +291,11 @@ impl Core {
                     // Questions may be answered all the same, as where the disk is full.
                     self.trouble.set(Cause::Append(shard), Some(reason.clone()));
                     self.metrics.unresolved.increment(1.0);
-                    let resolved = self.resolve(shard, fence, outgoing, &messages).await;
+                    let resolved = self.resolve(shard, fence, outgoing, &messages, writer).await;
                     self.metrics.unresolved.decrement(1.0);
-                    self.trouble.set(Cause::Append(shard), None);
+                    if !writer.is_between() {
+                        self.trouble.set(Cause::Append(shard), None);
+                    }
                     return match resolved? {
                         Some(places) => {
                             self.metrics.resolved.increment(1);

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
-use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::Core;
@@ -18,6 +17,7 @@ use super::known::{Known, State};
 use super::link::{Found, Get, NoAnswer, Published, Stored};
 use super::message::Message;
 use super::trouble::Cause;
+use super::writer::Writer;
 
 /// Why a shard was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -222,15 +222,15 @@ impl Core {
         &self,
         shard: u16,
         wait: &mut (dyn FnMut() + Send),
-    ) -> Result<MutexGuard<'_, ()>, TakeOverError> {
-        let writer = &self.shard(shard).writer;
-        if let Ok(writer) = writer.try_lock() {
+    ) -> Result<Writer<'_>, TakeOverError> {
+        let locks = &self.shard(shard).locks;
+        if let Some(writer) = locks.writer_now() {
             return Ok(writer);
         }
         wait();
         let longest = 2 * self.link.timeout;
         let reason = |_| format!("what changes it here has not ended within {longest:?}");
-        let writer = tokio::time::timeout(longest, writer.lock()).await.map_err(reason);
+        let writer = tokio::time::timeout(longest, locks.writer()).await.map_err(reason);
         writer.map_err(|reason| TakeOverError::Unavailable { shard, reason })
     }
 

@@ -109,7 +109,7 @@ impl Core {
     /// Stops extending the shard; what is under way is finished first. Answers what the next writer is to be given.
     pub(super) async fn release(&self, shard: u16) -> Option<Left> {
         let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
+        let _writer = this.locks.writer().await;
         let left = Left::of(&this.state(), BYTES.min(self.link.client.max_payload() / 2));
         self.forget(shard);
         left

@@ -1,13 +1,14 @@
 //! What this node knows of a shard that it may extend.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use tertulia_protocol::GroupName;
 
 use super::message::{Kind, Message};
+use super::writer::Locks;
 use crate::log::Head;
 
 /// Where a message is: its first `seq`, and its sequence in the stream.
@@ -120,7 +121,7 @@ impl Known {
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     /// Held by who changes the shard: takes it, extends it, removes from it.
-    pub(crate) writer: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) locks: Locks,
     state: Mutex<State>,
 }
 

@@ -15,6 +15,7 @@ use super::known::Known;
 use super::link::{Link, NoAnswer};
 use super::message::{Kind, Message};
 use super::read::Fetched;
+use super::writer::Writer;
 use crate::log::{AppendError, Head};
 
 /// How long after a removal that failed what is left of a group is removed again, at first and at most.
@@ -25,7 +26,8 @@ const TRIM_EVERY: u64 = 512;
 impl Core {
     /// Removes the records up to `through`; answers how many.
     pub(super) async fn purge(&self, shard: u16, group: &GroupName, through: u64) -> Result<u64, AppendError> {
-        self.purge_life(shard, group, None, through).await
+        let mut writer = self.shard(shard).locks.remover().await;
+        self.purge_life(shard, group, None, through, &mut writer).await
     }
 
     /// As [`Core::purge`], if the group still has the life of which that was worked out.
@@ -35,9 +37,9 @@ impl Core {
         group: &GroupName,
         epoch: Option<u64>,
         through: u64,
+        writer: &mut Writer<'_>,
     ) -> Result<u64, AppendError> {
-        let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
+        check_finished(group, writer)?;
         self.check_open(shard)?;
         let known = self.known_to_writer(shard, group, 0).await?;
         let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else { return Ok(0) };
@@ -46,7 +48,7 @@ impl Core {
             return Ok(0);
         }
         let floor = through + 1;
-        let position = self.say(shard, group, Kind::Mark, &known, Head { first: floor, ..head }).await?;
+        let position = self.say(shard, group, Kind::Mark, &known, Head { first: floor, ..head }, writer).await?;
         let subject = self.link.names.group(shard, group);
         let before = match through == head.seq {
             true => position,
@@ -64,22 +66,26 @@ impl Core {
     /// Removes a group; answers whether there was one.
     pub(super) async fn delete(&self, shard: u16, group: &GroupName) -> Result<bool, AppendError> {
         let this = self.shard(shard);
-        let _writer = this.writer.lock().await;
+        let mut writer = this.locks.remover().await;
+        check_finished(group, &writer)?;
         self.check_open(shard)?;
         let known = self.known_to_writer(shard, group, 0).await?;
         let Some((known, head)) = known.and_then(|known| known.head.map(|head| (known, head))) else {
             return Ok(false);
         };
-        let position = self.say(shard, group, Kind::Deleted, &known, head).await?;
+        let position = self.say(shard, group, Kind::Deleted, &known, head, &mut writer).await?;
         self.removed.moderator.increment(head.seq + 1 - head.first);
         let was_listed = this.state().names.remove(group);
         if was_listed {
             self.remove_names(std::slice::from_ref(group));
         }
         let subject = self.link.names.group(shard, group);
-        if let Err(error) = remove_all(&self.link, shard, &subject, position).await {
-            tracing::warn!(shard, %error, "the messages of a deleted group still take space: they are removed later");
-            self.clear_away(shard, group, position);
+        match remove_all(&self.link, shard, &subject, position).await {
+            Ok(()) => self.room.notify_waiters(),
+            Err(error) => {
+                tracing::warn!(shard, %error, "the messages of a deleted group still take space: they are removed later");
+                self.clear_away(shard, group, position);
+            }
         }
         Ok(true)
     }
@@ -105,7 +111,7 @@ impl Core {
         });
     }
 
-    /// Stores a message without records. The writer's lock is held.
+    /// Stores a message without records.
     pub(super) async fn say(
         &self,
         shard: u16,
@@ -113,11 +119,12 @@ impl Core {
         kind: Kind,
         known: &Known,
         head: Head,
+        writer: &mut Writer<'_>,
     ) -> Result<u64, AppendError> {
         let Head { epoch, seq, first, at } = head;
         let message = Message { kind, epoch, floor: first, bytes: known.bytes, seq, at, records: Vec::new() };
         let subject = self.link.names.group(shard, group);
-        self.store_one(shard, Outgoing { group: group.clone(), subject, message }).await
+        self.store_one(shard, Outgoing { group: group.clone(), subject, message }, writer).await
     }
 
     async fn remove_before(&self, shard: u16, group: &GroupName, subject: &str, position: u64) -> bool {
@@ -126,6 +133,7 @@ impl Core {
         }
         match self.link.purge(self.link.names.stream_of(shard), subject, position).await {
             Ok(()) => {
+                self.room.notify_waiters();
                 if let Some(known) = self.shard(shard).state().groups.get_mut(group) {
                     known.points.forget_before(position);
                     known.trimmed = known.trimmed.max(position);
@@ -194,6 +202,16 @@ async fn remove_all(link: &Link, shard: u16, subject: &str, position: u64) -> Re
             Some(last) if last.position == position => Err(error),
             _ => Ok(()),
         },
+    }
+}
+
+/// What is found out about an append that is stored in part rests on the last messages of its groups: they must be its own.
+fn check_finished(group: &GroupName, writer: &Writer<'_>) -> Result<(), AppendError> {
+    match writer.is_unfinished(group) {
+        true => Err(unavailable(format!(
+            "an append to group '{group}' is stored in part, and the rest has no room yet: make room in JetStream's storage"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -15,12 +15,29 @@ use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
 use crate::log::clock::Clock;
-use crate::log::{Head, Record};
+use crate::log::{AppendError, Head, Record};
 
 /// How often groups are looked at for the age of their messages.
 const SWEEP: Duration = Duration::from_secs(60);
 /// More bytes than are kept may lie there by this share, so that removing is worth it.
 const SLACK: u64 = 8;
+
+/// Why something is not removed for now.
+#[derive(Debug, thiserror::Error)]
+enum Kept {
+    #[error("what changes the shard has not ended for {0:?}")]
+    Busy(Duration),
+    #[error("{0}")]
+    NoAnswer(NoAnswer),
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+}
+
+impl From<NoAnswer> for Kept {
+    fn from(error: NoAnswer) -> Self {
+        Self::NoAnswer(error)
+    }
+}
 
 impl Core {
     /// Has a group looked at if it may have too many bytes. The state of the shard is not locked.
@@ -62,16 +79,14 @@ impl Core {
         begins
     }
 
-    async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), NoAnswer> {
+    async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), Kept> {
         let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
         let gone = known.bytes.saturating_sub(self.rules.of(group.as_str()).bytes);
         // The newest stays, however large it is.
         let is_kept = |message: &Message| begin(message) >= gone || message.seq >= head.seq;
         let first = self.first_that(shard, group, &known, head, is_kept).await?;
-        if let Some(first) = &first
-            && !self.remove_through(shard, group, head.epoch, first.first()).await
-        {
-            return Err(NoAnswer("it cannot be written now".to_owned()));
+        if let Some(first) = &first {
+            self.remove_through(shard, group, head.epoch, first.first()).await?;
         }
         if let Some(now) = self.shard(shard).state().life(group, head.epoch) {
             now.bounded = known.bytes;
@@ -86,18 +101,15 @@ impl Core {
         Some((known, head))
     }
 
-    /// Removes what is before the floor of a life; answers whether that could be done. A later life, which has begun since, is left alone.
-    async fn remove_through(&self, shard: u16, group: &GroupName, epoch: u64, floor: u64) -> bool {
-        match self.purge_life(shard, group, Some(epoch), floor.saturating_sub(1)).await {
-            Ok(removed) => {
-                self.removed.retention.increment(removed);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(shard, %error, "retention comes later");
-                false
-            }
-        }
+    /// Removes what is before the floor of a life. A later life, which has begun since, is left alone.
+    async fn remove_through(&self, shard: u16, group: &GroupName, epoch: u64, floor: u64) -> Result<(), Kept> {
+        // Who changes it may do so for as long as NATS does not answer, or has no room; and room is what is made here, also of other shards.
+        let longest = 2 * self.link.timeout;
+        let remover = tokio::time::timeout(longest, self.shard(shard).locks.remover()).await;
+        let mut remover = remover.map_err(|_| Kept::Busy(longest))?;
+        let removed = self.purge_life(shard, group, Some(epoch), floor.saturating_sub(1), &mut remover).await?;
+        self.removed.retention.increment(removed);
+        Ok(())
     }
 
     /// Looks at the groups of our shards again and again, for messages that are too old.
@@ -108,23 +120,30 @@ impl Core {
         let mut clock = Clock::believed();
         while self.closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let Some(now) = clock.now() else { continue };
-            for shard in 0..self.shards.len() {
-                let shard = u16::try_from(shard).unwrap_or(u16::MAX);
-                let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
-                for group in names {
-                    if self.is_closed() {
-                        return;
-                    }
-                    if let Err(error) = self.remove_old(shard, &group, now).await {
-                        tracing::debug!(shard, %error, "messages that are too old stay for now");
-                    }
+            self.remove_all_old(now).await;
+        }
+    }
+
+    /// Removes what is too old at the time `now`, from all groups of our shards.
+    pub(super) async fn remove_all_old(&self, now: u64) {
+        for shard in 0..self.shards.len() {
+            let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+            let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
+            for group in names {
+                if self.is_closed() {
+                    return;
+                }
+                let Err(kept) = self.remove_old(shard, &group, now).await else { continue };
+                tracing::debug!(shard, error = %kept, "messages that are too old stay for now");
+                if matches!(kept, Kept::Busy(_)) {
+                    break;
                 }
             }
         }
     }
 
     /// Removes what is too old at the time `now`.
-    async fn remove_old(&self, shard: u16, group: &GroupName, now: u64) -> Result<(), NoAnswer> {
+    async fn remove_old(&self, shard: u16, group: &GroupName, now: u64) -> Result<(), Kept> {
         let age = self.rules.of(group.as_str()).age;
         if age.is_zero() {
             return Ok(());
@@ -139,13 +158,12 @@ impl Core {
             return Ok(());
         }
         if head.at < oldest {
-            self.remove_through(shard, group, head.epoch, head.seq + 1).await;
-            return Ok(());
+            return self.remove_through(shard, group, head.epoch, head.seq + 1).await;
         }
         let Some(first) = self.first_that(shard, group, &known, head, |message| message.at >= oldest).await? else {
             return Ok(());
         };
-        self.remove_through(shard, group, head.epoch, first.first()).await;
+        self.remove_through(shard, group, head.epoch, first.first()).await?;
         if let Some(known) = self.shard(shard).state().life(group, head.epoch) {
             known.first_at = Some(first.at);
         }

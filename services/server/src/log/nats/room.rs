@@ -23,11 +23,18 @@ pub(super) struct Used {
 pub(super) async fn watch(core: Arc<Core>, storage: Storage, told: Room) {
     let context = jetstream::new(core.link.client.clone());
     let watching = async {
+        let mut before = 0;
         loop {
             // Without a connection the question would only be kept.
             if core.link.is_connected() {
                 match ask(&context, storage, core.link.replicas).await {
-                    Ok(used) => told.set(used),
+                    Ok(used) => {
+                        told.set(used);
+                        // Other nodes remove something as well, and operators.
+                        if std::mem::replace(&mut before, used.bytes) > used.bytes {
+                            core.room.notify_waiters();
+                        }
+                    }
                     Err(error) => tracing::debug!(%error, "JetStream does not tell how much it holds"),
                 }
             }

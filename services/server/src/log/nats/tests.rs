@@ -38,9 +38,14 @@ async fn open(config: &Config) -> Nats {
 /// A log that may extend all shards.
 async fn open_and_take(config: &Config) -> Nats {
     let log = open(config).await;
+    take(&log).await;
+    log
+}
+
+/// Makes all shards those of a log.
+async fn take(log: &Nats) {
     let taken = futures_util::future::join_all((0..SHARDS).map(|shard| log.take_over(shard))).await;
     taken.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
-    log
 }
 
 /// Waits until the log says that it can be written.

@@ -2,9 +2,10 @@
 //!
 //! The fence is moved first: what was sent under the old one can then no longer be stored, and the log tells what was. That may be a part:
 //! an atomic batch is all or nothing but for the room that it takes. A server that has room for some of the messages stores those, and says
-//! nothing. Such an append is finished under the new fence: nobody else can have written between, and what is stored may have been read.
+//! nothing. Such an append is finished under the new fence: nobody else can have written to its groups between, and what is stored may have been read.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -16,30 +17,36 @@ use super::fence::{Patience, TakeOverError, Unread, decode};
 use super::known::Known;
 use super::link::{Get, NoAnswer, Published, Stored};
 use super::trouble::Cause;
+use super::writer::Writer;
 use crate::log::Record;
 
 /// Groups whose last messages are asked for at once. Each may be as large as messages are, and what is too much the server cuts off.
 const GROUPS: usize = 32;
 /// Groups that are looked for at a time where each is a question of its own.
 const AT_ONCE: usize = 16;
-/// How long after the rest of an append had no room it is tried again: each attempt puts one more message on the fence.
-const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long after the rest of an append had no room it is tried again, at first and at most: each attempt puts one more message on the fence,
+/// and takes of what those need who make room.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl Core {
     /// Finds out what is stored of what was sent under `fence`, and makes sure that the rest never will be unless it is sent anew. If a part
-    /// is stored, stores the rest, as soon as that can be done. `None`: nothing is stored.
+    /// is stored, stores the rest, as soon as that can be done; others may remove something from other groups until then. `None`: nothing is
+    /// stored.
     pub(super) async fn resolve(
         &self,
         shard: u16,
         mut fence: u64,
         outgoing: &[Outgoing],
         messages: &[(String, Bytes)],
+        writer: &mut Writer<'_>,
     ) -> Result<Option<Places>, Failure> {
         let stream = self.link.names.stream_of(shard);
         let takeover = self.new_takeover();
         let mut places = vec![Place::Missing; messages.len()];
         let mut is_known = false;
+        let mut pause = AGAIN.0;
         loop {
+            let room = self.room.notified();
             let found = match self.move_fence(shard, fence, &takeover).await {
                 Ok(position) => {
                     fence = position;
@@ -87,9 +94,15 @@ impl Core {
             };
             tracing::debug!(shard, reason, "the rest of an append is not stored yet");
             self.trouble.set(Cause::Append(shard), Some(format!("an append is stored in part: {reason}")));
-            if self.closing.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+            let groups = outgoing.iter().map(|outgoing| outgoing.group.clone());
+            let until = self.closing.run_until_cancelled(until_room(room, pause));
+            if writer.wait(groups, until).await.is_none() {
                 return Err(Failure::NotNow(reason));
             }
+            pause = (pause * 2).min(AGAIN.1);
+            // How a removal ended that was not answered was found out by moving the fence. If the shard was let go of meanwhile, ours tells
+            // whether another writer has it.
+            fence = self.shard(shard).fence().unwrap_or(fence);
         }
     }
 
@@ -112,7 +125,7 @@ impl Core {
         }
     }
 
-    /// Looks for those of the messages that are missing. Nobody else has written since: the last message of a group is one of them, or none
+    /// Looks for those of the messages that are missing. Nobody else has written to their groups since: the last message of one is one of them, or none
     /// of them is there. No answer means that the log is closed.
     async fn look(
         &self,
@@ -219,6 +232,13 @@ impl Core {
     }
 }
 
+/// Waits until it is worth another attempt to store what had no room: `room` is told, or some time has passed.
+async fn until_room(room: impl Future<Output = ()>, pause: Duration) {
+    tokio::time::sleep(AGAIN.0).await;
+    // Whichever it was.
+    drop(tokio::time::timeout(pause.saturating_sub(AGAIN.0), room).await);
+}
+
 /// The messages of each group: they stand side by side.
 fn groups_of(messages: &[(String, Bytes)]) -> Vec<Range<usize>> {
     let mut end = 0;
@@ -273,6 +293,21 @@ mod tests {
             mark(&sent[group.clone()], last, &mut places[group.clone()]);
         }
         places
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_is_tried_again_when_there_may_be_room_and_not_more_often_than_each_second() {
+        let waited = async |is_told: bool, seconds: u64| {
+            let (room, begun) = (tokio::sync::Notify::new(), tokio::time::Instant::now());
+            let told = room.notified();
+            if is_told {
+                room.notify_waiters();
+            }
+            until_room(told, Duration::from_secs(seconds)).await;
+            begun.elapsed().as_millis().div_ceil(1_000)
+        };
+        assert_eq!((waited(false, 1).await, waited(true, 1).await), (1, 1));
+        assert_eq!((waited(false, 30).await, waited(true, 30).await), (30, 1));
     }
 
     #[test]

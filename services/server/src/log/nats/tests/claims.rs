@@ -76,7 +76,7 @@ async fn who_takes_a_shard_says_at_once_that_it_waits_and_does_not_wait_for_ever
     let log = open(&config(&servers.urls())).await;
     let context = async_nats::jetstream::new(log.client());
     context.delete_stream("tertulia-log-0").await.unwrap();
-    let holder = Arc::clone(&log.core.shard(1).writer);
+    let holder = Arc::clone(&log.core.shard(1).locks.alone);
     let _writer = holder.lock().await;
     // The stream of the one is gone, the other has an append that is not answered.
     for shard in [0, 1] {

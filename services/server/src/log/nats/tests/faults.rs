@@ -252,7 +252,9 @@ async fn what_is_left_of_a_deleted_group_goes_though_the_question_is_lost() {
     log.append(shard, vec![batch("Dogs", 8, 1, 4)]).await.unwrap();
     let known = log.core.known(shard, &group).await.unwrap().unwrap();
     let head = known.head.unwrap();
-    log.core.say(shard, &group, Kind::Deleted, &known, head).await.unwrap();
+    let mut remover = log.core.shard(shard).locks.remover().await;
+    log.core.say(shard, &group, Kind::Deleted, &known, head, &mut remover).await.unwrap();
+    drop(remover);
     assert_eq!(other.take_over(shard).await.unwrap().groups, 1);
     assert_eq!(other.head(shard, &group).await.unwrap(), None);
     assert!(other.core.names().is_empty(), "it is still counted");

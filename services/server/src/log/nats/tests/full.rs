@@ -1,19 +1,23 @@
 //! Storage of JetStream without room.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::{self, stream};
 
 use super::*;
+use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::conformance::{ALL, batch, group, record};
 use crate::log::nats::ack::Ack;
 use crate::log::nats::link::Published;
 use crate::log::nats::{Storage, room};
+use crate::log::retention::Rules;
 use crate::log::{AppendError, Batch, Range, Record};
 
 const ACCOUNT: &str = "accounts { A { jetstream { max_mem: 1MB, max_file: 16MB }, users: [{ user: a, password: a }] } }\n\
                        no_auth_user: a";
 const SHARD: u16 = 0;
+const HOUR: Duration = Duration::from_secs(3_600);
 /// What a message takes that has as many records of the suite as one may have.
 const MESSAGE: usize = 22_500;
 
@@ -90,9 +94,19 @@ struct Nearly {
 impl Nearly {
     /// There is room for so many bytes, and a little more.
     async fn full(room: usize) -> Self {
+        Self::full_with(room, EVERYTHING.into(), &[]).await
+    }
+
+    /// The same, and so much is kept as `rules` say. Before it is full, `before` is posted.
+    async fn full_with(room: usize, rules: Rules, before: &[(u16, Arc<Batch>)]) -> Self {
         let servers = Servers::start(1, ACCOUNT).await;
-        let (log, other) = (open_and_take(&config(&servers.urls())).await, open(&config(&servers.urls())).await);
+        let config = config(&servers.urls());
+        let (log, other) = (Nats::open(&config, &rules, SHARDS, "a").await.unwrap(), open(&config).await);
+        take(&log).await;
         log.append(SHARD, vec![batch("Dogs", 7, 1, 2)]).await.unwrap();
+        for (shard, batch) in before {
+            log.append(*shard, vec![Arc::clone(batch)]).await.unwrap();
+        }
         let context = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
         let name = "spare".to_owned();
         let spare = stream::Config { subjects: vec![name.clone()], name, ..Default::default() };
@@ -169,6 +183,102 @@ async fn an_append_that_is_stored_in_part_is_finished() {
     }
     nearly.log.close().await;
     nearly.other.close().await;
+}
+
+/// Rules under which what has a name that begins like this is kept for an hour.
+const AGING: &str = "aging-";
+
+fn aging() -> Rules {
+    let hour = RetentionOverride { age: Some(HOUR), ..RetentionOverride::default() };
+    let retention_overrides = RetentionOverrides([(AGING.to_owned(), hour)].into());
+    Rules::new(&crate::log::Config { retention: EVERYTHING, retention_overrides, ..crate::log::Config::default() })
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// A batch of a group that is kept for an hour from now.
+fn aging_batch(name: &str) -> Arc<Batch> {
+    let at = now();
+    let records = (1..=1_000).map(|seq| Record { at, ..record(seq) }).collect();
+    Arc::new(Batch { group: group(&format!("{AGING}{name}")), epoch: 7, records })
+}
+
+/// When that hour is over.
+fn later() -> u64 {
+    now() + 2 * u64::try_from(HOUR.as_millis()).unwrap()
+}
+
+/// Whether nothing is kept of such a group.
+async fn is_empty(log: &Nats, shard: u16, name: &str) -> bool {
+    let head = log.head(shard, &group(&format!("{AGING}{name}"))).await.unwrap().unwrap();
+    assert_eq!(head.seq, 1_000);
+    head.first > head.seq
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_for_the_rest_of_an_append_is_made_by_retention_also_in_its_own_shard() {
+    let before = [(SHARD, aging_batch("one")), (SHARD + 1, aging_batch("other"))];
+    let nearly = Nearly::full_with(2 * MESSAGE + MESSAGE / 2, aging(), &before).await;
+    let appending = nearly.append().await;
+    let Nearly { log, .. } = &nearly;
+    // Of its own groups nothing may go: it is looked for their last messages.
+    for (name, error) in [
+        ("Dogs", log.purge(SHARD, &group("Dogs"), 1).await.map(drop)),
+        ("Cats", log.delete(SHARD, &group("Cats")).await.map(drop)),
+        ("group-0", log.delete(SHARD, &group("group-0")).await.map(drop)),
+    ] {
+        let error = error.unwrap_err();
+        let is_told = matches!(&error, AppendError::Unavailable { reason } if reason.contains("stored in part"));
+        assert!(is_told, "{name}: {error}");
+    }
+    assert!(!appending.is_finished(), "{:?}", appending.await);
+    // Once it is known that the stream answers.
+    let removing = async {
+        while !is_empty(log, SHARD, "one").await || !is_empty(log, SHARD + 1, "other").await {
+            log.core.remove_all_old(later()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing).await.expect("retention does not wait for room");
+    let ended = tokio::time::timeout(PATIENCE, appending).await.expect("it is finished once there is room").unwrap();
+    assert!(ended.is_ok(), "a part is stored: {ended:?}");
+    nearly.answers().await;
+    log.append(SHARD, vec![batch("Dogs", 7, 3_003, 3_003), batch("Eels", 7, 2, 2)]).await.unwrap();
+    assert_eq!(log.purge(SHARD, &group("Dogs"), 1).await, Ok(1));
+    for log in [log, &nearly.other] {
+        for (name, first, last) in [("Cats", 1, 1), ("Dogs", 2, 3_003), ("Eels", 1, 2), ("group-39", 1, 1)] {
+            assert!(read(log, name).await == (first..=last).map(record).collect::<Vec<_>>(), "{name}");
+        }
+    }
+    nearly.log.close().await;
+    nearly.other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_does_not_wait_for_a_shard_whose_change_does_not_end() {
+    let servers = Servers::start(1, "").await;
+    let config = Config { timeout: Duration::from_millis(500), ..config(&servers.urls()) };
+    let log = Nats::open(&config, &aging(), SHARDS, "a").await.unwrap();
+    take(&log).await;
+    for shard in [SHARD, SHARD + 1] {
+        for name in ["one", "other"] {
+            log.append(shard, vec![aging_batch(&format!("{name}-{shard}"))]).await.unwrap();
+        }
+    }
+    let changing = log.core.shard(SHARD).locks.writer().await;
+    tokio::time::timeout(PATIENCE, log.core.remove_all_old(later())).await.expect("it goes on with other shards");
+    for (shard, is_gone) in [(SHARD, false), (SHARD + 1, true)] {
+        for name in ["one", "other"] {
+            assert_eq!(is_empty(&log, shard, &format!("{name}-{shard}")).await, is_gone, "{name} of {shard}");
+        }
+    }
+    drop(changing);
+    log.core.remove_all_old(later()).await;
+    assert!(is_empty(&log, SHARD, "one-0").await && is_empty(&log, SHARD, "other-0").await);
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

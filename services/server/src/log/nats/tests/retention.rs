@@ -174,9 +174,13 @@ async fn what_retention_works_out_of_one_life_removes_nothing_of_the_next() {
     log.append(0, vec![batch("Dogs", 7, 1, 9)]).await.unwrap();
     log.delete(0, &group("Dogs")).await.unwrap();
     log.append(0, vec![batch("Dogs", 8, 1, 9)]).await.unwrap();
-    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(7), 5).await, Ok(0));
+    let purge_life = async |epoch: u64| {
+        let mut remover = log.core.shard(0).locks.remover().await;
+        log.core.purge_life(0, &group("Dogs"), Some(epoch), 5, &mut remover).await
+    };
+    assert_eq!(purge_life(7).await, Ok(0));
     assert_eq!(oldest(&log).await.head.first, 1);
-    assert_eq!(log.core.purge_life(0, &group("Dogs"), Some(8), 5).await, Ok(5));
+    assert_eq!(purge_life(8).await, Ok(5));
     assert_eq!(oldest(&log).await.head.first, 6);
     log.close().await;
 }
