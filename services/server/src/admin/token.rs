@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// No caller could present it, or it is not known what it is.
     #[error(
-        "line {line} of {} (admin.token_file) must be 'TOKEN', 'NAME TOKEN' or 'NAME read TOKEN', each a word of visible ASCII characters, and a name of at most {NAME}",
+        "line {line} of {} (admin.token_file) must be 'TOKEN', 'NAME TOKEN' or 'NAME read TOKEN', each a word of visible ASCII characters other than 'read', and a name of at most {NAME}",
         path.display()
     )]
     Malformed {
@@ -111,7 +111,7 @@ impl Token {
     fn of(words: &[&str]) -> Option<Self> {
         let (name, scope, secret) = match *words {
             // Something was left out, as by a template without a value: it must not make a token that may do everything.
-            [READ] | [READ, _] | [_, READ] | [_, READ, READ] => return None,
+            [READ] | [READ, ..] | [.., READ] => return None,
             [secret] => (None, Scope::All, secret),
             [name, secret] => (Some(name), Scope::All, secret),
             [name, READ, secret] => (Some(name), Scope::Read, secret),

@@ -321,6 +321,8 @@ impl Core {
         let was_held = state.fence.is_some();
         if was_held {
             self.metrics.shards_held.decrement(1.0);
+            // An append that waits for room need not: whoever has the shard next decides how it ended.
+            self.room.notify_waiters();
         }
         was_held
     }

@@ -52,7 +52,9 @@ impl Core {
                 if let Some(known) = core.shard(shard).state().groups.get_mut(&group) {
                     known.is_being_bounded = false;
                 }
-                if let Err(error) = removed {
+                if let Err(error) = removed
+                    && !matches!(error, Kept::Busy(_))
+                {
                     tracing::warn!(shard, %error, "a group keeps more bytes than it should for now");
                     return;
                 }

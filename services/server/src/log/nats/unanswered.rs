@@ -77,6 +77,7 @@ impl Core {
                 );
             }
             let rest: Vec<(String, Bytes)> = missing.iter().map(|index| messages[*index].clone()).collect();
+            let mut has_room = true;
             let reason = match self.link.publish(shard, fence, &rest).await {
                 Published::Stored(last) => {
                     self.trouble.has_stored(stream);
@@ -88,6 +89,7 @@ impl Core {
                 Published::Busy => "the stream is busy".to_owned(),
                 Published::Full(reason) | Published::Incomplete(reason) => {
                     self.trouble.had_no_room(stream, reason.clone());
+                    has_room = false;
                     reason
                 }
                 Published::Refused(reason) | Published::Unknown(reason) => reason,
@@ -99,7 +101,7 @@ impl Core {
             if writer.wait(groups, until).await.is_none() {
                 return Err(Failure::NotNow(reason));
             }
-            pause = (pause * 2).min(AGAIN.1);
+            pause = if has_room { AGAIN.0 } else { (pause * 2).min(AGAIN.1) };
             // How a removal ended that was not answered was found out by moving the fence. If the shard was let go of meanwhile, ours tells
             // whether another writer has it.
             fence = self.shard(shard).fence().unwrap_or(fence);

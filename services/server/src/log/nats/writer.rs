@@ -31,13 +31,19 @@ impl Locks {
     /// Waits until nobody else changes the shard.
     pub(crate) async fn writer(&self) -> Writer<'_> {
         let alone = self.alone.lock().await;
-        Writer { locks: self, _alone: Some(alone), turn: Some(self.turn.lock().await) }
+        self.begin(alone, self.turn.lock().await)
     }
 
     /// The same at once, if nobody does.
     pub(crate) fn writer_now(&self) -> Option<Writer<'_>> {
         let alone = self.alone.try_lock().ok()?;
-        Some(Writer { locks: self, _alone: Some(alone), turn: Some(self.turn.try_lock().ok()?) })
+        Some(self.begin(alone, self.turn.try_lock().ok()?))
+    }
+
+    /// No append waits, so nothing is unfinished, even if one was dropped while it did.
+    fn begin<'a>(&'a self, alone: MutexGuard<'a, ()>, mut turn: MutexGuard<'a, HashSet<GroupName>>) -> Writer<'a> {
+        turn.clear();
+        Writer { locks: self, _alone: Some(alone), turn: Some(turn) }
     }
 
     /// Waits until something may be removed from groups that are not [unfinished](Writer::is_unfinished). Who has this sends one message at a
@@ -96,8 +102,10 @@ mod tests {
         writer.wait([dogs.clone()].into_iter(), between).await;
         assert!(!writer.is_unfinished(&dogs) && !writer.is_between());
         assert!(locks.remover().now_or_never().is_none(), "it goes on");
+        assert!(writer.wait([cats.clone()].into_iter(), std::future::pending::<()>()).now_or_never().is_none());
         drop(writer);
-        assert!(!locks.remover().await.is_unfinished(&dogs));
+        drop(locks.writer().await);
+        assert!(!locks.remover().await.is_unfinished(&cats), "of one that was dropped nothing stays");
         assert!(locks.writer_now().is_some());
     }
 }

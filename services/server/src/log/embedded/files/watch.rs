@@ -72,10 +72,9 @@ impl Files {
                 self.limits.disk
             )),
             // Until they have been tried again they hold up what would be taken.
-            Ok(_) if demand.is_failing && self.trouble.of(Cause::Space).is_some() => Some(
-                "there is space again, and the tables were not written since: they are tried again in a moment"
-                    .to_owned(),
-            ),
+            Ok(_) if demand.is_failing && self.trouble.of(Cause::Space).is_some() => {
+                Some("there is space again, and the tables could not be written since".to_owned())
+            }
             Ok(_) => None,
             Err(error) => Some(format!("cannot tell how much space is free: {error}")),
         };
