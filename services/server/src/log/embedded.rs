@@ -383,9 +383,7 @@ impl Log for Embedded {
         range: Range,
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
-        let core = Arc::clone(&self.core);
-        let places = Arc::clone(&core.readers);
-        Box::pin(core.read(places, group.clone(), range, limit))
+        Box::pin(Arc::clone(&self.core).read(Arc::clone(&self.core.readers), group.clone(), range, limit))
     }
 
     fn read_for_owner(
@@ -395,9 +393,7 @@ impl Log for Embedded {
         range: Range,
         limit: PageLimit,
     ) -> BoxFuture<'static, Result<Option<Page>, ReadError>> {
-        let core = Arc::clone(&self.core);
-        let places = Arc::clone(&core.owners);
-        Box::pin(core.read(places, group.clone(), range, limit))
+        Box::pin(Arc::clone(&self.core).read(Arc::clone(&self.core.owners), group.clone(), range, limit))
     }
 
     fn groups(

@@ -114,9 +114,8 @@ impl<const INTERVAL: u64> Engine for OnFiles<INTERVAL> {
     }
 }
 
-/// A future that is made and polled once, then left alone, keeps nobody else from reading.
-#[tokio::test]
-async fn whoever_leaves_a_read_alone_holds_up_nobody() {
+/// A log whose 50 messages of a group nobody finds in memory, and which two may read at once.
+async fn in_the_tables() -> (tempfile::TempDir, Arc<Embedded>) {
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
         data_dir: directory.path().to_owned(),
@@ -128,6 +127,13 @@ async fn whoever_leaves_a_read_alone_holds_up_nobody() {
     let log = open(&config).unwrap();
     log.append(0, vec![batch("A", 7, 1, 50)]).await.unwrap();
     assert!(log.flush().await);
+    (directory, log)
+}
+
+/// A future that is made and polled once, then left alone, keeps nobody else from reading.
+#[tokio::test]
+async fn whoever_leaves_a_read_alone_holds_up_nobody() {
+    let (_directory, log) = in_the_tables().await;
     let mut left_alone: Vec<_> = (0..20).map(|_| log.read(0, &group("A"), Range::After(0), ALL)).collect();
     for read in &mut left_alone {
         drop(futures_util::poll!(read));
@@ -144,17 +150,7 @@ async fn whoever_leaves_a_read_alone_holds_up_nobody() {
 /// What members read may be much, and take long.
 #[tokio::test]
 async fn owners_do_not_wait_behind_what_members_read() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        data_dir: directory.path().to_owned(),
-        apply_interval: Duration::from_millis(1),
-        cache_bytes: 0,
-        readers: 2,
-        ..config()
-    };
-    let log = open(&config).unwrap();
-    log.append(0, vec![batch("A", 7, 1, 50)]).await.unwrap();
-    assert!(log.flush().await);
+    let (_directory, log) = in_the_tables().await;
     let taken = Arc::clone(&log.core.readers).acquire_many_owned(2).await.unwrap();
     let mut page = log.read(0, &group("A"), Range::After(0), ALL);
     assert!(futures_util::poll!(&mut page).is_pending());
