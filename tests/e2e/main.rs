@@ -3,6 +3,7 @@
 //! Each scenario has a server of its own, so they run side by side. The answers are those of `docs/protocol.md`.
 
 mod administration;
+mod authentication;
 mod book;
 mod classic;
 mod codes;

@@ -123,6 +123,7 @@ fn read_extended(line: &[u8]) -> Result<Event> {
             more: it.more,
         })),
         FromServer::Groups(it) => Event::Groups(Arc::new(read_groups(it))),
+        FromServer::Refreshed { .. } => Event::Refreshed,
         FromServer::Ping {} => Event::Ping,
         FromServer::Pong {} => Event::Pong,
         FromServer::GoingAway(it) => Event::GoingAway(Arc::new((it.reason.into(), it.reconnect_after_ms))),

@@ -111,6 +111,8 @@ pub enum Event {
     Members(Arc<Members>),
     /// `Groups`.
     Groups(Arc<Groups>),
+    /// `Refreshed`.
+    Refreshed,
     /// `Ping`.
     Ping,
     /// `Pong`.

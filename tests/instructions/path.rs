@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use tertulia_protocol::codec::{classic_message, decode_classic, decode_extended, extended_message};
 use tertulia_protocol::extended;
+use tertulia_server::auth::Auth;
 use tertulia_server::front::{self, Front, Limits};
 use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::shard::{self, Bounds, Shards};
@@ -98,8 +99,15 @@ fn chat(rounds: usize, chat: Chat) -> anyhow::Result<usize> {
     runtime.block_on(async {
         let shards = start_shards();
         let stop = CancellationToken::new();
-        let front =
-            Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None, 1);
+        let front = Front::new(
+            &front::Config::default(),
+            Limits::default(),
+            shards.clone(),
+            Tracer::default(),
+            Auth::default(),
+            None,
+            1,
+        );
         let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));

@@ -45,8 +45,10 @@ codes! {
     BadRequest = "bad_request",
     /// `Hello` asks for a version of the protocol that this server does not speak.
     UnsupportedVersion = "unsupported_version",
-    /// The user could not be established.
+    /// It is not proven who the client is, or not any more.
     Unauthenticated = "unauthenticated",
+    /// The user's token does not allow this.
+    Forbidden = "forbidden",
     /// The line is longer than the limit; the connection is closed.
     LineTooLong = "line_too_long",
     /// The message is longer than the limit.

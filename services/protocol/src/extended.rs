@@ -2,7 +2,7 @@
 //!
 //! Numbers named `seq`, `first`, `last`, `head`, `after` and `before` count the messages of one group from 1 in the
 //! order in which all its members see them. An `epoch` names one life of a group: `seq` never repeats within it. Times
-//! (`at`) are milliseconds since 1970-01-01 UTC. All numbers stay below 2^53, so that JavaScript reads them exactly.
+//! (`at`, `expires_at`) are milliseconds since 1970-01-01 UTC. All numbers stay below 2^53, so that JavaScript reads them exactly.
 
 use std::borrow::Cow;
 
@@ -37,6 +37,12 @@ pub enum FromClient<'a> {
     /// List the groups, ordered by name.
     #[serde(borrow)]
     Groups(GroupsRequest<'a>),
+    /// Show another token, before the one of `Hello` expires.
+    Refresh {
+        /// The token, of the same user.
+        #[serde(borrow)]
+        token: Cow<'a, str>,
+    },
     /// Ask for a `Pong`.
     Ping {},
     /// Answer a `Ping`.
@@ -44,7 +50,8 @@ pub enum FromClient<'a> {
 }
 
 /// The names of all kinds of lines that a client may send, as they stand on the wire.
-pub const CLIENT_KINDS: &[&str] = &["Hello", "Join", "Leave", "Post", "History", "Members", "Groups", "Ping", "Pong"];
+pub const CLIENT_KINDS: &[&str] =
+    &["Hello", "Join", "Leave", "Post", "History", "Members", "Groups", "Refresh", "Ping", "Pong"];
 
 /// The first line of an extended connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +178,12 @@ pub enum FromServer<'a> {
     /// The answer to `Groups`.
     #[serde(borrow)]
     Groups(Groups<'a>),
+    /// The answer to `Refresh`: the new token counts.
+    Refreshed {
+        /// When that expires.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<u64>,
+    },
     /// The server asks for a `Pong`.
     Ping {},
     /// The answer to `Ping`.
@@ -197,6 +210,7 @@ pub const SERVER_KINDS: &[&str] = &[
     "History",
     "Members",
     "Groups",
+    "Refreshed",
     "Ping",
     "Pong",
     "GoingAway",
@@ -222,6 +236,9 @@ pub struct Welcome<'a> {
     pub limits: Limits,
     /// The server pings a silent client after so many milliseconds, and closes it after twice as many.
     pub heartbeat: u64,
+    /// When the token expires with which the client was let in, and with it the connection, unless it is refreshed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
 }
 
 /// What a server allows one connection; 0 means no limit.
@@ -286,6 +303,8 @@ pub enum LeftReason {
     Closed,
     /// A moderator deleted the group with its messages.
     Deleted,
+    /// The token that the client shows now does not allow it.
+    Forbidden,
     /// A reason of a newer server, as a client sees it.
     #[serde(other)]
     Unknown,

@@ -67,7 +67,7 @@ fn told(section: &str) -> BTreeMap<String, Row> {
 
 /// One line of each kind with all fields that it can have. There is no `..` here, so that a new field does not compile without its place.
 fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
-    use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post};
+    use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh};
     use extended::{GroupsRequest, HistoryRequest, MembersRequest};
     let (name, number) = ("x", Some(1));
     let text = || Some(name.into());
@@ -79,6 +79,7 @@ fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
         History(HistoryRequest { group_name: name.into(), after: number, before: number, limit: number }),
         Members(MembersRequest { group_name: name.into(), after: text(), limit: number }),
         Groups(GroupsRequest { prefix: text(), after: text(), limit: number }),
+        Refresh { token: name.into() },
         Ping {},
         Pong {},
     ]
@@ -87,8 +88,8 @@ fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
 /// As [`whole_lines_of_clients`]; lists have one entry.
 fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     use extended::FromServer::{
-        Error, GoingAway, Groups, History, Joined, Lagged, Left, Members, Message, Ping, Pong, Posted, Rejected,
-        Welcome,
+        Error, GoingAway, Groups, History, Joined, Lagged, Left, Members, Message, Ping, Pong, Posted, Refreshed,
+        Rejected, Welcome,
     };
     use extended::{GroupSummary, Limits, PastMessage};
     let name = "x";
@@ -99,7 +100,7 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     let past = PastMessage { message: name.into(), seq: 1, sender: name.into(), at: 1, id: text() };
     let group = GroupSummary { group_name: name.into(), members: 1, head: 1 };
     vec![
-        Welcome(extended::Welcome { version: 1, server, session, user, limits, heartbeat: 1 }),
+        Welcome(extended::Welcome { version: 1, server, session, user, limits, heartbeat: 1, expires_at: Some(1) }),
         Joined(extended::Joined { group_name: name.into(), epoch: 1, head: 1, members: 1, recovered: true }),
         Left(extended::Left { group_name: name.into(), reason: LeftReason::Kicked, detail: text() }),
         Posted(extended::Posted { group_name: name.into(), id: text(), epoch: 1, seq: 1, at: 1 }),
@@ -115,6 +116,7 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
         History(extended::History { group_name: name.into(), epoch: 1, messages: vec![past], more: true }),
         Members(extended::Members { group_name: name.into(), members: vec![name.into()], more: true }),
         Groups(extended::Groups { groups: vec![group], more: true }),
+        Refreshed { expires_at: Some(1) },
         Ping {},
         Pong {},
         GoingAway(extended::GoingAway { reason: name.into(), reconnect_after_ms: 1 }),
@@ -181,10 +183,10 @@ fn the_tables_of_lines_are_the_types() {
 
 #[test]
 fn the_reasons_for_an_end_are_told() {
-    use LeftReason::{Banned, Closed, Deleted, Kicked, Leave};
+    use LeftReason::{Banned, Closed, Deleted, Forbidden, Kicked, Leave};
     let document = document();
     let said = &told(section(&document, SERVER_SENDS))["Left"].1;
-    for reason in [Leave, Kicked, Banned, Closed, Deleted] {
+    for reason in [Leave, Kicked, Banned, Closed, Deleted, Forbidden] {
         let reason = serde_json::to_value(reason).unwrap();
         assert!(quoted(said).any(|word| reason == word), "{reason} is not told");
     }

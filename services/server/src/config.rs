@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{admin, cluster, drain, front, http, log, shard, telemetry, tls};
+use crate::{admin, auth, cluster, drain, front, http, log, shard, telemetry, tls};
 
 pub(crate) mod checks;
 pub mod docs;
@@ -38,6 +38,8 @@ use table::Entry;
 pub struct Config {
     /// The chat listener.
     pub chat: front::Config,
+    /// How clients prove who they are.
+    pub auth: auth::Config,
     /// Bounds on what clients may do.
     pub limits: front::config::Limits,
     /// Shards and groups.

@@ -154,6 +154,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::auth::Auth;
     use crate::front::{self, Limits};
     use crate::log::{self, memory::Memory};
     use crate::shard::{self, Bounds};
@@ -164,8 +165,15 @@ mod tests {
         let memory = Arc::new(Memory::new(&log::Config::default(), 1));
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let shards = Shards::start(config, Bounds::default(), memory, "local".to_owned());
-        let front =
-            Front::new(&front::Config::default(), Limits::default(), shards.clone(), Tracer::default(), None, 1);
+        let front = Front::new(
+            &front::Config::default(),
+            Limits::default(),
+            shards.clone(),
+            Tracer::default(),
+            Auth::default(),
+            None,
+            1,
+        );
         let config = Config { delay: Duration::from_secs(5), ..Config::default() };
         for others in [false, true] {
             let begun = tokio::time::Instant::now();

@@ -14,6 +14,7 @@ mod memberships;
 mod outbound;
 mod proxy;
 mod replies;
+mod rights;
 mod sending;
 mod timers;
 mod turns;

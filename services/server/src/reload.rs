@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use metrics::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::causes;
 
 /// Has files looked at at once; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +48,45 @@ impl Looks {
         tokio::select! {
             _ = ticks.tick() => {}
             () = asked => {}
+        }
+    }
+}
+
+/// Reads what a file says whenever it is time, until `stop`, and has it replace what was read before. While it cannot be read, which is
+/// complained of with `text`, once for each cause, `failing` is 1.
+///
+/// It is read again, not watched, for the same reasons as certificates are (see [`crate::tls`]).
+pub(crate) async fn follow<T, E, R>(
+    mut looks: Looks,
+    read: impl Fn() -> R,
+    mut replace: impl FnMut(T),
+    text: &'static str,
+    failing: Gauge,
+    stop: CancellationToken,
+) where
+    T: Send + 'static,
+    E: std::error::Error + Send + 'static,
+    R: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    let mut complaint = None;
+    while stop.run_until_cancelled(looks.next()).await.is_some() {
+        let reading = tokio::task::spawn_blocking(read());
+        // A file system that does not answer is not waited for.
+        let Some(Ok(found)) = stop.run_until_cancelled(reading).await else { return };
+        match found {
+            Ok(found) => {
+                complaint = None;
+                failing.set(0.0);
+                replace(found);
+            }
+            Err(error) => {
+                let error = causes::on_one_line(&error);
+                if complaint.as_ref() != Some(&error) {
+                    tracing::error!(error, "{text}");
+                }
+                complaint = Some(error);
+                failing.set(1.0);
+            }
         }
     }
 }

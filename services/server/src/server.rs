@@ -19,7 +19,7 @@ use crate::reload::Reload;
 use crate::shard::handle::Among;
 use crate::shard::{Bounds, Shards};
 use crate::telemetry::{Buckets, Telemetry};
-use crate::{admin, http, log, shard, tls};
+use crate::{admin, auth, http, log, shard, tls};
 
 mod descriptors;
 mod listeners;
@@ -63,7 +63,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         let Some(read) = signals.unless(reading).await else { return Ok(()) };
         read.context("certificates, keys and tokens were not read")??
     };
-    let Secrets { tracing: (tracer, exporting), secure, tokens } = secrets;
+    let Secrets { tracing: (tracer, exporting), secure, tokens, auth } = secrets;
     let listeners = Listeners::reserve(&config)?;
     let node = node_name(&config, &listeners);
     let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -131,6 +131,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         descriptors::make_room(&config),
         shards.clone(),
         tracer.clone(),
+        auth.clone(),
         secure.of(tls::Port::Chat),
         first,
     );
@@ -157,6 +158,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
 
     let every = config.tls.reload_interval;
     secure.follow(&reload, every, &serving, &tasks);
+    tasks.spawn(auth.follow(reload.looks(every), serving.clone()));
     admin.follow_token(reload.looks(every), &serving, &tasks);
     let starting = async {
         if let Some(cluster) = &cluster {
@@ -238,6 +240,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
 
 fn describe() {
     front::metrics::describe();
+    auth::metrics::describe();
     shard::metrics::describe();
     log::metrics::describe();
     log::embedded::metrics::describe();

@@ -34,7 +34,7 @@ fn a_fault_names_what_and_where() {
     assert_eq!(message(b"{\"Join\":{}}"), "the line is not valid: missing field `group_name` at column 10");
     assert_eq!(message(b"{\"Join\":"), "the line is not valid: EOF while parsing a value at column 8");
     assert_eq!(message(b"\xff"), "the line is not UTF-8 at column 1");
-    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Ping, Pong, at column 1";
+    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Refresh, Ping, Pong, at column 1";
     for line in ["[]", "{}", "\"Join\"", "1", "{\"Join\":{},\"Post\":{}}"] {
         assert_eq!(message(line.as_bytes()), shape);
     }
@@ -111,6 +111,7 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
             .prop_map(|(group_name, after, limit)| FromClient::Members(MembersRequest { group_name, after, limit })),
         (proptest::option::of(text()), proptest::option::of(text()), number())
             .prop_map(|(prefix, after, limit)| FromClient::Groups(GroupsRequest { prefix, after, limit })),
+        text().prop_map(|token| FromClient::Refresh { token }),
         Just(FromClient::Ping {}),
         Just(FromClient::Pong {}),
     ]
@@ -121,9 +122,13 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
     let past = (text(), number(), text(), number(), proptest::option::of(text()))
         .prop_map(|(message, seq, sender, at, id)| PastMessage { message, seq, sender, at, id });
     prop_oneof![
-        (text(), text(), text(), number()).prop_map(|(server, session, user, heartbeat)| {
-            FromServer::Welcome(Welcome { version: 1, server, session, user, limits: Limits::default(), heartbeat })
-        }),
+        (text(), text(), text(), number(), proptest::option::of(number())).prop_map(
+            |(server, session, user, heartbeat, expires_at)| {
+                let limits = Limits::default();
+                FromServer::Welcome(Welcome { version: 1, server, session, user, limits, heartbeat, expires_at })
+            }
+        ),
+        proptest::option::of(number()).prop_map(|expires_at| FromServer::Refreshed { expires_at }),
         (text(), number(), number(), number(), any::<bool>()).prop_map(
             |(group_name, epoch, head, members, recovered)| FromServer::Joined(Joined {
                 group_name,

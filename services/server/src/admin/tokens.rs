@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::token::{Error, Grant, Token, read};
-use crate::reload::Looks;
+use crate::reload::{Looks, follow};
 
 /// The tokens that are in a file now.
 #[derive(Debug)]
@@ -61,34 +61,19 @@ impl Tokens {
     }
 
     /// Reads the file whenever it is time, until `stop`. While it cannot be used, those before stay, and `failing` is 1.
-    ///
-    /// It is read again, not watched, for the same reasons as certificates are (see [`crate::tls`]).
-    pub(super) async fn follow(self: Arc<Self>, mut looks: Looks, failing: Gauge, stop: CancellationToken) {
-        let mut complaint = None;
-        while stop.run_until_cancelled(looks.next()).await.is_some() {
+    pub(super) async fn follow(self: Arc<Self>, looks: Looks, failing: Gauge, stop: CancellationToken) {
+        let read = || {
             let file = self.file.clone();
-            let reading = tokio::task::spawn_blocking(move || read(&file));
-            // A file system that does not answer is not waited for.
-            let Some(Ok(found)) = stop.run_until_cancelled(reading).await else { return };
-            match found {
-                Ok(tokens) => {
-                    complaint = None;
-                    failing.set(0.0);
-                    let count = tokens.len();
-                    if self.replace(tokens) {
-                        tracing::info!(file = %self.file.display(), count, "the admin API has new tokens");
-                    }
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    if complaint.as_ref() != Some(&text) {
-                        tracing::error!(error = text, "the new tokens cannot be used: the old ones stay");
-                    }
-                    complaint = Some(text);
-                    failing.set(1.0);
-                }
+            move || read(&file)
+        };
+        let replace = |tokens: Vec<Token>| {
+            let count = tokens.len();
+            if self.replace(tokens) {
+                tracing::info!(file = %self.file.display(), count, "the admin API has new tokens");
             }
-        }
+        };
+        let text = "the new tokens cannot be used: the old ones stay";
+        follow(looks, read, replace, text, failing, stop).await;
     }
 }
 

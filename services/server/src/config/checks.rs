@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::error::{Error, without_secrets};
 use super::kind::bytes_to_text;
 use super::{Config, Origins, written};
+use crate::auth::config::groups as groups_of;
 use crate::log::config::Engine;
 
 /// A byte of text takes at most this many on a line: `\u0041`.
@@ -35,6 +36,7 @@ impl Checks<'_> {
         self.sizes();
         self.disk();
         self.overrides();
+        self.guests();
         self.addresses();
         self.times();
         self.nodes();
@@ -101,6 +103,20 @@ impl Checks<'_> {
                 format!("must have 0 (no bound) or at least {message} as bytes of prefix {prefix:?}, to keep one message: {with}")
             });
         }
+    }
+
+    fn guests(&mut self) {
+        let auth = &self.config.auth;
+        for (key, groups) in [("auth.guest_read", &auth.guest_read), ("auth.guest_post", &auth.guest_post)] {
+            if let Err(error) = groups_of(groups) {
+                self.rule(false, key, &[], |_| {
+                    format!("must be names of groups, or beginnings with a '*', separated by commas: {error}")
+                });
+            }
+        }
+        self.rule(!auth.guests || auth.keys_file.is_some(), "auth.guests", &["auth.keys_file"], |_| {
+            "needs auth.keys_file: without it nobody has to prove anything, and all are let in".to_owned()
+        });
     }
 
     fn addresses(&mut self) {

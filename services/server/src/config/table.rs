@@ -48,6 +48,11 @@ pub struct Section {
 pub static SECTIONS: &[Section] = &[
     Section { name: "chat", help: "The port of the chat clients.", entries: CHAT },
     Section {
+        name: "auth",
+        help: "How clients prove who they are, and which groups they may use ([authentication.md](authentication.md)).",
+        entries: AUTH,
+    },
+    Section {
         name: "limits",
         help: "The bounds of what clients may do, what they see when they reach one, and which metric shows it.",
         entries: LIMITS,
@@ -157,6 +162,43 @@ static CHAT: &[Entry] = &[
     cert_file("chat.tls.cert_file"),
     key_file("chat.tls.key_file"),
 ];
+
+static AUTH: &[Entry] = &[
+    Entry::new(
+        "auth.keys_file",
+        FILE,
+        "The keys with which the tokens of clients are signed, read again when they change: a JWK Set (JSON), or public keys in PEM. Empty: clients are taken at their word.",
+    )
+    .flag("--auth-keys-file"),
+    Entry::new(
+        "auth.issuer",
+        Kind::Text { optional: true },
+        "Who must have issued a token (`iss`); empty: anybody who has one of the keys.",
+    ),
+    Entry::new(
+        "auth.audience",
+        Kind::Text { optional: true },
+        "For whom a token must be (`aud`); empty: for nobody in particular, and one that says for whom is refused.",
+    ),
+    Entry::new(
+        "auth.leeway",
+        time(Duration::ZERO, HOUR),
+        "How far the clocks of those who issue tokens may be from this one.",
+    ),
+    Entry::new(
+        "auth.guests",
+        Kind::Bool,
+        "Whether who shows no token, as classic clients, is let in as a guest all the same, where `auth.keys_file` is set.",
+    ),
+    Entry::new("auth.guest_read", Kind::Text { optional: true }, GUESTS_READ),
+    Entry::new(
+        "auth.guest_post",
+        Kind::Text { optional: true },
+        "The groups to which such guests may post, written in the same way.",
+    ),
+];
+
+const GUESTS_READ: &str = "The groups that such guests may join and read: names, separated by commas; one that ends in `*` means all that begin so. Empty: none.";
 
 static SHARD: &[Entry] = &[
     Entry::new(

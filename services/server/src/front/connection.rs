@@ -25,6 +25,7 @@ use super::outbound::Outbound;
 use super::registry::{Admitted, CloseReason, Connection, Order};
 use super::replies::Reply;
 use super::timers::{Clocks, Timer};
+use crate::auth::Rights;
 use crate::linger::linger;
 use crate::shard::Session;
 use crate::shard::request::{NewPost, Request};
@@ -49,6 +50,8 @@ pub(super) struct Task {
     writing: Writing,
     /// Who it is and how it speaks, once the first line has told.
     pub(super) voice: Option<(Arc<Session>, Dialect)>,
+    /// What it may do; `None`: everything.
+    pub(super) rights: Option<Box<Rights>>,
     input: LineBuffer,
     pub(super) out: Outbound,
     pub(super) memberships: Memberships,
@@ -139,6 +142,7 @@ impl Task {
             encrypted: 0,
             writing: Writing::Due,
             voice: None,
+            rights: None,
             input: LineBuffer::new(),
             out: Outbound::default(),
             memberships: Memberships::default(),

@@ -10,6 +10,7 @@ use super::connection::{Change, Gathered, Task};
 use super::metrics::SAMPLE;
 use super::registry::CloseReason;
 use super::replies::{Refused, Reply};
+use super::rights;
 use crate::auth;
 use crate::shard::request::{JoinFrom, NewPost, Request};
 use crate::shard::{Page, PageLimit, Range, ReadError, Session, Weight};
@@ -45,7 +46,10 @@ impl Task {
             }
             Ok(_) | Err(_) => match self.introduce(None, Dialect::Classic) {
                 Ok(_) => self.on_classic_line(line),
-                Err(error) => self.refuse_hello(Code::Unauthenticated, error.to_string()),
+                Err(refused) => {
+                    self.refuse(Refused::new(refused.code(), refused.to_string()));
+                    self.close(CloseReason::Hello);
+                }
             },
         }
     }
@@ -59,7 +63,7 @@ impl Task {
         }
         match self.introduce(Some(hello), Dialect::Extended) {
             Ok(session) => self.welcome(&session, hello.version.min(tertulia_protocol::VERSION)),
-            Err(error @ auth::Error::BadUserName(_)) => self.refuse_hello(Code::BadUserName, error.to_string()),
+            Err(refused) => self.refuse_hello(refused.code(), refused.to_string()),
         }
     }
 
@@ -67,8 +71,9 @@ impl Task {
         &mut self,
         hello: Option<&extended::Hello<'_>>,
         dialect: Dialect,
-    ) -> Result<Arc<Session>, auth::Error> {
-        let principal = auth::decide(hello)?;
+    ) -> Result<Arc<Session>, auth::Refused> {
+        let decided = self.shared.auth.decide(hello);
+        let principal = decided.inspect_err(|refused| self.complain_of(refused))?;
         let session = Arc::new(Session {
             id: self.me.id,
             user: principal.user,
@@ -79,6 +84,7 @@ impl Task {
         });
         self.me.set_session(Arc::clone(&session), dialect);
         self.voice = Some((Arc::clone(&session), dialect));
+        self.rights = principal.rights;
         Ok(session)
     }
 
@@ -94,7 +100,7 @@ impl Task {
     }
 
     fn on_extended_line(&mut self, line: &[u8]) {
-        use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post};
+        use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh};
         let requests = &self.shared.metrics.requests;
         match decode_extended(line) {
             Ok(Post(post)) => {
@@ -125,6 +131,10 @@ impl Task {
             Ok(Groups(request)) => {
                 requests.groups.increment(1);
                 self.on_groups(&request);
+            }
+            Ok(Refresh { token }) => {
+                requests.refresh.increment(1);
+                self.on_refresh(&token);
             }
             Ok(Ping {}) => {
                 requests.ping.increment(1);
@@ -176,6 +186,10 @@ impl Task {
             self.shared.metrics.refused_joins.increment(1);
             return;
         };
+        if !self.may_read("Join", &group) {
+            self.shared.metrics.refused_joins.increment(1);
+            return;
+        }
         let max = self.shared.limits.groups_per_connection;
         if self.memberships.len() + self.changing.len() >= max && self.groups_with(&group) > max {
             self.shared.metrics.refused_joins.increment(1);
@@ -264,6 +278,7 @@ impl Task {
             Some(membership) => membership.group().clone(),
             None => self.shared.rules.group(name).map_err(|e| Refused::new(Code::BadGroupName, e.to_string()))?,
         };
+        self.may_post(&group)?;
         let id = id.map(PostId::new).transpose().map_err(|e| Refused::new(Code::BadPostId, e.to_string()))?;
         let now = self.read_at();
         if let Some(Err(wait)) = self.bucket.as_mut().map(|bucket| bucket.take(now)) {
@@ -282,6 +297,9 @@ impl Task {
 
     fn on_history(&mut self, request: &extended::HistoryRequest<'_>) {
         let Some(group) = self.group(&request.group_name, "History") else { return };
+        if !self.may_read("History", &group) {
+            return;
+        }
         let range = match (request.after, request.before) {
             (Some(_), Some(_)) => {
                 let text = "give 'after' or 'before', not both";
@@ -322,6 +340,9 @@ impl Task {
 
     fn on_members(&mut self, request: &extended::MembersRequest<'_>) {
         let Some(group) = self.group(&request.group_name, "Members") else { return };
+        if !self.may_read("Members", &group) {
+            return;
+        }
         self.send_gathered();
         let limit = self.page(request.limit);
         let after = request.after.as_ref().map(|after| after.clone().into_owned());
@@ -343,8 +364,14 @@ impl Task {
         let prefix = request.prefix.as_deref().unwrap_or_default().to_owned();
         let after = request.after.as_ref().map(|after| after.clone().into_owned());
         let shards = self.shared.shards.clone();
-        self.question =
-            Some(Box::pin(async move { Reply::Groups(shards.groups(&prefix, after.as_deref(), limit).await) }));
+        let readable = self.rights.as_ref().map(|rights| rights.read.clone());
+        self.question = Some(Box::pin(async move {
+            let after = after.as_deref();
+            Reply::Groups(match readable {
+                None => shards.groups(&prefix, after, limit).await,
+                Some(readable) => rights::groups(&shards, &readable, &prefix, after, limit).await,
+            })
+        }));
     }
 }
 

@@ -22,6 +22,7 @@ use super::proxy::{self, Fault};
 use super::registry::{Admitted, CloseReason, NotAdmitted, Registry};
 use super::timers::Patience;
 use super::{Config, Limits};
+use crate::auth::Auth;
 use crate::complaint::Complaint;
 use crate::linger::linger;
 use crate::places::Places;
@@ -51,12 +52,15 @@ pub(super) struct Shared {
     pub(super) shards: Shards,
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
+    pub(super) auth: Auth,
     /// What all posts weigh that wait for the log.
     pub(super) weight: Arc<AtomicUsize>,
     /// That members cannot be caught up: all of them meet the same error, again and again.
     pub(super) unread: Complaint,
     /// That questions cannot be answered, which a client may ask as often as its lines are taken.
     pub(super) unanswered: Complaint,
+    /// That clients are not let in.
+    pub(super) not_let_in: Complaint,
 }
 
 /// The chat listener and its connections.
@@ -176,14 +180,15 @@ fn prepare(socket: &TcpSocket) -> io::Result<()> {
 }
 
 impl Front {
-    /// A front whose connections use `shards` and are numbered from `first`, and whose posts `tracer` may choose to be traced; with
-    /// `tls`, clients must speak it.
+    /// A front whose connections use `shards` and are numbered from `first`, and whose posts `tracer` may choose to be traced; `auth` decides
+    /// who they are, and with `tls`, clients must speak it.
     #[must_use]
     pub fn new(
         config: &Config,
         limits: Limits,
         shards: Shards,
         tracer: Tracer,
+        auth: Auth,
         tls: Option<Acceptor>,
         first: u64,
     ) -> Self {
@@ -201,8 +206,19 @@ impl Front {
         let registry = Arc::new(Registry::new(&limits, first));
         let metrics = Metrics::new();
         metrics.limits(&limits);
-        let (weight, unread, unanswered) = (Arc::default(), Complaint::default(), Complaint::default());
-        let shared = Arc::new(Shared { limits, rules, patience, shards, metrics, tracer, weight, unread, unanswered });
+        let shared = Arc::new(Shared {
+            limits,
+            rules,
+            patience,
+            shards,
+            metrics,
+            tracer,
+            auth,
+            weight: Arc::default(),
+            unread: Complaint::default(),
+            unanswered: Complaint::default(),
+            not_let_in: Complaint::default(),
+        });
         let introductions = match config.proxy_protocol {
             ProxyProtocol::Off => None,
             ProxyProtocol::Required => Some(Introductions::new(INTRODUCTIONS)),

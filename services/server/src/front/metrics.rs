@@ -81,7 +81,7 @@ pub fn describe() {
     describe_counter!(CONNECTIONS_ACCEPTED, "Chat connections let in");
     describe_counter!(
         CONNECTIONS_CLOSED,
-        "Chat connections ended, by reason: client, socket_error, admin, drain, write_stall, hello_timeout, line_timeout, idle, heartbeat, line_too_long, malformed, hello_refused, tls"
+        "Chat connections ended, by reason: client, socket_error, admin, drain, write_stall, hello_timeout, line_timeout, idle, heartbeat, line_too_long, malformed, hello_refused, token_expired, tls"
     );
     describe_counter!(
         CONNECTIONS_REFUSED,
@@ -204,6 +204,7 @@ pub(super) struct Requests {
     pub(super) history: Counter,
     pub(super) members: Counter,
     pub(super) groups: Counter,
+    pub(super) refresh: Counter,
     pub(super) ping: Counter,
     pub(super) pong: Counter,
     pub(super) malformed: Counter,
@@ -227,6 +228,7 @@ impl Metrics {
                 history: kind("history"),
                 members: kind("members"),
                 groups: kind("groups"),
+                refresh: kind("refresh"),
                 ping: kind("ping"),
                 pong: kind("pong"),
                 malformed: kind("malformed"),

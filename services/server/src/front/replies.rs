@@ -151,6 +151,7 @@ impl Task {
                 page: number(limits.page),
             },
             heartbeat: millis(self.shared.patience.heartbeat),
+            expires_at: self.rights.as_ref().and_then(|rights| rights.expires_at),
         }));
         if let Some(going) = self.going_away.take() {
             let (reason, after) = *going;
@@ -245,6 +246,11 @@ impl Task {
     fn on_joined(&mut self, joined: Joined) {
         let group = joined.status.name.clone();
         self.changed(&group, true);
+        // The token may have been refreshed meanwhile.
+        if !self.may_read("Join", &group) {
+            self.leave_unasked(&group);
+            return;
+        }
         let (next, recovered) = start(&joined);
         if self.dialect() == Some(Dialect::Extended) {
             self.out.push(&extended::FromServer::Joined(extended::Joined {
@@ -266,7 +272,7 @@ impl Task {
         self.me.groups.store(u32::try_from(self.memberships.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    fn drop_membership(&mut self, group: &GroupName) {
+    pub(super) fn drop_membership(&mut self, group: &GroupName) {
         self.memberships.remove(group.as_str());
         self.memberships_changed();
     }
@@ -282,7 +288,7 @@ impl Task {
         }
     }
 
-    fn tell_left(&mut self, group: &GroupName, reason: extended::LeftReason, detail: Option<&str>) {
+    pub(super) fn tell_left(&mut self, group: &GroupName, reason: extended::LeftReason, detail: Option<&str>) {
         let left = extended::Left { group_name: group.as_str().into(), reason, detail: detail.map(Into::into) };
         self.out.push(&extended::FromServer::Left(left));
     }

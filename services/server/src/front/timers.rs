@@ -76,6 +76,7 @@ pub(super) enum Due {
     Unserved,
     Untaken,
     Paced,
+    Expired,
 }
 
 /// What a connection is doing, as far as deadlines depend on it.
@@ -96,6 +97,8 @@ pub(super) struct Doing {
     pub(super) closing: bool,
     /// Until when its lines wait because there were too many.
     pub(super) paced: Option<Instant>,
+    /// Until when it is known who it is.
+    pub(super) known: Option<Instant>,
 }
 
 /// The limits of section `limits` and `chat.heartbeat`.
@@ -131,7 +134,8 @@ impl Clocks {
         // However little it takes at a time.
         let untaken = doing.closing.then(|| (self.heard + 2 * patience.stall, Due::Untaken));
         let paced = doing.paced.map(|until| (until, Due::Paced));
-        [hello, line, idle, alive, stall, dismissal, unserved, untaken, paced]
+        let expired = doing.known.map(|until| (until, Due::Expired));
+        [hello, line, idle, alive, stall, dismissal, unserved, untaken, paced, expired]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -159,6 +163,7 @@ mod tests {
         finishing: false,
         closing: false,
         paced: None,
+        known: None,
     };
 
     #[test]

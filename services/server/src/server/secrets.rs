@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::reload::Reload;
 use crate::telemetry::trace;
@@ -16,6 +17,7 @@ pub(super) struct Secrets {
     pub(super) tracing: (trace::Tracer, trace::Exporting),
     pub(super) secure: Secure,
     pub(super) tokens: Option<admin::Tokens>,
+    pub(super) auth: Auth,
 }
 
 impl Secrets {
@@ -25,7 +27,8 @@ impl Secrets {
         let tracing = trace::start(&config.telemetry.traces, &environment).context("cannot trace")?;
         let secure = Secure::new(config)?;
         let tokens = admin::Tokens::of(&config.admin).context("cannot serve the admin API")?;
-        Ok(Self { tracing, secure, tokens })
+        let auth = Auth::new(&config.auth).context("cannot tell who clients are")?;
+        Ok(Self { tracing, secure, tokens, auth })
     }
 }
 
@@ -73,5 +76,6 @@ fn sources(config: &Config) -> impl Iterator<Item = tls::Source> {
 pub fn faults(config: &Config) -> Vec<String> {
     let of_port = |source| Some(tls::Acceptor::new(&config.tls, &source).err()?.to_string());
     let of_token = admin::Tokens::of(&config.admin).err().map(|error| causes::on_one_line(&error));
-    sources(config).filter_map(of_port).chain(of_token).collect()
+    let of_keys = Auth::new(&config.auth).err().map(|error| causes::on_one_line(&error));
+    sources(config).filter_map(of_port).chain(of_token).chain(of_keys).collect()
 }

@@ -80,7 +80,7 @@ impl State {
             }
             FromServer::Rejected(rejected) => self.rejected(&rejected, now)?,
             FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
-            FromServer::Welcome(_) | FromServer::Pong {} => {}
+            FromServer::Welcome(_) | FromServer::Refreshed { .. } | FromServer::Pong {} => {}
         }
         Ok(())
     }
@@ -161,6 +161,7 @@ impl State {
             LeftReason::Banned => format!("you were banned from {group}{detail}"),
             LeftReason::Closed => format!("{group} was closed{detail}"),
             LeftReason::Deleted => format!("{group} was deleted{detail}"),
+            LeftReason::Forbidden => format!("you may not be in {group} any more{detail}"),
             _ => format!("your membership of {group} ended{detail}"),
         };
         self.events.push(Event::Problem(problem));

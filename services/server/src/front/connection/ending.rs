@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tertulia_protocol::Dialect;
+use tertulia_protocol::{Code, Dialect};
 
 use super::{Phase, Task};
 use crate::front::registry::CloseReason;
+use crate::front::replies::Refused;
 use crate::front::timers::{Doing, Due};
 
 impl Task {
@@ -102,6 +103,7 @@ impl Task {
             finishing: matches!(self.phase, Phase::Finishing(_)),
             closing: matches!(self.phase, Phase::Closing(_)),
             paced: self.paced,
+            known: self.rights.as_ref().and_then(|rights| rights.until).filter(|_| self.may_listen()),
         };
         let Some((deadline, due)) = self.clocks.next(doing, &self.shared.patience) else { return Poll::Pending };
         std::task::ready!(self.timer.poll(deadline, cx));
@@ -118,6 +120,11 @@ impl Task {
                 self.close(CloseReason::WriteStall);
             }
             Due::Paced => self.paced = None,
+            Due::Expired => {
+                let text = "the token has expired; the connection is closed: come back with a new one";
+                self.refuse(Refused::new(Code::Unauthenticated, text));
+                self.finish(CloseReason::Expired);
+            }
             // What it waits for does not come, as where a group cannot be read.
             Due::Unserved => {
                 if let Phase::Finishing(reason) = self.phase {

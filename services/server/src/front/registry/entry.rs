@@ -36,15 +36,17 @@ pub enum CloseReason {
     LineTooLong,
     /// Too many malformed lines.
     Malformed,
-    /// `Hello` was refused.
+    /// `Hello` was refused, or that there was none.
     Hello,
+    /// The token expired with which it was let in.
+    Expired,
     /// The TLS handshake came to nothing.
     Tls,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Client,
         Self::Socket,
         Self::Admin,
@@ -57,6 +59,7 @@ impl CloseReason {
         Self::LineTooLong,
         Self::Malformed,
         Self::Hello,
+        Self::Expired,
         Self::Tls,
     ];
 
@@ -76,6 +79,7 @@ impl CloseReason {
             Self::LineTooLong => "line_too_long",
             Self::Malformed => "malformed",
             Self::Hello => "hello_refused",
+            Self::Expired => "token_expired",
             Self::Tls => "tls",
         }
     }

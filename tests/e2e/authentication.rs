@@ -1,0 +1,298 @@
+//! Clients that prove who they are: tokens, what these allow, until when they count, and those who have none.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use harness::deadline::{PATIENCE, poll_until};
+use harness::metrics::Metrics;
+use harness::{RawClient, Server, ServerOptions};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::extended::{ask, join};
+
+/// Who issues tokens: a file of keys, and what signs.
+struct Issuer {
+    directory: TempDir,
+    key: EncodingKey,
+}
+
+impl Issuer {
+    fn new() -> Result<Self> {
+        let issuer = Self { directory: tempfile::tempdir()?, key: EncodingKey::from_secret(&[b'k'; 32])? };
+        issuer.publish(&issuer.key)?;
+        Ok(issuer)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("keys.json")
+    }
+
+    /// Replaces the file.
+    fn publish(&self, key: &EncodingKey) -> Result<()> {
+        let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(key, Algorithm::HS256)?;
+        let next = self.directory.path().join("next");
+        fs::write(&next, json!({"keys": [jwk]}).to_string())?;
+        Ok(fs::rename(next, self.file())?)
+    }
+
+    /// A server that asks for its tokens.
+    fn server(&self) -> ServerOptions {
+        ServerOptions::new().set("auth.keys_file", self.file().display()).set("auth.leeway", "0s")
+    }
+
+    /// A token of `user` for so many seconds, which says `more` as well.
+    fn token(&self, user: &str, seconds: u64, more: Value) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let mut claims = json!({"sub": user, "exp": now + seconds});
+        if let (Some(claims), Value::Object(more)) = (claims.as_object_mut(), more) {
+            claims.extend(more);
+        }
+        Ok(encode(&Header::new(Algorithm::HS256), &claims, &self.key)?)
+    }
+}
+
+/// A connection with that token, and its `Welcome`.
+async fn welcome(server: &Server, token: &str) -> Result<(RawClient, Value)> {
+    let mut client = server.connector().raw().await?;
+    let hello = json!({"Hello": {"version": 1, "token": token}});
+    let welcome = ask(&mut client, hello, json!({"Welcome": {"version": 1}})).await?;
+    Ok((client, welcome["Welcome"].clone()))
+}
+
+#[tokio::test]
+async fn only_who_shows_a_token_is_let_in_and_is_who_it_says() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = issuer.server().start().await?;
+    let token = issuer.token("ada", 3_600, json!({}))?;
+    let (mut ada, welcome) = welcome(&server, &token).await?;
+    assert_eq!(welcome["user"], "ada");
+    let expires_at = welcome["expires_at"].as_u64().context("no expires_at")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
+    assert!((3_500_000..3_600_001).contains(&(expires_at - now)), "{welcome}");
+    join(&mut ada, "Dogs").await?;
+    let post = json!({"Post": {"group_name": "Dogs", "message": "Woof"}});
+    ada.line(&post.to_string()).await?;
+    ada.expect_json(&json!({"Posted": {"group_name": "Dogs"}})).await?;
+    ada.expect_json(&json!({"Message": {"sender": "ada", "message": "Woof"}})).await?;
+
+    let forged = token.rsplit_once('.').context("no signature")?.0.to_owned() + ".AAAA";
+    for (hello, text) in [
+        (json!({"version": 1, "user": "ada"}), "this server asks for a token in Hello"),
+        (json!({"version": 1}), "this server asks for a token in Hello"),
+        (json!({"version": 1, "token": forged}), "the token's signature is wrong"),
+        (json!({"version": 1, "user": "bob", "token": token}), "the token is of user 'ada', not of 'bob'"),
+        (
+            json!({"version": 1, "token": issuer.token("ada", 0, json!({"exp": 1}))?}),
+            "the token has expired: get a new one",
+        ),
+    ] {
+        let mut stranger = server.connector().raw().await?;
+        let answer = json!({"Rejected": {"code": "unauthenticated", "request": "Hello", "message": text}});
+        ask(&mut stranger, json!({"Hello": hello}), answer).await?;
+        stranger.expect_closed().await?;
+    }
+    // A classic client is told in its own dialect.
+    let mut classic = server.connector().raw().await?;
+    classic.line(r#"{"Join":{"group_name":"Dogs"}}"#).await?;
+    classic.expect(r#"{"Error":"this server asks for a token in Hello"}"#).await?;
+    classic.expect_closed().await?;
+    let metrics = Metrics::scrape(server.http()).await?;
+    assert_eq!(metrics.sum("tertulia_logins_total", &[("way", "token"), ("result", "accepted")]), Some(1.0));
+    assert_eq!(metrics.sum("tertulia_logins_total", &[("result", "refused")]), Some(6.0));
+    assert!(server.log()?.contains("a client does not prove who it is"), "{}", server.log()?);
+    assert!(!server.log()?.contains(&token), "a token is nothing for the log");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_says_which_groups_its_bearer_may_use() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = issuer.server().set("limits.page", 3).start().await?;
+    let (mut all, _) = welcome(&server, &issuer.token("root", 60, json!({}))?).await?;
+    let groups = ["a-secret", "team-1", "team-2", "team-3", "team-4", "x-lobby", "zoo"];
+    for group in groups {
+        join(&mut all, group).await?;
+    }
+    let told = json!({"tertulia": {"read": ["team-*", "x-lobby", "nowhere"], "post": ["x-lobby", "a-secret"]}});
+    let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, told)?).await?;
+    join(&mut ada, "team-1").await?;
+    let refused = |request: &str, group: &str| json!({"Rejected": {"code": "forbidden", "request": request, "group_name": group}});
+    for request in ["Join", "Members", "History"] {
+        for group in ["a-secret", "team", "zoo"] {
+            ask(&mut ada, json!({request: {"group_name": group}}), refused(request, group)).await?;
+        }
+    }
+    let post = |group: &str| json!({"Post": {"group_name": group, "message": "hi", "id": group}});
+    let rejected = json!({"Rejected": {"code": "forbidden", "request": "Post", "group_name": "team-1", "id": "team-1",
+        "message": "You may not post to group 'team-1'"}});
+    ask(&mut ada, post("team-1"), rejected).await?;
+    ask(&mut ada, post("a-secret"), json!({"Posted": {"group_name": "a-secret"}})).await?;
+    // The list goes on where the page before ended, over what is not to be seen.
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = ask(&mut ada, json!({"Groups": {"after": after}}), json!({"Groups": {}})).await?;
+        let names = page["Groups"]["groups"].as_array().context("no groups")?;
+        let names: Vec<String> =
+            names.iter().filter_map(|group| group["group_name"].as_str().map(str::to_owned)).collect();
+        let more = page["Groups"]["more"] == json!(true);
+        assert!(names.len() <= 3 && (!names.is_empty() || !more), "{page}");
+        after = names.last().cloned().unwrap_or_default();
+        seen.extend(names);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(seen, ["team-1", "team-2", "team-3", "team-4", "x-lobby"]);
+    let page = ask(&mut ada, json!({"Groups": {"prefix": "team-2"}}), json!({"Groups": {"more": false}})).await?;
+    assert_eq!(page["Groups"]["groups"].as_array().map(Vec::len), Some(1), "{page}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_token_unless_that_is_refreshed() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = issuer.server().start().await?;
+    let short = issuer.token("ada", 2, json!({}))?;
+    let (mut ends, _) = welcome(&server, &short).await?;
+    let (mut stays, _) = welcome(&server, &short).await?;
+    for client in [&mut ends, &mut stays] {
+        join(client, "Dogs").await?;
+    }
+    let refresh = |token: &str| json!({"Refresh": {"token": token}});
+    let rejected = |text: &str| json!({"Rejected": {"code": "unauthenticated", "request": "Refresh", "message": text}});
+    ask(&mut stays, refresh("nonsense"), rejected("the token is no signed JSON Web Token")).await?;
+    let others = issuer.token("bob", 60, json!({}))?;
+    ask(&mut stays, refresh(&others), rejected("the token is of user 'bob', not of 'ada'")).await?;
+    let answer = ask(&mut stays, refresh(&issuer.token("ada", 60, json!({}))?), json!({"Refreshed": {}})).await?;
+    assert!(answer["Refreshed"]["expires_at"].is_u64(), "{answer}");
+    let over = "the token has expired; the connection is closed: come back with a new one";
+    ends.expect_json(&json!({"Rejected": {"code": "unauthenticated", "message": over}})).await?;
+    ends.expect_closed().await?;
+    // The other one is still there.
+    ask(&mut stays, json!({"Ping": {}}), json!({"Pong": {}})).await?;
+    poll_until(PATIENCE, "one member is left", async || {
+        let group = server.admin("GetGroup", json!({"group_name": "Dogs"})).await?;
+        Ok((group["group"]["members"] != json!(1)).then(|| group.to_string()))
+    })
+    .await?;
+    let metrics = Metrics::scrape(server.http()).await?;
+    assert_eq!(metrics.sum("tertulia_connections_closed_total", &[("reason", "token_expired")]), Some(1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_shows_a_token_that_allows_less_leaves_what_it_may_not_read() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = issuer.server().start().await?;
+    let (mut root, _) = welcome(&server, &issuer.token("root", 60, json!({}))?).await?;
+    let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, json!({}))?).await?;
+    for group in ["Dogs", "Cats"] {
+        join(&mut ada, group).await?;
+    }
+    let less = issuer.token("ada", 60, json!({"tertulia": {"read": ["Cats", "Birds"]}}))?;
+    // What is asked for before it is still granted, or taken back.
+    let lines = [
+        json!({"Join": {"group_name": "Fish"}}),
+        json!({"Refresh": {"token": less}}),
+        json!({"Join": {"group_name": "Birds"}}),
+    ];
+    ada.send(lines.map(|line| format!("{line}\n")).concat()).await?;
+    let (mut left, mut may) = (Vec::new(), false);
+    // The answers are of the owners of different shards.
+    while !may || left.len() < 2 {
+        let line = ada.json().await?;
+        may |= line["Joined"]["group_name"] == "Birds";
+        for (kind, told) in [("Left", "reason"), ("Rejected", "code")] {
+            if line[kind][told] == "forbidden" {
+                left.extend(line[kind]["group_name"].as_str().map(str::to_owned));
+            }
+        }
+    }
+    left.sort();
+    assert_eq!(left, ["Dogs", "Fish"]);
+    for (group, text) in [("Dogs", "not for ada"), ("Fish", "not for ada"), ("Cats", "for ada")] {
+        join(&mut root, group).await?;
+        let post = json!({"Post": {"group_name": group, "message": text}});
+        ask(&mut root, post, json!({"Posted": {"group_name": group}})).await?;
+        root.expect_json(&json!({"Message": {"group_name": group}})).await?;
+    }
+    ada.expect_json(&json!({"Message": {"group_name": "Cats", "message": "for ada"}})).await?;
+    let group = server.admin("ListMembers", json!({"group_name": "Fish"})).await?;
+    assert_eq!(group["members"].as_array().map(Vec::len), Some(1), "{group}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_are_replaced_while_the_server_runs() -> Result<()> {
+    let mut issuer = Issuer::new()?;
+    let server = issuer.server().set("tls.reload_interval", "1h").start().await?;
+    let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, json!({}))?).await?;
+    issuer.key = EncodingKey::from_secret(&[b'n'; 32])?;
+    issuer.publish(&issuer.key)?;
+    server.hang_up()?;
+    server.until_logged("the tokens of clients are held against new keys").await?;
+    welcome(&server, &issuer.token("bob", 60, json!({}))?).await?;
+    // Who was let in before stays.
+    ask(&mut ada, json!({"Ping": {}}), json!({"Pong": {}})).await?;
+    fs::write(issuer.file(), "nonsense")?;
+    server.hang_up()?;
+    server.until_logged("the new keys for the tokens of clients cannot be used").await?;
+    let failing = async || {
+        let metrics = Metrics::scrape(server.http()).await?;
+        let told = metrics.sum("tertulia_auth_keys_reload_failing", &[]);
+        Ok((told != Some(1.0)).then(|| format!("it is {told:?}")))
+    };
+    poll_until(PATIENCE, "the gauge tells", failing).await?;
+    welcome(&server, &issuer.token("eve", 60, json!({}))?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn guests_get_what_is_for_guests() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let options = issuer.server().set("auth.guests", true).set("auth.guest_read", "News*, Lobby");
+    let server = options.set("auth.guest_post", "Lobby").start().await?;
+    let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, json!({}))?).await?;
+    join(&mut ada, "Lobby").await?;
+    // The client of the book knows nothing of all this.
+    let mut guest = server.connector().raw().await?;
+    guest.line(r#"{"Join":{"group_name":"Secrets"}}"#).await?;
+    guest.expect(r#"{"Error":"You may not join or read group 'Secrets'"}"#).await?;
+    guest.line(r#"{"Post":{"group_name":"News","message":"fake"}}"#).await?;
+    guest.expect(r#"{"Error":"You may not post to group 'News'"}"#).await?;
+    guest.line(r#"{"Join":{"group_name":"Lobby"}}"#).await?;
+    guest.line(r#"{"Post":{"group_name":"Lobby","message":"hello?"}}"#).await?;
+    guest.expect(r#"{"Message":{"group_name":"Lobby","message":"hello?"}}"#).await?;
+    let message = ada.expect_json(&json!({"Message": {"group_name": "Lobby", "message": "hello?"}})).await?;
+    assert!(message["Message"]["sender"].as_str().is_some_and(|sender| sender.starts_with("guest-")), "{message}");
+    let mut pretender = server.connector().raw().await?;
+    let text = "this server asks for a token in Hello; without one you may be a guest, and then without a user";
+    let answer = json!({"Rejected": {"code": "unauthenticated", "message": text}});
+    ask(&mut pretender, json!({"Hello": {"version": 1, "user": "ada"}}), answer).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_whose_keys_cannot_be_used_does_not_start() -> Result<()> {
+    let issuer = Issuer::new()?;
+    fs::write(issuer.file(), "{\"keys\":[]}")?;
+    let (status, log) = issuer.server().refused().await?;
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("cannot tell who clients are: there is no key for signatures in"), "{log}");
+    let options = ServerOptions::new().set("auth.guests", true);
+    let (status, log) = options.refused().await?;
+    assert_eq!(status.code(), Some(2));
+    assert!(log.contains("auth.guests") && log.contains("needs auth.keys_file"), "{log}");
+    // What they can be used for otherwise is as before.
+    let server = Server::start().await?;
+    let mut client = crate::extended::hello(&server, "ada").await?;
+    let answer =
+        json!({"Rejected": {"code": "bad_request", "message": "this server asks for no token", "request": "Refresh"}});
+    ask(&mut client, json!({"Refresh": {"token": "x"}}), answer).await?;
+    tokio::time::timeout(Duration::from_secs(30), ask(&mut client, json!({"Ping": {}}), json!({"Pong": {}}))).await??;
+    Ok(())
+}
