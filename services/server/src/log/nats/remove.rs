@@ -97,6 +97,7 @@ impl Core {
             return;
         }
         let (link, clearing, closing) = (self.link.clone(), Arc::clone(&self.clearing), self.closing.clone());
+        let room = Arc::clone(&self.room);
         let subject = self.link.names.group(shard, group);
         self.tasks.spawn(async move {
             let mut pause = AGAIN.0;
@@ -107,6 +108,7 @@ impl Core {
                 }
                 pause = (pause * 2).min(AGAIN.1);
             }
+            room.notify_waiters();
             clearing.lock().unwrap_or_else(PoisonError::into_inner).remove(&(shard, position));
         });
     }
@@ -179,11 +181,14 @@ impl Core {
         known.points.forget_before(place.position);
         known.trimmed = place.position;
         drop(state);
-        let (link, subject) = (self.link.clone(), self.link.names.group(shard, group));
+        let (link, subject, room) = (self.link.clone(), self.link.names.group(shard, group), Arc::clone(&self.room));
         self.tasks.spawn(async move {
             let stream = link.names.stream_of(shard);
-            if let Err(error) = link.purge(stream, &subject, place.position).await {
-                tracing::warn!(shard, %error, "messages that retention let go of still take space");
+            match link.purge(stream, &subject, place.position).await {
+                Ok(()) => room.notify_waiters(),
+                Err(error) => {
+                    tracing::warn!(shard, %error, "messages that retention let go of still take space");
+                }
             }
         });
     }
