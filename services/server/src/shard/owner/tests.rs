@@ -9,7 +9,7 @@ use tertulia_protocol::UserName;
 
 use super::*;
 use crate::log::memory::Memory;
-use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats};
+use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats, now_ms};
 use crate::shard::request::{Admin, Ended, NewPost};
 use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::{Batch, Bounds, Config, Hold, Shards, Target, Term};
@@ -658,7 +658,7 @@ async fn what_is_announced_to_all_groups_waits_for_the_ids_of_all_at_once() {
     let epoch = 1;
     for number in 0..20 {
         let group = GroupName::new(&format!("G{number}")).unwrap();
-        let now = crate::log::now_ms();
+        let now = now_ms();
         let sender = UserName::new("eve").unwrap();
         let record = crate::log::Record { seq: 1, at: now, sender, id: None, message: "x".into() };
         let batch = Batch { group: group.clone(), epoch, records: vec![record] };
