@@ -221,10 +221,10 @@ fn check_finished(group: &GroupName, writer: &Writer<'_>) -> Result<(), AppendEr
 }
 
 /// So that a removal goes on when who asked for it does not wait.
-pub(super) async fn finish<T: Send + 'static>(
+pub(super) async fn finish<T: Send + 'static, E: From<AppendError> + Send + 'static>(
     core: Arc<Core>,
-    work: impl Future<Output = Result<T, AppendError>> + Send + 'static,
-) -> Result<T, AppendError> {
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
     let task = core.tasks.spawn(work);
     task.await.map_err(|error| unavailable(format!("the task that changed the log ended: {error}")))?
 }
