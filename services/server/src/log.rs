@@ -29,6 +29,16 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How many epochs there are of one millisecond.
+pub(crate) const EPOCHS_OF_A_MOMENT: u64 = 1024;
+
+/// An epoch for what begins now: milliseconds since 1970 in the upper bits and chance in the lower ten. It differs over restarts, and stays
+/// below 2^53.
+pub(crate) fn epoch_of_now() -> u64 {
+    let chance = crate::random::number() % EPOCHS_OF_A_MOMENT;
+    now_ms().saturating_mul(EPOCHS_OF_A_MOMENT).saturating_add(chance)
+}
+
 /// One message of a group, as it is kept and delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -367,6 +377,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn epochs_tell_their_moment_and_differ_within_it() {
+        let before = now_ms();
+        let epochs: Vec<u64> = (0..64).map(|_| epoch_of_now()).collect();
+        let mut moments = epochs.iter().map(|epoch| epoch / EPOCHS_OF_A_MOMENT);
+        assert!(moments.all(|moment| (before..=now_ms()).contains(&moment)), "{before}: {epochs:?}");
+        let chances = epochs.iter().map(|epoch| epoch % EPOCHS_OF_A_MOMENT);
+        assert!(chances.collect::<std::collections::HashSet<_>>().len() > 1, "{epochs:?}");
+        assert!(epochs.iter().all(|epoch| *epoch < 1 << 53));
+    }
 
     proptest! {
         #[test]

@@ -115,7 +115,7 @@ struct Core {
     /// Ends of groups of which JetStream is being asked to remove what is left: shard and position.
     clearing: Arc<Mutex<HashSet<(u16, u64)>>>,
     /// Told when something was removed, or JetStream holds less than before.
-    room: Notify,
+    room: Arc<Notify>,
     trouble: Arc<Trouble>,
     lineage: Lineage,
     lost: broadcast::Sender<u16>,
@@ -232,7 +232,7 @@ impl Nats {
             metrics: Metrics::new(),
             removed: Removed::new(),
             clearing: Arc::default(),
-            room: Notify::new(),
+            room: Arc::default(),
         });
         core.tasks.spawn(health::watch(Arc::clone(&core)));
         core.tasks.spawn(room::watch(Arc::clone(&core), config.storage, Room::new()));

@@ -20,7 +20,7 @@ use super::handle::Shared;
 use super::request::{JoinFrom, Posts, Request};
 use super::session::{Event, Joined, RETRY_SOON, Session, Stored};
 use crate::log::clock::{TakenIn, taken_in, taken_in_ms};
-use crate::log::now_ms;
+use crate::log::epoch_of_now;
 
 mod admin;
 mod append;
@@ -436,12 +436,9 @@ impl Owner {
         self.newest_epoch = self.newest_epoch.max(epoch);
     }
 
-    /// Milliseconds since 1970 in the upper bits and chance in the lower ten: grows within an owner, differs over restarts,
-    /// and stays below 2^53.
+    /// Grows within an owner.
     fn next_epoch(&mut self) -> u64 {
-        use std::hash::BuildHasher;
-        let chance = std::hash::RandomState::new().hash_one(self.shard) % 1024;
-        self.newest_epoch = (now_ms() * 1024 + chance).max(self.newest_epoch + 1);
+        self.newest_epoch = epoch_of_now().max(self.newest_epoch + 1);
         self.newest_epoch
     }
 

@@ -9,12 +9,10 @@ use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::record::DecodeError;
 use super::table::{GROUPS, META, Row, TableError, Tables, meta};
-use crate::log::now_ms;
+use crate::log::{EPOCHS_OF_A_MOMENT, epoch_of_now};
 
 /// Rows that are held in memory at a time.
 const ROWS: usize = 4096;
-/// Epochs of one moment, as the shards make them: milliseconds in the upper bits, chance in the lower ten.
-const OF_A_MOMENT: u64 = 1024;
 
 /// From now on there is no commit log beside the tables, and none is missed; the next start [renews](renew_epochs) the epochs.
 pub(crate) fn set_apart(tables: &Tables) -> Result<(), TableError> {
@@ -33,8 +31,8 @@ pub(crate) fn renew_epochs(tables: &Tables) -> Result<u64, TableError> {
     if tables.number(meta::IN_USE)? > 0 || tables.number(meta::RENEWED)? > 0 || tables.count()? == 0 {
         return Ok(0);
     }
-    let chance = crate::random::number() % OF_A_MOMENT;
-    let now = now_ms().saturating_mul(OF_A_MOMENT).saturating_add(chance);
+    let now = epoch_of_now();
+    let chance = now % EPOCHS_OF_A_MOMENT;
     tables.write(|transaction| {
         let mut groups = transaction.open_table(GROUPS)?;
         let mut last: Option<String> = None;

@@ -97,6 +97,7 @@ impl Core {
             return;
         }
         let (link, clearing, closing) = (self.link.clone(), Arc::clone(&self.clearing), self.closing.clone());
+        let room = Arc::clone(&self.room);
         let subject = self.link.names.group(shard, group);
         self.tasks.spawn(async move {
             let mut pause = AGAIN.0;
@@ -107,6 +108,7 @@ impl Core {
                 }
                 pause = (pause * 2).min(AGAIN.1);
             }
+            room.notify_waiters();
             clearing.lock().unwrap_or_else(PoisonError::into_inner).remove(&(shard, position));
         });
     }
@@ -179,11 +181,14 @@ impl Core {
         known.points.forget_before(place.position);
         known.trimmed = place.position;
         drop(state);
-        let (link, subject) = (self.link.clone(), self.link.names.group(shard, group));
+        let (link, subject, room) = (self.link.clone(), self.link.names.group(shard, group), Arc::clone(&self.room));
         self.tasks.spawn(async move {
             let stream = link.names.stream_of(shard);
-            if let Err(error) = link.purge(stream, &subject, place.position).await {
-                tracing::warn!(shard, %error, "messages that retention let go of still take space");
+            match link.purge(stream, &subject, place.position).await {
+                Ok(()) => room.notify_waiters(),
+                Err(error) => {
+                    tracing::warn!(shard, %error, "messages that retention let go of still take space");
+                }
             }
         });
     }
@@ -216,10 +221,10 @@ fn check_finished(group: &GroupName, writer: &Writer<'_>) -> Result<(), AppendEr
 }
 
 /// So that a removal goes on when who asked for it does not wait.
-pub(super) async fn finish<T: Send + 'static>(
+pub(super) async fn finish<T: Send + 'static, E: From<AppendError> + Send + 'static>(
     core: Arc<Core>,
-    work: impl Future<Output = Result<T, AppendError>> + Send + 'static,
-) -> Result<T, AppendError> {
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
     let task = core.tasks.spawn(work);
     task.await.map_err(|error| unavailable(format!("the task that changed the log ended: {error}")))?
 }

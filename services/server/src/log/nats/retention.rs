@@ -14,6 +14,7 @@ use super::fence::decode;
 use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
+use super::remove::finish;
 use crate::log::clock::Clock;
 use crate::log::{AppendError, Head, Record};
 
@@ -81,7 +82,7 @@ impl Core {
         begins
     }
 
-    async fn remove_bytes(&self, shard: u16, group: &GroupName) -> Result<(), Kept> {
+    async fn remove_bytes(self: &Arc<Self>, shard: u16, group: &GroupName) -> Result<(), Kept> {
         let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
         let gone = known.bytes.saturating_sub(self.rules.of(group.as_str()).bytes);
         // The newest stays, however large it is.
@@ -104,14 +105,26 @@ impl Core {
     }
 
     /// Removes what is before the floor of a life. A later life, which has begun since, is left alone.
-    async fn remove_through(&self, shard: u16, group: &GroupName, epoch: u64, floor: u64) -> Result<(), Kept> {
+    async fn remove_through(
+        self: &Arc<Self>,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        floor: u64,
+    ) -> Result<(), Kept> {
         // Who changes it may do so for as long as NATS does not answer, or has no room; and room is what is made here, also of other shards.
         let longest = 2 * self.link.timeout;
-        let remover = tokio::time::timeout(longest, self.shard(shard).locks.remover()).await;
-        let mut remover = remover.map_err(|_| Kept::Busy(longest))?;
-        let removed = self.purge_life(shard, group, Some(epoch), floor.saturating_sub(1), &mut remover).await?;
-        self.removed.retention.increment(removed);
-        Ok(())
+        let (core, group) = (Arc::clone(self), group.clone());
+        let removing = async move {
+            let remover = tokio::time::timeout(longest, core.shard(shard).locks.remover()).await;
+            let mut remover = remover.map_err(|_| Kept::Busy(longest))?;
+            let removed = core.purge_life(shard, &group, Some(epoch), floor.saturating_sub(1), &mut remover).await?;
+            core.removed.retention.increment(removed);
+            Ok(())
+        };
+        // So may this itself. It is waited for no longer, and goes on: nothing else may change the shard before it is known how it ended.
+        let removed = tokio::time::timeout(2 * longest, finish(Arc::clone(self), removing)).await;
+        removed.unwrap_or(Err(Kept::Busy(2 * longest)))
     }
 
     /// Looks at the groups of our shards again and again, for messages that are too old.
@@ -127,7 +140,7 @@ impl Core {
     }
 
     /// Removes what is too old at the time `now`, from all groups of our shards.
-    pub(super) async fn remove_all_old(&self, now: u64) {
+    pub(super) async fn remove_all_old(self: &Arc<Self>, now: u64) {
         for shard in 0..self.shards.len() {
             let shard = u16::try_from(shard).unwrap_or(u16::MAX);
             let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
@@ -145,7 +158,7 @@ impl Core {
     }
 
     /// Removes what is too old at the time `now`.
-    async fn remove_old(&self, shard: u16, group: &GroupName, now: u64) -> Result<(), Kept> {
+    async fn remove_old(self: &Arc<Self>, shard: u16, group: &GroupName, now: u64) -> Result<(), Kept> {
         let age = self.rules.of(group.as_str()).age;
         if age.is_zero() {
             return Ok(());

@@ -48,6 +48,11 @@ async fn take(log: &Nats) {
     taken.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
 }
 
+/// Waits until those who wait for room are told that something was removed.
+async fn told_of_room(room: impl Future<Output = ()>) {
+    tokio::time::timeout(PATIENCE, room).await.expect("nobody is told that there may be room");
+}
+
 /// Waits until the log says that it can be written.
 async fn well(log: &Nats) {
     let begun = tokio::time::Instant::now();

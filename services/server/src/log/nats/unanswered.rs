@@ -109,6 +109,9 @@ impl Core {
     }
 
     /// Puts another message of ours on the fence after the one at `fence`, however long that takes; no answer means that the log is closed.
+    ///
+    /// Nobody may remove something between the attempts: what says so would be sent under a fence of which it is not known whether it is the last
+    /// one still. Nor would it make room where there is none: it takes as much as a message on the fence.
     async fn move_fence(&self, shard: u16, fence: u64, takeover: &str) -> Result<u64, Unread> {
         let mut patience = Patience::new();
         self.shard(shard).state().is_claiming = true;

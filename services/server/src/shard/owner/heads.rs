@@ -18,7 +18,7 @@ use crate::shard::request::Request;
 
 /// Groups about which the log is asked at a time.
 const AT_ONCE: usize = 128;
-/// After so long an answer is missed: the log is silent, whatever the group.
+/// After so long an answer is missed: the log is silent, or what it has of that group cannot be read.
 const LATE: Duration = Duration::from_millis(250);
 /// For so long what the log told holds for those who wait already.
 const FRESH: Duration = Duration::from_millis(100);
@@ -27,30 +27,31 @@ const FRESH: Duration = Duration::from_millis(100);
 pub(super) struct Found {
     pub(super) name: GroupName,
     pub(super) outcome: Result<(Option<Head>, Option<Page>), ReadError>,
-    /// Whether that is an error because the log is silent.
+    /// Whether that is an error that was waited for so long that others are not to wait for the next.
     is_late: bool,
 }
 
 impl Found {
     fn unasked(name: GroupName) -> Self {
-        let outcome = Err(ReadError { reason: "it was not asked, since others were not answered".to_owned() });
-        Self { name, outcome, is_late: true }
+        let outcome = Err(ReadError { reason: "it was not asked, so soon after there was no answer".to_owned() });
+        Self { name, outcome, is_late: false }
     }
 }
 
-/// Asks about groups, each with the newest message that is known of it. Where the log is silent, it is not asked about the others.
+/// Asks about groups, each with the newest message that is known of it. Once an answer is late, the log is not asked about those that it was not
+/// asked about by then.
 pub(super) async fn find(log: Arc<dyn Log>, shard: u16, sought: Vec<(GroupName, u64)>) -> Vec<Found> {
-    let is_silent = Arc::new(AtomicBool::new(false));
+    let is_any_late = Arc::new(AtomicBool::new(false));
     let finding = sought.into_iter().map(|(name, known)| {
-        let (log, is_silent) = (Arc::clone(&log), Arc::clone(&is_silent));
+        let (log, is_any_late) = (Arc::clone(&log), Arc::clone(&is_any_late));
         async move {
-            if is_silent.load(Ordering::Relaxed) {
+            if is_any_late.load(Ordering::Relaxed) {
                 return Found::unasked(name);
             }
             let begun = Instant::now();
             let outcome = find_one(&*log, shard, &name, known).await;
             let is_late = outcome.is_err() && begun.elapsed() >= LATE;
-            is_silent.fetch_or(is_late, Ordering::Relaxed);
+            is_any_late.fetch_or(is_late, Ordering::Relaxed);
             Found { name, outcome, is_late }
         }
     });
@@ -80,6 +81,8 @@ pub(super) struct Ahead {
     pub(super) has_asked: bool,
     /// Until then it is not asked again, for it is silent.
     silent_until: Option<Instant>,
+    /// The groups whose heads were waited for in vain last, and until when they are not asked for again.
+    late: HashMap<GroupName, Instant>,
     /// The group whose ids were waited for in vain last, and until when they are not asked for again.
     slow: Option<(GroupName, Instant)>,
 }
@@ -143,21 +146,28 @@ impl Owner {
         }
     }
 
-    /// Asks where groups are that are not in memory, unless the log is silent.
+    /// Asks where groups are that are not in memory, unless the log is silent, or was asked about them in vain a moment ago.
     pub(super) async fn ask(&mut self, names: HashSet<GroupName>) -> Vec<Found> {
         if self.ahead.is_silent() {
             return names.into_iter().map(Found::unasked).collect();
         }
         let begun = Instant::now();
-        let sought = names.into_iter().map(|name| (name, u64::MAX)).collect();
-        let found = find(Arc::clone(&self.shared.log), self.shard, sought).await;
+        self.ahead.late.retain(|_, until| begun < *until);
+        let (late, asked): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| self.ahead.late.contains_key(name));
+        let sought = asked.into_iter().map(|name| (name, u64::MAX)).collect();
+        let mut found = find(Arc::clone(&self.shared.log), self.shard, sought).await;
         if found.iter().any(|found| found.is_late) {
-            // Where it told of others it is not silent: that of one it does not is of that one alone.
-            if found.iter().all(|found| found.outcome.is_err()) {
-                self.is_silent_for(begun.elapsed());
+            let (took, is_none_told) = (begun.elapsed(), found.iter().all(|found| found.outcome.is_err()));
+            let late = found.iter().filter(|found| found.is_late).map(|found| found.name.clone());
+            self.ahead.late.extend(late.map(|name| (name, Instant::now() + took)));
+            // Where it told of others, that of one it does not is of that one alone. Of two it is not: an engine may know of the others what it
+            // tells without asking.
+            if is_none_told || self.ahead.late.len() > 1 {
+                self.is_silent_for(took);
             }
             self.notice_cut_off();
         }
+        found.extend(late.into_iter().map(Found::unasked));
         found
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::proxy::Proxy;
 use super::writer::{Writer, content, judge, shard_of};
-use super::{Config, ELECTIONS, PATIENCE, Servers, config, open, open_and_take, well};
+use super::{Config, ELECTIONS, PATIENCE, Servers, config, open, open_and_take, told_of_room, well};
 use crate::log::conformance::batch;
 use crate::log::nats::message::Kind;
 use crate::log::{AppendError, Head, Log};
@@ -246,8 +246,10 @@ async fn what_is_left_of_a_deleted_group_goes_though_the_question_is_lost() {
     let TwoWriters { _servers, proxy, log, other, group, shard } = TwoWriters::new().await;
     log.append(shard, vec![batch("Dogs", 7, 1, 4)]).await.unwrap();
     proxy.lose_next("STREAM.PURGE");
+    let room = log.core.room.notified();
     assert!(log.delete(shard, &group).await.unwrap());
     until_nothing_is_left(&log, shard, &group).await;
+    told_of_room(room).await;
     // Or the node is lost with it: whoever has the shard next finds the end of the group, and does what is left to do.
     log.append(shard, vec![batch("Dogs", 8, 1, 4)]).await.unwrap();
     let known = log.core.known(shard, &group).await.unwrap().unwrap();

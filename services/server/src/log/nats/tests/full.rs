@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::{self, stream};
 
+use super::proxy::Proxy;
 use super::*;
 use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::conformance::{ALL, batch, group, record};
@@ -278,6 +279,38 @@ async fn retention_does_not_wait_for_a_shard_whose_change_does_not_end() {
     drop(changing);
     log.core.remove_all_old(later()).await;
     assert!(is_empty(&log, SHARD, "one-0").await && is_empty(&log, SHARD, "other-0").await);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_for_a_removal_of_its_own_that_nats_does_not_answer() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let config = Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) };
+    let log = Nats::open(&config, &aging(), SHARDS, "a").await.unwrap();
+    take(&log).await;
+    for shard in [SHARD, SHARD + 1] {
+        log.append(shard, vec![aging_batch("one")]).await.unwrap();
+    }
+    // All that is stored there names it.
+    proxy.lose_all(Some(log.core.link.names.fence(SHARD)));
+    let removing = async {
+        while !is_empty(&log, SHARD + 1, "one").await {
+            log.core.remove_all_old(later()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing).await.expect("it goes on with other shards");
+    assert!(proxy.lost() > 0 && !is_empty(&log, SHARD, "one").await);
+    assert!(log.core.shard(SHARD).locks.writer_now().is_none(), "how it ended is still being found out");
+    proxy.lose_all(None);
+    let removing = async {
+        while !is_empty(&log, SHARD, "one").await {
+            log.core.remove_all_old(later()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing).await.expect("it is removed once NATS answers");
     log.close().await;
 }
 

@@ -19,6 +19,8 @@ struct State {
     cuts: AtomicUsize,
     /// What is in a question that is to be lost.
     losing: Mutex<Option<&'static str>>,
+    /// What is in all that are.
+    losing_all: Mutex<Option<String>>,
     lost: AtomicUsize,
 }
 
@@ -26,7 +28,9 @@ impl State {
     /// Whether this is to be lost.
     fn loses(&self, bytes: &[u8]) -> bool {
         let mut losing = self.losing.lock().unwrap();
-        let is_lost = losing.take_if(|what| contains(bytes, what.as_bytes())).is_some();
+        let is_next = losing.take_if(|what| contains(bytes, what.as_bytes())).is_some();
+        let losing_all = self.losing_all.lock().unwrap();
+        let is_lost = is_next || losing_all.as_ref().is_some_and(|what| contains(bytes, what.as_bytes()));
         self.lost.fetch_add(usize::from(is_lost), Ordering::SeqCst);
         is_lost
     }
@@ -66,6 +70,11 @@ impl Proxy {
     /// Loses the next question with this text, and whatever is sent along with it; the connection stays.
     pub(crate) fn lose_next(&self, what: &'static str) {
         *self.state.losing.lock().unwrap() = Some(what);
+    }
+
+    /// Loses all questions with this text, and whatever is sent along with them, or none any more; the connection stays.
+    pub(crate) fn lose_all(&self, what: Option<String>) {
+        *self.state.losing_all.lock().unwrap() = what;
     }
 
     /// How many were lost.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config};
+use super::{Config, EVERYTHING, Nats, SHARDS, Servers, config, told_of_room};
 use crate::log::config::{RetentionOverride, RetentionOverrides};
 use crate::log::conformance::{ALL, batch, group, record};
 use crate::log::retention::Rules;
@@ -41,9 +41,11 @@ async fn the_newest_messages_are_kept_to_the_record_and_the_rest_goes() {
     let servers = Servers::start(1, "").await;
     let config = Config { streams: 1, ..config(&servers.urls()) };
     let log = open(&config, Retention { messages: 1_000, ..EVERYTHING }).await;
+    let room = log.core.room.notified();
     for round in 0..200 {
         log.append(0, vec![batch("Dogs", 7, 50 * round + 1, 50 * round + 50)]).await.unwrap();
     }
+    told_of_room(room).await;
     let page = oldest(&log).await;
     assert_eq!((page.head.first, page.head.seq, page.records.len()), (9_001, 10_000, 1_000));
     assert_eq!(page.records[0], record(9_001));

@@ -95,6 +95,60 @@ async fn a_silent_log_is_waited_for_once() {
     world.join_group(&name(0), &bob).await.unwrap();
 }
 
+/// Joins these groups, so that the one who looks for the first sees that the others are waited for; answers how it went.
+async fn join_together(world: &World, groups: &[&str]) -> Vec<Event> {
+    let mut sessions = Vec::new();
+    for (number, group) in (200..).zip(groups) {
+        let (group, session) = (GroupName::new(group).unwrap(), session(number, "ada"));
+        let join = Request::Join { group, session: Arc::clone(&session), from: JoinFrom::Now };
+        assert!(world.shards.send(0, join).await);
+        sessions.push(session);
+    }
+    let mut told = Vec::new();
+    for session in sessions {
+        told.push(next_event(&session.inbox).await);
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_log_is_silent_is_not_hidden_by_heads_that_are_known_without_asking() {
+    for (silent, seconds) in [(&["K1", "G1", "G2"], 2), (&["K1", "K2", "G1"], 4)] {
+        let world = world();
+        world.mood(SILENT);
+        let begun = tokio::time::Instant::now();
+        let told = join_together(&world, silent).await;
+        let joined = told.iter().filter(|told| matches!(told, Event::Joined(_))).count();
+        assert_eq!(joined, silent.iter().filter(|name| name.starts_with(KNOWN)).count(), "{told:?}");
+        // One that is not told may be damaged; of two it is the log.
+        for others in [["K3", "G3"], ["K4", "G4"], ["K5", "G5"]] {
+            let told = join_together(&world, &others).await;
+            assert!(matches!(told[1], Event::JoinRefused { .. }), "{told:?}");
+        }
+        let took = begun.elapsed();
+        assert!(took <= Duration::from_secs(seconds), "{silent:?}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_for_a_group_that_is_not_told_keeps_nobody_waiting() {
+    let world = world();
+    world.mood(FAR);
+    *world.log.0.damaged.lock().unwrap() = Some(name(1));
+    let told = join_together(&world, &["G1", "G2"]).await;
+    assert!(matches!(told[..], [Event::JoinRefused { .. }, Event::Joined(_)]), "{told:?}");
+    let begun = tokio::time::Instant::now();
+    let bob = session(101, "bob");
+    assert!(matches!(world.join_group(&name(1), &bob).await, Err(Refusal::Unavailable { .. })));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // Nor are others refused for it.
+    world.join_group(&name(3), &bob).await.unwrap();
+    assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+    *world.log.0.damaged.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.join_group(&name(1), &bob).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_group_that_cannot_be_read_is_not_taken_for_a_silent_log() {
     let world = world();
