@@ -76,8 +76,8 @@ pub(crate) enum Error {
     #[error("no TLS connection to {address}: {cause}; {advice}")]
     Handshake { address: String, cause: io::Error, advice: String },
     /// The connection came to nothing.
-    #[error("the connection to {address} failed: {cause}{}", if *.is_in_the_clear { "; https:// in --address, or --ca, speaks TLS, if that is spoken there" } else { "" })]
-    Connection { address: String, is_in_the_clear: bool, cause: String },
+    #[error("the connection to {address} failed: {cause}{advice}")]
+    Connection { address: String, cause: String, advice: &'static str },
     /// The answer did not come in time.
     #[error("no answer from {address} within {} (--timeout): what was asked for may be done or not", humantime::format_duration(*limit))]
     Slow { address: String, limit: Duration },

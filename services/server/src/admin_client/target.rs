@@ -26,6 +26,8 @@ pub(super) struct Target {
     pub(super) port: u16,
     /// `None`: without TLS.
     pub(super) security: Option<Security>,
+    /// Whether the server is shown a certificate.
+    shows_certificate: bool,
     /// Presents a token.
     pub(super) authorization: Option<AsciiMetadataValue>,
     token_file: Option<PathBuf>,
@@ -58,7 +60,9 @@ impl Target {
         let security = security.map(|security| identified(security, options)).transpose()?;
         let authorization = token_file.map(authorization).transpose()?;
         let token_file = token_file.map(Path::to_owned);
-        Ok(Self { host: place.host, port: place.port, security, authorization, token_file, advice })
+        let shows_certificate = options.cert.is_some();
+        let Place { host, port, .. } = place;
+        Ok(Self { host, port, security, shows_certificate, authorization, token_file, advice })
     }
 
     /// Where it is, for people and for the `:authority` of requests.
@@ -80,8 +84,16 @@ impl Target {
         Error::Refused { code: status.code(), message: status.message().to_owned(), advice }
     }
 
+    /// The connection came to nothing; why the server ended it is seldom told.
     pub(super) fn broken(&self, cause: String) -> Error {
-        Error::Connection { address: self.address(), is_in_the_clear: self.security.is_none(), cause }
+        let advice = match self.security {
+            None => "; if TLS is spoken there, say https:// in --address, or --ca",
+            Some(_) if !self.shows_certificate => {
+                "; if callers must show a certificate there, --cert and --key name one"
+            }
+            Some(_) => "",
+        };
+        Error::Connection { address: self.address(), cause, advice }
     }
 }
 
