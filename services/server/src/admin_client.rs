@@ -139,7 +139,7 @@ async fn carry_out(call: &Call, mut request: DynamicMessage, target: &Target, op
     let mut link = timeout(limit, Link::open(target)).await.map_err(slow)??;
     if call.is_streaming() {
         let mut answers = timeout(limit, link.stream(call, request)).await.map_err(slow)??;
-        while let Some(answer) = answers.message().await.map_err(|status| target.failure(&status))? {
+        while let Some(answer) = answers.message().await.map_err(|status| target.interruption(&status))? {
             print(|line| serde_json::to_writer(line, &answer))?;
         }
         return Ok(());

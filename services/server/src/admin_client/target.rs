@@ -70,7 +70,7 @@ impl Target {
         authority(&self.host, self.port)
     }
 
-    /// What a call failed of: the server refused, or it was not reached.
+    /// What a call failed of: the server refused, or did not say a word.
     pub(super) fn failure(&self, status: &Status) -> Error {
         // What the server says comes without a cause.
         if let Some(cause) = status.source() {
@@ -82,6 +82,14 @@ impl Target {
             _ => String::new(),
         };
         Error::Refused { code: status.code(), message: status.message().to_owned(), advice }
+    }
+
+    /// What answers ended with that had begun well.
+    pub(super) fn interruption(&self, status: &Status) -> Error {
+        match self.failure(status) {
+            Error::Connection { address, cause, .. } => Error::Connection { address, cause, advice: "" },
+            other => other,
+        }
     }
 
     /// The connection came to nothing; why the server ended it is seldom told.
