@@ -654,6 +654,8 @@ class Chart(unittest.TestCase):
             self.assertIn(wanted, notes)
             self.assertIn("release-tertulia.chat:8088", notes)
             self.assertIn("port-forward release-tertulia-0 8089:", notes)
+            # Whoever has to show a certificate has none in the pod.
+            self.assertEqual("exec release-tertulia-0 -- tertulia-server admin ListGroups\n" in notes, values != "tls")
 
     def test_packages(self):
         with tempfile.TemporaryDirectory() as folder:
