@@ -201,6 +201,9 @@ struct Options {
     /// Where chat clients connect
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     chat: Option<String>,
+    /// The file with the keys of the tokens that chat clients show: a JWK Set, or public keys in PEM
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
+    auth_keys_file: Option<String>,
     /// Where the admin API listens
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     admin: Option<String>,
@@ -307,6 +310,7 @@ impl Options {
         let insecure = self.admin_insecure.then(|| "true".to_owned());
         let flags = [
             ("--chat", "chat.address", &self.chat),
+            ("--auth-keys-file", "auth.keys_file", &self.auth_keys_file),
             ("--admin", "admin.address", &self.admin),
             ("--admin-token-file", "admin.token_file", &self.admin_token_file),
             ("--admin-insecure", "admin.insecure", &insecure),
