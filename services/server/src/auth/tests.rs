@@ -154,7 +154,7 @@ fn a_token_that_is_not_right_proves_nothing_and_is_told_why() {
     for wrong in [json!({"exp": null}), json!({"exp": "tomorrow"}), json!({"exp": -1.5})] {
         assert_eq!(fault(token(wrong)), Fault::Claim("exp".to_owned()));
     }
-    assert_eq!(fault(token(json!({"sub": ["ada"]}))), Fault::Claim("sub".to_owned()));
+    assert!(matches!(fault(token(json!({"sub": ["ada"]}))), Fault::Claims(_)));
     assert_eq!(fault(token(json!({"nbf": now() + 30}))), Fault::Early);
     assert!(matches!(fault(token(json!({"sub": "@system"}))), Fault::Subject(_)));
     assert!(matches!(fault(token(json!({"sub": ""}))), Fault::Subject(_)));

@@ -41,6 +41,9 @@ pub enum Fault {
     /// Something is missing.
     #[error("the token has no '{0}', or not one of the right form")]
     Claim(String),
+    /// They are no object, or one of RFC 7519 is of another form.
+    #[error("the token's claims cannot be read: {0}")]
+    Claims(String),
     /// Its `sub` cannot be a user here.
     #[error("the token's 'sub' cannot be a user here: {0}")]
     Subject(NameError),
@@ -140,6 +143,8 @@ fn fault(kind: ErrorKind) -> Fault {
         ErrorKind::InvalidAudience => Fault::Audience,
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => Fault::Claim(claim),
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => Fault::UnknownKey,
+        // The signature is right, so this is of whoever issues tokens.
+        ErrorKind::Json(error) => Fault::Claims(error.to_string()),
         _ => Fault::Malformed,
     }
 }
