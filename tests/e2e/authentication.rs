@@ -311,7 +311,7 @@ async fn keys_are_replaced_while_the_server_runs() -> Result<()> {
     server.until_logged("the new keys for the tokens of clients cannot be used").await?;
     let failing = async || {
         let metrics = Metrics::scrape(server.http()).await?;
-        let told = metrics.sum("tertulia_auth_keys_reload_failing", &[]);
+        let told = metrics.sum("tertulia_auth_reload_failing", &[("file", "keys")]);
         Ok((told != Some(1.0)).then(|| format!("it is {told:?}")))
     };
     poll_until(PATIENCE, "the gauge tells", failing).await?;
@@ -343,7 +343,7 @@ async fn guests_get_what_is_for_guests() -> Result<()> {
     let message = ada.expect_json(&json!({"Message": {"group_name": "Lobby", "message": "hello?"}})).await?;
     assert!(message["Message"]["sender"].as_str().is_some_and(|sender| sender.starts_with("guest-")), "{message}");
     let mut pretender = server.connector().raw().await?;
-    let text = "this server asks for a token in Hello; without one you may be a guest, and then without a user";
+    let text = "this server asks for a token in Hello; otherwise you may be a guest, and then without a user";
     let answer = json!({"Rejected": {"code": "unauthenticated", "message": text}});
     ask(&mut pretender, json!({"Hello": {"version": 1, "user": "ada"}}), answer).await?;
     Ok(())

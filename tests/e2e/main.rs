@@ -16,6 +16,7 @@ mod loadgen;
 mod many_groups;
 mod minimal;
 mod order;
+mod passwords;
 mod proxied;
 mod reconnecting;
 mod resume;

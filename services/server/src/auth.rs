@@ -1,28 +1,34 @@
 //! Who a connection is, and what it may do: one function decides.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use ::metrics::gauge;
 use tertulia_protocol::extended::Hello;
 use tertulia_protocol::{Code, NameError, NameRules, UserName};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::reload::{Looks, follow};
+use crate::reload::{Looks, Reload, follow};
 
 pub mod config;
 mod groups;
+mod hash;
 mod keys;
 pub mod metrics;
+mod passwords;
 mod token;
+mod users;
 
 pub use config::Config;
 pub use groups::{Error as GroupsError, Groups, Part};
-pub use keys::Error;
+pub use passwords::{BadPassword, Login, hash_of};
 pub use token::Fault;
 
 use keys::Keys;
-use metrics::{Metrics, Way};
+use metrics::{File, Metrics, Way};
+use passwords::Passwords;
 use token::Rules;
 
 /// Whom the server takes a client for.
@@ -49,6 +55,26 @@ pub struct Rights {
     pub is_guest: bool,
 }
 
+/// Whether it is known who a client is.
+#[derive(Debug)]
+pub enum Decision {
+    /// It is.
+    Known(Principal),
+    /// Its password has to be checked first.
+    Login(Login),
+}
+
+/// What clients prove with who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A token.
+    Token,
+    /// A password.
+    Password,
+    /// Either.
+    Any,
+}
+
 /// Why a client was not let in. The text is fit for whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -56,11 +82,29 @@ pub enum Refused {
     #[error("{0}")]
     BadUserName(#[from] NameError),
     /// It proves nothing.
-    #[error("this server asks for a token in Hello")]
-    Unproven,
+    #[error("this server asks for {0} in Hello")]
+    Unproven(Proof),
     /// Guests do not choose their names.
-    #[error("this server asks for a token in Hello; without one you may be a guest, and then without a user")]
-    UnprovenName,
+    #[error("this server asks for {0} in Hello; otherwise you may be a guest, and then without a user")]
+    UnprovenName(Proof),
+    /// It proves it twice, and one of both may be wrong.
+    #[error("give a token or a password, not both")]
+    Both,
+    /// There are no keys.
+    #[error("this server takes no tokens")]
+    NoTokens,
+    /// There are no users.
+    #[error("this server takes no passwords")]
+    NoPasswords,
+    /// It is not said whose the password is.
+    #[error("give the user too whose password it is")]
+    PasswordAlone,
+    /// It is no user's.
+    #[error("a password has at most {} bytes", passwords::LONGEST)]
+    LongPassword,
+    /// It is another one, or there is no such user: which, is nobody's business.
+    #[error("user and password do not match")]
+    Mismatch,
     /// The token proves nothing.
     #[error("{0}")]
     Token(#[from] Fault),
@@ -86,10 +130,38 @@ impl Refused {
     pub fn code(&self) -> Code {
         match self {
             Self::BadUserName(_) => Code::BadUserName,
-            Self::NoToken | Self::Guest => Code::BadRequest,
-            Self::Unproven | Self::UnprovenName | Self::Token(_) | Self::OtherUser { .. } => Code::Unauthenticated,
+            Self::NoToken | Self::Guest | Self::Both | Self::PasswordAlone => Code::BadRequest,
+            Self::Unproven(_)
+            | Self::UnprovenName(_)
+            | Self::NoTokens
+            | Self::NoPasswords
+            | Self::LongPassword
+            | Self::Mismatch
+            | Self::Token(_)
+            | Self::OtherUser { .. } => Code::Unauthenticated,
         }
     }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "a token",
+            Self::Password => "a user and a password",
+            Self::Any => "a token, or a user and a password",
+        })
+    }
+}
+
+/// Why nobody could prove who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There are no keys that can be used.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// There are no users that can be.
+    #[error(transparent)]
+    Users(#[from] users::Error),
 }
 
 /// Decides who a client is. Cheap to clone.
@@ -98,8 +170,9 @@ pub struct Auth(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// `None`: clients are taken at their word.
+    /// Without these and passwords clients are taken at their word.
     tokens: Option<Tokens>,
+    passwords: Option<Arc<Passwords>>,
     /// What who proves nothing may do, where that is asked for; `None`: nothing.
     guests: Option<Box<Rights>>,
     metrics: Metrics,
@@ -113,10 +186,10 @@ struct Tokens {
 }
 
 impl Auth {
-    /// Reads the keys, if the configuration names a file for them. It blocks.
+    /// Reads the keys and the users, if the configuration names files for them. It blocks.
     ///
     /// # Errors
-    /// The file has none, or one that cannot be used.
+    /// A file has none, or one that cannot be used.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let tokens = match &config.keys_file {
             None => None,
@@ -128,35 +201,64 @@ impl Auth {
                 Some(Tokens { rules: Rules::new(config), file: file.clone(), keys })
             }
         };
+        let passwords = config.users_file.as_ref().map(|file| Passwords::new(file, config.password_checks));
+        let passwords = passwords.transpose()?.map(Arc::new);
         // What is in the configuration was looked at when it was read.
         let groups = |text: &str| config::groups(text).unwrap_or_else(|_| Groups::none());
         let (read, post) = (groups(&config.guest_read), groups(&config.guest_post));
         let guests = Rights { read, post, until: None, expires_at: None, is_guest: true };
         let guests = config.guests.then(|| Box::new(guests));
-        Ok(Self(Arc::new(Inner { tokens, guests, metrics: Metrics::default() })))
+        Ok(Self(Arc::new(Inner { tokens, passwords, guests, metrics: Metrics::default() })))
     }
 
-    /// Whether clients have to prove who they are.
+    /// What clients have to prove with who they are; `None`: nothing.
     #[must_use]
-    pub fn asks(&self) -> bool {
-        self.0.tokens.is_some()
+    pub fn asks_for(&self) -> Option<Proof> {
+        match (&self.0.tokens, &self.0.passwords) {
+            (None, None) => None,
+            (Some(_), None) => Some(Proof::Token),
+            (None, Some(_)) => Some(Proof::Password),
+            (Some(_), Some(_)) => Some(Proof::Any),
+        }
     }
 
-    /// Decides who a client is, from its `Hello`; a client without one, or without a name in it, is a guest.
+    /// Decides who a client is, from its `Hello`; without a name or a proof in it, a guest.
     ///
     /// This is the one place where that is decided.
     ///
     /// # Errors
     /// If the client is not to be let in.
-    pub fn decide(&self, hello: Option<&Hello<'_>>) -> Result<Principal, Refused> {
-        let user = hello.and_then(|hello| hello.user.as_deref());
-        let token = hello.and_then(|hello| hello.token.as_deref());
-        let Some(tokens) = &self.0.tokens else {
+    pub fn decide(&self, hello: &Hello<'_>) -> Result<Decision, Refused> {
+        let user = hello.user.as_deref();
+        let (token, password) = (hello.token.as_deref(), hello.password.as_deref());
+        let Some(proof) = self.asks_for() else {
             let way = if user.is_some() { Way::Word } else { Way::Guest };
-            return self.0.metrics.count(way, at_its_word(user));
+            return self.count(way, at_its_word(user)).map(Decision::Known);
         };
-        let Some(token) = token else { return self.0.metrics.count(Way::Guest, self.guest(user)) };
-        self.0.metrics.count(Way::Token, tokens.principal(token, user))
+        match (token, password) {
+            (None, None) => self.count(Way::Guest, self.guest(proof, user)).map(Decision::Known),
+            (Some(token), None) => self.count(Way::Token, self.bearer(token, user)).map(Decision::Known),
+            (Some(_), Some(_)) => self.count(Way::Password, Err(Refused::Both)),
+            (None, Some(password)) => match self.login(user, password) {
+                Ok(login) => Ok(Decision::Login(login)),
+                // It is counted where it is checked, else here.
+                Err(refused) => self.count(Way::Password, Err(refused)),
+            },
+        }
+    }
+
+    /// Decides who a client is that has no way to say so.
+    ///
+    /// # Errors
+    /// If it is not to be let in.
+    pub fn nameless(&self) -> Result<Principal, Refused> {
+        self.count(
+            Way::Guest,
+            match self.asks_for() {
+                None => at_its_word(None),
+                Some(proof) => self.guest(proof, None),
+            },
+        )
     }
 
     /// What a client may do from now on that shows another token, and until when.
@@ -175,19 +277,45 @@ impl Auth {
             Some(rights) if rights.is_guest => Err(Refused::Guest),
             _ => tokens.principal(token, Some(user.as_str())).map(|principal| principal.rights),
         };
-        self.0.metrics.count(Way::Refresh, refreshed)
+        self.count(Way::Refresh, refreshed)
     }
 
-    fn guest(&self, user: Option<&str>) -> Result<Principal, Refused> {
+    fn bearer(&self, token: &str, user: Option<&str>) -> Result<Principal, Refused> {
+        self.0.tokens.as_ref().ok_or(Refused::NoTokens)?.principal(token, user)
+    }
+
+    fn login(&self, user: Option<&str>, password: &str) -> Result<Login, Refused> {
+        let passwords = self.0.passwords.as_ref().ok_or(Refused::NoPasswords)?;
+        let user = NameRules::user(user.ok_or(Refused::PasswordAlone)?)?;
+        if password.len() > passwords::LONGEST {
+            return Err(Refused::LongPassword);
+        }
+        Ok(Login { auth: self.clone(), passwords: Arc::clone(passwords), user, password: password.into() })
+    }
+
+    fn guest(&self, proof: Proof, user: Option<&str>) -> Result<Principal, Refused> {
         match (&self.0.guests, user) {
-            (None, _) => Err(Refused::Unproven),
-            (Some(_), Some(_)) => Err(Refused::UnprovenName),
+            (None, _) => Err(Refused::Unproven(proof)),
+            (Some(_), Some(_)) => Err(Refused::UnprovenName(proof)),
             (Some(rights), None) => Ok(Principal { user: guest()?, rights: Some(rights.clone()) }),
         }
     }
 
-    /// Reads the keys whenever it is time, until `stop`; while the file cannot be used, those before stay.
-    pub async fn follow(self, looks: Looks, stop: CancellationToken) {
+    fn count<T>(&self, way: Way, result: Result<T, Refused>) -> Result<T, Refused> {
+        self.0.metrics.count(way, result)
+    }
+
+    /// Has the files read again whenever it is time, until `stop`; while one cannot be used, what it said before stays.
+    pub fn follow(&self, reload: &Reload, every: Duration, stop: &CancellationToken, tasks: &TaskTracker) {
+        if self.0.tokens.is_some() {
+            tasks.spawn(self.clone().follow_keys(reload.looks(every), stop.clone()));
+        }
+        if let Some(passwords) = &self.0.passwords {
+            tasks.spawn(Arc::clone(passwords).follow(reload.looks(every), stop.clone()));
+        }
+    }
+
+    async fn follow_keys(self, looks: Looks, stop: CancellationToken) {
         let Some(Tokens { file, keys, .. }) = &self.0.tokens else { return };
         let read = || {
             let file = file.clone();
@@ -202,7 +330,7 @@ impl Auth {
             }
         };
         let what = "the new keys for the tokens of clients cannot be used: the old ones stay";
-        follow(looks, read, replace, what, gauge!(metrics::RELOAD_FAILING), stop).await;
+        follow(looks, read, replace, what, metrics::reload_failing(File::Keys), stop).await;
     }
 }
 

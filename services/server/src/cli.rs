@@ -47,6 +47,18 @@ pub(crate) enum Command {
     /// Look at the messages in the data directory of the engine embedded, while no server uses it
     #[command(subcommand)]
     Log(Log),
+    /// Make what clients prove with who they are, to try it, for scripts and for tests
+    #[command(subcommand)]
+    Auth(Auth),
+}
+
+/// What clients prove with who they are. The server that asks for it need not run.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Auth {
+    /// Write the hash of a password, for a line `NAME HASH` in the file of --auth-users-file. The password is the first line of stdin; at a
+    /// terminal it is asked for, and not shown
+    #[command(name = "hash-password")]
+    HashPassword,
 }
 
 /// What to do with a data directory (`--data-dir`, `log.data_dir`). To check, count and back it up first brings it up to the end of its
@@ -111,7 +123,7 @@ fn parse_group(text: &str) -> Result<GroupName, tertulia_protocol::name::NameErr
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct CheckConfig {
-    /// Also read the files of certificates, keys, authorities and the admin token, as a start on this machine would (not those of `nats`)
+    /// Also read the files of certificates, keys, authorities, users and the admin token, as a start on this machine would (not those of `nats`)
     #[arg(long)]
     pub(crate) files: bool,
 }
@@ -204,6 +216,9 @@ struct Options {
     /// The file with the keys of the tokens that chat clients show: a JWK Set, or public keys in PEM
     #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
     auth_keys_file: Option<String>,
+    /// The users who log in with a password
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
+    auth_users_file: Option<String>,
     /// Where the admin API listens
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     admin: Option<String>,
@@ -311,6 +326,7 @@ impl Options {
         let flags = [
             ("--chat", "chat.address", &self.chat),
             ("--auth-keys-file", "auth.keys_file", &self.auth_keys_file),
+            ("--auth-users-file", "auth.users_file", &self.auth_users_file),
             ("--admin", "admin.address", &self.admin),
             ("--admin-token-file", "admin.token_file", &self.admin_token_file),
             ("--admin-insecure", "admin.insecure", &insecure),

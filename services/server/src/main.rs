@@ -17,9 +17,10 @@ use tertulia_server::{causes, server, telemetry};
 
 mod admin_client;
 mod cli;
+mod hashing;
 mod maintenance;
 
-use cli::{CheckConfig, Cli, Command, Format, Health, PrintConfig};
+use cli::{Auth, CheckConfig, Cli, Command, Format, Health, PrintConfig};
 
 /// A wrong command line or configuration.
 const USAGE: u8 = 2;
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             // As of everything else that is written to stdout.
             Err(error) if maintenance::has_reader_left(&error) => ExitCode::from(FAILURE),
+            Err(error) => fail(&causes::on_one_line(error.as_ref())),
+        },
+        Command::Auth(Auth::HashPassword) => match hashing::run() {
+            Ok(line) => write(&line),
             Err(error) => fail(&causes::on_one_line(error.as_ref())),
         },
     }

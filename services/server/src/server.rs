@@ -158,7 +158,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
 
     let every = config.tls.reload_interval;
     secure.follow(&reload, every, &serving, &tasks);
-    tasks.spawn(auth.follow(reload.looks(every), serving.clone()));
+    auth.follow(&reload, every, &serving, &tasks);
     admin.follow_token(reload.looks(every), &serving, &tasks);
     let starting = async {
         if let Some(cluster) = &cluster {

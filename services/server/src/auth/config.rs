@@ -7,12 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::{Error, Groups};
 
-/// How clients prove who they are. Without a file of keys they are taken at their word.
+/// How clients prove who they are. Without a file of keys or users they are taken at their word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The keys with which tokens are signed: a JWK Set (RFC 7517), or public keys in PEM.
     pub keys_file: Option<PathBuf>,
+    /// The users, with what their passwords are held against: lines `NAME HASH`.
+    pub users_file: Option<PathBuf>,
+    /// How many passwords are checked at once.
+    pub password_checks: usize,
     /// Who must have issued a token (`iss`); empty: anybody who has a key.
     pub issuer: String,
     /// For whom a token must be (`aud`); empty: for nobody in particular.
@@ -32,6 +36,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             keys_file: None,
+            users_file: None,
+            password_checks: 2,
             issuer: String::new(),
             audience: String::new(),
             leeway: Duration::from_secs(10),

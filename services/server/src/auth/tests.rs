@@ -58,19 +58,27 @@ fn hello<'a>(user: Option<&'a str>, token: Option<&'a str>) -> Hello<'a> {
     Hello { version: 1, user: user.map(Into::into), token: token.map(Into::into), ..Hello::default() }
 }
 
+/// What is decided without a check.
+fn decide(auth: &Auth, hello: &Hello<'_>) -> Result<Principal, Refused> {
+    auth.decide(hello).map(|decision| match decision {
+        Decision::Known(principal) => principal,
+        Decision::Login(login) => panic!("{login:?} has to be checked"),
+    })
+}
+
 fn shown(auth: &Auth, token: &str) -> Result<Principal, Refused> {
-    auth.decide(Some(&hello(None, Some(token))))
+    decide(auth, &hello(None, Some(token)))
 }
 
 #[test]
 fn without_keys_a_name_is_taken_at_its_word_and_guests_differ() {
     let auth = Auth::default();
-    let principal = auth.decide(Some(&hello(Some("ada"), Some("whatever")))).unwrap();
+    let principal = decide(&auth, &hello(Some("ada"), Some("whatever"))).unwrap();
     assert_eq!((principal.user.as_str(), principal.rights), ("ada", None));
-    let (one, other) = (auth.decide(None).unwrap(), auth.decide(Some(&Hello::default())).unwrap());
+    let (one, other) = (auth.nameless().unwrap(), decide(&auth, &Hello::default()).unwrap());
     assert_ne!(one, other);
     assert!(one.user.as_str().starts_with("guest-") && one.user.as_str().len() == 16);
-    let error = auth.decide(Some(&hello(Some("@system"), None))).unwrap_err();
+    let error = decide(&auth, &hello(Some("@system"), None)).unwrap_err();
     assert_eq!(error.code(), Code::BadUserName);
     assert!(error.to_string().contains("'@' is kept for the server"), "{error}");
     assert_eq!(auth.refresh(&one.user, None, "whatever").unwrap_err(), Refused::NoToken);
@@ -101,17 +109,18 @@ fn a_token_says_who_its_bearer_is_and_what_it_may() {
 fn who_shows_a_token_is_whose_it_is() {
     let auth = auth(Config::default());
     let token = token(json!({}));
-    let user = auth.decide(Some(&hello(Some("ada"), Some(&token)))).unwrap().user;
+    let user = decide(&auth, &hello(Some("ada"), Some(&token))).unwrap().user;
     assert_eq!(auth.refresh(&user, None, &token).unwrap().unwrap().read, Groups::all());
-    let error = auth.decide(Some(&hello(Some("bob"), Some(&token)))).unwrap_err();
+    let error = decide(&auth, &hello(Some("bob"), Some(&token))).unwrap_err();
     assert_eq!(
         (error.code(), &*error.to_string()),
         (Code::Unauthenticated, "the token is of user 'ada', not of 'bob'")
     );
     let bob = NameRules::user("bob").unwrap();
     assert!(matches!(auth.refresh(&bob, None, &token), Err(Refused::OtherUser { .. })));
-    for nobody in [None, Some(&hello(None, None)), Some(&hello(Some("ada"), None))] {
-        assert_eq!(auth.decide(nobody).unwrap_err(), Refused::Unproven);
+    let nobody = [hello(None, None), hello(Some("ada"), None)].map(|hello| decide(&auth, &hello));
+    for nobody in nobody.into_iter().chain([auth.nameless()]) {
+        assert_eq!(nobody.unwrap_err(), Refused::Unproven(Proof::Token));
     }
 }
 
@@ -120,12 +129,12 @@ fn guests_are_let_in_where_that_is_wanted_but_not_under_a_name() {
     let config =
         Config { guests: true, guest_read: "Lobby, News*".to_owned(), guest_post: String::new(), ..Config::default() };
     let auth = auth(config);
-    let guest = auth.decide(None).unwrap();
+    let guest = auth.nameless().unwrap();
     let rights = *guest.rights.unwrap();
     assert!(guest.user.as_str().starts_with("guest-"));
     assert_eq!((rights.read.clone(), rights.post.clone()), (Groups::of(["Lobby"], ["News"]).unwrap(), Groups::none()));
     assert_eq!((rights.until, rights.expires_at), (None, None));
-    assert_eq!(auth.decide(Some(&hello(Some("ada"), None))).unwrap_err(), Refused::UnprovenName);
+    assert_eq!(decide(&auth, &hello(Some("ada"), None)).unwrap_err(), Refused::UnprovenName(Proof::Token));
     let refused = auth.refresh(&guest.user, Some(&rights), &token(json!({}))).unwrap_err();
     assert_eq!((refused.code(), refused), (Code::BadRequest, Refused::Guest));
     // Who shows a token wants to be more than a guest.
@@ -343,7 +352,8 @@ async fn a_new_key_in_the_file_takes_the_place_of_the_old_one() {
     let (old_token, new_token) = (token(json!({})), signed(&Header::new(Algorithm::HS256), &new, json!({})));
     assert!(shown(&auth, &new_token).is_err());
     let (reload, stop) = (Reload::default(), CancellationToken::new());
-    let following = tokio::spawn(auth.clone().follow(reload.looks(Duration::from_millis(1)), stop.clone()));
+    let tasks = TaskTracker::new();
+    auth.follow(&reload, Duration::from_millis(1), &stop, &tasks);
     // What cannot be used is passed over.
     for content in [String::new(), secret(&[7; 32]).to_string()] {
         let next = directory.path().join("next");
@@ -358,5 +368,6 @@ async fn a_new_key_in_the_file_takes_the_place_of_the_old_one() {
     tokio::time::timeout(NEVER, looking).await.expect("it is never taken up");
     assert_eq!(shown(&auth, &old_token).unwrap_err(), Refused::Token(Fault::Signature));
     stop.cancel();
-    following.await.unwrap();
+    tasks.close();
+    tasks.wait().await;
 }

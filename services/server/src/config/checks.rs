@@ -114,8 +114,10 @@ impl Checks<'_> {
                 });
             }
         }
-        self.rule(!auth.guests || auth.keys_file.is_some(), "auth.guests", &["auth.keys_file"], |_| {
-            "needs auth.keys_file: without it nobody has to prove anything, and all are let in".to_owned()
+        let is_asked = auth.keys_file.is_some() || auth.users_file.is_some();
+        self.rule(!auth.guests || is_asked, "auth.guests", &["auth.keys_file", "auth.users_file"], |_| {
+            "needs auth.keys_file or auth.users_file: without them nobody has to prove anything, and all are let in"
+                .to_owned()
         });
     }
 

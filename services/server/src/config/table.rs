@@ -167,9 +167,24 @@ static AUTH: &[Entry] = &[
     Entry::new(
         "auth.keys_file",
         FILE,
-        "The keys with which the tokens of clients are signed, read again when they change: a JWK Set (JSON), or public keys in PEM. Empty: clients are taken at their word.",
+        "The keys with which the tokens of clients are signed, read again when they change: a JWK Set (JSON), or public keys in PEM. Without it and `auth.users_file` clients are taken at their word.",
     )
     .flag("--auth-keys-file"),
+    Entry::new(
+        "auth.users_file",
+        FILE,
+        "The users who log in with a password, read again when they change: lines `NAME HASH`, with a hash that `tertulia-server auth hash-password` makes.",
+    )
+    .flag("--auth-users-file"),
+    Entry::new(
+        "auth.password_checks",
+        int(1, 64),
+        "Passwords that are checked at once: each takes a processor for tens of milliseconds, and keeps up to 64 MiB, as its hash asks for (19 MiB).",
+    )
+    .bound(
+        "others wait, one of each address at a time, until limits.hello_timeout: `unavailable`, and the connection is closed",
+        "tertulia_password_checks_waiting",
+    ),
     Entry::new(
         "auth.issuer",
         Kind::Text { optional: true },
@@ -188,7 +203,7 @@ static AUTH: &[Entry] = &[
     Entry::new(
         "auth.guests",
         Kind::Bool,
-        "Whether who shows no token, as classic clients, is let in as a guest all the same, where `auth.keys_file` is set.",
+        "Whether who shows no token or password, as classic clients, is let in as a guest all the same, where `auth.keys_file` or `auth.users_file` is set.",
     ),
     Entry::new("auth.guest_read", Kind::Text { optional: true }, GUESTS_READ),
     Entry::new(

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tertulia_protocol::{Dialect, GroupName, LineBuffer};
+use tertulia_protocol::{Code, Dialect, GroupName, LineBuffer};
 use tokio::io::AsyncWrite;
 
 use super::bucket::{Bucket, Pace};
@@ -289,6 +289,9 @@ impl Task {
                     Order::LastCall if self.phase == Phase::Open => {
                         self.phase = Phase::LastCall;
                         self.me.set_closing();
+                    }
+                    Order::Finish if self.is_proving() && !self.is_dismissed() => {
+                        self.stop_proving(CloseReason::Drain, Code::Draining, "The server is stopping".to_owned());
                     }
                     Order::Finish => self.finish(CloseReason::Drain),
                     Order::LastCall => {}

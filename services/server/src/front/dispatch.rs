@@ -11,7 +11,7 @@ use super::metrics::SAMPLE;
 use super::registry::CloseReason;
 use super::replies::{Refused, Reply};
 use super::rights;
-use crate::auth;
+use crate::auth::{self, Decision, Principal};
 use crate::shard::request::{JoinFrom, NewPost, Request};
 use crate::shard::{Page, PageLimit, Range, ReadError, Session, Weight};
 
@@ -44,9 +44,13 @@ impl Task {
                 self.shared.metrics.requests.malformed.increment(1);
                 self.refuse_hello(fault.code, fault.message);
             }
-            Ok(_) | Err(_) => match self.introduce(None, Dialect::Classic) {
-                Ok(_) => self.on_classic_line(line),
+            Ok(_) | Err(_) => match self.shared.auth.nameless() {
+                Ok(principal) => {
+                    self.introduce(principal, Dialect::Classic);
+                    self.on_classic_line(line);
+                }
                 Err(refused) => {
+                    self.complain_of(&refused);
                     self.refuse(refused.into());
                     self.close(CloseReason::Hello);
                 }
@@ -61,19 +65,34 @@ impl Task {
             self.refuse_hello(Code::UnsupportedVersion, format!("this server speaks versions 1 to {newest}"));
             return;
         }
-        match self.introduce(Some(hello), Dialect::Extended) {
-            Ok(session) => self.welcome(&session, hello.version.min(tertulia_protocol::VERSION)),
-            Err(refused) => self.refuse_hello(refused.code(), refused.to_string()),
+        let version = hello.version.min(tertulia_protocol::VERSION);
+        match self.shared.auth.decide(hello) {
+            Ok(Decision::Known(principal)) => self.answer_hello(version, Ok(principal)),
+            Err(refused) => self.answer_hello(version, Err(refused)),
+            Ok(Decision::Login(login)) => {
+                let from = self.me.peer.ip();
+                self.question = Some(Box::pin(async move {
+                    let decided = login.check(from).await;
+                    Reply::Hello { version, decided }
+                }));
+            }
         }
     }
 
-    fn introduce(
-        &mut self,
-        hello: Option<&extended::Hello<'_>>,
-        dialect: Dialect,
-    ) -> Result<Arc<Session>, auth::Refused> {
-        let decided = self.shared.auth.decide(hello);
-        let principal = decided.inspect_err(|refused| self.complain_of(refused))?;
+    pub(super) fn answer_hello(&mut self, version: u32, decided: Result<Principal, auth::Refused>) {
+        match decided {
+            Ok(principal) => {
+                let session = self.introduce(principal, Dialect::Extended);
+                self.welcome(&session, version);
+            }
+            Err(refused) => {
+                self.complain_of(&refused);
+                self.refuse_hello(refused.code(), refused.to_string());
+            }
+        }
+    }
+
+    fn introduce(&mut self, principal: Principal, dialect: Dialect) -> Arc<Session> {
         let session = Arc::new(Session {
             id: self.me.id,
             user: principal.user,
@@ -85,7 +104,7 @@ impl Task {
         self.me.set_session(Arc::clone(&session), dialect);
         self.voice = Some((Arc::clone(&session), dialect));
         self.rights = principal.rights;
-        Ok(session)
+        session
     }
 
     fn on_classic_line(&mut self, line: &[u8]) {

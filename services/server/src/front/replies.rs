@@ -10,13 +10,18 @@ use super::dispatch::HISTORY_BYTES;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
-use crate::auth::Rights;
+use crate::auth::{self, Principal, Rights};
 use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
 use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Record, Refusal, Removal, Session, Untold};
 
 /// The answer to a question that the connection waited for.
 pub(super) enum Reply {
+    /// It took a check of the password.
+    Hello {
+        version: u32,
+        decided: Result<Principal, auth::Refused>,
+    },
     History {
         group: GroupName,
         range: Range,
@@ -104,7 +109,7 @@ impl Task {
     /// Tells the client that a request was refused.
     pub(super) fn refuse(&mut self, refused: Refused) {
         self.shared.metrics.rejected(refused.code);
-        if self.dialect() == Some(Dialect::Extended) {
+        if self.dialect() == Some(Dialect::Extended) || self.is_proving() {
             self.reject(refused);
         } else {
             self.out.push(&classic::FromServer::Error(refused.text.into()));
@@ -312,6 +317,11 @@ impl Task {
 
     pub(super) fn on_reply(&mut self, reply: Reply) {
         match reply {
+            Reply::Hello { version, decided } => {
+                // It waited for the server, and was not silent.
+                self.clocks.heard = tokio::time::Instant::now();
+                self.answer_hello(version, decided);
+            }
             Reply::History { group, range, page, epoch } => self.on_history_page(&group, range, page, epoch),
             Reply::Members { group, page: Ok(Some((users, more))) } => {
                 let members = users.iter().map(|user| user.as_str().into()).collect();

@@ -83,6 +83,8 @@ pub(super) enum Due {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Doing {
     pub(super) introduced: bool,
+    /// Its password is not checked yet.
+    pub(super) proving: bool,
     pub(super) extended: bool,
     /// The server reads from it; one that is held back cannot give a sign of life.
     pub(super) reading: bool,
@@ -118,7 +120,8 @@ impl Clocks {
 
     /// The next deadline and what it is for.
     pub(super) fn next(&self, doing: Doing, patience: &Patience) -> Option<(Instant, Due)> {
-        let hello = (!doing.introduced && doing.reading).then(|| (self.opened + patience.hello, Due::Hello));
+        let hello =
+            (!doing.introduced && (doing.reading || doing.proving)).then(|| (self.opened + patience.hello, Due::Hello));
         let line = self.partial.filter(|_| doing.reading).map(|since| (since + patience.line, Due::Line));
         let idle = (doing.introduced && doing.idle && doing.reading).then(|| (self.heard + patience.idle, Due::Idle));
         let alive = (doing.introduced && doing.extended && doing.reading).then_some(self.pinged);
@@ -155,6 +158,7 @@ mod tests {
     };
     const DOING: Doing = Doing {
         introduced: true,
+        proving: false,
         extended: true,
         reading: true,
         idle: false,
@@ -173,6 +177,7 @@ mod tests {
         let due = |clocks: &Clocks, doing| clocks.next(doing, &PATIENCE).map(|(at, due)| ((at - now).as_secs(), due));
         let stranger = Doing { introduced: false, ..DOING };
         assert_eq!(due(&clocks, stranger), Some((5, Due::Hello)));
+        assert_eq!(due(&clocks, Doing { reading: false, proving: true, ..stranger }), Some((5, Due::Hello)));
         let ending = Doing { reading: false, writing: true, ..stranger };
         assert_eq!(due(&clocks, ending), Some((20, Due::Stall)), "it is told once");
         assert_eq!(due(&clocks, DOING), Some((10, Due::Ping)));

@@ -14,6 +14,9 @@ use crate::front::timers::{Doing, Due};
 impl Task {
     /// A moderator's wish.
     pub(super) fn on_disconnect(&mut self) {
+        if self.is_proving() {
+            return self.dismiss();
+        }
         self.begin_dismissal(CloseReason::Admin);
     }
 
@@ -65,7 +68,22 @@ impl Task {
             self.phase = Phase::Closing(reason);
             self.me.set_closing();
             self.clocks.heard = tokio::time::Instant::now();
+            if self.is_proving() {
+                // Others wait for their passwords to be checked.
+                self.question = None;
+            }
         }
+    }
+
+    /// Whether its `Hello` waits for its password to be checked.
+    pub(in crate::front) fn is_proving(&self) -> bool {
+        self.voice.is_none() && self.question.is_some()
+    }
+
+    /// Ends a connection whose password is not checked yet.
+    pub(super) fn stop_proving(&mut self, reason: CloseReason, code: Code, text: String) {
+        self.refuse(Refused::new(code, format!("{text}; the connection is closed")).request("Hello"));
+        self.close(reason);
     }
 
     pub(super) fn ended(&mut self) -> Option<CloseReason> {
@@ -108,6 +126,7 @@ impl Task {
     pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<()> {
         let doing = Doing {
             introduced: self.voice.is_some(),
+            proving: self.is_proving(),
             extended: matches!(self.voice, Some((_, Dialect::Extended))),
             reading: reading && !self.is_blocked(),
             idle: self.memberships.is_empty() && self.in_flight == 0,
@@ -143,6 +162,11 @@ impl Task {
             Due::Dismissal if matches!(self.phase, Phase::Closing(_)) => self.abandon(),
             Due::Untaken => self.abandon(),
             Due::Dismissal => self.dismiss(),
+            Due::Hello if self.is_proving() => {
+                let text =
+                    format!("the password could not be checked within {} s: try again later", seconds(patience.hello));
+                self.stop_proving(CloseReason::HelloTimeout, Code::Unavailable, text);
+            }
             Due::Hello => {
                 self.time_out(CloseReason::HelloTimeout, format!("no line came within {} s", seconds(patience.hello)))
             }

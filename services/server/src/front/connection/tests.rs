@@ -26,6 +26,8 @@ use crate::telemetry::trace::Tracer;
 use crate::tls::Acceptor;
 use crate::tls::tests::Directory;
 
+mod proving;
+
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(30);
 /// Bytes that a socket of these tests keeps; the system makes somewhat more of it.

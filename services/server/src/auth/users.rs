@@ -1,0 +1,227 @@
+//! The users of a file, and what their passwords are held against.
+//!
+//! Each line is `NAME HASH`, with a hash as [`super::hash`] writes it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::hash::BuildHasher;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tertulia_protocol::{NameError, NameRules, UserName};
+
+use super::hash::{Cost, Hash, Unusable};
+
+/// The first word of a line that says nothing.
+const COMMENT: &str = "#";
+/// Users of a file: some 20 MB of them in memory.
+const MOST: usize = 100_000;
+
+/// Who may log in with a password.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Users {
+    hashes: HashMap<UserName, Hash>,
+    /// What a check costs for each of them.
+    costs: Vec<Cost>,
+}
+
+/// Why users cannot be let in by a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the users in {} (auth.users_file)", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// There is nothing in the file.
+    #[error("there is no user in {} (auth.users_file)", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is too much in it.
+    #[error("there are more than {most} users in {} (auth.users_file): have clients prove who they are by tokens", path.display())]
+    TooMany {
+        /// The file.
+        path: PathBuf,
+        /// So many may be.
+        most: usize,
+    },
+    /// It has not two words.
+    #[error(
+        "line {line} of {} (auth.users_file) must be 'NAME HASH', with a hash of 'tertulia-server auth hash-password'",
+        path.display()
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// Nobody can have that name.
+    #[error("the name in line {line} of {} (auth.users_file) cannot be a user's: {error}", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        error: NameError,
+    },
+    /// No password can be held against it, or none is to be.
+    #[error("the hash in line {line} of {} (auth.users_file) cannot be used: {reason}", path.display())]
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        reason: Unusable,
+    },
+    /// It would not be known which password is meant.
+    #[error("line {line} of {} (auth.users_file) is of a user who has a line before it: each may have one", path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+}
+
+/// Reads the users in a file. Lines that are empty or begin with the word `#` do not count.
+///
+/// # Errors
+/// The file cannot be read, has no user, too many, or a line that is none.
+pub(super) fn read(path: &Path) -> Result<Users, Error> {
+    read_at_most(path, MOST)
+}
+
+fn read_at_most(path: &Path, most: usize) -> Result<Users, Error> {
+    let path_buf = || path.to_owned();
+    let content = fs::read(path).map_err(|source| Error::Unreadable { path: path_buf(), source })?;
+    let mut users = Users::default();
+    for (line, bytes) in (1..).zip(content.split(|byte| *byte == b'\n')) {
+        let malformed = || Error::Malformed { path: path_buf(), line };
+        let text = str::from_utf8(bytes).map_err(|_| malformed())?;
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let (name, hash) = match *words {
+            [] | [COMMENT, ..] => continue,
+            [name, hash] => (name, hash),
+            _ => return Err(malformed()),
+        };
+        let name = NameRules::user(name).map_err(|error| Error::Name { path: path_buf(), line, error })?;
+        let hash: Hash = hash.parse().map_err(|reason| Error::Hash { path: path_buf(), line, reason })?;
+        if users.costs.len() == most {
+            return Err(Error::TooMany { path: path_buf(), most });
+        }
+        users.costs.push(hash.cost());
+        if users.hashes.insert(name, hash).is_some() {
+            return Err(Error::Twice { path: path_buf(), line });
+        }
+    }
+    if users.hashes.is_empty() {
+        return Err(Error::Empty { path: path_buf() });
+    }
+    Ok(users)
+}
+
+impl Users {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// What the password of `name` is held against. Of somebody who is not there it is a hash that no password has, and to find that out
+    /// costs what it does for one of the users: always the same, so that repeated attempts do not tell that there is nobody.
+    pub(super) fn hash_of(&self, name: &UserName, chance: &impl BuildHasher) -> Hash {
+        if let Some(hash) = self.hashes.get(name.as_str()) {
+            return hash.clone();
+        }
+        let place = chance.hash_one(name.as_str()) as usize % self.costs.len().max(1);
+        Hash::of_nobody(self.costs.get(place).copied().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Users({})", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA";
+
+    fn users(content: &[u8]) -> Result<Users, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users");
+        fs::write(&path, content).unwrap();
+        let shown = path.display().to_string();
+        read(&path).map_err(|error| error.to_string().replace(&shown, "FILE"))
+    }
+
+    #[test]
+    fn each_line_is_a_user_and_the_hash_of_a_password() {
+        let users = users(format!("# of 2026\nada {HASH}\r\n\n  größe\t {HASH} \n#bob {HASH}").as_bytes()).unwrap();
+        let mut names: Vec<_> = users.hashes.keys().map(UserName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["#bob", "ada", "größe"]);
+        assert_eq!(format!("{users:?}"), "Users(3)", "hashes show in no log");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
+        for empty in [&b" \n"[..], b"", b"# none\n"] {
+            assert_eq!(users(empty).unwrap_err(), "there is no user in FILE (auth.users_file)");
+        }
+        for bad in ["ada".to_owned(), HASH.to_owned(), format!("ada read {HASH}")] {
+            let error = users(format!("bob {HASH}\n{bad}\n").as_bytes()).unwrap_err();
+            assert!(error.starts_with("line 2 of FILE (auth.users_file) must be 'NAME HASH', "), "{bad}: {error}");
+        }
+        assert!(users(b"\xff x").unwrap_err().starts_with("line 1 of FILE"));
+        let error = users(format!("@ada {HASH}").as_bytes()).unwrap_err();
+        assert!(error.starts_with("the name in line 1 of FILE (auth.users_file) cannot be a user's: "), "{error}");
+        let error = users(b"\nada s3cret").unwrap_err();
+        assert!(
+            error.starts_with("the hash in line 2 of FILE (auth.users_file) cannot be used: it must be "),
+            "{error}"
+        );
+        assert!(!error.contains("s3cret"), "it may be a password");
+        let error = users(format!("ada {HASH}\nbob {HASH}\nada {HASH}").as_bytes()).unwrap_err();
+        assert_eq!(error, "line 3 of FILE (auth.users_file) is of a user who has a line before it: each may have one");
+        let error = read(Path::new("nowhere/users")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read the users in nowhere/users (auth.users_file)");
+    }
+
+    #[test]
+    fn there_may_not_be_any_number_of_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users");
+        fs::write(&path, format!("ada {HASH}\nbob {HASH}\n#\n")).unwrap();
+        assert_eq!(read_at_most(&path, 2).unwrap().len(), 2);
+        let error = read_at_most(&path, 1).unwrap_err().to_string();
+        assert!(error.starts_with("there are more than 1 users in "), "{error}");
+    }
+
+    #[test]
+    fn to_find_out_that_there_is_nobody_costs_what_it_does_for_one_of_the_users() {
+        let dear = HASH.replace("m=8,t=1", "m=64,t=3");
+        let users = users(format!("ada {HASH}\nbob {dear}").as_bytes()).unwrap();
+        let (chance, of) = (RandomState::new(), |name: &str| UserName::new(name).unwrap());
+        let known = [of("ada"), of("bob")].map(|name| users.hash_of(&name, &chance).cost());
+        assert_ne!(known[0], known[1]);
+        let names: Vec<_> = (0..64).map(|number| of(&format!("nobody-{number}"))).collect();
+        let costs: Vec<_> = names.iter().map(|name| users.hash_of(name, &chance).cost()).collect();
+        assert!(costs.iter().all(|cost| known.contains(cost)) && known.iter().all(|cost| costs.contains(cost)));
+        let again: Vec<_> = names.iter().map(|name| users.hash_of(name, &chance).cost()).collect();
+        assert_eq!(costs, again);
+    }
+}
