@@ -12,6 +12,7 @@ use crate::reload::{Looks, follow};
 
 pub mod config;
 mod groups;
+pub mod issue;
 mod keys;
 pub mod metrics;
 mod token;

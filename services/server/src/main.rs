@@ -16,6 +16,7 @@ use tertulia_server::telemetry::config::LogFormat;
 use tertulia_server::{causes, server, telemetry};
 
 mod cli;
+mod issuing;
 mod maintenance;
 
 use cli::{CheckConfig, Cli, Command, Format, Health, PrintConfig};
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             // As of everything else that is written to stdout.
             Err(error) if maintenance::has_reader_left(&error) => ExitCode::from(FAILURE),
+            Err(error) => fail(&causes::on_one_line(error.as_ref())),
+        },
+        Command::Auth(command) => match issuing::run(&command, &loaded.config) {
+            Ok(text) => write(&text),
             Err(error) => fail(&causes::on_one_line(error.as_ref())),
         },
     }

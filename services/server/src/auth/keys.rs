@@ -11,7 +11,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOper
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 /// The shortest secret that is taken: as long as the shortest hash, which RFC 7518 (3.2) asks for.
-const SECRET: usize = 32;
+pub(super) const SECRET: usize = 32;
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 /// Algorithms, by the kind of key that they are for.
@@ -33,7 +33,8 @@ pub(super) struct Keys {
 pub(super) struct Key {
     /// By which a token names it.
     pub(super) id: Option<String>,
-    algorithms: Vec<Algorithm>,
+    /// What it is for; never empty.
+    pub(super) algorithms: Vec<Algorithm>,
     pub(super) key: DecodingKey,
 }
 
@@ -196,6 +197,11 @@ impl Keys {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// All of them, in the order of the file.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     /// Those that a token may be signed with which says so of itself.
