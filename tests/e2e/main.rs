@@ -4,6 +4,7 @@
 
 mod administration;
 mod authentication;
+mod bearers;
 mod book;
 mod classic;
 mod codes;
