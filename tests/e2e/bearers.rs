@@ -16,6 +16,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+use crate::authentication::Issuer;
+use crate::loadgen::load;
+
 const MARK: &str = "<!-- tests/e2e/bearers.rs runs these lines -->";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8088";
 const SERVER: &str = "tertulia-server --auth-keys-file keys.json";
@@ -66,6 +69,24 @@ async fn the_lines_to_try_it_do_what_they_say() -> Result<()> {
     let printed = run(&client.replace(DEFAULT_ADDRESS, &address), directory.path(), "Woof\n").await?;
     let fields: Vec<&str> = printed.trim_end().split('\t').collect();
     ensure!(matches!(fields[..], ["message", "Dogs", "1", _, "ada", "Woof"]), "{printed:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_load_generator_shows_a_token() -> Result<()> {
+    let (issuer, directory) = (Issuer::new()?, tempfile::tempdir()?);
+    let server = issuer.server().start().await?;
+    let file = directory.path().join("token");
+    fs::write(&file, issuer.token("load", 3_600, json!({}))?)?;
+    for scenario in ["groups", "churn", "catchup"] {
+        // All are the same user: members that come and go, and those who read, are still told apart.
+        let arguments = format!("{scenario} --prefix {scenario} --dialect extended --groups 4 --members 4 --rate 100");
+        let measured = load(server.chat(), &format!("{arguments} --token-file {}", file.display())).await?;
+        ensure!(measured["deliveries"].as_u64() > Some(0), "{scenario}: {measured}");
+    }
+    let refused = load(server.chat(), "groups --dialect extended --groups 4 --members 4 --rate 100").await;
+    let refused = refused.err().context("it is let in without a token")?.to_string();
+    ensure!(refused.contains("asks for a token in Hello"), "{refused}");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// A short run, which has to be without a fault; answers what it measured.
-async fn load(target: SocketAddr, arguments: &str) -> Result<Value> {
+pub(crate) async fn load(target: SocketAddr, arguments: &str) -> Result<Value> {
     let mut command = Command::new(binary("tertulia-loadgen", "TERTULIA_LOADGEN_BIN")?);
     command.args(arguments.split(' ')).args(["--target", &target.to_string(), "--json", "-", "--quiet"]);
     command.args(["--warmup", "100ms", "--duration", "300ms"]).stdin(Stdio::null()).kill_on_drop(true);
