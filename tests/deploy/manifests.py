@@ -159,7 +159,8 @@ def check_ports_and_config(manifests):
         path = "/readyz" if probe == "readinessProbe" else "/livez"
         scheme = {"scheme": "HTTPS"} if config["http"]["tls"]["cert_file"] else {}
         assert container[probe]["httpGet"] == {"path": path, "port": "http", **scheme}
-    check_tls(manifests, config, spec, container)
+    check_files(config, spec, container)
+    check_tls(manifests, config)
     annotations = metadata["annotations"]
     assert annotations.get("prometheus.io/scheme") == ("https" if config["http"]["tls"]["cert_file"] and "prometheus.io/port" in annotations else None)
     if "prometheus.io/port" in annotations:
@@ -182,17 +183,21 @@ def check_dns(policy):
     assert {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")} <= opened, opened
 
 
-def check_tls(manifests, config, spec, container):
-    """Files of TLS are in mounted folders, which are renewed, and those who speak to a port are told that it speaks TLS."""
+def check_files(config, spec, container):
+    """What proves who somebody is, is in mounted folders, which are renewed."""
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     files = [config[port]["tls"][name] for port in ("chat", "admin", "http") for name in ("cert_file", "key_file")]
-    for file in filter(None, [*files, config["admin"]["client_ca_file"]]):
+    for file in filter(None, [*files, config["admin"]["client_ca_file"], config["admin"]["token_file"], config["auth"]["keys_file"]]):
         folder, _, name = file.rpartition("/")
         assert "subPath" not in mounts[folder], f"{folder} would never be renewed"
         volume = volumes[mounts[folder]["name"]]
         if "secret" in volume:
             assert name in [item["path"] for item in volume["secret"]["items"]], file
+
+
+def check_tls(manifests, config):
+    """Those who speak to a port are told that it speaks TLS."""
     for service in manifests.of("Service"):
         for port in service["spec"]["ports"]:
             if "appProtocol" in port:

@@ -17,7 +17,7 @@ need_python_libraries()
 import yaml  # noqa: E402
 
 from api import Api  # noqa: E402
-from manifests import Manifests, check, check_dns, check_restricted, check_traces, quantity, seconds  # noqa: E402
+from manifests import Manifests, check, check_dns, check_restricted, check_traces, effective, quantity, seconds  # noqa: E402
 
 CHART = ROOT / "helm" / "tertulia"
 VALUES = sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml"))
@@ -157,6 +157,9 @@ class Chart(unittest.TestCase):
             ("config.limits=5", "/config/limits"),
             ("tls.chta.existingSecret=a", "'chta'"),
             ("tls.http.existingSecret=A_B", "/tls/http/existingSecret"),
+            ("auth.existingSecert=a", "'existingSecert'"),
+            ("auth.guests=perhaps", "/auth/guests"),
+            ("auth.keys=7", "/auth/keys"),
             ("metrics.prometheusRule.runbookUrl=docs", "/metrics/prometheusRule/runbookUrl"),
             ("config.log.engine=memory,replicas=3", "/replicas"),
             ("config.log.engine=memory,autoscaling.enabled=true", "/autoscaling/enabled"),
@@ -178,6 +181,8 @@ class Chart(unittest.TestCase):
             ("config.admin.address=0.0.0.0:8089", "set admin.existingSecret"),
             ("admin.existingSecret=a,config.admin.token_file=/b", "exclude each other"),
             ("tls.chat.existingSecret=a,config.chat.tls.cert_file=/b", "exclude each other"),
+            ("auth.existingSecret=a,config.auth.keys_file=/b", "auth.existingSecret and config.auth.keys_file exclude each other"),
+            ("auth.existingSecret=a,auth.issuer=b,config.auth.issuer=b", "auth.issuer and config.auth.issuer exclude each other"),
             ("config.log.engine=nats", "set config.nats.urls"),
             ("tls.admin.clientCASecret=a", "needs tls.admin.existingSecret"),
             # What the type of the service does not have.
@@ -208,6 +213,9 @@ class Chart(unittest.TestCase):
             ("extraEnv[0].name=TERTULIA__LIMITS__CONNECTIONS", "set config.limits.connections instead"),
             ("extraEnv[0].name=TERTULIA__TELEMETRY__TRACES__ENDPOINT", "set config.telemetry.traces.endpoint instead"),
             ("extraEnv[0].name=TERTULIA__ADMIN__TOKEN_FILE", "set config.admin.token_file instead"),
+            ("extraEnv[0].name=TERTULIA__AUTH__KEYS_FILE", "set config.auth.keys_file instead"),
+            ("extraArgs={--auth-keys-file,/a}", "set config.auth.keys_file instead"),
+            ("extraArgs={--set,auth.guests=true}", "set config.auth.guests instead"),
             ("extraArgs={--set,telemetry.traces.enabled=true}", "set config.telemetry.traces.enabled instead"),
             ("extraArgs={--nats-url,nats://a}", "set config.nats.urls instead"),
             ("extraArgs={--nats-url=nats://a}", "set config.nats.urls instead"),
@@ -591,6 +599,50 @@ class Chart(unittest.TestCase):
         _, chat = render(None, "--set", "tls.chat.existingSecret=a").one("Pod")["spec"]["containers"]
         self.assertIn("release-tertulia.chat.svc", chat["args"])
 
+    def test_clients_prove_who_they_are(self):
+        self.assertNotIn("auth", render().config())
+        manifests = render(ROOT / "tests/deploy/values/auth-secret.yaml")
+        self.assertEqual(manifests.config()["auth"], {
+            "keys_file": "/etc/tertulia-auth/keys", "issuer": "https://id.example.com", "audience": "chat", "guests": True, "guest_read": "News*, Lobby", "guest_post": "",
+        })
+        (volume,) = [volume for volume in manifests.server()[1]["volumes"] if volume["name"] == "auth-keys"]
+        self.assertEqual(volume["secret"], {"secretName": "chat-keys", "defaultMode": 0o440, "items": [{"key": "jwks", "path": "keys"}]})
+        # The client of `helm test` has no token.
+        self.assertEqual([one["name"] for one in manifests.one("Pod")["spec"]["containers"]], ["ready"])
+        said = render(None, "--set", "auth.existingSecret=a,auth.guestRead=null,auth.guests=true").config()["auth"]
+        self.assertEqual(said, {"keys_file": "/etc/tertulia-auth/keys", "guests": True, "guest_read": "", "guest_post": "*"})
+        # Files that the chart knows nothing of, such as from a CSI driver.
+        said = render(None, "--set", "config.auth.keys_file=/keys/jwks,auth.issuer=a").config()["auth"]
+        self.assertEqual(said, {"keys_file": "/keys/jwks", "issuer": "a"})
+        for name in ("guests=true", "issuer=a", "audience=a"):
+            self.assertIn(f"auth.{name.partition('=')[0]} needs keys, without which clients are taken at their word: set auth.existingSecret", refusal("--set", f"auth.{name}"))
+
+    def test_public_keys_in_the_values(self):
+        need("openssl")
+        values = ROOT / "tests/deploy/values/auth-keys.yaml"
+        given = yaml.safe_load(values.read_text())["auth"]["keys"]
+        with tempfile.TemporaryDirectory() as folder:
+            private, public, file = (Path(folder) / name for name in ("private.pem", "public.pem", "keys"))
+            run("openssl", "genpkey", "-algorithm", "ed25519", "-out", private)
+            run("openssl", "pkey", "-in", private, "-pubout", "-out", public)
+            written = Path(folder) / "jwks.json"
+            written.write_text(json.dumps(given))
+            ways = [render(values), *(render(None, "--set-file", f"auth.keys={path}") for path in (written, public))]
+            for manifests in ways:
+                check(manifests)
+                file.write_text(manifests.one("ConfigMap", "release-tertulia-auth")["data"]["keys"])
+                run(server_binary(), "check-config", "--files", "--set", "log.engine=memory", "--set", f"auth.keys_file={file}")
+            # They are taken up without a restart.
+            self.assertEqual(*(each.one("StatefulSet")["spec"] for each in ways[1:]))
+            self.assertIn("auth.keys is for public keys", refusal("--set-file", f"auth.keys={private}"))
+            for name in ("d", "k"):
+                written.write_text(json.dumps({"keys": [{**given["keys"][0], name: "c2VjcmV0"}]}))
+                self.assertIn("auth.keys is for public keys", refusal("--set-file", f"auth.keys={written}"))
+                self.assertIn("auth.keys is for public keys", refusal("--values", values, "--set", f"auth.keys.keys[0].{name}=c2VjcmV0"))
+        self.assertIn("auth.keys has no key", refusal("--set", "auth.keys=jwks.json"))
+        self.assertIn("auth.existingSecret and auth.keys exclude each other", refusal("--values", values, "--set", "auth.existingSecret=a"))
+        self.assertIn("auth.keys and config.auth.keys_file exclude each other", refusal("--values", values, "--set", "config.auth.keys_file=/b"))
+
     def test_a_certificate_of_cert_manager(self):
         manifests = render(ROOT / "tests/deploy/values/certificate.yaml")
         spec = manifests.one("Certificate", "release-tertulia-chat")["spec"]
@@ -614,7 +666,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(seconds, [None, 7, 5, 0])
 
     def test_names_that_look_like_numbers(self):
-        names = ["admin.existingSecret", "nats.existingSecret", "serviceAccount.name", "priorityClassName", "runtimeClassName", "service.loadBalancerClass", "tls.admin.clientCASecret"]
+        names = ["admin.existingSecret", "auth.existingSecret", "auth.key", "nats.existingSecret", "serviceAccount.name", "priorityClassName", "runtimeClassName", "service.loadBalancerClass", "tls.admin.clientCASecret"]
         names += [f"tls.{port}.existingSecret" for port in ("chat", "admin", "http")] + [f"tls.{port}.{key}" for port in ("chat", "admin", "http") for key in ("certKey", "keyKey")]
         names += ["tls.admin.clientCAKey", "tls.chat.caKey", "admin.existingSecretKey", "persistence.storageClass"]
         on = "service.type=LoadBalancer,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true,autoscaling.enabled=true,tls.chat.certificate.enabled=true,tls.chat.certificate.issuerRef.name=a"
@@ -645,7 +697,9 @@ class Chart(unittest.TestCase):
         self.assertIn("/service/ipFamilies", refusal("--set", "service.ipFamilies={IPv5}"))
 
     def test_notes_tell_how_to_connect(self):
-        for values, wanted in (("defaults", "data-release-tertulia-0"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
+        for values, wanted in (("defaults", "data-release-tertulia-0"), ("defaults", "NOTE: clients are taken at their word"),
+                               ("node-port", "WARNING: clients are taken at their word, and the service leads there from outside"),
+                               ("auth-secret", "who shows none is a guest."), ("auth-keys", "who shows none is not let in."), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},
@@ -654,6 +708,9 @@ class Chart(unittest.TestCase):
             self.assertIn(wanted, notes)
             self.assertIn("release-tertulia.chat:8088", notes)
             self.assertIn("port-forward release-tertulia-0 8089:", notes)
+            # Whoever has to show a certificate has none in the pod.
+            self.assertEqual("exec release-tertulia-0 -- tertulia-server admin ListGroups\n" in notes, values != "tls")
+            self.assertEqual("taken at their word" in notes, not values.startswith("auth-"))
 
     def test_packages(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -748,6 +805,23 @@ class Kustomize(unittest.TestCase):
         manifests.validate()
         check(manifests)
         self.assertEqual([port["name"] for port in manifests.one("Service", "tertulia-ops")["spec"]["ports"]], ["http", "admin"])
+
+    def test_the_authentication_component(self):
+        for overlay in ("single", "cluster"):
+            with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+                up = "../../deploy/kubernetes"
+                kustomization = {"resources": [f"{up}/overlays/{overlay}"], "components": [f"{up}/components/authentication", f"{up}/components/tls-chat"]}
+                (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+                manifests = Manifests(run("kubectl", "kustomize", folder).stdout)
+            manifests.validate()
+            check(manifests)
+            _, spec = manifests.server()
+            (container,) = spec["containers"]
+            self.assertEqual(effective(manifests, container)["auth"]["keys_file"], "/etc/tertulia-auth/keys")
+            (volume,) = [volume["secret"] for volume in spec["volumes"] if volume["name"] == "auth-keys"]
+            # What the page of the component has made.
+            made = f"kubectl create secret generic {volume['secretName']} --from-file={volume['items'][0]['key']}\n"
+            self.assertIn(made, (ROOT / "deploy/kubernetes/components/authentication/kustomization.yaml").read_text())
 
     def test_the_servers_of_nats(self):
         manifests = Manifests(run("kubectl", "kustomize", "deploy/kubernetes/nats").stdout)
@@ -991,6 +1065,18 @@ class Compose(unittest.TestCase):
         run(server_binary(), "check-config", "--files", *config, env=environment)
         Path(environment["TERTULIA__ADMIN__TOKEN_FILE"]).unlink()
         self.assertNotEqual(run(server_binary(), "check-config", "--files", *config, env=environment, check=False).returncode, 0)
+
+    def test_authentication_is_added_by_a_second_file(self):
+        _, environment = self.as_told("compose.auth.yaml")
+        config = ["check-config", "--files", "--config", ROOT / "deploy/docker/tertulia.yaml", "--set", "log.engine=memory"]
+        run(server_binary(), *config, env=environment)
+        # The key that signs is not among what the server is given.
+        (file,) = [Path(path) for path in environment.values()]
+        self.assertEqual(list(file.parent.iterdir()), [file])
+        file.unlink()
+        self.assertNotEqual(run(server_binary(), *config, env=environment, check=False).returncode, 0)
+        ignored = run("git", "check-ignore", "deploy/auth", "deploy/issuer.pem").stdout.split()
+        self.assertEqual(ignored, ["deploy/auth", "deploy/issuer.pem"])
 
     def test_tls_is_added_by_a_second_file(self):
         _, found = self.as_told("compose.tls.yaml")

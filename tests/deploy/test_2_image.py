@@ -178,6 +178,8 @@ class Image(unittest.TestCase):
         container.wait_ready()
         with self.assertRaises(OSError):
             chat.Client(container.address(8089), "nobody")
+        said = json.loads(ENGINE.docker("exec", container.id, "tertulia-server", "admin", "GetShardMap").stdout)
+        self.assertTrue(said["nodes"][0]["answering"], said)
 
     def test_an_unhealthy_server_is_reported(self):
         # It listens for HTTP where the health check of the image does not ask.

@@ -117,7 +117,7 @@ async fn a_token_says_which_groups_its_bearer_may_use() -> Result<()> {
     for group in groups {
         join(&mut all, group).await?;
     }
-    let told = json!({"tertulia": {"read": ["team-*", "x-lobby", "nowhere"], "post": ["x-lobby", "a-secret"]}});
+    let told = json!({"tertulia": {"read": ["x-lobby", "nowhere"], "read_prefixes": ["team-"], "post": ["x-lobby", "a-secret"]}});
     let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, told)?).await?;
     join(&mut ada, "team-1").await?;
     let refused = |request: &str, group: &str| json!({"Rejected": {"code": "forbidden", "request": request, "group_name": group}});
@@ -156,7 +156,7 @@ async fn a_token_says_which_groups_its_bearer_may_use() -> Result<()> {
 async fn a_connection_ends_with_its_token_unless_that_is_refreshed() -> Result<()> {
     let issuer = Issuer::new()?;
     let server = issuer.server().start().await?;
-    let short = issuer.token("ada", 2, json!({}))?;
+    let short = issuer.token("ada", 5, json!({}))?;
     let (mut ends, _) = welcome(&server, &short).await?;
     let (mut stays, _) = welcome(&server, &short).await?;
     for client in [&mut ends, &mut stays] {
@@ -226,6 +226,74 @@ async fn who_shows_a_token_that_allows_less_leaves_what_it_may_not_read() -> Res
     Ok(())
 }
 
+/// The owner of a group and the connection agree about who is in it, however tokens follow each other.
+#[tokio::test]
+async fn less_and_then_more_leaves_nobody_half_in_a_group() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = issuer.server().set("chat.post_without_join", false).start().await?;
+    let (mut root, _) = welcome(&server, &issuer.token("root", 60, json!({}))?).await?;
+    let all = issuer.token("ada", 60, json!({}))?;
+    let less = issuer.token("ada", 60, json!({"tertulia": {"read": ["Cats"]}}))?;
+    let (mut ada, _) = welcome(&server, &all).await?;
+    join(&mut root, "Dogs").await?;
+    join(&mut ada, "Dogs").await?;
+    let lines = [
+        json!({"Post": {"group_name": "Dogs", "message": "still allowed", "id": "1"}}),
+        json!({"Join": {"group_name": "Dogs"}}),
+        json!({"Refresh": {"token": less}}),
+        json!({"Refresh": {"token": all}}),
+        json!({"Ping": {}}),
+    ];
+    ada.send(lines.map(|line| format!("{line}\n")).concat()).await?;
+    let mut kinds = Vec::new();
+    while !kinds.iter().any(|kind| kind == "Pong") {
+        let line = ada.json().await?;
+        let kind = line.as_object().and_then(|line| line.keys().next()).cloned().context("no kind")?;
+        if kind != "Message" {
+            kinds.push(kind);
+        }
+    }
+    kinds.sort();
+    assert_eq!(kinds, ["Joined", "Left", "Pong", "Posted", "Refreshed", "Refreshed"]);
+    root.expect_json(&json!({"Message": {"message": "still allowed"}})).await?;
+    poll_until(PATIENCE, "the owner knows", async || {
+        let members = server.admin("ListMembers", json!({"group_name": "Dogs"})).await?;
+        Ok((members["members"].as_array().map(Vec::len) != Some(1)).then(|| members.to_string()))
+    })
+    .await?;
+    root.line(r#"{"Post":{"group_name":"Dogs","message":"who is there?"}}"#).await?;
+    let mut answers = [root.json().await?, root.json().await?];
+    answers.sort_by_key(ToString::to_string);
+    assert_eq!(answers[0]["Message"]["message"], "who is there?");
+    // Nothing of it before the answer.
+    ask(&mut ada, json!({"Ping": {}}), json!({"Pong": {}})).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_gone_soon_after_its_token() -> Result<()> {
+    const MESSAGES: usize = 1_000;
+    let issuer = Issuer::new()?;
+    let server = issuer.server().start().await?;
+    let (mut root, _) = welcome(&server, &issuer.token("root", 60, json!({}))?).await?;
+    join(&mut root, "Logs").await?;
+    root.line(r#"{"Leave":{"group_name":"Logs"}}"#).await?;
+    root.expect_json(&json!({"Left": {}})).await?;
+    let text = "x".repeat(10_000);
+    for _ in 0..MESSAGES {
+        root.line(&json!({"Post": {"group_name": "Logs", "message": text}}).to_string()).await?;
+        root.expect_json(&json!({"Posted": {}})).await?;
+    }
+    let (mut slow, _) = welcome(&server, &issuer.token("ada", 2, json!({}))?).await?;
+    slow.line(r#"{"Join":{"group_name":"Logs","after":0}}"#).await?;
+    poll_until(PATIENCE, "it is closed", async || {
+        let metrics = Metrics::scrape(server.http()).await?;
+        let closed = metrics.sum("tertulia_connections_closed_total", &[("reason", "token_expired")]);
+        Ok((closed != Some(1.0)).then(|| metrics.describe("tertulia_connections_closed_total")))
+    })
+    .await
+}
+
 #[tokio::test]
 async fn keys_are_replaced_while_the_server_runs() -> Result<()> {
     let mut issuer = Issuer::new()?;
@@ -258,6 +326,11 @@ async fn guests_get_what_is_for_guests() -> Result<()> {
     let server = options.set("auth.guest_post", "Lobby").start().await?;
     let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, json!({}))?).await?;
     join(&mut ada, "Lobby").await?;
+    // No token can be of the name that a guest was given.
+    let mut named = server.connector().raw().await?;
+    ask(&mut named, json!({"Hello": {"version": 1}}), json!({"Welcome": {}})).await?;
+    let answer = json!({"Rejected": {"code": "bad_request", "request": "Refresh"}});
+    ask(&mut named, json!({"Refresh": {"token": issuer.token("ada", 60, json!({}))?}}), answer).await?;
     // The client of the book knows nothing of all this.
     let mut guest = server.connector().raw().await?;
     guest.line(r#"{"Join":{"group_name":"Secrets"}}"#).await?;

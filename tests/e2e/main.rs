@@ -2,6 +2,7 @@
 //!
 //! Each scenario has a server of its own, so they run side by side. The answers are those of `docs/protocol.md`.
 
+mod admin_command;
 mod administration;
 mod authentication;
 mod bearers;

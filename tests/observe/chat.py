@@ -30,10 +30,11 @@ def send(writer, kind, **fields):
 
 
 class Crowd:
-    """Clients of one server, until it is left."""
+    """Clients of one server, until it is left. With an issuer of tokens, those who give a name prove it."""
 
-    def __init__(self, address, seed):
+    def __init__(self, address, seed, issuer=None):
         self.address = address
+        self.issuer = issuer
         self.random = random.Random(seed)
         self.tasks = []
 
@@ -65,6 +66,10 @@ class Crowd:
         self.add(self.passer_by, pace)
         self.add(self.behind, pace)
 
+    def named(self, user):
+        """What somebody says in `Hello` who has a name."""
+        return {"token": self.issuer.token(user)} if self.issuer else {"user": user}
+
     def text(self):
         return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 30)))
 
@@ -86,7 +91,7 @@ class Crowd:
         """Speaks the extended dialect, repeats some of its posts, asks, leaves and joins again."""
         reader, writer = await connect(self.address)
         async with reading(reader, writer):
-            send(writer, "Hello", version=1, user=user)
+            send(writer, "Hello", version=1, **self.named(user))
             for group in groups:
                 send(writer, "Join", group_name=group, last=5)
             for number in range(self.random.randint(20, 80)):
@@ -127,7 +132,7 @@ class Crowd:
             await stack.enter_async_context(reading(reader, writer))
             slow, slow_writer = await connect(self.address, receive_buffer=4096)
             stack.callback(slow_writer.close)
-            send(slow_writer, "Hello", version=1, user="slow")
+            send(slow_writer, "Hello", version=1, **self.named("slow"))
             send(slow_writer, "Join", group_name="busy")
             send(writer, "Join", group_name="busy")
             for _ in range(600):

@@ -175,6 +175,7 @@
 {{- end }}
 {{- $_ := set $config.admin "token_file" "/etc/tertulia-admin/token" }}
 {{- end }}
+{{- include "tertulia.addAuth" (list . $config) }}
 {{- if eq (include "tertulia.storage" .) "emptyDir" }}
 {{- $log := $config.log | default dict }}
 {{- if not (hasKey $log "disk_bytes") }}

@@ -205,7 +205,7 @@ fn issued(algorithm: Algorithm) -> (Auth, String) {
     std::fs::write(&file, keys).expect("a file of keys");
     let auth = Auth::new(&auth::Config { keys_file: Some(file), ..auth::Config::default() }).expect("good keys");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
-    let rights = serde_json::json!({"read": ["team-7/*", "Lobby"], "post": ["team-7/*"]});
+    let rights = serde_json::json!({"read": ["Lobby"], "read_prefixes": ["team-7/"], "post_prefixes": ["team-7/"]});
     let claims =
         serde_json::json!({"sub": "ada", "exp": (now + Duration::from_secs(86_400)).as_secs(), "tertulia": rights});
     let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &signs).expect("a token");

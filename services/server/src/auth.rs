@@ -46,6 +46,8 @@ pub struct Rights {
     pub until: Option<tokio::time::Instant>,
     /// When the token says so, in milliseconds since 1970-01-01 UTC.
     pub expires_at: Option<u64>,
+    /// Whether nothing was shown for them.
+    pub is_guest: bool,
 }
 
 /// Why a client was not let in. The text is fit for whoever asked.
@@ -71,6 +73,9 @@ pub enum Refused {
         /// Who was said to be there.
         not: String,
     },
+    /// It has a name that no token can be of.
+    #[error("you are a guest here: connect again, and show the token in Hello")]
+    Guest,
     /// Nobody asked for it.
     #[error("this server asks for no token")]
     NoToken,
@@ -82,7 +87,7 @@ impl Refused {
     pub fn code(&self) -> Code {
         match self {
             Self::BadUserName(_) => Code::BadUserName,
-            Self::NoToken => Code::BadRequest,
+            Self::NoToken | Self::Guest => Code::BadRequest,
             Self::Unproven | Self::UnprovenName | Self::Token(_) | Self::OtherUser { .. } => Code::Unauthenticated,
         }
     }
@@ -105,7 +110,7 @@ struct Inner {
 struct Tokens {
     rules: Rules,
     file: PathBuf,
-    keys: RwLock<Keys>,
+    keys: RwLock<Arc<Keys>>,
 }
 
 impl Auth {
@@ -117,13 +122,17 @@ impl Auth {
         let tokens = match &config.keys_file {
             None => None,
             Some(file) => {
-                let keys = RwLock::new(keys::read(file)?);
+                let keys = keys::read(file)?;
+                let (count, passed_over) = (keys.len(), keys.passed_over());
+                tracing::info!(file = %file.display(), count, passed_over, "clients show tokens, signed with these keys");
+                let keys = RwLock::new(Arc::new(keys));
                 Some(Tokens { rules: Rules::new(config), file: file.clone(), keys })
             }
         };
         // What is in the configuration was looked at when it was read.
         let groups = |text: &str| config::groups(text).unwrap_or_else(|_| Groups::none());
-        let guests = Rights { read: groups(&config.guest_read), post: groups(&config.guest_post), ..Rights::all() };
+        let (read, post) = (groups(&config.guest_read), groups(&config.guest_post));
+        let guests = Rights { read, post, until: None, expires_at: None, is_guest: true };
         let guests = config.guests.then(|| Box::new(guests));
         Ok(Self(Arc::new(Inner { tokens, guests, metrics: Metrics::default() })))
     }
@@ -155,9 +164,18 @@ impl Auth {
     ///
     /// # Errors
     /// The token proves nothing, or is not that user's, or there is none to be shown.
-    pub fn refresh(&self, user: &UserName, token: &str) -> Result<Option<Box<Rights>>, Refused> {
+    pub fn refresh(
+        &self,
+        user: &UserName,
+        rights: Option<&Rights>,
+        token: &str,
+    ) -> Result<Option<Box<Rights>>, Refused> {
         let Some(tokens) = &self.0.tokens else { return Err(Refused::NoToken) };
-        let refreshed = tokens.principal(token, Some(user.as_str())).map(|principal| principal.rights);
+        let refreshed = match rights {
+            // No token is of the name that was made for it.
+            Some(rights) if rights.is_guest => Err(Refused::Guest),
+            _ => tokens.principal(token, Some(user.as_str())).map(|principal| principal.rights),
+        };
         self.0.metrics.count(Way::Refresh, refreshed)
     }
 
@@ -178,9 +196,10 @@ impl Auth {
         };
         let replace = |new: Keys| {
             let mut current = keys.write().unwrap_or_else(PoisonError::into_inner);
-            if *current != new {
-                tracing::info!(file = %file.display(), count = new.len(), "the tokens of clients are held against new keys");
-                *current = new;
+            if **current != new {
+                let (count, passed_over) = (new.len(), new.passed_over());
+                tracing::info!(file = %file.display(), count, passed_over, "the tokens of clients are held against new keys");
+                *current = Arc::new(new);
             }
         };
         let what = "the new keys for the tokens of clients cannot be used: the old ones stay";
@@ -191,7 +210,7 @@ impl Auth {
 impl Tokens {
     /// Who shows a token, and says to be `user`, if anybody.
     fn principal(&self, token: &str, user: Option<&str>) -> Result<Principal, Refused> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
         let principal = self.rules.verify(token, &keys)?;
         match user {
             Some(user) if user != principal.user.as_str() => {
@@ -200,13 +219,6 @@ impl Tokens {
             }
             _ => Ok(principal),
         }
-    }
-}
-
-impl Rights {
-    /// Everything, as long as it likes.
-    fn all() -> Self {
-        Self { read: Groups::all(), post: Groups::all(), until: None, expires_at: None }
     }
 }
 

@@ -39,6 +39,12 @@ pub(crate) enum Command {
     PrintConfig(PrintConfig),
     /// Ask a running server whether it is ready; exits with 0 if it is, else with 1
     Health(Health),
+    /// Call the admin API of a running server; without CALL, tell what there is to call
+    ///
+    /// Without --address it is the server of this configuration (file, environment and flags), called as that says: at admin.address, with the
+    /// first token in admin.token_file that may do everything, and, where admin.tls is set, over TLS with the server that shows that
+    /// certificate. An answer is written as JSON, those of a stream one on each line. Exits with 1 if the call fails.
+    Admin(Box<Admin>),
     /// Look at the messages in the data directory of the engine embedded, while no server uses it
     #[command(subcommand)]
     Log(Log),
@@ -181,6 +187,43 @@ pub(crate) struct Health {
     pub(crate) timeout: Duration,
 }
 
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Admin {
+    /// What to call, such as ListGroups or list-groups
+    pub(crate) call: Option<String>,
+    /// The request as JSON, such as '{"prefix": "D"}'; '-' reads it from stdin
+    #[arg(value_name = "JSON", default_value = "{}")]
+    pub(crate) request: String,
+    /// Tell what CALL does and what its request may have, and do not call
+    #[arg(long, requires = "call")]
+    pub(crate) describe: bool,
+    /// Call again for every further page of a list
+    #[arg(long, conflicts_with = "describe")]
+    pub(crate) all: bool,
+    /// Another server, HOST:PORT, http://HOST:PORT or https://HOST:PORT; then no token and no certificate is taken from the configuration
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<String>,
+    /// The file with the token to present, as in `admin.token_file`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Speak TLS, and trust the certificates in this file (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Speak TLS with a server whose certificate is for this name rather than for the address
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_name: Option<String>,
+    /// Speak TLS, and show this certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of --cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// How long to wait for the connection, and for each answer or the begin of a stream. The server itself gives up after 10 s, and then says
+    /// what that means
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
 fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
@@ -198,7 +241,7 @@ struct Options {
     /// Where chat clients connect
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     chat: Option<String>,
-    /// The keys with which the tokens of clients are signed
+    /// The file with the keys of the tokens that chat clients show: a JWK Set, or public keys in PEM
     #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
     auth_keys_file: Option<String>,
     /// Where the admin API listens

@@ -15,6 +15,7 @@ use tertulia_server::http::probe;
 use tertulia_server::telemetry::config::LogFormat;
 use tertulia_server::{causes, server, telemetry};
 
+mod admin_client;
 mod cli;
 mod issuing;
 mod maintenance;
@@ -48,6 +49,16 @@ fn main() -> ExitCode {
             Format::Json => print::json(&loaded.config).map_or_else(|error| fail(&error), |text| write(&text)),
         },
         Command::Health(health) => ask(&health, &loaded.config),
+        Command::Admin(options) => match admin_client::run(&options, &loaded.config.admin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.is_of_usage() => {
+                complain(&error);
+                ExitCode::from(USAGE)
+            }
+            // As of everything else that is written to stdout.
+            Err(admin_client::Error::Output(_)) => ExitCode::from(FAILURE),
+            Err(error) => fail(&causes::on_one_line(&error)),
+        },
         Command::Log(command) => match maintenance::run(&command, &loaded.config) {
             Ok(()) => ExitCode::SUCCESS,
             // As of everything else that is written to stdout.

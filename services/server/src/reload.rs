@@ -72,15 +72,17 @@ pub(crate) async fn follow<T, E, R>(
     while stop.run_until_cancelled(looks.next()).await.is_some() {
         let reading = tokio::task::spawn_blocking(read());
         // A file system that does not answer is not waited for.
-        let Some(Ok(found)) = stop.run_until_cancelled(reading).await else { return };
-        match found {
+        let Some(read) = stop.run_until_cancelled(reading).await else { return };
+        match read
+            .map_err(|panic| panic.to_string())
+            .and_then(|found| found.map_err(|error| causes::on_one_line(&error)))
+        {
             Ok(found) => {
                 complaint = None;
                 failing.set(0.0);
                 replace(found);
             }
             Err(error) => {
-                let error = causes::on_one_line(&error);
                 if complaint.as_ref() != Some(&error) {
                     tracing::error!(error, "{text}");
                 }

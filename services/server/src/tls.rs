@@ -21,4 +21,4 @@ pub use acceptor::{Acceptor, BUFFER, Reason, Refused, next, open};
 pub use config::{Config, Files};
 pub use keys::{Error, Port, Source};
 pub use stream::Stream;
-pub use unverified::{connect, subject};
+pub use unverified::{client_of, connect, subject};

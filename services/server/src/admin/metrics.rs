@@ -130,6 +130,12 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// A code as gRPC writes it.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    CODES[code as usize]
+}
+
 /// Handles, made once; those of requests that fail when the first of their kind comes, since most pairs never do.
 #[derive(Debug)]
 pub(super) struct Metrics {

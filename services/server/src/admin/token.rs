@@ -107,6 +107,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<Token>, Error> {
     Ok(tokens.into_iter().map(|(_, token)| token).collect())
 }
 
+/// The value of an `authorization` header that presents a token in a file: the first that may do everything, or the first if all may only
+/// read.
+///
+/// # Errors
+/// The file cannot be read, has no token, or a line that is none.
+pub fn authorization(path: &Path) -> Result<String, Error> {
+    let tokens = read(path)?;
+    let full = tokens.iter().find(|token| token.grant.scope == Scope::All);
+    let token = full.or(tokens.first()).ok_or_else(|| Error::Empty { path: path.to_owned() })?;
+    Ok(format!("Bearer {}", token.secret))
+}
+
 impl Token {
     fn of(words: &[&str]) -> Option<Self> {
         let (name, scope, secret) = match *words {
@@ -191,6 +203,18 @@ mod tests {
             (name("grafana"), Scope::Read, "w4tch".to_owned()),
         ];
         assert_eq!(tokens.iter().map(told).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_token_that_is_presented_may_do_everything_if_one_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let presented = |content: &str| {
+            fs::write(&path, content).unwrap();
+            authorization(&path).unwrap()
+        };
+        assert_eq!(presented("grafana read w4tch\nada n3w\nold\n"), "Bearer n3w");
+        assert_eq!(presented("grafana read w4tch\nops read l00k\n"), "Bearer w4tch");
     }
 
     #[test]

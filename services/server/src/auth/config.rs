@@ -42,10 +42,20 @@ impl Default for Config {
     }
 }
 
-/// The groups of a list in the configuration: names and beginnings, separated by commas.
+/// The groups of a list in the configuration: names, separated by commas; one that ends in `*` is the beginning of names.
 ///
 /// # Errors
 /// There are too many, or one that no group can have.
 pub fn groups(text: &str) -> Result<Groups, Error> {
-    Groups::of(text.split(',').map(str::trim).filter(|text| !text.is_empty()))
+    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let (mut names, mut beginnings) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.strip_suffix('*') {
+            // All there are, and so all others of the list.
+            Some("") => return Ok(Groups::all()),
+            Some(beginning) => beginnings.push(beginning),
+            None => names.push(text),
+        }
+    }
+    Groups::of(names, beginnings)
 }

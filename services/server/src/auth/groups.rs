@@ -1,17 +1,21 @@
 //! Which groups somebody may use: some by their names, others by what their names begin with.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tertulia_protocol::GroupName;
 
 /// How many names and beginnings of names one may have.
-pub(super) const MOST: usize = 1_000;
-/// Ends a beginning.
-const ANY: char = '*';
+pub(super) const MOST: usize = 256;
+/// How many bytes these may have: each connection keeps those of its token.
+pub(super) const MOST_BYTES: usize = 8 * 1024;
 
-/// A set of groups. No part of it is within another one.
+/// A set of groups. No part of it is within another one. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Groups {
+pub struct Groups(Arc<Parts>);
+
+#[derive(PartialEq, Eq)]
+struct Parts {
     names: Vec<GroupName>,
     beginnings: Vec<Box<str>>,
 }
@@ -28,73 +32,84 @@ pub enum Part<'a> {
 /// What is no set of groups.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// More than are looked through.
-    #[error("there are more than {MOST}")]
+    /// More than are kept.
+    #[error("there are more than {MOST}, or they have more than {MOST_BYTES} bytes together")]
     TooMany,
     /// No group can have that name.
-    #[error("{text:?} is neither the name of a group nor the beginning of one with a '*' after it")]
+    #[error("{text:?} cannot be the name of a group")]
     NoName {
-        /// What was given.
+        /// What was given, or how that begins.
         text: String,
     },
+    /// All groups would be meant, most likely by mistake.
+    #[error("the beginning of a name must not be empty")]
+    Empty,
 }
 
 impl Groups {
     /// All there are.
     #[must_use]
     pub fn all() -> Self {
-        Self { names: Vec::new(), beginnings: vec!["".into()] }
+        Self(Arc::new(Parts { names: Vec::new(), beginnings: vec!["".into()] }))
     }
 
     /// None.
     #[must_use]
     pub fn none() -> Self {
-        Self { names: Vec::new(), beginnings: Vec::new() }
+        Self(Arc::new(Parts { names: Vec::new(), beginnings: Vec::new() }))
     }
 
-    /// The groups with these names; of one that ends in `*`, all that begin with what stands before it.
+    /// The groups with these names, and all whose names begin so.
     ///
     /// # Errors
     /// There are too many, or one that no group can have.
-    pub fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
-        let (mut names, mut beginnings): (Vec<GroupName>, Vec<Box<str>>) = (Vec::new(), Vec::new());
-        for text in texts {
-            if names.len() + beginnings.len() == MOST {
-                return Err(Error::TooMany);
+    pub fn of<'a>(
+        names: impl IntoIterator<Item = &'a str>,
+        beginnings: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, Error> {
+        let (mut count, mut bytes) = (0, 0);
+        let mut counted = |text: &str| {
+            (count, bytes) = (count + 1, bytes + text.len());
+            if count > MOST || bytes > MOST_BYTES { Err(Error::TooMany) } else { Ok(()) }
+        };
+        let mut parts = Parts { names: Vec::new(), beginnings: Vec::new() };
+        for text in beginnings {
+            counted(text)?;
+            if text.is_empty() {
+                return Err(Error::Empty);
             }
-            match text.strip_suffix(ANY) {
-                Some(beginning) => beginnings.push(beginning.into()),
-                None => names.push(GroupName::new(text).map_err(|_| Error::NoName { text: text.to_owned() })?),
+            parts.beginnings.push(text.into());
+        }
+        parts.beginnings.sort_unstable();
+        // What begins with another one stands after it.
+        parts.beginnings.dedup_by(|next, kept| next.starts_with(&**kept));
+        for text in names {
+            counted(text)?;
+            let name = GroupName::new(text).map_err(|_| Error::NoName { text: begin(text) })?;
+            if !parts.has_beginning_of(text) {
+                parts.names.push(name);
             }
         }
-        beginnings.sort_unstable();
-        // What begins with another one stands after it.
-        beginnings.dedup_by(|next, kept| next.starts_with(&**kept));
-        names.sort_unstable();
-        names.dedup();
-        let mut groups = Self { names: Vec::new(), beginnings };
-        names.retain(|name| !groups.has_beginning_of(name.as_str()));
-        groups.names = names;
-        Ok(groups)
+        parts.names.sort_unstable();
+        parts.names.dedup();
+        parts.names.shrink_to_fit();
+        parts.beginnings.shrink_to_fit();
+        Ok(Self(Arc::new(parts)))
     }
 
     /// Whether a group is one of them.
     #[must_use]
     pub fn contain(&self, name: &str) -> bool {
-        self.has_beginning_of(name) || self.names.binary_search_by(|other| other.as_str().cmp(name)).is_ok()
-    }
-
-    fn has_beginning_of(&self, name: &str) -> bool {
-        // Whatever stands between a beginning and a name that begins with it begins with it too, and there is none such.
-        let after = self.beginnings.partition_point(|beginning| **beginning <= *name);
-        after.checked_sub(1).is_some_and(|place| name.starts_with(&*self.beginnings[place]))
+        let Parts { names, .. } = &*self.0;
+        self.0.has_beginning_of(name) || names.binary_search_by(|other| other.as_str().cmp(name)).is_ok()
     }
 
     /// Those of them whose names begin with `prefix` and come after `after`, in the order of their names; the first part may hold others that
     /// do not come after it.
     pub fn parts<'a>(&'a self, prefix: &'a str, after: &str) -> Vec<Part<'a>> {
-        let names = self.names.iter().filter(|name| name.as_str().starts_with(prefix) && name.as_str() > after);
-        let beginnings = self.beginnings.iter().filter_map(|beginning| match &**beginning {
+        let Parts { names, beginnings } = &*self.0;
+        let names = names.iter().filter(|name| name.as_str().starts_with(prefix) && name.as_str() > after);
+        let beginnings = beginnings.iter().filter_map(|beginning| match &**beginning {
             longer if longer.starts_with(prefix) => Some(longer),
             shorter if prefix.starts_with(shorter) => Some(prefix),
             _ => None,
@@ -104,6 +119,20 @@ impl Groups {
         parts.sort_unstable_by(|one, other| one.text().cmp(other.text()));
         parts
     }
+}
+
+impl Parts {
+    fn has_beginning_of(&self, name: &str) -> bool {
+        // Whatever stands between a beginning and a name that begins with it begins with it too, and there is none such.
+        let after = self.beginnings.partition_point(|beginning| **beginning <= *name);
+        after.checked_sub(1).is_some_and(|place| name.starts_with(&*self.beginnings[place]))
+    }
+}
+
+/// As much of a text as is told of it.
+fn begin(text: &str) -> String {
+    const TOLD: usize = 64;
+    text.chars().take(TOLD).collect()
 }
 
 impl Part<'_> {
@@ -117,7 +146,8 @@ impl Part<'_> {
 
 impl fmt::Debug for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.names).entries(self.beginnings.iter().map(|text| format!("{text}{ANY}"))).finish()
+        let Parts { names, beginnings } = &*self.0;
+        f.debug_list().entries(names).entries(beginnings.iter().map(|text| format!("{text}…"))).finish()
     }
 }
 
@@ -129,8 +159,8 @@ mod tests {
 
     #[test]
     fn names_and_beginnings_say_which_groups_there_are() {
-        let groups = Groups::of(["team-*", "Dogs", "team-7", "Cats*", "Cats and dogs*"]).unwrap();
-        assert_eq!(format!("{groups:?}"), r#"["Dogs", "Cats*", "team-*"]"#);
+        let groups = Groups::of(["Dogs", "team-7"], ["team-", "Cats", "Cats and dogs"]).unwrap();
+        assert_eq!(format!("{groups:?}"), r#"["Dogs", "Cats…", "team-…"]"#);
         for good in ["team-", "team-7", "Dogs", "Cats", "Cats and mice"] {
             assert!(groups.contain(good), "{good}");
         }
@@ -138,22 +168,28 @@ mod tests {
             assert!(!groups.contain(bad), "{bad}");
         }
         assert!(Groups::all().contain("whatever"));
-        assert!(!Groups::of([]).unwrap().contain("whatever"));
-        assert_eq!(Groups::of(["*", "Dogs"]).unwrap(), Groups::all());
+        assert!(!Groups::none().contain("whatever"));
+        assert_eq!(Groups::of([], []).unwrap(), Groups::none());
+        let odd = Groups::of(["*", "team-*"], []).unwrap();
+        assert!(odd.contain("*") && !odd.contain("whatever") && !odd.contain("team-7"), "a name is a name");
     }
 
     #[test]
     fn what_no_group_can_be_named_is_an_error_that_shows_it() {
         for bad in ["", " Dogs", "a\nb"] {
-            assert_eq!(Groups::of([bad]), Err(Error::NoName { text: bad.to_owned() }));
+            assert_eq!(Groups::of([bad], []), Err(Error::NoName { text: bad.to_owned() }));
         }
-        assert_eq!(Groups::of(std::iter::repeat_n("Dogs", MOST + 1)), Err(Error::TooMany));
+        let long = "x".repeat(300);
+        assert_eq!(Groups::of([&*long], []), Err(Error::NoName { text: "x".repeat(64) }));
+        assert_eq!(Groups::of([], [""]), Err(Error::Empty));
+        assert_eq!(Groups::of(std::iter::repeat_n("Dogs", MOST + 1), []), Err(Error::TooMany));
+        assert_eq!(Groups::of(std::iter::repeat_n(&*"x".repeat(200), 41), []), Err(Error::TooMany));
     }
 
     #[test]
     fn a_part_is_where_a_list_goes_on() {
-        let groups = Groups::of(["b*", "a", "bb", "d", "c*"]).unwrap();
-        let name = |name| Part::Name(groups.names.iter().find(|other| other.as_str() == name).unwrap());
+        let groups = Groups::of(["a", "bb", "d"], ["b", "c"]).unwrap();
+        let name = |name: &str| Part::Name(groups.0.names.iter().find(|other| other.as_str() == name).unwrap());
         let beginning = Part::Beginning;
         assert_eq!(groups.parts("", ""), [name("a"), beginning("b"), beginning("c"), name("d")]);
         assert_eq!(groups.parts("", "b7"), [beginning("b"), beginning("c"), name("d")]);
@@ -162,28 +198,34 @@ mod tests {
         assert_eq!(groups.parts("", "d"), []);
     }
 
+    fn texts(texts: &[String]) -> impl Iterator<Item = &str> {
+        texts.iter().map(String::as_str)
+    }
+
     proptest! {
         /// Whatever overlaps.
         #[test]
-        fn a_name_is_in_it_if_one_of_the_texts_says_so(texts in prop::collection::vec("[ab]{0,3}\\*|[ab]{1,4}", 0..8), name in "[ab]{1,5}") {
-            let groups = Groups::of(texts.iter().map(String::as_str)).unwrap();
-            let said = texts.iter().any(|text| match text.strip_suffix(ANY) {
-                Some(beginning) => name.starts_with(beginning),
-                None => *text == name,
-            });
+        fn a_name_is_in_it_if_one_of_the_texts_says_so(
+            names in prop::collection::vec("[ab]{1,4}", 0..8),
+            beginnings in prop::collection::vec("[ab]{1,3}", 0..8),
+            name in "[ab]{1,5}",
+        ) {
+            let groups = Groups::of(texts(&names), texts(&beginnings)).unwrap();
+            let said = names.contains(&name) || texts(&beginnings).any(|beginning| name.starts_with(beginning));
             prop_assert_eq!(groups.contain(&name), said);
         }
 
         #[test]
         fn each_of_them_is_in_one_part_and_in_order(
-            texts in prop::collection::vec("[ab]{0,3}\\*|[ab]{1,4}", 0..8),
+            names in prop::collection::vec("[ab]{1,4}", 0..8),
+            beginnings in prop::collection::vec("[ab]{1,3}", 0..8),
             mut all in prop::collection::vec("[ab]{1,5}", 0..20),
             prefix in "[ab]{0,2}",
             after in "[ab]{0,3}",
         ) {
             all.sort_unstable();
             all.dedup();
-            let groups = Groups::of(texts.iter().map(String::as_str)).unwrap();
+            let groups = Groups::of(texts(&names), texts(&beginnings)).unwrap();
             let expected: Vec<_> =
                 all.iter().filter(|name| groups.contain(name) && name.starts_with(&prefix) && **name > after).collect();
             let listed: Vec<_> = groups.parts(&prefix, &after).iter().flat_map(|part| {

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header, encode};
-use rustls::crypto::aws_lc_rs;
 use serde_json::{Map, Value, json};
 use tertulia_protocol::UserName;
 
@@ -23,7 +22,7 @@ pub struct Claims {
     pub user: UserName,
     /// How long it counts.
     pub lifetime: Duration,
-    /// The groups that may be read, as a token says them; empty texts are none; `None`: all.
+    /// The groups that may be read: names, and beginnings of names with a `*` after them; empty texts are none; `None`: all.
     pub read: Option<Vec<String>>,
     /// The groups to which may be posted.
     pub post: Option<Vec<String>>,
@@ -72,7 +71,7 @@ pub enum Error {
 /// The system gives nothing random.
 pub fn key() -> Result<String, Error> {
     let mut random = [0; SECRET + ID];
-    aws_lc_rs::default_provider().secure_random.fill(&mut random).map_err(|_| Error::Random)?;
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::Random)?;
     let (secret, id) = random.split_at(SECRET);
     let mut jwk = Jwk::from_encoding_key(&EncodingKey::from_secret(secret)?, Algorithm::HS256)?;
     jwk.common.key_id = Some(id.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -103,10 +102,16 @@ pub fn token(config: &Config, claims: &Claims) -> Result<String, Error> {
     let mut rights = Map::new();
     for (list, said) in [("read", &claims.read), ("post", &claims.post)] {
         let Some(said) = said else { continue };
-        let said: Vec<&str> = said.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+        if said.iter().any(|text| text == "*") {
+            continue;
+        }
+        let said = said.iter().map(String::as_str).filter(|text| !text.is_empty());
+        let (beginnings, names): (Vec<&str>, Vec<&str>) = said.partition(|text| text.ends_with('*'));
+        let beginnings: Vec<&str> = beginnings.iter().filter_map(|text| text.strip_suffix('*')).collect();
         // The server would refuse it.
-        Groups::of(said.iter().copied()).map_err(|error| Error::Groups { list, error })?;
-        rights.insert(list.to_owned(), json!(said));
+        Groups::of(names.iter().copied(), beginnings.iter().copied()).map_err(|error| Error::Groups { list, error })?;
+        rights.insert(list.to_owned(), json!(names));
+        rights.insert(format!("{list}_prefixes"), json!(beginnings));
     }
     if !rights.is_empty() {
         told.insert("tertulia".to_owned(), Value::Object(rights));
@@ -166,9 +171,11 @@ mod tests {
 
         let strict = Config { issuer: "us".to_owned(), audience: "chat".to_owned(), ..plain };
         let (read, post) = (vec!["team-*".to_owned(), "Lobby".to_owned()], vec![String::new()]);
+        let all = Claims { post: Some(vec!["a".to_owned(), "*".to_owned()]), ..of_ada() };
+        assert_eq!(shown(&strict, &token(&strict, &all).unwrap()).rights.unwrap().post, Groups::all());
         let claims = Claims { read: Some(read), post: Some(post), ..of_ada() };
         let rights = shown(&strict, &token(&strict, &claims).unwrap()).rights.unwrap();
-        assert_eq!((rights.read, rights.post), (Groups::of(["team-*", "Lobby"]).unwrap(), Groups::none()));
+        assert_eq!((rights.read, rights.post), (Groups::of(["Lobby"], ["team-"]).unwrap(), Groups::none()));
     }
 
     #[test]
@@ -211,6 +218,6 @@ mod tests {
         let header = jsonwebtoken::decode_header(&signed).unwrap();
         assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::HS512, Some("of both")));
         let wrong = Claims { post: Some(vec![" x".to_owned()]), ..of_ada() };
-        assert!(error(&mixed, &wrong).starts_with(r#"--post: " x" is neither the name of a group"#));
+        assert!(error(&mixed, &wrong).starts_with(r#"--post: " x" cannot be the name of a group"#));
     }
 }

@@ -5,13 +5,21 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519 as ED25519_SIGNATURES, ParsedPublicKey,
+};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use serde_json::Value;
 
 /// The shortest secret that is taken: as long as the shortest hash, which RFC 7518 (3.2) asks for.
 pub(super) const SECRET: usize = 32;
+/// The fewest and the most bits of a key of RSA with which the library checks signatures.
+const RSA_BITS: RangeInclusive<usize> = 2_048..=8_192;
+const PRIVATE: &str = "it is a private key: give the server the public one alone";
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 /// Algorithms, by the kind of key that they are for.
@@ -26,6 +34,8 @@ const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
 pub(super) struct Keys {
     content: Vec<u8>,
     keys: Vec<Key>,
+    /// How many do not count.
+    passed_over: usize,
 }
 
 /// A key with which tokens may be signed.
@@ -85,10 +95,11 @@ pub(super) fn read(path: &Path) -> Result<Keys, Error> {
     let malformed = |reason: String| Error::Malformed { path: path_buf(), reason };
     let text = str::from_utf8(&content).map_err(|error| malformed(error.to_string()))?;
     let found: Vec<Result<Option<Key>, String>> = if text.trim_start().starts_with('{') {
-        set(text).map_err(malformed)?.iter().map(of_jwk).collect()
+        set(text).map_err(malformed)?.into_iter().map(of_jwk).collect()
     } else {
         blocks(text).map_err(malformed)?.into_iter().map(|block| of_pem(block).map(Some)).collect()
     };
+    let count = found.len();
     let mut keys = Vec::new();
     for (number, key) in (1..).zip(found) {
         keys.extend(key.map_err(|reason| Error::Unusable { path: path_buf(), number, reason })?);
@@ -96,19 +107,27 @@ pub(super) fn read(path: &Path) -> Result<Keys, Error> {
     if keys.is_empty() {
         return Err(Error::Empty { path: path_buf() });
     }
-    Ok(Keys { content, keys })
+    let passed_over = count - keys.len();
+    Ok(Keys { content, keys, passed_over })
 }
 
-fn set(text: &str) -> Result<Vec<Jwk>, String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if value.get("keys").is_some() {
-        return serde_json::from_value::<JwkSet>(value).map(|set| set.keys).map_err(|error| error.to_string());
+/// What is wrong is told without what stands there: it may be a secret.
+fn set(text: &str) -> Result<Vec<Value>, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match value.get("keys") {
+        None => Ok(vec![value]),
+        Some(Value::Array(keys)) => Ok(keys.clone()),
+        Some(_) => Err("its 'keys' must be a list".to_owned()),
     }
-    serde_json::from_value(value).map(|key| vec![key]).map_err(|error| error.to_string())
 }
 
 /// `None`: it is for something else, or of a kind that is not known here.
-fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, String> {
+fn of_jwk(value: Value) -> Result<Option<Key>, String> {
+    let is_private = value.get("d").is_some();
+    let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it is no JWK".to_owned())?;
+    if is_private {
+        return Err(PRIVATE.to_owned());
+    }
     let common = &jwk.common;
     let signs = common.public_key_use.as_ref().is_none_or(|of| *of == PublicKeyUse::Signature);
     let for_signatures = [KeyOperations::Sign, KeyOperations::Verify];
@@ -135,26 +154,41 @@ fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, String> {
             Err(_) => return Ok(None),
         },
     };
-    let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string())?;
-    has_a_right_length(&key, &algorithms)?;
+    let key = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
+    check(&key, &algorithms)?;
     Ok(Some(Key { id: common.key_id.clone(), algorithms, key }))
 }
 
 /// What is found out otherwise when the first token comes, and then looks as if that were wrong.
-fn has_a_right_length(key: &DecodingKey, algorithms: &[Algorithm]) -> Result<(), String> {
-    // The two numbers of RSA are not at hand, and of any length.
-    let Ok(bytes) = key.try_get_as_bytes() else { return Ok(()) };
-    let length = bytes.len();
-    let right = match algorithms.first().map(|algorithm| algorithm.family()) {
-        Some(AlgorithmFamily::Hmac) if length < SECRET => {
-            return Err(format!("a secret must have at least {SECRET} bytes, this one has {length}"));
+fn check(key: &DecodingKey, algorithms: &[Algorithm]) -> Result<(), String> {
+    let bytes = key.try_get_as_bytes().unwrap_or_default();
+    let parsed = match key.family() {
+        AlgorithmFamily::Hmac if bytes.len() < SECRET => {
+            return Err(format!("a secret must have at least {SECRET} bytes, this one has {}", bytes.len()));
         }
-        Some(AlgorithmFamily::Ec) if algorithms == P256 => 65,
-        Some(AlgorithmFamily::Ec) => 97,
-        Some(AlgorithmFamily::Ed) => 32,
-        _ => return Ok(()),
+        AlgorithmFamily::Hmac => return Ok(()),
+        AlgorithmFamily::Rsa => {
+            let bits = bits(key).ok_or("it is no key of RSA")?;
+            if RSA_BITS.contains(&bits) {
+                return Ok(());
+            }
+            let (least, most) = RSA_BITS.into_inner();
+            return Err(format!("a key of RSA must have {least} to {most} bits, this one has {bits}"));
+        }
+        AlgorithmFamily::Ec if algorithms == P256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes),
+        AlgorithmFamily::Ec => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, bytes),
+        AlgorithmFamily::Ed => ParsedPublicKey::new(&ED25519_SIGNATURES, bytes),
     };
-    if length == right { Ok(()) } else { Err("it has not the length of such a key".to_owned()) }
+    parsed.map(drop).map_err(|_| "it is no point of its curve".to_owned())
+}
+
+/// Bits of the modulus, rounded up to whole bytes.
+fn bits(key: &DecodingKey) -> Option<usize> {
+    let jwk = Jwk::from_decoding_key(key, None).ok()?;
+    let AlgorithmParameters::RSA(parameters) = jwk.algorithm else { return None };
+    // In base64, 6 bits a character, leading zeros are A.
+    let significant = parameters.n.trim_start_matches('A').len();
+    Some(significant * 6 / 8 * 8)
 }
 
 fn blocks(text: &str) -> Result<Vec<&str>, String> {
@@ -173,7 +207,7 @@ fn blocks(text: &str) -> Result<Vec<&str>, String> {
 fn of_pem(block: &str) -> Result<Key, String> {
     let label = block[BEGIN.len()..].split("-----").next().unwrap_or_default();
     if label.contains("PRIVATE") {
-        return Err("it is a private key: give the server the public one alone".to_owned());
+        return Err(PRIVATE.to_owned());
     }
     if !label.ends_with("PUBLIC KEY") {
         return Err(format!("it is a {label}, and must be a PUBLIC KEY"));
@@ -189,7 +223,7 @@ fn of_pem(block: &str) -> Result<Key, String> {
         (AlgorithmFamily::Ed, _) => ED25519,
         _ => RSA,
     };
-    has_a_right_length(&key, algorithms)?;
+    check(&key, algorithms)?;
     Ok(Key { id: None, algorithms: algorithms.to_vec(), key })
 }
 
@@ -202,6 +236,11 @@ impl Keys {
     /// All of them, in the order of the file.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
+    }
+
+    /// How many keys of the file are not among them, since they are for something else or of a kind that is not known here.
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over
     }
 
     /// Those that a token may be signed with which says so of itself.

@@ -24,7 +24,7 @@ pub(super) enum Way {
 pub fn describe() {
     describe_counter!(
         LOGINS,
-        "Times that a client said who it is, by result (accepted, refused) and way: token; refresh, of a token that was about to expire; word, where the server asks for no token; guest, who said nothing"
+        "Times that a client said who it is, by result (accepted, refused) and way: token; refresh, of a token that was about to expire; word, where the server asks for no token; guest, who showed nothing"
     );
     describe_gauge!(
         RELOAD_FAILING,

@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::*;
@@ -72,7 +73,7 @@ fn without_keys_a_name_is_taken_at_its_word_and_guests_differ() {
     let error = auth.decide(Some(&hello(Some("@system"), None))).unwrap_err();
     assert_eq!(error.code(), Code::BadUserName);
     assert!(error.to_string().contains("'@' is kept for the server"), "{error}");
-    assert_eq!(auth.refresh(&one.user, "whatever").unwrap_err(), Refused::NoToken);
+    assert_eq!(auth.refresh(&one.user, None, "whatever").unwrap_err(), Refused::NoToken);
 }
 
 #[test]
@@ -86,10 +87,12 @@ fn a_token_says_who_its_bearer_is_and_what_it_may() {
     let expires = rights.expires_at.unwrap() / 1_000;
     assert!((now() + 58..=now() + 60).contains(&expires));
 
-    let told = json!({"tertulia": {"read": ["Dogs", "team-*"], "post": []}});
+    let told = json!({"tertulia": {"read": ["Dogs", "*"], "read_prefixes": ["team-"], "post": []}});
     let rights = shown(&auth, &token(told)).unwrap().rights.unwrap();
-    assert_eq!(rights.read, Groups::of(["Dogs", "team-*"]).unwrap());
+    assert_eq!(rights.read, Groups::of(["Dogs", "*"], ["team-"]).unwrap());
     assert_eq!(rights.post, Groups::none());
+    let rights = shown(&auth, &token(json!({"tertulia": {"post_prefixes": ["x"]}}))).unwrap().rights.unwrap();
+    assert_eq!((rights.read, rights.post), (Groups::all(), Groups::of([], ["x"]).unwrap()));
     let endless = shown(&auth, &token(json!({"exp": 1e19}))).unwrap().rights.unwrap();
     assert_eq!((endless.until, endless.expires_at), (None, None));
 }
@@ -99,14 +102,14 @@ fn who_shows_a_token_is_whose_it_is() {
     let auth = auth(Config::default());
     let token = token(json!({}));
     let user = auth.decide(Some(&hello(Some("ada"), Some(&token)))).unwrap().user;
-    assert_eq!(auth.refresh(&user, &token).unwrap().unwrap().read, Groups::all());
+    assert_eq!(auth.refresh(&user, None, &token).unwrap().unwrap().read, Groups::all());
     let error = auth.decide(Some(&hello(Some("bob"), Some(&token)))).unwrap_err();
     assert_eq!(
         (error.code(), &*error.to_string()),
         (Code::Unauthenticated, "the token is of user 'ada', not of 'bob'")
     );
     let bob = NameRules::user("bob").unwrap();
-    assert!(matches!(auth.refresh(&bob, &token), Err(Refused::OtherUser { .. })));
+    assert!(matches!(auth.refresh(&bob, None, &token), Err(Refused::OtherUser { .. })));
     for nobody in [None, Some(&hello(None, None)), Some(&hello(Some("ada"), None))] {
         assert_eq!(auth.decide(nobody).unwrap_err(), Refused::Unproven);
     }
@@ -118,11 +121,13 @@ fn guests_are_let_in_where_that_is_wanted_but_not_under_a_name() {
         Config { guests: true, guest_read: "Lobby, News*".to_owned(), guest_post: String::new(), ..Config::default() };
     let auth = auth(config);
     let guest = auth.decide(None).unwrap();
-    let rights = guest.rights.unwrap();
+    let rights = *guest.rights.unwrap();
     assert!(guest.user.as_str().starts_with("guest-"));
-    assert_eq!((rights.read, rights.post), (Groups::of(["Lobby", "News*"]).unwrap(), Groups::none()));
+    assert_eq!((rights.read.clone(), rights.post.clone()), (Groups::of(["Lobby"], ["News"]).unwrap(), Groups::none()));
     assert_eq!((rights.until, rights.expires_at), (None, None));
     assert_eq!(auth.decide(Some(&hello(Some("ada"), None))).unwrap_err(), Refused::UnprovenName);
+    let refused = auth.refresh(&guest.user, Some(&rights), &token(json!({}))).unwrap_err();
+    assert_eq!((refused.code(), refused), (Code::BadRequest, Refused::Guest));
     // Who shows a token wants to be more than a guest.
     assert_eq!(shown(&auth, "nonsense").unwrap_err(), Refused::Token(Fault::Malformed));
 }
@@ -146,25 +151,40 @@ fn a_token_that_is_not_right_proves_nothing_and_is_told_why() {
     }
     // {"alg":"none"}, without a signature.
     let claims_part = good.split('.').nth(1).unwrap();
-    assert_eq!(fault(format!("eyJhbGciOiJub25lIn0.{claims_part}.")), Fault::Malformed);
+    assert_eq!(fault(format!("eyJhbGciOiJub25lIn0.{claims_part}.")), Fault::UnknownKey);
+    let long = Header { kid: Some("x".repeat(3_000)), ..Header::new(Algorithm::HS256) };
+    assert_eq!(fault(signed(&long, &EncodingKey::from_secret(SECRET).unwrap(), json!({}))), Fault::Malformed);
 
     let past = now() - 11;
     assert_eq!(fault(token(json!({"exp": past}))), Fault::Expired);
     assert_eq!(fault(token(json!({"exp": -1}))), Fault::Claim("exp".to_owned()));
-    assert_eq!(
-        fault(token(json!({"exp": null}))),
-        Fault::Claims("invalid type: null, expected f64 at line 1 column 11".to_owned())
-    );
+    for wrong in [json!({"exp": null}), json!({"exp": "tomorrow"}), json!({"exp": -1.5})] {
+        assert_eq!(fault(token(wrong)), Fault::Claim("exp".to_owned()));
+    }
+    assert!(matches!(fault(token(json!({"sub": ["ada"]}))), Fault::Claims(_)));
     assert_eq!(fault(token(json!({"nbf": now() + 30}))), Fault::Early);
     assert!(matches!(fault(token(json!({"sub": "@system"}))), Fault::Subject(_)));
     assert!(matches!(fault(token(json!({"sub": ""}))), Fault::Subject(_)));
     assert_eq!(fault(token(json!({"aud": "shop"}))), Fault::Audience, "for somebody else");
-    assert!(
-        matches!(fault(token(json!({"tertulia": {"raed": []}}))), Fault::Claims(_)),
-        "what is misspelt must not mean all"
-    );
+    // What is misspelt, or of another form, must not mean everything.
+    for wrong in [
+        json!({"raed": []}),
+        json!({"read_prefixes": null}),
+        json!([]),
+        json!(null),
+        json!({"read": null}),
+        json!({"post": "Dogs"}),
+        json!({"post": [7]}),
+    ] {
+        assert_eq!(fault(token(json!({"tertulia": wrong}))), Fault::Rights, "{wrong}");
+    }
+    assert!(matches!(fault(token(json!({"tertulia": {"read_prefixes": [""]}}))), Fault::Groups { list: "read", .. }));
+    let twice = format!(r#"{{"sub":"ada","exp":{},"tertulia":{{"read":[]}},"tertulia":{{}}}}"#, now() + 60);
+    let twice: Box<RawValue> = serde_json::from_str(&twice).unwrap();
+    let twice = encode(&Header::new(Algorithm::HS256), &twice, &EncodingKey::from_secret(SECRET).unwrap()).unwrap();
+    assert!(matches!(fault(twice), Fault::Claims(_)));
     let error = fault(token(json!({"tertulia": {"post": [" x"]}})));
-    assert!(error.to_string().starts_with(r#"the token's 'tertulia.post' cannot be used: " x" is neither"#), "{error}");
+    assert!(error.to_string().ends_with(r#"of 'post' cannot be used: " x" cannot be the name of a group"#), "{error}");
     let without = |claim: &str| {
         let mut told = claims(json!({}));
         told.as_object_mut().unwrap().remove(claim);
@@ -289,7 +309,19 @@ fn a_file_of_keys_that_cannot_be_used_is_an_error_that_names_it_and_the_key() {
     let broken = error("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     assert!(broken.contains("key 1 of FILE") && broken.contains("Ed25519"), "{broken}");
     let wrong = json!({"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"}).to_string();
-    assert!(error(&wrong).ends_with("it has not the length of such a key"));
+    assert!(error(&wrong).ends_with("it is no point of its curve"));
+    let bytes = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let nowhere = json!({"kty": "EC", "crv": "P-256", "x": bytes, "y": bytes}).to_string();
+    assert!(error(&nowhere).ends_with("it is no point of its curve"));
+    let weak = json!({"kty": "RSA", "n": format!("AAAA{}8", "_".repeat(170)), "e": "AQAB"}).to_string();
+    assert!(error(&weak).ends_with("a key of RSA must have 2048 to 8192 bits, this one has 1024"), "{}", error(&weak));
+    let private = json!({"kty": "OKP", "crv": "Ed25519", "x": bytes, "d": bytes}).to_string();
+    assert!(error(&private).ends_with("give the server the public one alone"));
+    let misplaced = error("{\"keys\": [\"s3cret\"]}");
+    assert!(misplaced.ends_with("key 1 of FILE (auth.keys_file) cannot be used: it is no JWK"), "{misplaced}");
+    // secp256k1, which is no curve of these.
+    let other = "-----BEGIN PUBLIC KEY-----\nMFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEeb5mfvncu6xVoGKVzocLBwKb/NstzijZ\nWfKBWxb4F5hIOtp3JqPEZV2k+/wOEQio/Re0SKaFVBmcR9CP+xDUuA==\n-----END PUBLIC KEY-----\n";
+    assert!(error(other).ends_with("it is no point of its curve"), "{}", error(other));
     let mixed = json!({"kty": "oct", "k": "AAAA", "alg": "RS256"}).to_string();
     assert!(error(&mixed).ends_with("its alg is RS256, which is not for such a key"));
     assert!(

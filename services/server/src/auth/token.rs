@@ -4,35 +4,52 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use tertulia_protocol::{NameError, NameRules};
 
 use super::groups::{self, Groups};
 use super::keys::Keys;
 use super::{Config, Principal, Rights};
 
-/// What a token says, of what is looked at here.
-#[derive(Debug, Deserialize)]
+/// The longest header that is read, in bytes: nobody has proved anything then. Those that are used have some hundred.
+const HEADER: usize = 2 * 1024;
+/// Characters of what is wrong with claims.
+const TOLD: usize = 200;
+/// Numbers below this are exact in JavaScript.
+const MOST_EXACT: u64 = 1 << 53;
+/// With how many keys a token is tried that does not name one.
+const TRIES: usize = 16;
+
+/// What a token says, of what is looked at here. A claim that stands there twice is refused.
+#[derive(Deserialize)]
 struct Claims {
-    /// That it is there is looked at with the rest.
     #[serde(default)]
-    sub: String,
-    /// Seconds since 1970; some write them with a fraction.
+    sub: Value,
     #[serde(default)]
-    exp: f64,
-    /// What its bearer may do; all, if nothing is said.
-    #[serde(default)]
-    tertulia: Option<Told>,
+    exp: Value,
+    #[serde(default, deserialize_with = "said")]
+    tertulia: Option<Box<RawValue>>,
 }
 
-/// Names of groups and beginnings of names; all groups, if none are given.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Names of groups and what names begin with: those that may be read, and those that may be posted to. Where nothing is said of either,
+/// all are meant; a `null` says nothing that could be meant.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Told {
-    #[serde(default)]
+    #[serde(deserialize_with = "said")]
     read: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(deserialize_with = "said")]
+    read_prefixes: Option<Vec<String>>,
+    #[serde(deserialize_with = "said")]
     post: Option<Vec<String>>,
+    #[serde(deserialize_with = "said")]
+    post_prefixes: Option<Vec<String>>,
+}
+
+fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// Why a token proves nothing. The text is fit for whoever sent it.
@@ -60,22 +77,27 @@ pub enum Fault {
     #[error("the token is for another audience (aud) than this server's (auth.audience)")]
     Audience,
     /// Something is missing.
-    #[error("the token has no '{0}', or one of the wrong form")]
+    #[error("the token has no '{0}', or not one of the right form")]
     Claim(String),
-    /// Something is not as it must be.
+    /// They are no object, or one of RFC 7519 is of another form.
     #[error("the token's claims cannot be read: {0}")]
     Claims(String),
     /// Its `sub` cannot be a user here.
     #[error("the token's 'sub' cannot be a user here: {0}")]
     Subject(NameError),
     /// What it says of groups is not right.
-    #[error("the token's 'tertulia.{list}' cannot be used: {error}")]
+    #[error("what the token's 'tertulia' says of '{list}' cannot be used: {error}")]
     Groups {
         /// `read` or `post`.
         list: &'static str,
         /// What is wrong.
         error: groups::Error,
     },
+    /// What it says of its bearer's rights is of another form.
+    #[error(
+        "the token's 'tertulia' must be an object with nothing but 'read', 'read_prefixes', 'post' and 'post_prefixes', each a list of texts, or left out"
+    )]
+    Rights,
 }
 
 /// What tokens must be like.
@@ -94,9 +116,17 @@ impl Rules {
 
     /// Whose token it is, and what its bearer may do until when.
     pub(super) fn verify(&self, token: &str, keys: &Keys) -> Result<Principal, Fault> {
-        let header = decode_header(token).map_err(|_| Fault::Malformed)?;
+        if token.find('.').is_none_or(|end| end > HEADER) {
+            return Err(Fault::Malformed);
+        }
+        let header = decode_header(token).map_err(|error| match error.kind() {
+            // `alg` is the only field of the header with a closed set of words.
+            ErrorKind::Json(error) if error.to_string().starts_with("unknown variant") => Fault::UnknownKey,
+            _ => Fault::Malformed,
+        })?;
         let mut validation = Validation::new(header.alg);
-        validation.leeway = self.leeway.as_secs();
+        // In whole seconds, and no less; what is over is seen below.
+        validation.leeway = self.leeway.as_secs() + u64::from(self.leeway.subsec_nanos() > 0);
         validation.validate_nbf = true;
         let mut required = vec!["exp", "sub"];
         if let Some(issuer) = &self.issuer {
@@ -109,7 +139,7 @@ impl Rules {
         }
         validation.set_required_spec_claims(&required);
         let mut fault = Fault::UnknownKey;
-        for key in keys.of(header.kid.as_deref(), header.alg) {
+        for key in keys.of(header.kid.as_deref(), header.alg).take(TRIES) {
             match self.read(token, &key.key, &validation) {
                 // It may be of another one.
                 Err(Fault::Signature) => fault = Fault::Signature,
@@ -121,21 +151,43 @@ impl Rules {
 
     fn read(&self, token: &str, key: &DecodingKey, validation: &Validation) -> Result<Principal, Fault> {
         let claims: Claims = decode(token, key, validation).map_err(|error| fault(error.into_kind()))?.claims;
-        let user = NameRules::user(&claims.sub).map_err(Fault::Subject)?;
-        let told = claims.tertulia.unwrap_or_default();
-        let groups = |list, said: Option<Vec<String>>| match said {
-            None => Ok(Groups::all()),
-            Some(said) => Groups::of(said.iter().map(String::as_str)).map_err(|error| Fault::Groups { list, error }),
-        };
-        let (read, post) = (groups("read", told.read)?, groups("post", told.post)?);
-        let expires = Duration::try_from_secs_f64(claims.exp).map_err(|_| Fault::Claim("exp".to_owned()))?;
+        let missing = |claim: &str| Fault::Claim(claim.to_owned());
+        let user = claims.sub.as_str().ok_or_else(|| missing("sub"))?;
+        let user = NameRules::user(user).map_err(Fault::Subject)?;
+        let (read, post) = rights(claims.tertulia.as_deref())?;
+        // Some write them with a fraction.
+        let expires = claims.exp.as_f64().and_then(|at| Duration::try_from_secs_f64(at).ok());
+        let expires = expires.ok_or_else(|| missing("exp"))?;
         // The moment by the clock of now: what is done to that later changes nothing.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = expires.saturating_add(self.leeway).saturating_sub(now);
-        let until = tokio::time::Instant::now().checked_add(left);
-        let expires_at = u64::try_from(expires.as_millis()).ok();
-        Ok(Principal { user, rights: Some(Box::new(Rights { read, post, until, expires_at })) })
+        if left.is_zero() {
+            return Err(Fault::Expired);
+        }
+        // One that is so far away that it cannot be told is none.
+        let expires_at = u64::try_from(expires.as_millis()).ok().filter(|at| *at < MOST_EXACT);
+        let until = expires_at.and_then(|_| tokio::time::Instant::now().checked_add(left));
+        Ok(Principal { user, rights: Some(Box::new(Rights { read, post, until, expires_at, is_guest: false })) })
     }
+}
+
+/// The groups that may be read, and those to which may be posted.
+fn rights(told: Option<&RawValue>) -> Result<(Groups, Groups), Fault> {
+    let Some(told) = told else { return Ok((Groups::all(), Groups::all())) };
+    // An array would be taken for the fields in their order.
+    if !told.get().starts_with('{') {
+        return Err(Fault::Rights);
+    }
+    let told: Told = serde_json::from_str(told.get()).map_err(|_| Fault::Rights)?;
+    let groups = |list, names: Option<Vec<String>>, prefixes: Option<Vec<String>>| {
+        if names.is_none() && prefixes.is_none() {
+            return Ok(Groups::all());
+        }
+        let (names, prefixes) = (names.unwrap_or_default(), prefixes.unwrap_or_default());
+        let groups = Groups::of(names.iter().map(String::as_str), prefixes.iter().map(String::as_str));
+        groups.map_err(|error| Fault::Groups { list, error })
+    };
+    Ok((groups("read", told.read, told.read_prefixes)?, groups("post", told.post, told.post_prefixes)?))
 }
 
 fn fault(kind: ErrorKind) -> Fault {
@@ -148,7 +200,7 @@ fn fault(kind: ErrorKind) -> Fault {
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => Fault::Claim(claim),
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => Fault::UnknownKey,
         // The signature is right, so this is of whoever issues tokens.
-        ErrorKind::Json(error) => Fault::Claims(error.to_string()),
+        ErrorKind::Json(error) => Fault::Claims(error.to_string().chars().take(TOLD).collect()),
         _ => Fault::Malformed,
     }
 }

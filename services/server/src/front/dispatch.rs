@@ -47,7 +47,7 @@ impl Task {
             Ok(_) | Err(_) => match self.introduce(None, Dialect::Classic) {
                 Ok(_) => self.on_classic_line(line),
                 Err(refused) => {
-                    self.refuse(Refused::new(refused.code(), refused.to_string()));
+                    self.refuse(refused.into());
                     self.close(CloseReason::Hello);
                 }
             },
@@ -154,6 +154,11 @@ impl Task {
         self.shared.metrics.requests.malformed.increment(1);
         let (group, id) = (fault.group_name.as_deref().map(told), fault.id.as_deref().map(told));
         self.refuse(Refused { request: fault.kind, group, id, ..Refused::new(fault.code, fault.message) });
+        self.on_malformed();
+    }
+
+    /// The line was of no use; too many of them end the connection.
+    pub(super) fn on_malformed(&mut self) {
         self.malformed += 1;
         let max = self.shared.limits.malformed_lines;
         if self.malformed >= max {
@@ -365,6 +370,11 @@ impl Task {
         let after = request.after.as_ref().map(|after| after.clone().into_owned());
         let shards = self.shared.shards.clone();
         let readable = self.rights.as_ref().map(|rights| rights.read.clone());
+        if let Some(readable) = &readable {
+            // Each is looked up.
+            let parts = readable.parts(&prefix, after.as_deref().unwrap_or_default()).len();
+            self.pace(parts.min(limit));
+        }
         self.question = Some(Box::pin(async move {
             let after = after.as_deref();
             Reply::Groups(match readable {

@@ -10,6 +10,7 @@ use super::dispatch::HISTORY_BYTES;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
+use crate::auth::Rights;
 use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
 use crate::shard::{Event, JoinFrom, Page, Range, ReadError, Record, Refusal, Removal, Session, Untold};
@@ -27,6 +28,8 @@ pub(super) enum Reply {
         page: Result<Option<(Vec<UserName>, bool)>, Refusal>,
     },
     Groups(Result<(Vec<Listed>, bool), Untold>),
+    /// Another token counts from now on.
+    Refreshed(Option<Box<Rights>>),
     /// Nothing was looked up.
     Refused {
         request: &'static str,
@@ -246,11 +249,6 @@ impl Task {
     fn on_joined(&mut self, joined: Joined) {
         let group = joined.status.name.clone();
         self.changed(&group, true);
-        // The token may have been refreshed meanwhile.
-        if !self.may_read("Join", &group) {
-            self.leave_unasked(&group);
-            return;
-        }
         let (next, recovered) = start(&joined);
         if self.dialect() == Some(Dialect::Extended) {
             self.out.push(&extended::FromServer::Joined(extended::Joined {
@@ -327,6 +325,7 @@ impl Task {
             Reply::Refused { request, group, refusal } => {
                 self.refuse(Refused::of(request, &group, &refusal));
             }
+            Reply::Refreshed(rights) => self.on_refreshed(rights),
             Reply::Groups(Ok((listed, more))) => {
                 let summary = |group: &Listed| extended::GroupSummary {
                     group_name: group.name.as_str().to_owned().into(),

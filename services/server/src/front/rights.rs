@@ -2,13 +2,26 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use tertulia_protocol::{Code, GroupName, extended};
 
 use super::connection::Task;
-use super::replies::Refused;
-use crate::auth;
+use super::replies::{Refused, Reply};
+use crate::auth::{self, Rights};
 use crate::shard::request::Request;
 use crate::shard::{Listed, Shards, Untold};
+
+/// For how many lines a `Refresh` counts: signatures are dear.
+const REFRESH: usize = 20;
+/// How many groups are looked up at once for one list.
+const AT_ONCE: usize = 16;
+
+impl From<auth::Refused> for Refused {
+    fn from(refused: auth::Refused) -> Self {
+        Self::new(refused.code(), refused.to_string())
+    }
+}
 
 impl Task {
     /// Whether the client may join and read a group; if not, `request` is refused.
@@ -27,39 +40,48 @@ impl Task {
         }
     }
 
-    /// Another token counts from now on; the client leaves groups that it may not read any more.
+    /// Another token counts, when all is answered that was asked with the one of before; that it counts for longer is so at once.
     pub(super) fn on_refresh(&mut self, token: &str) {
+        self.send_gathered();
+        self.pace(REFRESH);
         let Some((session, _)) = &self.voice else { return };
-        let rights = match self.shared.auth.refresh(&session.user, token) {
-            Ok(rights) => rights,
+        match self.shared.auth.refresh(&session.user, self.rights.as_deref(), token) {
+            Ok(rights) => {
+                if let (Some(old), Some(new)) = (&mut self.rights, &rights) {
+                    old.until = new.until;
+                }
+                self.question = Some(Box::pin(std::future::ready(Reply::Refreshed(rights))));
+            }
             Err(refused) => {
                 self.complain_of(&refused);
-                self.refuse(Refused::new(refused.code(), refused.to_string()).request("Refresh"));
-                return;
+                let was_tried = refused != auth::Refused::NoToken;
+                self.refuse(Refused::from(refused).request("Refresh"));
+                if was_tried {
+                    self.on_malformed();
+                }
             }
-        };
-        let expires_at = rights.as_ref().and_then(|rights| rights.expires_at);
-        self.rights = rights;
-        self.out.push(&extended::FromServer::Refreshed { expires_at });
-        let Some(rights) = &self.rights else { return };
-        let groups = self.memberships.iter().map(|membership| membership.group());
-        let lost: Vec<_> = groups.filter(|group| !rights.read.contain(group.as_str())).cloned().collect();
-        for group in lost {
-            self.leave_unasked(&group);
-            self.tell_left(&group, extended::LeftReason::Forbidden, None);
         }
     }
 
-    /// Ends a membership, or one that is about to begin; nobody is told.
-    pub(super) fn leave_unasked(&mut self, group: &GroupName) {
-        self.drop_membership(group);
-        let Some((session, _)) = &self.voice else { return };
-        let request = Request::Leave { group: group.clone(), session: Arc::clone(session), answer: false };
-        self.send(self.shared.shards.shard_of(group), request);
+    /// The client leaves the groups that it may not read any more. No join is under way.
+    pub(super) fn on_refreshed(&mut self, rights: Option<Box<Rights>>) {
+        let expires_at = rights.as_ref().and_then(|rights| rights.expires_at);
+        self.rights = rights;
+        self.out.push(&extended::FromServer::Refreshed { expires_at });
+        let (Some(rights), Some((session, _))) = (&self.rights, &self.voice) else { return };
+        let session = Arc::clone(session);
+        let groups = self.memberships.iter().map(|membership| membership.group());
+        let lost: Vec<_> = groups.filter(|group| !rights.read.contain(group.as_str())).cloned().collect();
+        for group in lost {
+            self.drop_membership(&group);
+            self.tell_left(&group, extended::LeftReason::Forbidden, None);
+            let shard = self.shared.shards.shard_of(&group);
+            self.send(shard, Request::Leave { group, session: Arc::clone(&session), answer: false });
+        }
     }
 
     pub(super) fn complain_of(&self, refused: &auth::Refused) {
-        if self.shared.not_let_in.is_due() {
+        if refused.code() == Code::Unauthenticated && self.shared.not_let_in.is_due() {
             tracing::warn!(peer = %self.me.peer, error = %refused, "a client does not prove who it is; there may be more");
         }
     }
@@ -78,21 +100,28 @@ pub(super) async fn groups(
     after: Option<&str>,
     limit: usize,
 ) -> Result<(Vec<Listed>, bool), Untold> {
-    let mut found: Vec<Listed> = Vec::new();
-    for part in readable.parts(prefix, after.unwrap_or_default()) {
-        let mut more = false;
-        match part {
-            auth::Part::Name(name) => found.extend(shards.group(name).await?),
-            auth::Part::Beginning(beginning) => {
-                let (listed, is_longer) = shards.groups(beginning, after, limit + 1 - found.len()).await?;
-                found.extend(listed);
-                more = is_longer;
-            }
-        }
-        if more || found.len() > limit {
+    // One more than goes into a page tells that there are more.
+    let parts = readable.parts(prefix, after.unwrap_or_default());
+    let asked: Vec<_> = parts.into_iter().map(|part| listed(shards, part, after, limit + 1)).collect();
+    let (mut answers, mut found) = (stream::iter(asked).buffered(AT_ONCE), Vec::new());
+    while let Some(answer) = answers.next().await {
+        found.extend(answer?);
+        if found.len() > limit {
             found.truncate(limit);
             return Ok((found, true));
         }
     }
     Ok((found, false))
+}
+
+async fn listed(
+    shards: &Shards,
+    part: auth::Part<'_>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Listed>, Untold> {
+    match part {
+        auth::Part::Name(name) => Ok(shards.group(name).await?.into_iter().collect()),
+        auth::Part::Beginning(beginning) => Ok(shards.groups(beginning, after, limit).await?.0),
+    }
 }

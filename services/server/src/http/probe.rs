@@ -76,6 +76,16 @@ pub enum Error {
     },
 }
 
+/// Where a server on this machine is reached that listens at `ip`: who listens everywhere also listens here.
+#[must_use]
+pub fn reached_at(ip: IpAddr) -> IpAddr {
+    match ip {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
 impl Target {
     /// A page of the server that listens at this address, with TLS or without.
     ///
@@ -85,13 +95,8 @@ impl Target {
         if address.port() == 0 {
             return Err(Error::UnknownPort);
         }
-        // Who listens everywhere also listens here.
-        let ip = match address.ip() {
-            ip if !ip.is_unspecified() => ip,
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        Ok(Self { tls, host: ip.to_string(), port: address.port(), path: path.to_owned() })
+        let host = reached_at(address.ip()).to_string();
+        Ok(Self { tls, host, port: address.port(), path: path.to_owned() })
     }
 
     /// The page of a URL.

@@ -12,29 +12,42 @@ use crate::front::replies::Refused;
 use crate::front::timers::{Doing, Due};
 
 impl Task {
-    /// A moderator's wish: no more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    /// A moderator's wish.
     pub(super) fn on_disconnect(&mut self) {
+        self.begin_dismissal(CloseReason::Admin);
+    }
+
+    /// No more lines are taken; what was taken is answered if that takes no longer than `DISMISSAL`.
+    fn begin_dismissal(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Finishing(CloseReason::Admin);
+            self.phase = Phase::Finishing(reason);
+            self.me.set_closing();
             self.clocks.heard = tokio::time::Instant::now();
         }
     }
 
     pub(super) fn dismiss_once_answered(&mut self) {
-        if self.phase == Phase::Finishing(CloseReason::Admin) && self.is_answered() {
+        if matches!(self.phase, Phase::Finishing(_)) && self.is_dismissed() && self.is_answered() {
             self.dismiss();
         }
     }
 
-    /// Whether a moderator ends it.
+    /// Whether it is not the client who ends it: a moderator does, or its token has expired.
     pub(in crate::front) fn is_dismissed(&self) -> bool {
-        matches!(self.phase, Phase::Finishing(CloseReason::Admin) | Phase::Closing(CloseReason::Admin))
+        use CloseReason::{Admin, Expired};
+        matches!(self.phase, Phase::Finishing(Admin | Expired) | Phase::Closing(Admin | Expired))
     }
 
     fn dismiss(&mut self) {
-        let me = Arc::clone(&self.me);
-        self.tell_disconnected(me.disconnect_reason());
-        self.close(CloseReason::Admin);
+        if matches!(self.phase, Phase::Finishing(CloseReason::Expired)) {
+            let text = "the token has expired; the connection is closed: come back with a new one";
+            self.refuse(Refused::new(Code::Unauthenticated, text));
+            self.close(CloseReason::Expired);
+        } else {
+            let me = Arc::clone(&self.me);
+            self.tell_disconnected(me.disconnect_reason());
+            self.close(CloseReason::Admin);
+        }
     }
 
     /// Takes no more lines, answers those that were taken, then ends; the first reason counts.
@@ -120,11 +133,7 @@ impl Task {
                 self.close(CloseReason::WriteStall);
             }
             Due::Paced => self.paced = None,
-            Due::Expired => {
-                let text = "the token has expired; the connection is closed: come back with a new one";
-                self.refuse(Refused::new(Code::Unauthenticated, text));
-                self.finish(CloseReason::Expired);
-            }
+            Due::Expired => self.begin_dismissal(CloseReason::Expired),
             // What it waits for does not come, as where a group cannot be read.
             Due::Unserved => {
                 if let Phase::Finishing(reason) = self.phase {

@@ -126,7 +126,7 @@ impl Task {
     }
 
     /// Counts what a line asks of the server; if it was too much of late, the next lines wait.
-    pub(super) fn pace(&mut self, count: usize) {
+    pub(in crate::front) fn pace(&mut self, count: usize) {
         let limits = &self.shared.limits;
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let until = self.pace.take(count, Instant::now(), limits.requests_per_second, limits.requests_burst);
