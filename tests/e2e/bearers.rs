@@ -82,7 +82,7 @@ async fn the_load_generator_shows_a_token() -> Result<()> {
         // All are the same user: members that come and go, and those who read, are still told apart.
         let arguments = format!("{scenario} --prefix {scenario} --dialect extended --groups 4 --members 4 --rate 100");
         let measured = load(server.chat(), &format!("{arguments} --token-file {}", file.display())).await?;
-        ensure!(measured["deliveries"].as_u64() > Some(0), "{scenario}: {measured}");
+        ensure!(measured["latency"]["count"].as_u64() > Some(0), "{scenario}: {measured}");
     }
     let refused = load(server.chat(), "groups --dialect extended --groups 4 --members 4 --rate 100").await;
     let refused = refused.err().context("it is let in without a token")?.to_string();
