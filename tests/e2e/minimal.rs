@@ -12,9 +12,13 @@ use tokio::net::TcpListener;
 
 /// `ada` in `Dogs`.
 fn start(address: SocketAddr) -> Result<Terminal> {
+    start_with(address, &[])
+}
+
+fn start_with(address: SocketAddr, more: &[&str]) -> Result<Terminal> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/minimal.py");
     let (host, port) = (address.ip().to_string(), address.port().to_string());
-    Terminal::run("minimal.py", Path::new("python3"), &[script, &host, &port, "ada", "Dogs"])
+    Terminal::run("minimal.py", Path::new("python3"), &[&[script, &host, &port, "ada", "Dogs"], more].concat())
 }
 
 /// `seq`, sender and text of the next line.
@@ -70,9 +74,20 @@ async fn a_server_that_is_killed_again_and_again_costs_no_message_and_doubles_no
 
 /// Her next connection to a server that the test plays, after her `Hello` and a `Join` that holds `join`.
 async fn joins(listener: &TcpListener, join: &Value, joined: (u64, u64)) -> Result<RawClient> {
+    let (mut peer, _) = greets(listener).await?;
+    let_in(&mut peer, join, joined).await?;
+    Ok(peer)
+}
+
+/// Her next connection, and the token in its `Hello`.
+async fn greets(listener: &TcpListener) -> Result<(RawClient, Value)> {
     let (stream, _) = within(PATIENCE, "a connection", async { Ok(listener.accept().await?) }).await?;
     let mut peer = RawClient::new(stream);
-    peer.expect_json(&json!({"Hello": {"version": 1, "user": "ada"}})).await?;
+    let hello = peer.expect_json(&json!({"Hello": {"version": 1, "user": "ada"}})).await?;
+    Ok((peer, hello["Hello"]["token"].clone()))
+}
+
+async fn let_in(peer: &mut RawClient, join: &Value, joined: (u64, u64)) -> Result<()> {
     let limits = json!({"line_bytes": 131_072, "message_bytes": 16_384, "group_name_bytes": 128, "groups": 1000,
         "posts_per_second": 0, "page": 200});
     let welcome = json!({"version": 1, "server": "a test", "session": "c-1", "user": "ada", "limits": limits,
@@ -82,8 +97,7 @@ async fn joins(listener: &TcpListener, join: &Value, joined: (u64, u64)) -> Resu
     ensure!(asked["Join"].get("after").is_some() == join.get("after").is_some(), "{asked}");
     let (epoch, head) = joined;
     let joined = json!({"group_name": "Dogs", "epoch": epoch, "head": head, "members": 1, "recovered": true});
-    peer.line(&json!({ "Joined": joined }).to_string()).await?;
-    Ok(peer)
+    peer.line(&json!({ "Joined": joined }).to_string()).await
 }
 
 /// Her next line, which must be this post; answers the id.
@@ -169,5 +183,46 @@ async fn each_post_is_repeated_until_it_is_answered_or_found() -> Result<()> {
     }
     let (code, said) = ada.end(PATIENCE).await?;
     ensure!(code == Some(0) && said.contains("not posted: no") && said.contains("2 to 9 are gone"), "{code:?}: {said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_is_replaced_by_the_one_in_the_file() -> Result<()> {
+    let (listener, directory) = (TcpListener::bind("127.0.0.1:0").await?, tempfile::tempdir()?);
+    let file = directory.path().join("token");
+    std::fs::write(&file, "one\n")?;
+    let shown = file.display().to_string();
+    let mut ada = start_with(listener.local_addr()?, &[&shown])?;
+    let expired = |request: Option<&str>| {
+        json!({"Rejected": {"code": "unauthenticated", "message": "it has expired", "request": request}}).to_string()
+    };
+    let (mut peer, token) = greets(&listener).await?;
+    ensure!(token == "one", "{token}");
+    let_in(&mut peer, &json!({"group_name": "Dogs"}), (77, 6)).await?;
+    ada.types("seven").await?;
+    let id = posts(&mut peer, "seven").await?;
+    peer.line(&expired(None)).await?;
+    // Nobody has replaced it yet.
+    let (mut peer, token) = greets(&listener).await?;
+    ensure!(token == "one", "{token}");
+    std::fs::write(directory.path().join("next"), "two")?;
+    std::fs::rename(directory.path().join("next"), &file)?;
+    peer.line(&expired(Some("Hello"))).await?;
+    let (mut peer, token) = greets(&listener).await?;
+    ensure!(token == "two", "{token}");
+    let_in(&mut peer, &json!({"group_name": "Dogs", "after": 6, "epoch": 77}), (77, 6)).await?;
+    ensure!(posts(&mut peer, "seven").await? == id, "another id");
+    peer.line(&posted(7, &id)).await?;
+    ada.hang_up();
+    peer.expect_closed().await?;
+    drop(peer);
+    let (code, said) = ada.end(PATIENCE).await?;
+    ensure!(code == Some(0) && said.contains("it has expired"), "{code:?}: {said}");
+    // At first it is the end.
+    let ada = start_with(listener.local_addr()?, &[&shown])?;
+    let (mut peer, _) = greets(&listener).await?;
+    peer.line(&expired(Some("Hello"))).await?;
+    let (code, said) = ada.end(PATIENCE).await?;
+    ensure!(code == Some(1) && said.contains("unauthenticated: it has expired"), "{code:?}: {said}");
     Ok(())
 }

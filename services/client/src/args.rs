@@ -29,6 +29,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_parser = user, conflicts_with = "classic")]
     pub(crate) user: Option<String>,
 
+    /// Show the server the token in this file, which also says who you are; it is read again for each connection, and
+    /// while one nears the end of its token
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["classic", "password_file"])]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Show the server the password in this file, as the user of --user; it is read again for each connection
+    #[arg(long, value_name = "FILE", requires = "user", conflicts_with = "classic")]
+    pub(crate) password_file: Option<PathBuf>,
+
     /// Join this group at once; may be repeated, and plain text goes to the last of them
     #[arg(long, value_name = "GROUP", value_parser = group, conflicts_with = "classic")]
     pub(crate) join: Vec<String>,
@@ -137,7 +146,9 @@ and a byte order mark at the start of the input are no part of it.
 
 The connection is made again whenever it is lost: every group is resumed after the last message seen, and posts without
 an answer are posted again under the same id, so that nothing is missing or there twice. A group that is full or closed
-by then, or out of which a moderator holds one, is asked for again until it lets one in. A post is given up as unknown
+by then, or out of which a moderator holds one, is asked for again until it lets one in. A connection whose token has
+expired is made again with what --token-file has by then; a token that is refused then is told once, and the file is
+read again until the server takes what it has. A token that is refused at first ends the session. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent, or 3072 messages of the group) and it cannot be
 looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does
 not take for now is tried again later and later, every ten seconds in the end or when the server asks for it, and given

@@ -18,6 +18,7 @@ use input::{End, Reader};
 use jiff::tz::TimeZone;
 use screen::escape::Backslash;
 use screen::{Screen, Style};
+use session::proof::Proof;
 use session::{Options, Outcome};
 use signals::Signals;
 use tertulia_tls_client::Security;
@@ -112,6 +113,7 @@ async fn talk(args: Args) -> anyhow::Result<Outcome> {
         address: args.address,
         security,
         user: args.user,
+        proof: args.token_file.map(Proof::Token).or(args.password_file.map(Proof::Password)),
         join: args.join,
         last: args.last,
         places,

@@ -5,7 +5,8 @@
 //! * when the input has ended (end of file, or `quit`) and everything asked for was answered and shown, at the latest
 //!   when nothing came of it for the linger time;
 //! * when there is no group left to follow, and no command can come that joins one;
-//! * when the server does not let the client in, or a moderator puts it out, or it cannot be reached at the first attempt;
+//! * when the server does not let the client in, or a moderator puts it out, or it cannot be reached at the first attempt (a
+//!   token that has expired meanwhile ends nothing: its file may be replaced);
 //! * when a connection is lost and reconnecting is off;
 //! * on a signal, and when the output is closed.
 
@@ -25,6 +26,7 @@ use connection::{Connection, Transfer};
 use dial::Host;
 use event::Event;
 use liveness::{Due, Liveness};
+use proof::{Proof, Watch};
 use state::{Refusal, State};
 
 pub(crate) mod backoff;
@@ -38,6 +40,7 @@ mod liveness;
 mod membership;
 pub(crate) use membership::Position;
 mod outbox;
+pub(crate) mod proof;
 mod query;
 mod state;
 
@@ -57,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) security: Option<Security>,
     /// Who to be; `None` for a guest.
     pub(crate) user: Option<String>,
+    /// What proves that.
+    pub(crate) proof: Option<Proof>,
     /// Groups to join at once.
     pub(crate) join: Vec<String>,
     /// How many of their newest messages to see first, of those that are not in `places`.
@@ -104,6 +109,7 @@ pub(crate) async fn run(
         give_up: None,
         input_ended: false,
         welcomed: None,
+        waits_for_proof: false,
     };
     let ended = session.run().await;
     session.tell_unanswered(&ended);
@@ -127,6 +133,8 @@ struct Session<'a> {
     input_ended: bool,
     /// When `Welcome` came on this connection, or the last one.
     welcomed: Option<Instant>,
+    /// Whether the last attempt failed because what the file has proves nothing.
+    waits_for_proof: bool,
 }
 
 impl Session<'_> {
@@ -135,6 +143,10 @@ impl Session<'_> {
         let (address, security) = (self.options.address.clone(), self.options.security.clone());
         let mut host = Host::new(address.clone());
         loop {
+            if let Err(ended) = self.prove(&mut backoff).await {
+                return ended;
+            }
+            let has_waited_for_proof = std::mem::take(&mut self.waits_for_proof);
             let reason = match self.meanwhile(Connection::open(&mut host, security.as_ref())).await {
                 Err(ended) => return ended,
                 Ok(Err(source)) if !self.state.was_online() => {
@@ -173,10 +185,33 @@ impl Session<'_> {
             let wait = backoff.next(backoff::random());
             let wait = self.state.take_reconnect_after().unwrap_or(wait);
             let seconds = wait.as_secs_f64();
-            self.state.show(Event::Problem(format!("connection lost: {reason}; trying again in {seconds:.1} s")));
+            // That it waits for another token is told once.
+            if !(has_waited_for_proof && self.waits_for_proof) {
+                self.state.show(Event::Problem(format!("connection lost: {reason}; trying again in {seconds:.1} s")));
+            }
             if let Err(ended) = self.meanwhile(tokio::time::sleep(wait)).await {
                 return ended;
             }
+        }
+    }
+
+    /// Reads what proves who the person is. At first it must be there; later it may be about to be replaced, and is waited for.
+    async fn prove(&mut self, backoff: &mut Backoff) -> Result<(), Ended> {
+        let Some(proof) = self.options.proof.clone() else { return Ok(()) };
+        let mut is_told = false;
+        loop {
+            let error = match self.meanwhile(proof.clone().read()).await? {
+                Ok(shown) => {
+                    self.state.show_proof(shown);
+                    return Ok(());
+                }
+                Err(error) if !self.state.was_online() => return Err(Err(error.into())),
+                Err(error) => error,
+            };
+            if !std::mem::replace(&mut is_told, true) {
+                self.state.show(Event::Problem(format!("{error}; it is read again until it can be used")));
+            }
+            self.meanwhile(tokio::time::sleep(backoff.next(backoff::random()))).await?;
         }
     }
 
@@ -216,6 +251,7 @@ impl Session<'_> {
     async fn converse(&mut self, connection: &mut Connection) -> Result<String, Ended> {
         let mut liveness = Liveness::new(HANDSHAKE, Instant::now());
         let mut depart_by: Option<Instant> = None;
+        let mut watch = Watch::new(self.options.proof.clone());
         loop {
             connection.queue(self.state.wire());
             self.show();
@@ -225,7 +261,7 @@ impl Session<'_> {
                 return Err(ended);
             }
             if self.state.has_departed() && connection.is_flushed() {
-                return Ok("the server is going away".to_owned());
+                return Ok(self.departed());
             }
             let bookmarks = self.look_again();
             let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by, bookmarks];
@@ -246,7 +282,7 @@ impl Session<'_> {
                                       dialect wants --classic)";
                         return Err(Err(self.lost(reason)));
                     }
-                    Ok(Transfer::Ended) => return Ok("the server closed it".to_owned()),
+                    Ok(Transfer::Ended) => return Ok(self.departed()),
                     Err(error) => return self.failed(&error.to_string()),
                 },
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
@@ -254,6 +290,7 @@ impl Session<'_> {
                 // Then the input is heard again.
                 () = self.screen.room(), if self.screen.is_behind() => {}
                 typed = self.input.recv(), if self.takes_input() && !connection.is_congested() => self.on_typed(typed),
+                shown = watch.look() => self.state.refresh(shown),
                 () = sleep_until(wake.into()) => {
                     let now = self.now();
                     self.state.tick(now);
@@ -269,7 +306,7 @@ impl Session<'_> {
                         Due::Dead => return Ok("the server is silent".to_owned()),
                     }
                     if depart_by.is_some_and(|by| now >= by) {
-                        return Ok("the server is going away".to_owned());
+                        return Ok(self.departed());
                     }
                 }
             }
@@ -279,7 +316,10 @@ impl Session<'_> {
                 self.welcomed = Some(now);
                 connection.set_longest_line(self.state.longest_line());
             }
-            if self.state.is_departing() && depart_by.is_none() {
+            if let Some(at) = self.state.take_ends_at() {
+                watch.ends(at, Instant::now(), SystemTime::now());
+            }
+            if self.state.departure().is_some() && depart_by.is_none() {
                 depart_by = Some(Instant::now() + DEPARTURE);
             }
         }
@@ -299,7 +339,10 @@ impl Session<'_> {
                 Err(refusal @ (Refusal::TurnedAway(_) | Refusal::NotTertulia(_))) if self.state.was_online() => {
                     return Ok(Err(refusal.to_string()));
                 }
-                Err(refusal @ Refusal::GuestName(_)) => return Ok(Err(refusal.to_string())),
+                Err(refusal @ (Refusal::GuestName(_) | Refusal::Unproven(_))) => {
+                    self.waits_for_proof = matches!(refusal, Refusal::Unproven(_));
+                    return Ok(Err(refusal.to_string()));
+                }
                 Err(refusal) => return Err(Err(refusal.into())),
             }
         }
@@ -416,6 +459,11 @@ impl Session<'_> {
             self.state.slept(slept);
         }
         now
+    }
+
+    /// Why the server closed the connection, or is left because it is about to.
+    fn departed(&self) -> String {
+        self.state.departure().unwrap_or("the server closed it").to_owned()
     }
 
     /// The connection is of no use: why, or the end if none ever was.

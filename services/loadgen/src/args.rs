@@ -118,6 +118,11 @@ pub struct Load {
     #[arg(long, value_enum, default_value = "classic")]
     pub dialect: Dialect,
 
+    /// Show the server the token in this file: all connections are its user then, and it must count until the run has ended (extended
+    /// dialect)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
     /// Speak TLS with the server (tertulia alone)
     #[arg(long, help_heading = "TLS")]
     pub tls: bool,

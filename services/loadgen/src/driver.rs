@@ -87,6 +87,15 @@ impl Groups<'_> {
     }
 }
 
+/// Who a connection is.
+#[derive(Debug, Clone, Copy)]
+pub struct Who<'a> {
+    /// A name that no other connection has.
+    pub name: &'a str,
+    /// What says who it is instead, the same of all connections; only in tertulia's extended dialect.
+    pub token: Option<&'a str>,
+}
+
 /// In the name of a group in which nobody posts.
 pub const QUIET: &str = "-quiet-";
 
@@ -132,17 +141,17 @@ impl Protocol {
     }
 
     /// What a connection sends first: who it is and, if it is to be a member, its joins.
-    pub fn open(self, out: &mut Vec<u8>, user: &str, groups: &Groups<'_>, after: Option<After>) {
+    pub fn open(self, out: &mut Vec<u8>, who: Who<'_>, groups: &Groups<'_>, after: Option<After>) {
         match self {
             Self::Classic => groups.all().for_each(|group| tertulia::join(out, group, None)),
             Self::Extended => {
-                tertulia::hello(out, user);
+                tertulia::hello(out, who);
                 groups.quiet.iter().for_each(|group| tertulia::join(out, group, None));
                 groups.group.iter().for_each(|group| tertulia::join(out, group, after));
             }
             Self::Redis => redis::open(out, groups),
-            Self::Nats => nats::open(out, user, groups),
-            Self::Mqtt => mqtt::open(out, user, groups),
+            Self::Nats => nats::open(out, who.name, groups),
+            Self::Mqtt => mqtt::open(out, who.name, groups),
         }
     }
 

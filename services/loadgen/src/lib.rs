@@ -22,4 +22,5 @@ mod connection;
 mod progress;
 mod shared;
 mod timer;
+mod token;
 mod worker;

@@ -116,8 +116,13 @@ fn refuse_what_has_no_effect(scenario: Scenario, load: &Load) -> Result<()> {
     );
     if load.protocol != Target::Tertulia {
         ensure!(load.dialect == Dialect::Classic, "--dialect is tertulia's, and --protocol names another server");
+        ensure!(load.token_file.is_none(), "--token-file is for tertulia alone, and --protocol names another server");
         ensure!(!load.tls, "--tls is for tertulia alone, and --protocol names another server");
     }
+    ensure!(
+        load.token_file.is_none() || load.dialect == Dialect::Extended,
+        "--token-file needs --dialect extended: the classic one has no place for a token"
+    );
     ensure!(
         load.sources == 0 || load.targets.iter().all(|target| target.address.is_ipv4()),
         "--sources are addresses of IPv4, and a --target is not"

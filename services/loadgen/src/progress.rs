@@ -277,7 +277,7 @@ mod tests {
         else {
             panic!("another command");
         };
-        Shared::new(Plan::new(Scenario::Idle, &load).unwrap(), &load, None)
+        Shared::new(Plan::new(Scenario::Idle, &load).unwrap(), &load, None, None)
     }
 
     #[test]

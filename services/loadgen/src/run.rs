@@ -16,6 +16,7 @@ use crate::progress::Watch;
 use crate::report::{Connecting, Cost, Own, Quantiles, Report, Resumed};
 use crate::shared::{Phase, Shared};
 use crate::tally::{Faults, Tally};
+use crate::token;
 use crate::worker::{Outcome, Worker, has_one_order};
 
 /// Descriptors for what is not a connection of the load.
@@ -77,7 +78,8 @@ pub fn run(plan: Plan, load: &Load, watched: &Watched) -> Result<Report> {
     let target = load.targets.first().context("a load needs a server")?;
     let security = || Security::new(&target.name, load.ca.as_deref(), load.tls_name.as_deref());
     let security = load.tls.then(security).transpose()?;
-    let shared = Arc::new(Shared::new(plan, load, security));
+    let token = load.token_file.as_deref().map(token::read).transpose()?;
+    let shared = Arc::new(Shared::new(plan, load, security, token));
     let mut threads = Vec::new();
     let mut watch = Watch::new(&shared, watched, load.quiet);
     watch.heed_interrupts()?;

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) targets: Vec<Endpoint>,
     /// With whom connections speak TLS.
     pub(crate) security: Option<Security>,
+    /// What says who all connections are, if they do not just say so.
+    pub(crate) token: Option<String>,
     pub(crate) sources: u8,
     pub(crate) opening: usize,
     pub(crate) receive_buffer: Option<usize>,
@@ -97,11 +99,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(plan: Plan, load: &crate::args::Load, security: Option<Security>) -> Self {
+    pub(crate) fn new(plan: Plan, load: &crate::args::Load, security: Option<Security>, token: Option<String>) -> Self {
         let slots = (0..usize::from(plan.threads)).map(|thread| plan.slots(thread)).map(|(first, size)| first + size);
         Self {
             targets: load.targets.clone(),
             security,
+            token,
             sources: load.sources,
             opening: load.opening.max(1),
             receive_buffer: load.receive_buffer,

@@ -5,13 +5,15 @@
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use tertulia_protocol::codec::{classic_message, decode_classic, decode_extended, encode, extended_message};
 use tertulia_protocol::{Dialect, GroupName, LineBuffer, UserName, classic, extended};
+use tertulia_server::auth::{self, Auth};
 use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::shard::map::shard_of;
 use tertulia_server::shard::request::Posts;
@@ -175,4 +177,45 @@ fn lines(batch: &Batch) -> Bytes {
         classic_message(batch.group.as_str(), message, &mut out);
     }
     out.into()
+}
+
+/// A new pair of keys: the public one in PEM, and what signs.
+fn pair(
+    kind: &'static rcgen::SignatureAlgorithm,
+    signs: fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
+) -> (String, EncodingKey) {
+    let pair = rcgen::KeyPair::generate_for(kind).expect("a pair of keys");
+    (pair.public_key_pem(), signs(pair.serialize_pem().as_bytes()).expect("a key that signs"))
+}
+
+/// Who decides, and a good token of an issuer with a key for that algorithm; one of RSA has 2,048 bits.
+fn issued(algorithm: Algorithm) -> (Auth, String) {
+    let (keys, signs) = match algorithm {
+        Algorithm::ES256 => pair(&rcgen::PKCS_ECDSA_P256_SHA256, EncodingKey::from_ec_pem),
+        Algorithm::EdDSA => pair(&rcgen::PKCS_ED25519, EncodingKey::from_ed_pem),
+        Algorithm::RS256 => pair(&rcgen::PKCS_RSA_SHA256, EncodingKey::from_rsa_pem),
+        _ => {
+            let secret = EncodingKey::from_secret(&[7; 32]).expect("a secret");
+            let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&secret, algorithm).expect("a key");
+            (serde_json::to_string(&jwk).expect("JSON"), secret)
+        }
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("keys");
+    std::fs::write(&file, keys).expect("a file of keys");
+    let auth = Auth::new(&auth::Config { keys_file: Some(file), ..auth::Config::default() }).expect("good keys");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+    let rights = serde_json::json!({"read": ["Lobby"], "read_prefixes": ["team-7/"], "post_prefixes": ["team-7/"]});
+    let claims =
+        serde_json::json!({"sub": "ada", "exp": (now + Duration::from_secs(86_400)).as_secs(), "tertulia": rights});
+    let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &signs).expect("a token");
+    (auth, token)
+}
+
+/// What it takes to decide who a client is that shows a token, with which rights.
+#[divan::bench(args = [Algorithm::HS256, Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256])]
+fn decide_by_a_token(bencher: Bencher<'_, '_>, algorithm: Algorithm) {
+    let (auth, token) = issued(algorithm);
+    let hello = extended::Hello { version: 1, token: Some((&token).into()), ..extended::Hello::default() };
+    bencher.bench(|| auth.decide(black_box(&hello)).expect("a good token"));
 }

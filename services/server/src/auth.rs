@@ -15,6 +15,7 @@ use crate::reload::{Looks, Reload, follow};
 pub mod config;
 mod groups;
 mod hash;
+pub mod issue;
 mod keys;
 pub mod metrics;
 mod passwords;

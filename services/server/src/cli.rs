@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use tertulia_protocol::GroupName;
+use tertulia_protocol::name::NameError;
+use tertulia_protocol::{GroupName, UserName};
 use tertulia_server::build;
 use tertulia_server::config::{Error, Errors, Flag, Sources, docs};
 
@@ -50,15 +51,6 @@ pub(crate) enum Command {
     /// Make what clients prove with who they are, to try it, for scripts and for tests
     #[command(subcommand)]
     Auth(Auth),
-}
-
-/// What clients prove with who they are. The server that asks for it need not run.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Auth {
-    /// Write the hash of a password, for a line `NAME HASH` in the file of --auth-users-file. The password is the first line of stdin; at a
-    /// terminal it is asked for, and not shown
-    #[command(name = "hash-password")]
-    HashPassword,
 }
 
 /// What to do with a data directory (`--data-dir`, `log.data_dir`). To check, count and back it up first brings it up to the end of its
@@ -117,8 +109,48 @@ pub(crate) struct Backup {
     pub(crate) to: PathBuf,
 }
 
-fn parse_group(text: &str) -> Result<GroupName, tertulia_protocol::name::NameError> {
+fn parse_group(text: &str) -> Result<GroupName, NameError> {
     GroupName::new(text)
+}
+
+/// What clients prove with who they are. The server that asks for it need not run.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Auth {
+    /// Write a JWK Set with a new secret, for `auth.keys_file` and for whoever signs tokens: who has it can be anybody
+    Key,
+    /// Write a token, signed with the first secret in the file of --auth-keys-file
+    Token(Token),
+    /// Write the hash of a password, for a line `NAME HASH` in the file of --auth-users-file. The password is the first line of stdin; at a
+    /// terminal it is asked for, and not shown
+    #[command(name = "hash-password")]
+    HashPassword,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Token {
+    /// Whose it is
+    #[arg(long, value_name = "NAME", value_parser = parse_user)]
+    pub(crate) user: UserName,
+    /// How long it counts, from a second to ten years
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = parse_lifetime)]
+    pub(crate) lifetime: Duration,
+    /// A group that may be joined and read; one that ends in * means all whose names begin so. May be repeated; without it all, with '' none
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) read: Vec<String>,
+    /// A group to which may be posted, said in the same way
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) post: Vec<String>,
+}
+
+fn parse_user(text: &str) -> Result<UserName, NameError> {
+    UserName::new(text)
+}
+
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(3_650 * 24 * 3_600);
+    let lifetime = parse_duration(text).map_err(|error| error.to_string())?;
+    let is_right = (Duration::from_secs(1)..=LONGEST).contains(&lifetime);
+    is_right.then_some(lifetime).ok_or_else(|| "from 1s to 3650days, such as 15m".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -403,6 +435,23 @@ mod tests {
         let flags = parse(&given).sources().unwrap().flags;
         let pairs: Vec<_> = flags.iter().map(|flag| (flag.key.as_str(), flag.value.as_str())).collect();
         assert_eq!(pairs, [("a", "1"), ("b", "2"), ("c", "3"), ("a", "4")]);
+    }
+
+    #[test]
+    fn a_token_is_for_a_user_and_for_a_time() {
+        let Command::Auth(Auth::Token(token)) =
+            parse(&["auth", "token", "--user", "ada", "--read", "a*", "--read", "b"]).chosen()
+        else {
+            panic!("another command")
+        };
+        assert_eq!((token.user.as_str(), token.lifetime), ("ada", Duration::from_secs(3_600)));
+        assert_eq!((token.read.len(), token.post.len()), (2, 0));
+        for bad in
+            [&["--user", "a b"][..], &["--user", "ada", "--for", "0s"], &["--user", "ada", "--for", "11years"], &[]]
+        {
+            let all = ["tertulia-server", "auth", "token"].iter().chain(bad);
+            assert!(parser().try_get_matches_from(all).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

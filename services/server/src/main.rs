@@ -18,9 +18,10 @@ use tertulia_server::{causes, server, telemetry};
 mod admin_client;
 mod cli;
 mod hashing;
+mod issuing;
 mod maintenance;
 
-use cli::{Auth, CheckConfig, Cli, Command, Format, Health, PrintConfig};
+use cli::{CheckConfig, Cli, Command, Format, Health, PrintConfig};
 
 /// A wrong command line or configuration.
 const USAGE: u8 = 2;
@@ -65,8 +66,8 @@ fn main() -> ExitCode {
             Err(error) if maintenance::has_reader_left(&error) => ExitCode::from(FAILURE),
             Err(error) => fail(&causes::on_one_line(error.as_ref())),
         },
-        Command::Auth(Auth::HashPassword) => match hashing::run() {
-            Ok(line) => write(&line),
+        Command::Auth(command) => match issuing::run(&command, &loaded.config) {
+            Ok(text) => write(&text),
             Err(error) => fail(&causes::on_one_line(error.as_ref())),
         },
     }

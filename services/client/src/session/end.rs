@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::proof;
 use super::state::{Refusal, Unanswered};
 use crate::screen::Over;
 
@@ -24,6 +25,9 @@ pub(crate) enum Error {
         /// Why.
         reason: String,
     },
+    /// There is nothing to show to the server.
+    #[error(transparent)]
+    Proof(#[from] proof::Error),
     /// The server does not let the client in.
     #[error(transparent)]
     Refused(#[from] Refusal),

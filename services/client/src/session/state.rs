@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tertulia_protocol::extended::{FromClient, Hello, Limits, Post};
-use tertulia_protocol::{VERSION, codec};
+use tertulia_protocol::codec;
+use tertulia_protocol::extended::{FromClient, Limits, Post};
 
 use super::connection::LONGEST_LINE;
 use super::event::Event;
@@ -16,9 +16,11 @@ use crate::bookmarks::Places;
 use crate::input::Command;
 
 mod frames;
+mod identity;
 mod open;
 mod refusal;
 
+use identity::Identity;
 pub(crate) use open::Unanswered;
 use open::{not_posted, unknown};
 pub(crate) use refusal::Refusal;
@@ -38,17 +40,8 @@ enum Phase {
     Greeting,
     /// `Welcome` came.
     Online,
-    /// The server is about to stop: what is in flight is waited for, nothing new is sent.
+    /// The server is about to close the connection: what is in flight is waited for, nothing new is sent.
     Departing,
-}
-
-/// Who the person is.
-#[derive(Debug, Default)]
-struct Identity {
-    /// As asked for; `None` for a guest.
-    asked: Option<String>,
-    /// As the server said. A guest asks for the same name again, since ids of posts belong to a user.
-    known: Option<String>,
 }
 
 /// See the module.
@@ -62,6 +55,8 @@ pub(crate) struct State {
     queries: Queries,
     limits: Limits,
     heartbeat: Option<Duration>,
+    /// Why the server is about to close the connection.
+    departure: String,
     reconnect_after: Option<Duration>,
     failures: u64,
     progress: bool,
@@ -80,7 +75,7 @@ impl State {
     /// an earlier one had seen.
     pub(crate) fn new(user: Option<String>, random: u64, places: Places) -> Self {
         Self {
-            identity: Identity { asked: user, known: None },
+            identity: Identity::new(user),
             phase: Phase::Offline,
             was_online: false,
             groups: BTreeMap::new(),
@@ -88,6 +83,7 @@ impl State {
             queries: Queries::default(),
             limits: Limits::default(),
             heartbeat: None,
+            departure: String::new(),
             reconnect_after: None,
             failures: 0,
             progress: false,
@@ -135,9 +131,9 @@ impl State {
         self.phase == Phase::Online
     }
 
-    /// Whether the server is about to stop.
-    pub(crate) fn is_departing(&self) -> bool {
-        self.phase == Phase::Departing
+    /// Why the server is about to close the connection, if it is.
+    pub(crate) fn departure(&self) -> Option<&str> {
+        (self.phase == Phase::Departing).then_some(&*self.departure)
     }
 
     /// Whether there ever was a `Welcome`.
@@ -155,7 +151,7 @@ impl State {
         self.reconnect_after.take()
     }
 
-    /// Whether the server goes away and nothing is waited for any more: the connection can be closed.
+    /// Whether the server is about to close the connection and nothing is waited for any more: it can be closed.
     pub(crate) fn has_departed(&self) -> bool {
         self.phase == Phase::Departing && self.outbox.nothing_in_flight()
     }
@@ -213,9 +209,7 @@ impl State {
     pub(crate) fn connected(&mut self) {
         self.phase = Phase::Greeting;
         self.wire.clear();
-        let user = self.identity.asked.as_deref().or(self.identity.known.as_deref());
-        let hello = Hello { version: VERSION, user: user.map(Into::into), ..Hello::default() };
-        codec::encode(&FromClient::Hello(hello), &mut self.wire);
+        codec::encode(&FromClient::Hello(self.identity.hello()), &mut self.wire);
     }
 
     /// The connection ended, or could not be made.

@@ -4,22 +4,25 @@ use tertulia_protocol::classic::FromServer as ClassicFromServer;
 use tertulia_protocol::codec::{decode_classic_server, decode_server};
 use tertulia_protocol::extended::FromServer;
 
-use super::{After, Event, Head, Nonsense, Sink, excerpt, is_quiet, put_number};
+use super::{After, Event, Head, Nonsense, Sink, Who, excerpt, is_quiet, put_number};
 
 const MESSAGE: &[u8] = br#"{"Message":{"group_name":""#;
 const TEXT: &[u8] = br#"","message":""#;
 const SEQ: &[u8] = br#"","seq":"#;
 const POSTED: &[u8] = br#"{"Posted":"#;
 
-/// Names of groups and users in this program need no escaping.
+/// Names of groups and users in this program need no escaping, nor do tokens.
 fn put_name(out: &mut Vec<u8>, before: &[u8], name: &str) {
     out.extend_from_slice(before);
     out.extend_from_slice(name.as_bytes());
     out.push(b'"');
 }
 
-pub(super) fn hello(out: &mut Vec<u8>, user: &str) {
-    put_name(out, br#"{"Hello":{"version":1,"user":""#, user);
+pub(super) fn hello(out: &mut Vec<u8>, who: Who<'_>) {
+    match who.token {
+        Some(token) => put_name(out, br#"{"Hello":{"version":1,"token":""#, token),
+        None => put_name(out, br#"{"Hello":{"version":1,"user":""#, who.name),
+    }
     out.extend_from_slice(b"}}\n");
 }
 

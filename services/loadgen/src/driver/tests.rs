@@ -127,13 +127,24 @@ fn what_mqtt_publishes_has_the_shape_that_it_scans() {
     assert_eq!(told.messages[0].0, [b'x'; 300]);
 }
 
+#[test]
+fn a_token_says_who_a_connection_is_instead_of_a_name() {
+    let hello = |token| {
+        let mut out = Vec::new();
+        Protocol::Extended.open(&mut out, Who { name: "user-1", token }, &Groups::default(), None);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(hello(None), "{\"Hello\":{\"version\":1,\"user\":\"user-1\"}}\n");
+    assert_eq!(hello(Some("a.b.c")), "{\"Hello\":{\"version\":1,\"token\":\"a.b.c\"}}\n");
+}
+
 /// Every protocol asks for all groups, the one that counts last, and what the server says of the others is told apart.
 #[test]
 fn quiet_groups() {
     let groups = Groups { group: Some("g-7"), quiet: vec!["g-quiet-1".to_owned(), "g-quiet-2".to_owned()] };
     for protocol in [Protocol::Classic, Protocol::Extended, Protocol::Redis, Protocol::Nats, Protocol::Mqtt] {
         let mut out = Vec::new();
-        protocol.open(&mut out, "user", &groups, None);
+        protocol.open(&mut out, Who { name: "user", token: None }, &groups, None);
         let text = String::from_utf8_lossy(&out);
         let places = ["g-quiet-1", "g-quiet-2", "g-7"].map(|name| text.find(name));
         assert!(places.is_sorted() && places[0].is_some(), "{protocol:?}: {text}");

@@ -59,6 +59,7 @@ fn what_cannot_be_is_refused() {
         "fanout --receive-buffer 4096",
         "fanout --protocol redis --dialect extended",
         "fanout --protocol nats --tls",
+        "fanout --protocol nats --token-file x",
         "fanout --sources 2 --target [::1]:8088",
         "fanout --groups 4 --threads 4 --window 3",
         "idle --rate 5",
@@ -67,6 +68,9 @@ fn what_cannot_be_is_refused() {
         assert!(plan(wrong).is_err(), "{wrong}");
     }
     assert!(plan("catchup --dialect extended").is_ok());
+    assert!(plan("fanout --dialect extended --token-file x").is_ok());
+    let classic = plan("fanout --token-file x").unwrap_err().to_string();
+    assert!(classic.ends_with("the classic one has no place for a token"), "{classic}");
 }
 
 #[test]

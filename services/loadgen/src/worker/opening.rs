@@ -9,7 +9,7 @@ use mio::Token;
 use super::Worker;
 use super::member::State;
 use crate::connection::Route;
-use crate::driver::{After, Groups};
+use crate::driver::{After, Groups, Who};
 use crate::payload::{NO_SLOT, Stamp};
 use crate::plan::Role;
 
@@ -88,9 +88,10 @@ impl Worker {
             _ => shared.groups_of(member.group, member.place),
         };
         let after = member.resumes_after();
-        let user = format!("user-{}-{index}", self.thread);
+        let name = format!("user-{}-{index}", self.thread);
         member.joining = if protocol.tells_each_join() { groups.quiet.len() } else { 0 };
-        protocol.open(self.connections[index].out(), &user, &groups, after);
+        let who = Who { name: &name, token: shared.token.as_deref() };
+        protocol.open(self.connections[index].out(), who, &groups, after);
         self.connections[index].flush();
         let now = shared.now();
         if member.away_since.is_none() {

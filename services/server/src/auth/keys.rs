@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde_json::Value;
 
 /// The shortest secret that is taken: as long as the shortest hash, which RFC 7518 (3.2) asks for.
-const SECRET: usize = 32;
+pub(super) const SECRET: usize = 32;
 /// The fewest and the most bits of a key of RSA with which the library checks signatures.
 const RSA_BITS: RangeInclusive<usize> = 2_048..=8_192;
 const PRIVATE: &str = "it is a private key: give the server the public one alone";
@@ -43,7 +43,8 @@ pub(super) struct Keys {
 pub(super) struct Key {
     /// By which a token names it.
     pub(super) id: Option<String>,
-    algorithms: Vec<Algorithm>,
+    /// What it is for; never empty.
+    pub(super) algorithms: Vec<Algorithm>,
     pub(super) key: DecodingKey,
 }
 
@@ -230,6 +231,11 @@ impl Keys {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// All of them, in the order of the file.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     /// How many keys of the file are not among them, since they are for something else or of a kind that is not known here.

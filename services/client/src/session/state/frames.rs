@@ -74,15 +74,22 @@ impl State {
             FromServer::Groups(page) => self.progress |= self.queries.groups(page, &mut self.events),
             FromServer::Ping {} => codec::encode(&FromClient::Pong {}, &mut self.wire),
             FromServer::GoingAway(away) => {
-                self.phase = Phase::Departing;
+                self.departs("the server is going away");
                 self.reconnect_after = Some(backoff::asked(away.reconnect_after_ms));
                 self.note(format!("the server is going away: {}", away.reason));
             }
             FromServer::Rejected(rejected) => self.rejected(&rejected, now)?,
             FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
-            FromServer::Welcome(_) | FromServer::Refreshed { .. } | FromServer::Pong {} => {}
+            FromServer::Refreshed { expires_at } => self.ends_at(expires_at),
+            FromServer::Welcome(_) | FromServer::Pong {} => {}
         }
         Ok(())
+    }
+
+    /// The server is about to close the connection.
+    pub(super) fn departs(&mut self, reason: &str) {
+        self.phase = Phase::Departing;
+        reason.clone_into(&mut self.departure);
     }
 
     fn welcome(&mut self, welcome: Welcome<'_>) {
@@ -95,6 +102,7 @@ impl State {
         self.progress |= !self.was_online;
         self.was_online = true;
         self.identity.known = Some(user);
+        self.ends_at(welcome.expires_at);
     }
 
     fn joined(&mut self, joined: &Joined<'_>) {

@@ -29,6 +29,9 @@ pub(crate) enum Refusal {
     /// A guest's name of an earlier connection was refused; the next attempt asks for a new one.
     #[error("refused: {0}; asking for another guest name")]
     GuestName(String),
+    /// The token is not one that counts any more; by the next attempt its file may hold another one.
+    #[error("refused: {0}; the file of the token is read again for each attempt")]
+    Unproven(String),
     /// A moderator ended the connection. Who is told so does not come straight back.
     #[error("{0}")]
     Dismissed(String),
@@ -42,14 +45,19 @@ impl State {
     pub(super) fn not_let_in(&mut self, rejected: &Rejected<'_>) -> Result<(), Refusal> {
         let text = rejected.message.clone().into_owned();
         let about_user = matches!(rejected.code, Code::Unauthenticated | Code::BadUserName);
-        if about_user && self.identity.asked.is_none() && self.identity.known.take().is_some() {
+        let proves = self.identity.proof.is_some();
+        if about_user && !proves && self.identity.asked.is_none() && self.identity.known.take().is_some() {
             // Ids of posts belong to a user: under another name a repeat could be stored twice.
             for post in self.outbox.take_uncertain() {
                 self.give_up(&post);
             }
             return Err(Refusal::GuestName(text));
         }
-        if about_user || rejected.code == Code::UnsupportedVersion {
+        let passes = rejected.retry_after_ms.is_some();
+        if rejected.code == Code::Unauthenticated && self.was_online && self.identity.has_a_token() && !passes {
+            return Err(Refusal::Unproven(text));
+        }
+        if about_user && !passes || rejected.code == Code::UnsupportedVersion {
             return Err(Refusal::Final(text));
         }
         self.reconnect_after = rejected.retry_after_ms.map(backoff::asked);
@@ -73,6 +81,9 @@ impl State {
                 self.fail(text.to_owned());
             }
             (None, _) if rejected.code == Code::Kicked => return Err(Refusal::Dismissed(text.to_owned())),
+            // It answers what it has taken, and closes: the next connection shows what the file has by then.
+            (None, _) if rejected.code == Code::Unauthenticated => self.departs(text),
+            (Some("Refresh"), _) => self.refresh_refused(rejected),
             (Some("History" | "Members" | "Groups"), _) => {
                 self.queries.refused();
                 self.fail(text.to_owned());

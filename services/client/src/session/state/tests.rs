@@ -8,6 +8,7 @@ mod kicked;
 mod open;
 mod order;
 mod places;
+mod proof;
 mod refusals;
 
 const EPOCH: u64 = 77;
