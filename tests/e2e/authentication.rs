@@ -1,59 +1,16 @@
 //! Clients that prove who they are: tokens, what these allow, until when they count, and those who have none.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use harness::deadline::{PATIENCE, poll_until};
+use harness::issuer::Issuer;
 use harness::metrics::Metrics;
 use harness::{RawClient, Server, ServerOptions};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::extended::{ask, join};
-
-/// Who issues tokens: a file of keys, and what signs.
-pub(crate) struct Issuer {
-    directory: TempDir,
-    key: EncodingKey,
-}
-
-impl Issuer {
-    pub(crate) fn new() -> Result<Self> {
-        let issuer = Self { directory: tempfile::tempdir()?, key: EncodingKey::from_secret(&[b'k'; 32])? };
-        issuer.publish(&issuer.key)?;
-        Ok(issuer)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.directory.path().join("keys.json")
-    }
-
-    /// Replaces the file.
-    fn publish(&self, key: &EncodingKey) -> Result<()> {
-        let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(key, Algorithm::HS256)?;
-        let next = self.directory.path().join("next");
-        fs::write(&next, json!({"keys": [jwk]}).to_string())?;
-        Ok(fs::rename(next, self.file())?)
-    }
-
-    /// A server that asks for its tokens.
-    pub(crate) fn server(&self) -> ServerOptions {
-        ServerOptions::new().set("auth.keys_file", self.file().display()).set("auth.leeway", "0s")
-    }
-
-    /// A token of `user` for so many seconds, which says `more` as well.
-    pub(crate) fn token(&self, user: &str, seconds: u64, more: Value) -> Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let mut claims = json!({"sub": user, "exp": now + seconds});
-        if let (Some(claims), Value::Object(more)) = (claims.as_object_mut(), more) {
-            claims.extend(more);
-        }
-        Ok(encode(&Header::new(Algorithm::HS256), &claims, &self.key)?)
-    }
-}
 
 /// A connection with that token, and its `Welcome`.
 async fn welcome(server: &Server, token: &str) -> Result<(RawClient, Value)> {
@@ -76,8 +33,8 @@ async fn only_who_shows_a_token_is_let_in_and_is_who_it_says() -> Result<()> {
     join(&mut ada, "Dogs").await?;
     let post = json!({"Post": {"group_name": "Dogs", "message": "Woof"}});
     ada.line(&post.to_string()).await?;
-    ada.expect_json(&json!({"Posted": {"group_name": "Dogs"}})).await?;
-    ada.expect_json(&json!({"Message": {"sender": "ada", "message": "Woof"}})).await?;
+    let posted = json!({"Posted": {"group_name": "Dogs"}});
+    ada.expect_all(&[posted, json!({"Message": {"sender": "ada", "message": "Woof"}})]).await?;
 
     let forged = token.rsplit_once('.').context("no signature")?.0.to_owned() + ".AAAA";
     for (hello, text) in [
@@ -216,9 +173,8 @@ async fn who_shows_a_token_that_allows_less_leaves_what_it_may_not_read() -> Res
     assert_eq!(left, ["Dogs", "Fish"]);
     for (group, text) in [("Dogs", "not for ada"), ("Fish", "not for ada"), ("Cats", "for ada")] {
         join(&mut root, group).await?;
-        let post = json!({"Post": {"group_name": group, "message": text}});
-        ask(&mut root, post, json!({"Posted": {"group_name": group}})).await?;
-        root.expect_json(&json!({"Message": {"group_name": group}})).await?;
+        root.line(&json!({"Post": {"group_name": group, "message": text}}).to_string()).await?;
+        root.expect_all(&[json!({"Posted": {"group_name": group}}), json!({"Message": {"group_name": group}})]).await?;
     }
     ada.expect_json(&json!({"Message": {"group_name": "Cats", "message": "for ada"}})).await?;
     let group = server.admin("ListMembers", json!({"group_name": "Fish"})).await?;
@@ -262,9 +218,7 @@ async fn less_and_then_more_leaves_nobody_half_in_a_group() -> Result<()> {
     })
     .await?;
     root.line(r#"{"Post":{"group_name":"Dogs","message":"who is there?"}}"#).await?;
-    let mut answers = [root.json().await?, root.json().await?];
-    answers.sort_by_key(ToString::to_string);
-    assert_eq!(answers[0]["Message"]["message"], "who is there?");
+    root.expect_all(&[json!({"Posted": {}}), json!({"Message": {"message": "who is there?"}})]).await?;
     // Nothing of it before the answer.
     ask(&mut ada, json!({"Ping": {}}), json!({"Pong": {}})).await?;
     Ok(())
@@ -299,8 +253,7 @@ async fn keys_are_replaced_while_the_server_runs() -> Result<()> {
     let mut issuer = Issuer::new()?;
     let server = issuer.server().set("tls.reload_interval", "1h").start().await?;
     let (mut ada, _) = welcome(&server, &issuer.token("ada", 60, json!({}))?).await?;
-    issuer.key = EncodingKey::from_secret(&[b'n'; 32])?;
-    issuer.publish(&issuer.key)?;
+    issuer.replace_key(b'n')?;
     server.hang_up()?;
     server.until_logged("the tokens of clients are held against new keys").await?;
     welcome(&server, &issuer.token("bob", 60, json!({}))?).await?;

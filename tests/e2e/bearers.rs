@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use harness::deadline::{PATIENCE, within};
+use harness::issuer::Issuer;
 use harness::process::binary;
 use harness::terminal::Terminal;
 use harness::{RawClient, ServerOptions};
@@ -16,7 +17,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::authentication::Issuer;
 use crate::loadgen::load;
 
 const MARK: &str = "<!-- tests/e2e/bearers.rs runs these lines -->";

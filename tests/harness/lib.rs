@@ -1,7 +1,7 @@
 //! What the end-to-end tests are made of.
 //!
 //! [`server`] runs the real binary ([`builds`] says which), [`client`] connects to it and records all that is said, [`checker`] judges the
-//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, [`mount`] small disks,
+//! recordings, [`admin`] calls the admin API, [`cluster`] runs several servers on a real NATS ([`newer`] makes some of them seem newer than they are, [`jetstream`] is its operator), [`irc`] brings conversations of real people, [`certificates`] makes certificates, [`issuer`] tokens, [`mount`] small disks,
 //! [`metrics`] reads what operators see, and [`environment`] what the environment says to tests. Whatever is awaited has a deadline whose error names what was awaited.
 
 pub mod actor;
@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod decode;
 pub mod environment;
 pub mod irc;
+pub mod issuer;
 pub mod jetstream;
 pub mod membership;
 pub mod metrics;

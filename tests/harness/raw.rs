@@ -102,6 +102,22 @@ impl RawClient {
         serde_json::from_str(&line).with_context(|| format!("expected JSON, the server sent {line:?}"))
     }
 
+    /// Expects one line for each of `wanted`, as [`RawClient::expect_json`] does, in whatever order they come.
+    ///
+    /// # Errors
+    /// If another comes, or one does not.
+    pub async fn expect_all(&mut self, wanted: &[serde_json::Value]) -> Result<()> {
+        let mut left = wanted.to_vec();
+        while !left.is_empty() {
+            let got = self.json().await.with_context(|| format!("expected {left:?}"))?;
+            let Some(place) = left.iter().position(|wanted| contains(&got, wanted)) else {
+                bail!("expected one of\n  {left:?}\nthe server sent\n  {got}\nso far came {:#?}", self.seen);
+            };
+            left.remove(place);
+        }
+        Ok(())
+    }
+
     /// Expects a line that holds all that `wanted` holds (and maybe more fields); answers it whole.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod slow;
 mod starting;
 mod talker;
 mod together;
+mod tokens;
 mod upgrade;
 mod versions;
 mod wire;

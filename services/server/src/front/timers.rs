@@ -132,17 +132,24 @@ impl Clocks {
             Some(pinged) => Some((pinged + patience.heartbeat, Due::Dead)),
         });
         let stall = doing.writing.then(|| (self.wrote + patience.stall, Due::Stall));
+        let usual = earliest([hello, line, idle, alive, stall]);
+        // It is asked for at every delivery, and hardly ever is there any of these.
+        let is_ending = doing.dismissed || doing.finishing || doing.closing;
+        if !is_ending && doing.paced.is_none() && doing.known.is_none() {
+            return usual;
+        }
         let dismissal = doing.dismissed.then(|| (self.heard + DISMISSAL, Due::Dismissal));
         let unserved = doing.finishing.then(|| (self.heard.max(self.wrote) + patience.stall, Due::Unserved));
         // However little it takes at a time.
         let untaken = doing.closing.then(|| (self.heard + 2 * patience.stall, Due::Untaken));
         let paced = doing.paced.map(|until| (until, Due::Paced));
         let expired = doing.known.map(|until| (until, Due::Expired));
-        [hello, line, idle, alive, stall, dismissal, unserved, untaken, paced, expired]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        earliest([usual, dismissal, unserved, untaken, paced, expired])
     }
+}
+
+fn earliest(deadlines: impl IntoIterator<Item = Option<(Instant, Due)>>) -> Option<(Instant, Due)> {
+    deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 #[cfg(test)]
@@ -195,6 +202,8 @@ mod tests {
         assert_eq!(due(&clocks, DOING), Some((3, Due::Line)));
         clocks.partial = None;
         assert_eq!(due(&clocks, Doing { writing: true, extended: false, ..DOING }), Some((20, Due::Stall)));
+        let known = |seconds| Doing { known: Some(now + Duration::from_secs(seconds)), ..DOING };
+        assert_eq!((due(&clocks, known(9)), due(&clocks, known(30))), (Some((9, Due::Expired)), Some((20, Due::Dead))));
         assert_eq!(due(&clocks, Doing { writing: true, dismissed: true, ..DOING }), Some((2, Due::Dismissal)));
         let finishing = Doing { reading: false, finishing: true, ..DOING };
         assert_eq!(
