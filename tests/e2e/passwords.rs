@@ -84,7 +84,8 @@ async fn only_who_has_the_password_of_a_user_is_let_in() -> Result<()> {
     let mut bob = welcome(&server, "bob").await?;
     join(&mut bob, "Dogs").await?;
     let post = json!({"Post": {"group_name": "Dogs", "message": "Woof"}});
-    ask(&mut bob, post, json!({"Posted": {"group_name": "Dogs"}})).await?;
+    bob.line(&post.to_string()).await?;
+    bob.expect_all(&[json!({"Posted": {"group_name": "Dogs"}}), json!({"Message": {"message": "Woof"}})]).await?;
     ada.expect_json(&json!({"Message": {"sender": "bob", "message": "Woof"}})).await?;
     let answer = json!({"Rejected": {"code": "bad_request", "message": "this server asks for no token"}});
     ask(&mut ada, json!({"Refresh": {"token": "x"}}), answer).await?;
