@@ -4,13 +4,14 @@
 //! however old it is. So the owner of a shard removes what is too much: the number of messages moves the floor with every append, and
 //! bytes and age are looked at here, in the background. What is removed is whole messages of the stream, the oldest.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tertulia_protocol::GroupName;
 
 use super::Core;
-use super::fence::decode;
+use super::fence::{Unread, decode};
 use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
@@ -141,17 +142,29 @@ impl Core {
 
     /// Removes what is too old at the time `now`, from all groups of our shards.
     pub(super) async fn remove_all_old(self: &Arc<Self>, now: u64) {
+        let mut silent = BTreeSet::new();
         for shard in 0..self.shards.len() {
             let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+            let stream = self.link.names.stream_of(shard);
+            if silent.contains(&stream) {
+                continue;
+            }
             let names: Vec<GroupName> = self.shard(shard).state().names.iter().cloned().collect();
             for group in names {
                 if self.is_closed() {
                     return;
                 }
+                let begun = Instant::now();
                 let Err(kept) = self.remove_old(shard, &group, now).await else { continue };
                 tracing::debug!(shard, error = %kept, "messages that are too old stay for now");
-                if matches!(kept, Kept::Busy(_)) {
-                    break;
+                match kept {
+                    Kept::Busy(_) => break,
+                    // Who does not answer about one group does not about the others. What is wrong with a group alone is told at once.
+                    Kept::NoAnswer(_) if begun.elapsed() >= self.link.timeout => {
+                        silent.insert(stream);
+                        break;
+                    }
+                    Kept::NoAnswer(_) | Kept::Refused(_) => {}
                 }
             }
         }
@@ -165,8 +178,10 @@ impl Core {
         }
         let oldest = now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         // Also who is not in memory is looked at.
-        if self.known(shard, group).await.is_err() {
-            return Ok(());
+        match self.known(shard, group).await {
+            Ok(_) => {}
+            Err(Unread::Taken) => return Ok(()),
+            Err(Unread::NoAnswer(error)) => return Err(error.into()),
         }
         let Some((known, head)) = self.cached(shard, group) else { return Ok(()) };
         if head.first > head.seq || known.first_at.is_some_and(|at| at >= oldest) {

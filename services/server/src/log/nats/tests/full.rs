@@ -315,6 +315,33 @@ async fn nor_for_a_removal_of_its_own_that_nats_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_for_each_group_of_a_stream_that_does_not_answer() {
+    const GROUPS: usize = 6;
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let config = Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) };
+    let log = Nats::open(&config, &aging(), SHARDS, "a").await.unwrap();
+    take(&log).await;
+    for group in 0..GROUPS {
+        log.append(SHARD, vec![aging_batch(&format!("group-{group}"))]).await.unwrap();
+        log.append(SHARD + 2, vec![aging_batch(&format!("other-{group}"))]).await.unwrap();
+    }
+    log.append(SHARD + 1, vec![aging_batch("one")]).await.unwrap();
+    log.close().await;
+    // None of them is in memory now.
+    let log = Nats::open(&config, &aging(), SHARDS, "a").await.unwrap();
+    take(&log).await;
+    proxy.lose_all(Some(log.core.link.names.stream(log.core.link.names.stream_of(SHARD))));
+    tokio::time::timeout(PATIENCE, log.core.remove_all_old(later())).await.expect("it goes on with the other stream");
+    assert!((1..GROUPS).contains(&proxy.lost()), "it is asked about one group: {}", proxy.lost());
+    assert!(is_empty(&log, SHARD + 1, "one").await);
+    proxy.lose_all(None);
+    log.core.remove_all_old(later()).await;
+    assert!(is_empty(&log, SHARD, "group-0").await && is_empty(&log, SHARD + 2, "other-5").await);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_in_part_when_another_writer_comes_is_told_by_its_groups() {
     let nearly = Nearly::full(2 * MESSAGE + MESSAGE / 2).await;
     let appending = nearly.append().await;
