@@ -32,6 +32,9 @@ use metrics::{File, Metrics, Way};
 use passwords::Passwords;
 use token::Rules;
 
+/// When a client is to come back whose password there was no time to check.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// Whom the server takes a client for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -106,6 +109,9 @@ pub enum Refused {
     /// It is another one, or there is no such user: which, is nobody's business.
     #[error("user and password do not match")]
     Mismatch,
+    /// Too many are before it.
+    #[error("the passwords of too many clients at this address wait to be checked: try again later")]
+    Busy,
     /// The token proves nothing.
     #[error("{0}")]
     Token(#[from] Fault),
@@ -140,7 +146,14 @@ impl Refused {
             | Self::Mismatch
             | Self::Token(_)
             | Self::OtherUser { .. } => Code::Unauthenticated,
+            Self::Busy => Code::Unavailable,
         }
+    }
+
+    /// When to try again, where that is of use.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (*self == Self::Busy).then_some(RETRY)
     }
 }
 
@@ -202,7 +215,8 @@ impl Auth {
                 Some(Tokens { rules: Rules::new(config), file: file.clone(), keys })
             }
         };
-        let passwords = config.users_file.as_ref().map(|file| Passwords::new(file, config.password_checks));
+        let passwords =
+            config.users_file.as_ref().map(|file| Passwords::new(file, config.password_checks, config.password_queue));
         let passwords = passwords.transpose()?.map(Arc::new);
         // What is in the configuration was looked at when it was read.
         let groups = |text: &str| config::groups(text).unwrap_or_else(|_| Groups::none());

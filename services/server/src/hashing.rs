@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin, Write};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tertulia_server::auth;
 
@@ -31,11 +31,26 @@ fn read(from: impl Read) -> anyhow::Result<String> {
 /// What somebody types, twice, without showing it.
 fn ask(stdin: &Stdin) -> anyhow::Result<String> {
     let _unseen = Unseen::begin(stdin).context("cannot keep the terminal from showing the password")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot start the runtime")?;
+    // Ctrl-C must not leave the terminal as it is now.
+    let typed = runtime.block_on(async {
+        tokio::select! {
+            typed = tokio::task::spawn_blocking(type_twice) => typed.context("the password was not read")?,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    });
+    // Whoever reads the terminal may go on to.
+    runtime.shutdown_background();
+    typed
+}
+
+fn type_twice() -> anyhow::Result<String> {
     let [one, other] = ["Password: ", "Again: "].map(|text| {
         let mut stderr = io::stderr();
         stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
         let mut line = String::new();
-        let read = stdin.lock().take(MOST).read_line(&mut line).context("cannot read the password");
+        let read = io::stdin().lock().take(MOST).read_line(&mut line).context("cannot read the password");
         read.map(|_| without_line_end(&line).to_owned())
     });
     let (one, other) = (one?, other?);

@@ -185,6 +185,11 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         tasks.spawn(watch_log(shards.clone(), cluster.clone(), readiness.clone(), serving.clone()));
         readiness.clear(Reason::Starting);
         addresses.tell();
+        if auth.asks_for().is_some() && config.chat.tls.cert_file.is_none() && !addresses.chat.ip().is_loopback() {
+            tracing::warn!(
+                "what clients prove who they are with crosses the network in the clear, unless something before the chat port speaks TLS (chat.tls)"
+            );
+        }
         tokio::select! {
             what = signals.next() => tracing::info!(signal = what, "stopping; a second signal stops at once"),
             () = shards.broken() => tracing::error!("the task of a shard has panicked: stopping, so that what starts next is whole"),

@@ -17,6 +17,8 @@ pub struct Config {
     pub users_file: Option<PathBuf>,
     /// How many passwords are checked at once.
     pub password_checks: usize,
+    /// Logins from one address whose passwords are not checked yet.
+    pub password_queue: usize,
     /// Who must have issued a token (`iss`); empty: anybody who has a key.
     pub issuer: String,
     /// For whom a token must be (`aud`); empty: for nobody in particular.
@@ -38,6 +40,7 @@ impl Default for Config {
             keys_file: None,
             users_file: None,
             password_checks: 2,
+            password_queue: 64,
             issuer: String::new(),
             audience: String::new(),
             leeway: Duration::from_secs(10),

@@ -109,8 +109,12 @@ impl Default for Metrics {
 
 impl Metrics {
     pub(super) fn count<T, E>(&self, way: Way, result: Result<T, E>) -> Result<T, E> {
-        let (accepted, refused) = &self.0[way as usize];
-        if result.is_ok() { accepted } else { refused }.increment(1);
+        self.count_one(way, result.is_ok());
         result
+    }
+
+    pub(super) fn count_one(&self, way: Way, is_accepted: bool) {
+        let (accepted, refused) = &self.0[way as usize];
+        if is_accepted { accepted } else { refused }.increment(1);
     }
 }

@@ -62,10 +62,12 @@ pub(super) struct Passwords {
 
 impl Passwords {
     /// Reads the users. It blocks.
-    pub(super) fn new(file: &Path, checks: usize) -> Result<Self, Error> {
-        let users = RwLock::new(users::read(file)?);
-        let (chance, turns, scratch) = (RandomState::new(), Turns::default(), Mutex::default());
-        Ok(Self { file: file.to_owned(), users, chance, turns, checks: Arc::new(Semaphore::new(checks)), scratch })
+    pub(super) fn new(file: &Path, checks: usize, queue: usize) -> Result<Self, Error> {
+        let users = users::read(file)?;
+        tracing::info!(file = %file.display(), count = users.len(), "clients show passwords of these users");
+        let turns = Turns { lines: Arc::default(), longest: queue };
+        let (chance, scratch, checks) = (RandomState::new(), Mutex::default(), Arc::new(Semaphore::new(checks)));
+        Ok(Self { file: file.to_owned(), users: RwLock::new(users), chance, turns, checks, scratch })
     }
 
     /// Reads the users whenever it is time, until `stop`; while the file cannot be used, those before stay.
@@ -87,11 +89,11 @@ impl Passwords {
     }
 
     /// Whether `user` has that password. Who does not wait for the answer gives up its place; a check that has begun is made to its end.
-    async fn check(self: Arc<Self>, address: IpAddr, user: &UserName, password: Box<str>) -> bool {
+    async fn check(self: Arc<Self>, address: IpAddr, user: &UserName, password: Box<str>) -> Result<bool, Refused> {
         let waiting = Waiting::begin();
-        let turn = self.turns.take(origin::of(address)).await;
+        let turn = self.turns.take(origin::of(address)).await.ok_or(Refused::Busy)?;
         // It is never closed.
-        let Ok(place) = Arc::clone(&self.checks).acquire_owned().await else { return false };
+        let Ok(place) = Arc::clone(&self.checks).acquire_owned().await else { return Ok(false) };
         drop(waiting);
         let hash = self.hash_of(user);
         let checking = tokio::task::spawn_blocking(move || {
@@ -101,7 +103,7 @@ impl Passwords {
             lock(&self.scratch).push(scratch);
             is_right
         });
-        checking.await.unwrap_or(false)
+        Ok(checking.await.unwrap_or(false))
     }
 
     /// What the password of `user` is held against, as the file is now.
@@ -126,8 +128,22 @@ impl Login {
     /// There is no such user, or it has another password.
     pub async fn check(self, from: IpAddr) -> Result<Principal, Refused> {
         let Self { auth, passwords, user, password } = self;
-        let is_right = passwords.check(from, &user, password).await;
-        auth.count(Way::Password, if is_right { Ok(Principal { user, rights: None }) } else { Err(Refused::Mismatch) })
+        // Whoever gives up, or whose time is over, was not let in either.
+        let mut counted = Counted { auth, is_right: false };
+        counted.is_right = passwords.check(from, &user, password).await?;
+        if counted.is_right { Ok(Principal { user, rights: None }) } else { Err(Refused::Mismatch) }
+    }
+}
+
+/// A login that counts once it is over, whatever has ended it.
+struct Counted {
+    auth: Auth,
+    is_right: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.auth.0.metrics.count_one(Way::Password, self.is_right);
     }
 }
 
@@ -138,8 +154,12 @@ impl fmt::Debug for Login {
 }
 
 /// Has those from one address come one after the other. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-struct Turns(Arc<Mutex<HashMap<IpAddr, Line>>>);
+#[derive(Debug, Clone)]
+struct Turns {
+    lines: Arc<Mutex<HashMap<IpAddr, Line>>>,
+    /// How many there may be in one line: a client that has gone is not seen to have, and whoever stands behind it waits all the same.
+    longest: usize,
+}
 
 /// Those from one address.
 #[derive(Debug)]
@@ -157,23 +177,27 @@ struct Turn {
 }
 
 impl Turns {
-    async fn take(&self, address: IpAddr) -> Turn {
+    /// `None`: too many wait already.
+    async fn take(&self, address: IpAddr) -> Option<Turn> {
         let next = {
-            let mut lines = lock(&self.0);
+            let mut lines = lock(&self.lines);
             let line = lines.entry(address).or_insert_with(|| Line { next: Arc::new(Semaphore::new(1)), length: 0 });
+            if line.length >= self.longest {
+                return None;
+            }
             line.length += 1;
             Arc::clone(&line.next)
         };
         // From here on it is counted.
         let mut turn = Turn { turns: self.clone(), address, permit: None };
         turn.permit = next.acquire_owned().await.ok();
-        turn
+        Some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut lines = lock(&self.turns.0);
+        let mut lines = lock(&self.turns.lines);
         let Some(line) = lines.get_mut(&self.address) else { return };
         line.length -= 1;
         if line.length == 0 {

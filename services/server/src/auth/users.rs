@@ -13,7 +13,7 @@ use tertulia_protocol::{NameError, NameRules, UserName};
 
 use super::hash::{Cost, Hash, Unusable};
 
-/// The first word of a line that says nothing.
+/// What a line begins with that says nothing: a user whose line is commented out is none.
 const COMMENT: &str = "#";
 /// Users of a file: some 20 MB of them in memory.
 const MOST: usize = 100_000;
@@ -92,7 +92,7 @@ pub enum Error {
     },
 }
 
-/// Reads the users in a file. Lines that are empty or begin with the word `#` do not count.
+/// Reads the users in a file. Lines that are empty or begin with `#` do not count.
 ///
 /// # Errors
 /// The file cannot be read, has no user, too many, or a line that is none.
@@ -109,7 +109,8 @@ fn read_at_most(path: &Path, most: usize) -> Result<Users, Error> {
         let text = str::from_utf8(bytes).map_err(|_| malformed())?;
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let (name, hash) = match *words {
-            [] | [COMMENT, ..] => continue,
+            [] => continue,
+            [first, ..] if first.starts_with(COMMENT) => continue,
             [name, hash] => (name, hash),
             _ => return Err(malformed()),
         };
@@ -173,8 +174,8 @@ mod tests {
         let users = users(format!("# of 2026\nada {HASH}\r\n\n  größe\t {HASH} \n#bob {HASH}").as_bytes()).unwrap();
         let mut names: Vec<_> = users.hashes.keys().map(UserName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["#bob", "ada", "größe"]);
-        assert_eq!(format!("{users:?}"), "Users(3)", "hashes show in no log");
+        assert_eq!(names, ["ada", "größe"], "a line that is commented out is of nobody");
+        assert_eq!(format!("{users:?}"), "Users(2)", "hashes show in no log");
     }
 
     #[test]

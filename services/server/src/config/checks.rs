@@ -115,6 +115,12 @@ impl Checks<'_> {
             }
         }
         let is_asked = auth.keys_file.is_some() || auth.users_file.is_some();
+        for (key, is_said) in [("auth.issuer", !auth.issuer.is_empty()), ("auth.audience", !auth.audience.is_empty())] {
+            self.rule(!is_said || auth.keys_file.is_some(), key, &["auth.keys_file"], |_| {
+                "needs auth.keys_file, with the keys of those who issue tokens: without it no token is looked at"
+                    .to_owned()
+            });
+        }
         self.rule(!auth.guests || is_asked, "auth.guests", &["auth.keys_file", "auth.users_file"], |_| {
             "needs auth.keys_file or auth.users_file: without them nobody has to prove anything, and all are let in"
                 .to_owned()

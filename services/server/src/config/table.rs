@@ -186,6 +186,12 @@ static AUTH: &[Entry] = &[
         "tertulia_password_checks_waiting",
     ),
     Entry::new(
+        "auth.password_queue",
+        int(1, 65_536),
+        "Logins from one address (of IPv6: network of 64 bits) whose passwords are not checked yet.",
+    )
+    .bound("one more is `unavailable`, with `retry_after_ms`, and the connection is closed", "tertulia_password_checks_waiting"),
+    Entry::new(
         "auth.issuer",
         Kind::Text { optional: true },
         "Who must have issued a token (`iss`); empty: anybody who has one of the keys.",

@@ -42,7 +42,7 @@ impl Task {
             Ok(extended::FromClient::Hello(hello)) => self.on_hello(&hello),
             Err(fault) if is_hello(line) => {
                 self.shared.metrics.requests.malformed.increment(1);
-                self.refuse_hello(fault.code, fault.message);
+                self.refuse_hello(Refused::new(fault.code, fault.message));
             }
             Ok(_) | Err(_) => match self.shared.auth.nameless() {
                 Ok(principal) => {
@@ -62,7 +62,8 @@ impl Task {
         self.shared.metrics.requests.hello.increment(1);
         if hello.version == 0 {
             let newest = tertulia_protocol::VERSION;
-            self.refuse_hello(Code::UnsupportedVersion, format!("this server speaks versions 1 to {newest}"));
+            let text = format!("this server speaks versions 1 to {newest}");
+            self.refuse_hello(Refused::new(Code::UnsupportedVersion, text));
             return;
         }
         let version = hello.version.min(tertulia_protocol::VERSION);
@@ -87,7 +88,7 @@ impl Task {
             }
             Err(refused) => {
                 self.complain_of(&refused);
-                self.refuse_hello(refused.code(), refused.to_string());
+                self.refuse_hello(refused.into());
             }
         }
     }

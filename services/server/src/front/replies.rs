@@ -130,9 +130,9 @@ impl Task {
     }
 
     /// A client that said `Hello` understands `Rejected` before it has a voice.
-    pub(super) fn refuse_hello(&mut self, code: Code, text: String) {
-        self.shared.metrics.rejected(code);
-        self.reject(Refused::new(code, text).request("Hello"));
+    pub(super) fn refuse_hello(&mut self, refused: Refused) {
+        self.shared.metrics.rejected(refused.code);
+        self.reject(refused.request("Hello"));
         self.close(CloseReason::Hello);
     }
 

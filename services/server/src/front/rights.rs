@@ -19,7 +19,7 @@ const AT_ONCE: usize = 16;
 
 impl From<auth::Refused> for Refused {
     fn from(refused: auth::Refused) -> Self {
-        Self::new(refused.code(), refused.to_string())
+        Self { retry_after: refused.retry_after(), ..Self::new(refused.code(), refused.to_string()) }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Auth;
+use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::reload::Reload;
 use crate::telemetry::trace;
@@ -76,6 +76,11 @@ fn sources(config: &Config) -> impl Iterator<Item = tls::Source> {
 pub fn faults(config: &Config) -> Vec<String> {
     let of_port = |source| Some(tls::Acceptor::new(&config.tls, &source).err()?.to_string());
     let of_token = admin::Tokens::of(&config.admin).err().map(|error| causes::on_one_line(&error));
-    let of_keys = Auth::new(&config.auth).err().map(|error| causes::on_one_line(&error));
-    sources(config).filter_map(of_port).chain(of_token).chain(of_keys).collect()
+    // Each by itself, so that nothing is told of the one alone that comes first.
+    let by_file = [
+        auth::Config { users_file: None, ..config.auth.clone() },
+        auth::Config { keys_file: None, ..config.auth.clone() },
+    ];
+    let of_clients = by_file.iter().filter_map(|config| Some(causes::on_one_line(&Auth::new(config).err()?)));
+    sources(config).filter_map(of_port).chain(of_token).chain(of_clients).collect()
 }

@@ -2,13 +2,14 @@ use std::fs;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tertulia_protocol::Code;
 use tertulia_protocol::extended::Hello;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::auth::{Config, Decision, Proof};
+use crate::auth::{Config, Decision, Proof, RETRY};
 use crate::reload::Reload;
 
 /// Long enough never to pass in a test that works.
@@ -42,7 +43,7 @@ impl Auth {
 
     /// How many passwords are not checked yet.
     pub(crate) fn unchecked(&self) -> usize {
-        lock(&passwords(self).turns.0).values().map(|line| line.length).sum()
+        lock(&passwords(self).turns.lines).values().map(|line| line.length).sum()
     }
 }
 
@@ -73,7 +74,7 @@ fn coming(auth: &Auth, from: IpAddr) -> JoinHandle<Result<Principal, Refused>> {
 /// Waits until so many wait in the line of an address.
 async fn until_waiting(passwords: &Passwords, from: IpAddr, expected: usize) {
     let waiting = async {
-        while lock(&passwords.turns.0).get(&from).map_or(0, |line| line.length) != expected {
+        while lock(&passwords.turns.lines).get(&from).map_or(0, |line| line.length) != expected {
             tokio::task::yield_now().await;
         }
     };
@@ -94,6 +95,34 @@ async fn who_has_the_password_of_a_user_is_let_in() {
     }
     let shown = format!("{:?} {auth:?}", login(&auth, "ada", "s3cret"));
     assert!(!shown.contains("s3cret") && !shown.contains("nf65EOg"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_line_is_no_longer_than_it_may_be_and_who_gives_up_is_counted() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let config = Config { password_checks: 1, password_queue: 3, ..Config::default() };
+    let auth = ::metrics::with_local_recorder(&recorder, || auth_of(&format!("ada {HASH}"), config));
+    let held = auth.hold_checks().await;
+    let mut waiting: Vec<_> = (0..3).map(|_| coming(&auth, address(1))).collect();
+    until_waiting(&passwords(&auth), address(1), 3).await;
+    let refused = login(&auth, "ada", "password").check(address(1)).await.unwrap_err();
+    assert_eq!((refused.code(), refused.retry_after()), (Code::Unavailable, Some(RETRY)));
+    let other = coming(&auth, address(2));
+    // Who goes makes room for another one.
+    let gone = waiting.pop().unwrap();
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    waiting.push(coming(&auth, address(1)));
+    until_waiting(&passwords(&auth), address(1), 3).await;
+    drop(held);
+    for login in waiting.into_iter().chain([other]) {
+        assert!(login.await.unwrap().is_ok());
+    }
+    let text = recorder.handle().render();
+    for (result, count) in [("accepted", 4), ("refused", 2)] {
+        let expected = format!("tertulia_logins_total{{way=\"password\",result=\"{result}\"}} {count}\n");
+        assert!(text.contains(&expected), "{expected}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -179,7 +208,7 @@ async fn those_of_one_address_come_one_after_the_other_and_others_in_between() {
     }
     let before = lock(&came).iter().position(|from| *from == address(2)).unwrap();
     assert!(before < 10, "{before} of another address were before it");
-    assert!(lock(&passwords.turns.0).is_empty(), "nothing is kept of who is gone");
+    assert!(lock(&passwords.turns.lines).is_empty(), "nothing is kept of who is gone");
     assert_eq!(lock(&passwords.scratch).len(), 1, "as much memory as there are checks at once");
 }
 
@@ -198,7 +227,7 @@ async fn who_leaves_gives_up_its_place() {
     until_waiting(&passwords, address(1), 1).await;
     drop(place);
     assert!(tokio::time::timeout(NEVER, third).await.expect("nobody's turn comes").unwrap().is_ok());
-    assert!(lock(&passwords.turns.0).is_empty());
+    assert!(lock(&passwords.turns.lines).is_empty());
 }
 
 #[tokio::test]
@@ -211,7 +240,7 @@ async fn a_check_that_has_begun_keeps_its_place_to_its_end() {
     assert!(checking.as_mut().now_or_never().is_none());
     drop(checking);
     assert_eq!(passwords.checks.available_permits(), 0);
-    assert_eq!(lock(&passwords.turns.0)[&address(1)].length, 1);
+    assert_eq!(lock(&passwords.turns.lines)[&address(1)].length, 1);
     drop(scratch);
     until_waiting(&passwords, address(1), 0).await;
     let again = Arc::clone(&passwords.checks).acquire_owned();

@@ -132,7 +132,7 @@ impl Task {
             idle: self.memberships.is_empty() && self.in_flight == 0,
             writing: self.is_writing(),
             dismissed: self.is_dismissed(),
-            finishing: matches!(self.phase, Phase::Finishing(_)),
+            finishing: matches!(self.phase, Phase::Finishing(_)) && !self.is_proving(),
             closing: matches!(self.phase, Phase::Closing(_)),
             paced: self.paced,
             known: self.rights.as_ref().and_then(|rights| rights.until).filter(|_| self.may_listen()),
