@@ -188,11 +188,12 @@ def check_files(config, spec, container):
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     files = [config[port]["tls"][name] for port in ("chat", "admin", "http") for name in ("cert_file", "key_file")]
-    for file in filter(None, [*files, config["admin"]["client_ca_file"], config["admin"]["token_file"], config["auth"]["keys_file"]]):
+    for file in filter(None, [*files, config["admin"]["client_ca_file"], config["admin"]["token_file"], config["auth"]["keys_file"], config["auth"]["users_file"]]):
         folder, _, name = file.rpartition("/")
         assert "subPath" not in mounts[folder], f"{folder} would never be renewed"
         volume = volumes[mounts[folder]["name"]]
-        if "secret" in volume:
+        # Without a list, each key of the Secret is a file.
+        if "items" in volume.get("secret", {}):
             assert name in [item["path"] for item in volume["secret"]["items"]], file
 
 

@@ -214,7 +214,9 @@ class Chart(unittest.TestCase):
             ("extraEnv[0].name=TERTULIA__TELEMETRY__TRACES__ENDPOINT", "set config.telemetry.traces.endpoint instead"),
             ("extraEnv[0].name=TERTULIA__ADMIN__TOKEN_FILE", "set config.admin.token_file instead"),
             ("extraEnv[0].name=TERTULIA__AUTH__KEYS_FILE", "set config.auth.keys_file instead"),
+            ("extraEnv[0].name=TERTULIA__AUTH__USERS_FILE", "set config.auth.users_file instead"),
             ("extraArgs={--auth-keys-file,/a}", "set config.auth.keys_file instead"),
+            ("extraArgs={--auth-users-file,/a}", "set config.auth.users_file instead"),
             ("extraArgs={--set,auth.guests=true}", "set config.auth.guests instead"),
             ("extraArgs={--set,telemetry.traces.enabled=true}", "set config.telemetry.traces.enabled instead"),
             ("extraArgs={--nats-url,nats://a}", "set config.nats.urls instead"),
@@ -614,8 +616,23 @@ class Chart(unittest.TestCase):
         # Files that the chart knows nothing of, such as from a CSI driver.
         said = render(None, "--set", "config.auth.keys_file=/keys/jwks,auth.issuer=a").config()["auth"]
         self.assertEqual(said, {"keys_file": "/keys/jwks", "issuer": "a"})
-        for name in ("guests=true", "issuer=a", "audience=a"):
-            self.assertIn(f"auth.{name.partition('=')[0]} needs keys, without which clients are taken at their word: set auth.existingSecret", refusal("--set", f"auth.{name}"))
+        self.assertIn("auth.guests needs keys or passwords, without which clients are taken at their word: set auth.existingSecret", refusal("--set", "auth.guests=true"))
+        for name in ("issuer", "audience"):
+            for more in ("", ",config.auth.users_file=/users"):
+                self.assertIn(f"auth.{name} needs keys, without which nobody shows a token: set auth.existingSecret", refusal("--set", f"auth.{name}=a{more}"))
+
+    def test_clients_have_passwords(self):
+        values = ROOT / "tests/deploy/values/auth-users.yaml"
+        # What the page of the chart tells to do.
+        page = (CHART / "README.md").read_text()
+        self.assertIn(f"```yaml\n{values.read_text()}```\n", page)
+        manifests = render(values, "--set", "auth.guests=true")
+        said = manifests.config()["auth"]
+        self.assertEqual((said["users_file"], said["guests"]), ("/etc/tertulia-users/users", True))
+        (volume,) = [volume["secret"] for volume in manifests.server()[1]["volumes"] if volume["name"] == "users"]
+        self.assertIn(f"kubectl create secret generic {volume['secretName']} --namespace chat --from-file=users\n", page)
+        # The client of `helm test` has no password.
+        self.assertEqual([one["name"] for one in manifests.one("Pod")["spec"]["containers"]], ["ready"])
 
     def test_public_keys_in_the_values(self):
         need("openssl")
@@ -639,7 +656,12 @@ class Chart(unittest.TestCase):
                 written.write_text(json.dumps({"keys": [{**given["keys"][0], name: "c2VjcmV0"}]}))
                 self.assertIn("auth.keys is for public keys", refusal("--set-file", f"auth.keys={written}"))
                 self.assertIn("auth.keys is for public keys", refusal("--values", values, "--set", f"auth.keys.keys[0].{name}=c2VjcmV0"))
-        self.assertIn("auth.keys has no key", refusal("--set", "auth.keys=jwks.json"))
+        # Among them a file that could not be fetched, without which everybody would be let in.
+        for none in ("auth.keys=jwks.json", "auth.keys=", "auth.keys= \n\n", "auth.keys.keys=null"):
+            self.assertIn("auth.keys has no key", refusal("--set", none), none)
+        self.assertIn("auth.keys has no key", refusal("--set-file", "auth.keys=/dev/null"))
+        self.assertIn("auth.keys has no key", refusal("--set-json", "auth.keys={}"))
+        self.assertNotIn("auth", render(None, "--set", "auth.keys=null").config())
         self.assertIn("auth.existingSecret and auth.keys exclude each other", refusal("--values", values, "--set", "auth.existingSecret=a"))
         self.assertIn("auth.keys and config.auth.keys_file exclude each other", refusal("--values", values, "--set", "config.auth.keys_file=/b"))
 
@@ -699,7 +721,8 @@ class Chart(unittest.TestCase):
     def test_notes_tell_how_to_connect(self):
         for values, wanted in (("defaults", "data-release-tertulia-0"), ("defaults", "NOTE: clients are taken at their word"),
                                ("node-port", "WARNING: clients are taken at their word, and the service leads there from outside"),
-                               ("auth-secret", "who shows none is a guest."), ("auth-keys", "who shows none is not let in."), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
+                               ("auth-secret", "who shows none is a guest."), ("auth-keys", "who shows none is not let in."), ("auth-keys", "--token-file YOURS.token"),
+                               ("auth-users", "Clients show a password (docs/authentication.md); who shows none is not let in."), ("auth-users", "--user YOU --password-file YOURS.password"), ("memory", "do not outlive the pod"), ("admin-insecure", "WARNING"), ("tls", "--tls-name chat.example"), ("nats", "nats://nats.nats.svc:4222"), ("cluster", "It has 3 pods, which are one server"), ("cluster-autoscaled", "get horizontalpodautoscaler release-tertulia")):
             said = run(
                 "helm", "install", "release", CHART, "--dry-run=client", "--namespace", "chat", "--values", f"tests/deploy/values/{values}.yaml",
                 env={"KUBECONFIG": "/dev/null"},

@@ -74,7 +74,7 @@ ERRORS = Row("Errors", [
     graph("Ended connections", "Connections per second that ended, by reason. client: it closed. write_stall: it took nothing for too long.",
           [query(rate("tertulia_connections_closed_total", "reason") + " > 0 or "
                  + rate("tertulia_connections_closed_total", "reason", ', reason="client"'), "{{reason}}")], "cps"),
-    graph("Logins", "Clients per second that said who they are, by way and result. token, refresh (another token on the same connection): by a token. word: by a name, where nothing has to be proved. "
+    graph("Logins", "Clients per second that said who they are, by way and result. token, refresh (another token on the same connection): by a token. password: by a name and its password. word: by a name, where nothing has to be proved. "
           "guest: they said nothing, and are refused where that is not allowed (auth.guests).",
           [query(rate("tertulia_logins_total", "way, result") + " > 0 or " + rate("tertulia_logins_total", "way, result", ', result="accepted"'), "{{way}} {{result}}")], "cps"),
 ])

@@ -1,6 +1,13 @@
-{{/* Not empty if clients have to prove who they are. */}}
+{{/* What clients show of themselves: "token", "password" or "token or password"; empty if they are taken at their word. */}}
 {{- define "tertulia.asksClients" -}}
-{{- if or .Values.auth.existingSecret .Values.auth.keys (include "tertulia.given" (list . "" "auth" "keys_file")) }}yes{{ end }}
+{{- $ways := list }}
+{{- if or .Values.auth.existingSecret .Values.auth.keys (include "tertulia.given" (list . "" "auth" "keys_file")) }}
+{{- $ways = append $ways "token" }}
+{{- end }}
+{{- if include "tertulia.given" (list . "" "auth" "users_file") }}
+{{- $ways = append $ways "password" }}
+{{- end }}
+{{- join " or " $ways }}
 {{- end }}
 
 {{/* The keys of the values as the server reads them. */}}
@@ -47,18 +54,24 @@
 {{- if and $auth.existingSecret $auth.keys }}
 {{- fail "auth.existingSecret and auth.keys exclude each other: all keys have to be in one place" }}
 {{- end }}
-{{- range $name := list "guests" "issuer" "audience" }}
-{{- if and (get $auth $name) (not (include "tertulia.asksClients" $)) }}
-{{- fail (printf "auth.%s needs keys, without which clients are taken at their word: set auth.existingSecret to the Secret that holds them, or auth.keys" $name) }}
+{{- $asks := include "tertulia.asksClients" . }}
+{{- if and $auth.guests (not $asks) }}
+{{- fail "auth.guests needs keys or passwords, without which clients are taken at their word: set auth.existingSecret to the Secret that holds keys, or auth.keys, or config.auth.users_file" }}
+{{- end }}
+{{- range $name := list "issuer" "audience" }}
+{{- if and (get $auth $name) (not (hasPrefix "token" $asks)) }}
+{{- fail (printf "auth.%s needs keys, without which nobody shows a token: set auth.existingSecret to the Secret that holds them, or auth.keys" $name) }}
 {{- end }}
 {{- end }}
-{{- with include "tertulia.authKeys" . }}
+{{- if not (kindIs "invalid" $auth.keys) }}
+{{- $keys := include "tertulia.authKeys" . }}
 {{- /* Whoever has the other half, or the secret, can be anybody: it is not for a ConfigMap, nor for what Helm remembers of a release. */}}
-{{- if regexMatch "\"[dk]\"\\s*:|PRIVATE KEY" . }}
+{{- if regexMatch "\"[dk]\"\\s*:|PRIVATE KEY" $keys }}
 {{- fail "auth.keys is for public keys, and has a private or secret one: give the server the public one alone, or put a secret that both sides have into a Secret, and set auth.existingSecret" }}
 {{- end }}
-{{- if not (regexMatch "\"kty\"\\s*:|BEGIN [A-Z ]*PUBLIC KEY" .) }}
-{{- fail "auth.keys has no key: it must be a JWK Set, or public keys in PEM" }}
+{{- /* Nor is it none: with an empty file, of keys that could not be fetched, everybody would be let in. */}}
+{{- if not (regexMatch "\"kty\"\\s*:|BEGIN [A-Z ]*PUBLIC KEY" $keys) }}
+{{- fail "auth.keys has no key: it must be a JWK Set, or public keys in PEM; null is none" }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -55,7 +55,7 @@
 
 {{/* Variables and arguments win over the configuration. What the chart itself takes from there, for ports, probes, volumes, times, network policies and checks of its own, must be said there. */}}
 {{- define "tertulia.validateOverrides" -}}
-{{- $taken := list "drain\\..+" "(chat|http|admin)\\.(address|tls\\..+)" "chat\\.proxy_protocol" "admin\\.(token_file|client_ca_file|insecure)" "auth\\.(keys_file|guests)" "log\\.(engine|data_dir|(disk|reserve|segment)_bytes|spare_segments)" "limits\\.connections" "nats\\.urls" "cluster\\.handover" "telemetry\\.traces\\.(enabled|endpoint)" | join "|" | printf "^(%s)$" }}
+{{- $taken := list "drain\\..+" "(chat|http|admin)\\.(address|tls\\..+)" "chat\\.proxy_protocol" "admin\\.(token_file|client_ca_file|insecure)" "auth\\.(keys_file|users_file|guests)" "log\\.(engine|data_dir|(disk|reserve|segment)_bytes|spare_segments)" "limits\\.connections" "nats\\.urls" "cluster\\.handover" "telemetry\\.traces\\.(enabled|endpoint)" | join "|" | printf "^(%s)$" }}
 {{- range .Values.extraEnv }}
 {{- if hasPrefix "TERTULIA__" .name }}
 {{- $key := .name | trimPrefix "TERTULIA__" | replace "__" "." | lower }}
@@ -65,7 +65,7 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $flags := dict "--chat" "chat.address" "--admin" "admin.address" "--admin-token-file" "admin.token_file" "--admin-insecure" "admin.insecure" "--auth-keys-file" "auth.keys_file" "--http" "http.address" "--engine" "log.engine" "--nats-url" "nats.urls" "--data-dir" "log.data_dir" }}
+{{- $flags := dict "--chat" "chat.address" "--admin" "admin.address" "--admin-token-file" "admin.token_file" "--admin-insecure" "admin.insecure" "--auth-keys-file" "auth.keys_file" "--auth-users-file" "auth.users_file" "--http" "http.address" "--engine" "log.engine" "--nats-url" "nats.urls" "--data-dir" "log.data_dir" }}
 {{- $before := "" }}
 {{- range .Values.extraArgs }}
 {{- $flag := regexFind "^--[a-z-]+" . }}

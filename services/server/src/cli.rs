@@ -246,10 +246,10 @@ struct Options {
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]
     chat: Option<String>,
     /// The file with the keys of the tokens that chat clients show: a JWK Set, or public keys in PEM
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Clients")]
     auth_keys_file: Option<String>,
     /// The users who log in with a password
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Listeners")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Clients")]
     auth_users_file: Option<String>,
     /// Where the admin API listens
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Listeners")]

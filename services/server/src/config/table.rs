@@ -411,7 +411,7 @@ static TLS: &[Entry] = &[
     Entry::new(
         "tls.reload_interval",
         time(millis(10), DAY),
-        "How often the files of certificates, of the admin API's token and of the keys of clients' tokens are looked at: what has changed is used for the connections and calls that come then.",
+        "How often the files of certificates, of the admin API's token, of the keys of clients' tokens and of users with passwords are looked at: what has changed is used for the connections and calls that come then.",
     ),
 ];
 
