@@ -1,13 +1,13 @@
 //! `tertulia-server admin …`: calls the admin API with nothing but this program, for where there is no shell and no other client of gRPC.
 //!
 //! `calls` finds in the descriptors what there is to call, and makes requests of JSON; `target` says where the server is, whom to take for it
-//! and what to show it; `link` is the connection.
+//! and what to show it; `link` is the connection. `json` reads what people write.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prost_reflect::{DescriptorError, DynamicMessage};
+use prost_reflect::DynamicMessage;
 use tertulia_server::admin::{Config, metrics, token};
 use tokio::time::timeout;
 use tonic::Code;
@@ -15,6 +15,7 @@ use tonic::Code;
 use crate::cli::Admin;
 
 mod calls;
+mod json;
 mod link;
 mod target;
 
@@ -45,7 +46,7 @@ pub(crate) enum Error {
     UnknownPort,
     /// The descriptors in this program are not in order.
     #[error("cannot read the descriptors of the admin API")]
-    Descriptors(#[from] DescriptorError),
+    Descriptors(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The request cannot be read.
     #[error("cannot read the request from stdin")]
     Input(#[source] io::Error),

@@ -89,7 +89,7 @@ impl<'a> Link<'a> {
         request: DynamicMessage,
     ) -> Result<(Request<DynamicMessage>, PathAndQuery, Dynamic), Error> {
         let path = call.path().parse::<PathAndQuery>();
-        let path = path.map_err(|_| Error::UnknownCall { name: call.path(), nearest: None })?;
+        let path = path.map_err(|error| Error::Descriptors(error.into()))?;
         let mut request = Request::new(request);
         if let Some(authorization) = &self.target.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
