@@ -41,6 +41,11 @@ pub(crate) enum Error {
     /// The address says that it is without TLS.
     #[error("'{address}' is without TLS: say https://, or leave out --ca, --tls-name and --cert")]
     InTheClear { address: String },
+    /// Nor that a token may be shown without it.
+    #[error(
+        "others could read the token on its way to '{address}': say https://{address}, or http://{address} if it is to go there without TLS"
+    )]
+    TokenInTheClear { address: String },
     /// The configured port is chosen by the system.
     #[error("the admin port is 0, so it is not known where to call: use --admin or --address")]
     UnknownPort,
@@ -79,6 +84,9 @@ pub(crate) enum Error {
     /// The connection came to nothing.
     #[error("the connection to {address} failed: {cause}{advice}")]
     Connection { address: String, cause: String, advice: &'static str },
+    /// The connection did not come about in time.
+    #[error("no connection to {address} within {} (--timeout): nothing was sent", humantime::format_duration(*limit))]
+    Unreached { address: String, limit: Duration },
     /// The answer did not come in time.
     #[error("no answer from {address} within {} (--timeout): what was asked for may be done or not", humantime::format_duration(*limit))]
     Slow { address: String, limit: Duration },
@@ -92,7 +100,7 @@ fn maybe(nearest: Option<&str>) -> String {
 }
 
 impl Error {
-    /// Whether the command line was wrong, and nothing was tried.
+    /// Whether what was given was wrong, or what it names, and nothing was tried.
     pub(crate) fn is_of_usage(&self) -> bool {
         matches!(
             self,
@@ -101,7 +109,12 @@ impl Error {
                 | Self::NoPages { .. }
                 | Self::Address { .. }
                 | Self::InTheClear { .. }
+                | Self::TokenInTheClear { .. }
                 | Self::UnknownPort
+                | Self::Input(_)
+                | Self::Token(_)
+                | Self::Trust(_)
+                | Self::Unusable { .. }
         )
     }
 }
@@ -137,7 +150,8 @@ pub(crate) fn run(options: &Admin, config: &Config) -> Result<(), Error> {
 async fn carry_out(call: &Call, mut request: DynamicMessage, target: &Target, options: &Admin) -> Result<(), Error> {
     let limit = options.timeout;
     let slow = |_| Error::Slow { address: target.address(), limit };
-    let mut link = timeout(limit, Link::open(target)).await.map_err(slow)??;
+    let unreached = |_| Error::Unreached { address: target.address(), limit };
+    let mut link = timeout(limit, Link::open(target)).await.map_err(unreached)??;
     if call.is_streaming() {
         let mut answers = timeout(limit, link.stream(call, request)).await.map_err(slow)??;
         while let Some(answer) = answers.message().await.map_err(|status| target.interruption(&status))? {
@@ -166,3 +180,6 @@ fn write(bytes: &[u8]) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Error::Output)
 }
+
+#[cfg(test)]
+mod tests;

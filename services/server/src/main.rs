@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Command::Admin(options) => match admin_client::run(&options, &loaded.config.admin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.is_of_usage() => {
-                complain(&error);
+                complain(&causes::on_one_line(&error));
                 ExitCode::from(USAGE)
             }
             // As of everything else that is written to stdout.
