@@ -1,10 +1,11 @@
 //! `tertulia-server admin …`: calls the admin API with nothing but this program, for where there is no shell and no other client of gRPC.
 //!
 //! `calls` finds in the descriptors what there is to call, and makes requests of JSON; `target` says where the server is, whom to take for it
-//! and what to show it; `link` is the connection. `json` reads what people write.
+//! and what to show it; `link` is the connection, `output` what is written of the answers. `json` reads what people write.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use prost_reflect::DynamicMessage;
@@ -17,6 +18,7 @@ use crate::cli::Admin;
 mod calls;
 mod json;
 mod link;
+mod output;
 mod target;
 
 use calls::{Call, Calls};
@@ -55,7 +57,7 @@ pub(crate) enum Error {
     /// The request cannot be read.
     #[error("cannot read the request from stdin")]
     Input(#[source] io::Error),
-    /// Whoever reads the answers has gone, most likely.
+    /// Whoever reads the answers has gone, or there is no room for them.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
     /// There is no token to present.
@@ -117,6 +119,11 @@ impl Error {
                 | Self::Unusable { .. }
         )
     }
+
+    /// Whether whoever reads the answers has gone, and need not be told so.
+    pub(crate) fn has_reader_left(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
 }
 
 /// Does what was asked, and writes what came of it to stdout. `config` is that of the server that is called unless another is named.
@@ -125,10 +132,10 @@ impl Error {
 /// Why not.
 pub(crate) fn run(options: &Admin, config: &Config) -> Result<(), Error> {
     let calls = Calls::new()?;
-    let Some(name) = &options.call else { return write(calls.list().as_bytes()) };
+    let Some(name) = &options.call else { return output::write(&calls.list()) };
     let call = calls.find(name)?;
     if options.describe {
-        return write(call.description().as_bytes());
+        return output::write(&call.description());
     }
     if options.all && !call.is_paged() {
         return Err(Error::NoPages { call: call.name().to_owned() });
@@ -154,31 +161,24 @@ async fn carry_out(call: &Call, mut request: DynamicMessage, target: &Target, op
     let mut link = timeout(limit, Link::open(target)).await.map_err(unreached)??;
     if call.is_streaming() {
         let mut answers = timeout(limit, link.stream(call, request)).await.map_err(slow)??;
-        while let Some(answer) = answers.message().await.map_err(|status| target.interruption(&status))? {
-            print(|line| serde_json::to_writer(line, &answer))?;
+        let mut left = pin!(output::left(io::stdout()));
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer.map_err(|status| target.interruption(&status))?,
+                // Until the next answer, the server would count a caller that is none any more.
+                () = &mut left => return Err(Error::Output(io::ErrorKind::BrokenPipe.into())),
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            output::print(serde_json::to_string(&answer))?;
         }
-        return Ok(());
     }
     loop {
         let answer = timeout(limit, link.unary(call, request.clone())).await.map_err(slow)??;
-        print(|lines| serde_json::to_writer_pretty(lines, &answer))?;
+        output::print(serde_json::to_string_pretty(&answer))?;
         if !(options.all && Call::turn_page(&mut request, &answer)) {
             return Ok(());
         }
     }
-}
-
-/// Writes an answer at once, for whoever waits for the next of a stream.
-fn print(json: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    json(&mut bytes).map_err(|error| Error::Output(error.into()))?;
-    bytes.push(b'\n');
-    write(&bytes)
-}
-
-fn write(bytes: &[u8]) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Error::Output)
 }
 
 #[cfg(test)]
