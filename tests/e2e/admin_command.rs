@@ -143,6 +143,19 @@ async fn what_happens_is_watched_line_by_line() -> Result<()> {
         Ok((watchers != Some(1.0)).then(|| format!("{watchers:?}")))
     })
     .await?;
+    // Whoever reads no more is no watcher any more, though nothing happens.
+    let mut unread = command(&["--admin", &address, "WatchEvents"])?;
+    let mut unread = unread.stdout(Stdio::piped()).spawn().context("start the command")?;
+    poll_until(PATIENCE, "another watcher", || async {
+        let watchers = Metrics::scrape(server.http()).await?.sum("tertulia_admin_watchers", &[]);
+        Ok((watchers != Some(2.0)).then(|| format!("{watchers:?}")))
+    })
+    .await?;
+    drop(unread.stdout.take());
+    let ended =
+        within(PATIENCE, "the end of what nobody reads", async { Ok(unread.wait_with_output().await?) }).await?;
+    ensure!(ended.status.code() == Some(1) && ended.stderr.is_empty(), "{ended:?}");
+
     ada.join("Dogs").await?;
     let mut next = async |kind: &str| -> Result<Value> {
         loop {

@@ -1,13 +1,14 @@
 //! `tertulia-server admin …`: calls the admin API with nothing but this program, for where there is no shell and no other client of gRPC.
 //!
 //! `calls` finds in the descriptors what there is to call, and makes requests of JSON; `target` says where the server is, whom to take for it
-//! and what to show it; `link` is the connection.
+//! and what to show it; `link` is the connection, `output` what is written of the answers. `json` reads what people write.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
-use prost_reflect::{DescriptorError, DynamicMessage};
+use prost_reflect::DynamicMessage;
 use tertulia_server::admin::{Config, metrics, token};
 use tokio::time::timeout;
 use tonic::Code;
@@ -15,7 +16,9 @@ use tonic::Code;
 use crate::cli::Admin;
 
 mod calls;
+mod json;
 mod link;
+mod output;
 mod target;
 
 use calls::{Call, Calls};
@@ -40,16 +43,21 @@ pub(crate) enum Error {
     /// The address says that it is without TLS.
     #[error("'{address}' is without TLS: say https://, or leave out --ca, --tls-name and --cert")]
     InTheClear { address: String },
+    /// Nor that a token may be shown without it.
+    #[error(
+        "others could read the token on its way to '{address}': say https://{address}, or http://{address} if it is to go there without TLS"
+    )]
+    TokenInTheClear { address: String },
     /// The configured port is chosen by the system.
     #[error("the admin port is 0, so it is not known where to call: use --admin or --address")]
     UnknownPort,
     /// The descriptors in this program are not in order.
     #[error("cannot read the descriptors of the admin API")]
-    Descriptors(#[from] DescriptorError),
+    Descriptors(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The request cannot be read.
     #[error("cannot read the request from stdin")]
     Input(#[source] io::Error),
-    /// Whoever reads the answers has gone, most likely.
+    /// Whoever reads the answers has gone, or there is no room for them.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
     /// There is no token to present.
@@ -78,6 +86,9 @@ pub(crate) enum Error {
     /// The connection came to nothing.
     #[error("the connection to {address} failed: {cause}{advice}")]
     Connection { address: String, cause: String, advice: &'static str },
+    /// The connection did not come about in time.
+    #[error("no connection to {address} within {} (--timeout): nothing was sent", humantime::format_duration(*limit))]
+    Unreached { address: String, limit: Duration },
     /// The answer did not come in time.
     #[error("no answer from {address} within {} (--timeout): what was asked for may be done or not", humantime::format_duration(*limit))]
     Slow { address: String, limit: Duration },
@@ -91,7 +102,7 @@ fn maybe(nearest: Option<&str>) -> String {
 }
 
 impl Error {
-    /// Whether the command line was wrong, and nothing was tried.
+    /// Whether what was given was wrong, or what it names, and nothing was tried.
     pub(crate) fn is_of_usage(&self) -> bool {
         matches!(
             self,
@@ -100,8 +111,18 @@ impl Error {
                 | Self::NoPages { .. }
                 | Self::Address { .. }
                 | Self::InTheClear { .. }
+                | Self::TokenInTheClear { .. }
                 | Self::UnknownPort
+                | Self::Input(_)
+                | Self::Token(_)
+                | Self::Trust(_)
+                | Self::Unusable { .. }
         )
+    }
+
+    /// Whether whoever reads the answers has gone, and need not be told so.
+    pub(crate) fn has_reader_left(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
@@ -111,10 +132,10 @@ impl Error {
 /// Why not.
 pub(crate) fn run(options: &Admin, config: &Config) -> Result<(), Error> {
     let calls = Calls::new()?;
-    let Some(name) = &options.call else { return write(calls.list().as_bytes()) };
+    let Some(name) = &options.call else { return output::write(&calls.list()) };
     let call = calls.find(name)?;
     if options.describe {
-        return write(call.description().as_bytes());
+        return output::write(&call.description());
     }
     if options.all && !call.is_paged() {
         return Err(Error::NoPages { call: call.name().to_owned() });
@@ -136,32 +157,29 @@ pub(crate) fn run(options: &Admin, config: &Config) -> Result<(), Error> {
 async fn carry_out(call: &Call, mut request: DynamicMessage, target: &Target, options: &Admin) -> Result<(), Error> {
     let limit = options.timeout;
     let slow = |_| Error::Slow { address: target.address(), limit };
-    let mut link = timeout(limit, Link::open(target)).await.map_err(slow)??;
+    let unreached = |_| Error::Unreached { address: target.address(), limit };
+    let mut link = timeout(limit, Link::open(target)).await.map_err(unreached)??;
     if call.is_streaming() {
         let mut answers = timeout(limit, link.stream(call, request)).await.map_err(slow)??;
-        while let Some(answer) = answers.message().await.map_err(|status| target.interruption(&status))? {
-            print(|line| serde_json::to_writer(line, &answer))?;
+        let mut left = pin!(output::left(io::stdout()));
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer.map_err(|status| target.interruption(&status))?,
+                // Until the next answer, the server would count a caller that is none any more.
+                () = &mut left => return Err(Error::Output(io::ErrorKind::BrokenPipe.into())),
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            output::print(serde_json::to_string(&answer))?;
         }
-        return Ok(());
     }
     loop {
         let answer = timeout(limit, link.unary(call, request.clone())).await.map_err(slow)??;
-        print(|lines| serde_json::to_writer_pretty(lines, &answer))?;
+        output::print(serde_json::to_string_pretty(&answer))?;
         if !(options.all && Call::turn_page(&mut request, &answer)) {
             return Ok(());
         }
     }
 }
 
-/// Writes an answer at once, for whoever waits for the next of a stream.
-fn print(json: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    json(&mut bytes).map_err(|error| Error::Output(error.into()))?;
-    bytes.push(b'\n');
-    write(&bytes)
-}
-
-fn write(bytes: &[u8]) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Error::Output)
-}
+#[cfg(test)]
+mod tests;

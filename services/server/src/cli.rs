@@ -43,7 +43,8 @@ pub(crate) enum Command {
     ///
     /// Without --address it is the server of this configuration (file, environment and flags), called as that says: at admin.address, with the
     /// first token in admin.token_file that may do everything, and, where admin.tls is set, over TLS with the server that shows that
-    /// certificate. An answer is written as JSON, those of a stream one on each line. Exits with 1 if the call fails.
+    /// certificate. An answer is written as JSON, those of a stream one on each line. Exits with 1 if the call fails, and with 2
+    /// if none can be made of what was given.
     Admin(Box<Admin>),
     /// Look at the messages in the data directory of the engine embedded, while no server uses it
     #[command(subcommand)]
@@ -202,7 +203,7 @@ pub(crate) struct Admin {
     #[arg(long, requires = "call")]
     pub(crate) describe: bool,
     /// Call again for every further page of a list
-    #[arg(long, conflicts_with = "describe")]
+    #[arg(long, requires = "call", conflicts_with = "describe")]
     pub(crate) all: bool,
     /// Another server, HOST:PORT, http://HOST:PORT or https://HOST:PORT; then no token and no certificate is taken from the configuration
     #[arg(long, value_name = "ADDRESS")]
@@ -452,6 +453,16 @@ mod tests {
             let all = ["tertulia-server", "auth", "token"].iter().chain(bad);
             assert!(parser().try_get_matches_from(all).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn all_pages_are_those_of_a_call() {
+        let given = |arguments: &[&str]| {
+            let all = ["tertulia-server", "admin"].iter().chain(arguments);
+            parser().try_get_matches_from(all).is_ok()
+        };
+        assert!(given(&["ListGroups", "--all"]) && given(&[]));
+        assert!(!given(&["--all"]) && !given(&["ListGroups", "--all", "--describe"]));
     }
 
     #[test]

@@ -53,11 +53,11 @@ fn main() -> ExitCode {
         Command::Admin(options) => match admin_client::run(&options, &loaded.config.admin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.is_of_usage() => {
-                complain(&error);
+                complain(&causes::on_one_line(&error));
                 ExitCode::from(USAGE)
             }
             // As of everything else that is written to stdout.
-            Err(admin_client::Error::Output(_)) => ExitCode::from(FAILURE),
+            Err(error) if error.has_reader_left() => ExitCode::from(FAILURE),
             Err(error) => fail(&causes::on_one_line(&error)),
         },
         Command::Log(command) => match maintenance::run(&command, &loaded.config) {
@@ -134,7 +134,8 @@ fn write(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(FAILURE),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(FAILURE),
+        Err(error) => fail(&format_args!("cannot write to stdout: {error}")),
     }
 }
 

@@ -1,16 +1,29 @@
 //! The program as scripts see it: what it writes where, and how it exits.
 
+use std::fs::File;
 use std::process::Command;
 
-/// A run of the program without our variables in its environment: its exit code, stdout and stderr.
-fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+/// The program without our variables in its environment.
+fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia-server"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TERTULIA__") || name == "TERTULIA_CONFIG" {
             command.env_remove(name);
         }
     }
-    let output = match command.args(arguments).envs(variables.iter().copied()).output() {
+    command.args(arguments);
+    command
+}
+
+/// A run of it: its exit code, stdout and stderr.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = program(arguments);
+    command.envs(variables.iter().copied());
+    end(command)
+}
+
+fn end(mut command: Command) -> (Option<i32>, String, String) {
+    let output = match command.output() {
         Ok(output) => output,
         Err(error) => panic!("cannot run the program: {error}"),
     };
@@ -170,6 +183,42 @@ fn health_exits_with_1_when_nobody_answers() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.starts_with("tertulia-server: cannot connect to http://127.0.0.1:1/readyz: "), "{stderr}");
     assert_eq!(stderr.lines().count(), 1);
+}
+
+#[test]
+fn a_full_disk_is_told_and_a_reader_that_has_left_is_not() {
+    for (arguments, what) in
+        [(&["admin"][..], "cannot write the answer: "), (&["print-config"], "cannot write to stdout: ")]
+    {
+        let mut full = program(arguments);
+        full.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let (code, _, stderr) = end(full);
+        assert_eq!(code, Some(1));
+        assert!(stderr.starts_with(&format!("tertulia-server: {what}")), "{arguments:?}: {stderr}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut unread = program(arguments);
+        unread.stdout(writer);
+        assert_eq!(end(unread), (Some(1), String::new(), String::new()));
+    }
+}
+
+#[test]
+fn a_call_that_cannot_be_made_of_what_was_given_exits_with_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = directory.path().join("request");
+    std::fs::write(&binary, b"{\"prefix\":\"\xff\"}").unwrap();
+    let mut asked = program(&["admin", "ListGroups", "-"]);
+    asked.stdin(File::open(&binary).unwrap());
+    let (code, stdout, stderr) = end(asked);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.starts_with("tertulia-server: cannot read the request from stdin: "), "{stderr}");
+
+    let (code, _, stderr) = run(&["admin", "ListGroups", "--token-file", "/nowhere/token"], &[]);
+    assert_eq!(code, Some(2));
+    let begin = "tertulia-server: cannot read the tokens in /nowhere/token (admin.token_file): ";
+    assert!(stderr.starts_with(begin), "{stderr}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use prost_reflect::{MethodDescriptor, Value};
 use serde_json::{Map, Value as Json};
 use tertulia_proto::FILE_DESCRIPTOR_SET;
 
-use super::Error;
+use super::{Error, json};
 
 /// The field of a request that says which page is asked for.
 const PAGE: &str = "page_token";
@@ -20,7 +20,8 @@ pub(super) struct Call(MethodDescriptor);
 
 impl Calls {
     pub(super) fn new() -> Result<Self, Error> {
-        Ok(Self(DescriptorPool::decode(FILE_DESCRIPTOR_SET)?))
+        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET);
+        Ok(Self(pool.map_err(|error| Error::Descriptors(error.into()))?))
     }
 
     fn all(&self) -> impl Iterator<Item = Call> {
@@ -92,18 +93,22 @@ impl Call {
     }
 
     /// Makes a request of JSON, in which fields may be called as in the `.proto` file or as in JSON.
-    pub(super) fn request(&self, json: &str) -> Result<DynamicMessage, Error> {
+    pub(super) fn request(&self, text: &str) -> Result<DynamicMessage, Error> {
         let input = self.0.input();
         let fault = |fault: String| Error::Request { call: self.name().to_owned(), fault };
-        let fields: Map<String, Json> = match json.trim() {
+        // Editors begin a file with a mark of the order of bytes, which is none of the text.
+        let fields = match text.strip_prefix('\u{feff}').unwrap_or(text).trim() {
             "" => Map::new(),
-            json => serde_json::from_str(json).map_err(|error| fault(format!("it must be a JSON object: {error}")))?,
+            text => json::object(text).map_err(|error| fault(format!("it must be a JSON object: {error}")))?,
         };
+        if let Some(told) = json::misunderstood(&fields, &input) {
+            return Err(fault(told));
+        }
         let read = |fields: Map<String, Json>| DynamicMessage::deserialize(input.clone(), Json::Object(fields));
         read(fields.clone()).map_err(|error| {
             // The error does not say where it is.
             for (name, value) in fields {
-                if input.get_field_by_name(&name).or_else(|| input.get_field_by_json_name(&name)).is_none() {
+                if json::field(&input, &name).is_none() {
                     let known: Vec<_> = input.fields().map(|field| field.name().to_owned()).collect();
                     return fault(format!("there is no field '{name}', but {}", known.join(", ")));
                 }

@@ -29,6 +29,9 @@ use super::target::Target;
 /// Between two pings, and until one is answered: a stream whose server is gone ends.
 const PING: Duration = Duration::from_secs(10);
 
+/// What to do about a server that does not speak TLS to its end.
+const NO_TLS: &str = "does the admin API listen there, and with TLS (admin.tls)?";
+
 /// A connection to a server.
 pub(super) struct Link<'a> {
     grpc: Grpc<Sender>,
@@ -42,10 +45,12 @@ impl<'a> Link<'a> {
         let socket = socket.map_err(|cause| Error::Connect { address: address(), cause })?;
         let Some(security) = target.security.clone() else { return Self::over(socket, "http", target).await };
         let secured = TlsConnector::from(security.config).connect(security.name, socket).await;
-        let secured = secured.map_err(|error| Error::Handshake {
-            address: address(),
-            cause: tertulia_tls_client::explained(error),
-            advice: target.advice.clone(),
+        let secured = secured.map_err(|error| {
+            let cause = tertulia_tls_client::explained(error);
+            // Certificates were not looked at where TLS was not spoken.
+            let is_of_tls = cause.get_ref().is_some_and(|cause| cause.is::<rustls::Error>());
+            let advice = if is_of_tls { &target.advice } else { NO_TLS };
+            Error::Handshake { address: address(), cause, advice: advice.to_owned() }
         })?;
         Self::over(secured, "https", target).await
     }
@@ -62,7 +67,9 @@ impl<'a> Link<'a> {
         tokio::spawn(connection);
         let origin = Uri::try_from(format!("{scheme}://{}", target.address()));
         let origin = origin.map_err(|_| Error::Address { address: target.address() })?;
-        Ok(Self { grpc: Grpc::with_origin(Sender(sender), origin), target })
+        // The server is the caller's own, and may have been given messages of any length.
+        let grpc = Grpc::with_origin(Sender(sender), origin).max_decoding_message_size(usize::MAX);
+        Ok(Self { grpc, target })
     }
 
     /// Calls, and waits for the answer.
@@ -89,7 +96,7 @@ impl<'a> Link<'a> {
         request: DynamicMessage,
     ) -> Result<(Request<DynamicMessage>, PathAndQuery, Dynamic), Error> {
         let path = call.path().parse::<PathAndQuery>();
-        let path = path.map_err(|_| Error::UnknownCall { name: call.path(), nearest: None })?;
+        let path = path.map_err(|error| Error::Descriptors(error.into()))?;
         let mut request = Request::new(request);
         if let Some(authorization) = &self.target.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
@@ -152,3 +159,6 @@ impl Decoder for Dynamic {
         read.map(Some).map_err(|error| Status::internal(format!("cannot read the answer: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,12 @@ impl Target {
         let own = options.address.is_none().then_some(config);
         let own_token = own.and_then(|config| config.token_file.as_deref());
         let token_file = options.token_file.as_deref().or(own_token);
+        if let Some(address) = &options.address
+            && token_file.is_some()
+            && place.is_in_the_clear_unsaid()
+        {
+            return Err(Error::TokenInTheClear { address: address.clone() });
+        }
         let names_trust = options.ca.is_some() || options.tls_name.is_some();
         let only = own.and_then(|config| config.tls.cert_file.as_deref()).filter(|_| !names_trust);
         let (security, advice) = match (place.tls, only) {
@@ -116,6 +122,8 @@ fn authorization(file: &Path) -> Result<AsciiMetadataValue, Error> {
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     tls: bool,
+    /// Whether it was said how to speak, rather than left open.
+    is_said: bool,
     host: String,
     port: u16,
 }
@@ -123,6 +131,10 @@ struct Place {
 impl Place {
     fn named(address: &str, wants_tls: bool) -> Result<Self, Error> {
         let wrong = || Error::Address { address: address.to_owned() };
+        // Of these nothing would be made.
+        if address.contains(['@', '?', '#']) {
+            return Err(wrong());
+        }
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -132,7 +144,11 @@ impl Place {
             None => wants_tls,
         };
         let (Some(host), Some(port), "" | "/") = (uri.host(), uri.port_u16(), uri.path()) else { return Err(wrong()) };
-        Ok(Self { tls, host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port })
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { tls, is_said: uri.scheme().is_some(), host, port })
     }
 
     fn configured(config: &Config, wants_tls: bool) -> Result<Self, Error> {
@@ -141,7 +157,14 @@ impl Place {
             return Err(Error::UnknownPort);
         }
         let tls = wants_tls || config.tls.cert_file.is_some();
-        Ok(Self { tls, host: probe::reached_at(address.ip()).to_string(), port: address.port() })
+        Ok(Self { tls, is_said: true, host: probe::reached_at(address.ip()).to_string(), port: address.port() })
+    }
+
+    /// Whether others can read what is sent there, though nobody said that they may.
+    fn is_in_the_clear_unsaid(&self) -> bool {
+        let host = self.host.as_str();
+        let is_here = host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback());
+        !self.tls && !self.is_said && !is_here
     }
 
     fn authority(&self) -> String {
@@ -178,9 +201,18 @@ fn identified(security: Security, options: &Admin) -> Result<Security, Error> {
     if let (Some(cert), Some(key)) = (&options.cert, &options.key) {
         let chain = CertificateDer::pem_file_iter(cert).and_then(|chain| chain.collect::<Result<Vec<_>, _>>());
         let chain = chain.map_err(|error| unusable(cert, "--cert", error))?;
+        if chain.is_empty() {
+            return Err(unusable(cert, "--cert", "there is no certificate (PEM) in it"));
+        }
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, "--key", error))?;
         let certified = CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider());
-        let certified = certified.map_err(|error| unusable(key, "--key", error))?;
+        let certified = certified.map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                unusable(key, "--key", "it is not the key of the certificate in --cert")
+            }
+            rustls::Error::InvalidCertificate(_) => unusable(cert, "--cert", error),
+            _ => unusable(key, "--key", error),
+        })?;
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     }
     Ok(Security { config: Arc::new(config), name: security.name })

@@ -61,6 +61,53 @@ fn json_that_does_not_fit_names_the_field() {
 }
 
 #[test]
+fn a_number_is_taken_as_it_is_or_not_at_all() {
+    for number in ["18446744073709551616", "1e20", "-1e300", "9007199254740993.0"] {
+        let told = fault("PurgeHistory", &format!(r#"{{"group_name":"Dogs","through_seq":{number}}}"#));
+        assert!(told.contains("field 'through_seq': "), "{number}: {told}");
+    }
+    assert!(fault("WatchEvents", r#"{"kinds":[1,1e300]}"#).contains("field 'kinds': 1e300 is too large"));
+    for (number, taken) in [("18446744073709551615", "18446744073709551615"), ("7.0", "7"), ("1e1", "10")] {
+        let request = call("PurgeHistory").request(&format!(r#"{{"throughSeq":{number}}}"#)).unwrap();
+        assert_eq!(serde_json::to_string(&request).unwrap(), format!(r#"{{"throughSeq":"{taken}"}}"#));
+    }
+}
+
+#[test]
+fn a_field_that_is_there_twice_is_refused() {
+    for json in [
+        r#"{"group_name":"Dogs","group_name":"Cats"}"#,
+        r#"{"group_name":"Dogs","groupName":"Cats"}"#,
+        r#"{"groupName":"Dogs","group_name":"Dogs"}"#,
+    ] {
+        let told = fault("DeleteGroup", json);
+        assert!(told.contains("'group_name' is there twice"), "{json}: {told}");
+    }
+}
+
+#[test]
+fn what_is_within_is_looked_at_as_well() {
+    let groups = call("ListGroups").output();
+    let told = |text: &str| {
+        json::object(text).map_err(|error| error.to_string()).map(|fields| json::misunderstood(&fields, &groups))
+    };
+    assert_eq!(told(r#"{"groups":[{"name":"Dogs"},{"firstSeq":7}],"nextPageToken":null}"#), Ok(None));
+    let fault = told(r#"{"groups":[{"name":"Dogs"},{"first_seq":1e20}]}"#).unwrap().unwrap();
+    assert_eq!(fault, "field 'groups': field 'first_seq': 1e20 is too large to be taken as it is");
+    let fault = told(r#"{"groups":[{"first_seq":7,"firstSeq":7}]}"#).unwrap().unwrap();
+    assert_eq!(fault, "field 'groups': 'first_seq' is there twice, once as 'firstSeq'");
+    let fault = told(r#"{"groups":[{"name":"Dogs","name":"Cats"}]}"#).unwrap_err();
+    assert!(fault.starts_with("'name' is there twice at line 1 column "), "{fault}");
+}
+
+#[test]
+fn a_mark_of_the_order_of_bytes_is_no_part_of_a_request() {
+    let read = |json: &str| serde_json::to_string(&call("ListGroups").request(json).unwrap()).unwrap();
+    assert_eq!(read("\u{feff}{\"prefix\":\"D\"}"), r#"{"prefix":"D"}"#);
+    assert_eq!(read("\u{feff}\n"), "{}");
+}
+
+#[test]
 fn pages_are_turned_until_there_is_no_next_one() {
     let list = call("ListGroups");
     assert!(list.is_paged() && !call("GetGroup").is_paged() && !call("WatchEvents").is_paged());
