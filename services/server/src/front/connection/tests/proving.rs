@@ -62,8 +62,7 @@ async fn what_comes_behind_a_password_waits_for_its_check_and_is_carried_out_in_
 
 #[tokio::test]
 async fn who_waits_too_long_for_its_password_to_be_checked_gives_up_its_place() {
-    let (_front, auth, address) =
-        serve(Limits { hello_timeout: Duration::from_secs(1), ..Limits::default() }).await;
+    let (_front, auth, address) = serve(Limits { hello_timeout: Duration::from_secs(1), ..Limits::default() }).await;
     let held = auth.hold_checks().await;
     let mut client = Client::new(address, &format!("{HELLO}\n{{\"Ping\":{{}}}}\n")).await;
     let rejected = client.next().await;
