@@ -91,10 +91,12 @@ impl Proof {
             return Err(wrong("it is longer"));
         }
         let text = String::from_utf8(content).map_err(|_| wrong("it is not text in UTF-8"))?;
+        // Some programs put this before a text to say that it is UTF-8.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let line = match self {
             Self::Token(_) => text.trim(),
             // Blanks may be part of it, the end of its line is none.
-            Self::Password(_) => text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line)),
+            Self::Password(_) => text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line)),
         };
         if line.is_empty() {
             return Err(wrong("it is empty"));
@@ -172,8 +174,12 @@ mod tests {
         fs::write(&file, " a.b.c \r\n").unwrap();
         assert_eq!(token.clone().read().await.unwrap(), Shown::Token("a.b.c".into()));
         assert_eq!(password.clone().read().await.unwrap(), Shown::Password(" a.b.c ".into()));
+        fs::write(&file, "\u{feff}a.b.c\r\n").unwrap();
+        assert_eq!(token.clone().read().await.unwrap(), Shown::Token("a.b.c".into()));
+        assert_eq!(password.clone().read().await.unwrap(), Shown::Password("a.b.c".into()));
         for (content, told) in [
             (&b"\n"[..], "one line of at most 65536 bytes: it is empty"),
+            ("\u{feff}\n".as_bytes(), "it is empty"),
             (b"a\nb\n", "it has several lines"),
             (b"\xff", "it is not text in UTF-8"),
             (&[b'x'; 65_537], "it is longer"),

@@ -80,7 +80,7 @@ impl State {
             }
             FromServer::Rejected(rejected) => self.rejected(&rejected, now)?,
             FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
-            FromServer::Refreshed { expires_at } => self.ends_at(expires_at),
+            FromServer::Refreshed { expires_at } => self.refreshed(expires_at),
             FromServer::Welcome(_) | FromServer::Pong {} => {}
         }
         Ok(())

@@ -128,6 +128,47 @@ fn another_token_in_the_file_is_shown_once_and_the_same_one_is_not() {
     assert!(play.sent().is_empty(), "there is no connection");
 }
 
+/// How many times the file is looked at, and still has that, until it is shown to the server again.
+fn looks_until_shown(play: &mut Play, shown: &Shown) -> Option<u32> {
+    for look in 1..=100 {
+        play.state.refresh(shown.clone());
+        if !play.sent().is_empty() {
+            return Some(look);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_token_that_is_refused_is_shown_again_more_and_more_rarely_and_told_once() {
+    let refused = rejected("unauthenticated", r#","request":"Refresh""#);
+    let (mut play, two) = (ada(), token("two"));
+    assert_eq!(looks_until_shown(&mut play, &two), Some(1));
+    assert_eq!(looks_until_shown(&mut play, &two), None, "it is not answered");
+    let mut looks = Vec::new();
+    play.hear(&refused);
+    while let Some(look) = looks_until_shown(&mut play, &two) {
+        looks.push(look);
+        play.hear(&refused);
+    }
+    assert_eq!(looks, [2, 4, 8, 16, 32], "ten of them would end the connection");
+    assert_eq!(play.shown(), [Event::Problem("the new token is refused: no".into())]);
+    assert_eq!(looks_until_shown(&mut play, &token("one")), None, "that counts");
+    assert_eq!(looks_until_shown(&mut play, &token("three")), Some(1), "it is another one");
+}
+
+#[test]
+fn a_token_whose_key_comes_a_little_later_counts_on_the_same_connection() {
+    let (mut play, two) = (ada(), token("two"));
+    play.state.take_ends_at();
+    assert_eq!(looks_until_shown(&mut play, &two), Some(1));
+    play.hear(&rejected("unauthenticated", r#","request":"Refresh""#));
+    assert_eq!(looks_until_shown(&mut play, &two), Some(2));
+    play.hear(&format!(r#"{{"Refreshed":{{"expires_at":{}}}}}"#, ENDS_AT + 1));
+    assert_eq!(play.state.take_ends_at(), Some(ENDS_AT + 1));
+    assert_eq!(looks_until_shown(&mut play, &two), None, "it is taken");
+}
+
 #[test]
 fn what_is_forbidden_is_a_failure_and_not_asked_for_again() {
     let mut play = ada();
