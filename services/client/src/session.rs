@@ -51,6 +51,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DEPARTURE: Duration = Duration::from_secs(10);
 /// A connection that held so long after its `Welcome` lets the backoff begin anew.
 const HELD: Duration = Duration::from_secs(10);
+/// How often a script that has no connection looks whether its input has ended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the session is to do.
 #[derive(Debug)]
@@ -245,7 +247,8 @@ impl Session<'_> {
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
             }
-            let wake = [self.give_up, self.look_again()].into_iter().flatten().min().unwrap_or_else(far_away);
+            let looks = [self.give_up, self.look_again(), self.look_at_input()];
+            let wake = looks.into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
@@ -273,9 +276,9 @@ impl Session<'_> {
             if self.state.has_departed() && connection.is_flushed() {
                 return Ok(self.departed());
             }
-            let bookmarks = self.look_again();
-            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by, bookmarks];
-            let wake = deadlines.into_iter().flatten().min().unwrap_or_else(far_away);
+            let looks = [self.look_again(), self.look_at_input()];
+            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by];
+            let wake = deadlines.into_iter().chain(looks).flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 transfer = connection.transfer(self.screen) => match transfer {
                     // Much is left to be sent, and the server takes it.
@@ -403,10 +406,18 @@ impl Session<'_> {
     }
 
     /// Scripts are read only while there is a connection: what they want to say meanwhile waits in front of the session,
-    /// where whoever runs them can see that it waits.
+    /// where whoever runs them can see that it waits. The little that is left once it has ended is taken all the same: else
+    /// nothing would end a script to which the server does not come back. At the first attempt that has an end of its own.
     fn takes_input(&self) -> bool {
-        let ready = self.options.interactive || self.state.is_online();
+        let is_last = self.comes_back() && self.input.is_closed();
+        let ready = self.options.interactive || self.state.is_online() || is_last;
         !self.input_ended && ready && self.state.has_room() && !self.screen.is_behind()
+    }
+
+    /// When to look whether there is no more of an input that is not taken for now.
+    fn look_at_input(&self) -> Option<Instant> {
+        let waits = !self.options.interactive && !self.state.is_online() && !self.input_ended;
+        (waits && self.comes_back()).then(|| Instant::now() + LOOK)
     }
 
     fn on_typed(&mut self, typed: Option<Typed>) {

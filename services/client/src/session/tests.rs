@@ -90,6 +90,39 @@ async fn who_does_not_come_again_does_not_come_later() {
     assert!(matches!(ended, Err(Error::Refused(Refusal::Later(_)))), "{ended:?}");
 }
 
+/// Joins Dogs, and is put out because its token has expired; then it waits for another one, and `remains` is what of its input was not
+/// taken.
+async fn script_without_a_token(remains: Option<Command>) -> Ended {
+    let (listener, directory) = (listen().await, tempfile::tempdir().unwrap());
+    let file = directory.path().join("token");
+    std::fs::write(&file, "one").unwrap();
+    let join = vec!["Dogs".to_owned()];
+    let proof = Some(Proof::Token(file));
+    let options = Options { user: None, proof, join, linger: Duration::from_millis(100), ..options(&listener) };
+    let (typed, input) = mpsc::channel(1);
+    let serve = async {
+        let mut peer = answer(&listener, WELCOME).await;
+        say(&mut peer, r#"{"Joined":{"group_name":"Dogs","epoch":7,"head":0,"members":1,"recovered":true}}"#).await;
+        say(&mut peer, r#"{"Rejected":{"code":"unauthenticated","message":"expired"}}"#).await;
+        drop(peer);
+        answer(&listener, r#"{"Rejected":{"code":"unauthenticated","message":"expired","request":"Hello"}}"#).await;
+        if let Some(command) = remains {
+            typed.send(Typed::Command(command)).await.unwrap();
+        }
+        drop((typed, listener));
+    };
+    played(session(options, input), serve).await.0
+}
+
+#[tokio::test]
+async fn a_script_whose_token_has_expired_ends_with_its_input() {
+    let ended = script_without_a_token(None).await;
+    assert!(matches!(&ended, Err(Error::Late(open)) if open.contains("joining Dogs")), "{ended:?}");
+    let post = Command::Post { group: "Dogs".into(), text: "woof".into() };
+    let ended = script_without_a_token(Some(post)).await;
+    assert!(matches!(&ended, Err(Error::Unanswered(posts)) if posts.to_string().contains("woof")), "{ended:?}");
+}
+
 #[tokio::test]
 async fn the_end_of_the_input_does_not_end_the_first_attempt() {
     let listener = listen().await;
