@@ -148,7 +148,8 @@ The connection is made again whenever it is lost: every group is resumed after t
 an answer are posted again under the same id, so that nothing is missing or there twice. A group that is full or closed
 by then, or out of which a moderator holds one, is asked for again until it lets one in. A connection whose token has
 expired is made again with what --token-file has by then; a token that is refused then is told once, and the file is
-read again until the server takes what it has. A token that is refused at first ends the session. A post is given up as unknown
+read again until the server takes what it has. A token that is refused at first ends the session; a server that cannot
+check a password just now is asked again, also at first. A post is given up as unknown
 where the server may have forgotten its id (4 minutes after it was sent, or 3072 messages of the group) and it cannot be
 looked for among the group's messages. Where one is no member the messages are not counted. A post that the server does
 not take for now is tried again later and later, every ten seconds in the end or when the server asks for it, and given

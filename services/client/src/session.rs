@@ -6,7 +6,8 @@
 //!   when nothing came of it for the linger time;
 //! * when there is no group left to follow, and no command can come that joins one;
 //! * when the server does not let the client in, or a moderator puts it out, or it cannot be reached at the first attempt (a
-//!   token that has expired meanwhile ends nothing: its file may be replaced);
+//!   token that has expired meanwhile ends nothing: its file may be replaced; nor does a server that cannot check a password
+//!   just now);
 //! * when a connection is lost and reconnecting is off;
 //! * on a signal, and when the output is closed.
 
@@ -50,6 +51,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DEPARTURE: Duration = Duration::from_secs(10);
 /// A connection that held so long after its `Welcome` lets the backoff begin anew.
 const HELD: Duration = Duration::from_secs(10);
+/// How often a script that has no connection looks whether its input has ended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the session is to do.
 #[derive(Debug)]
@@ -110,6 +113,7 @@ pub(crate) async fn run(
         input_ended: false,
         welcomed: None,
         waits_for_proof: false,
+        is_put_off: false,
     };
     let ended = session.run().await;
     session.tell_unanswered(&ended);
@@ -135,6 +139,8 @@ struct Session<'a> {
     welcomed: Option<Instant>,
     /// Whether the last attempt failed because what the file has proves nothing.
     waits_for_proof: bool,
+    /// Whether the server said that the client is to come later.
+    is_put_off: bool,
 }
 
 impl Session<'_> {
@@ -149,7 +155,7 @@ impl Session<'_> {
             let has_waited_for_proof = std::mem::take(&mut self.waits_for_proof);
             let reason = match self.meanwhile(Connection::open(&mut host, security.as_ref())).await {
                 Err(ended) => return ended,
-                Ok(Err(source)) if !self.state.was_online() => {
+                Ok(Err(source)) if !self.comes_back() => {
                     if host.has_another() {
                         self.try_another(&source.to_string());
                         continue;
@@ -173,6 +179,10 @@ impl Session<'_> {
                             self.try_another(&error.to_string());
                             continue;
                         }
+                        Err(Err(Error::Refused(refusal @ Refusal::Later(_)))) if self.options.reconnect => {
+                            self.is_put_off = true;
+                            refusal.to_string()
+                        }
                         Err(ended) => return ended,
                     }
                 }
@@ -183,11 +193,13 @@ impl Session<'_> {
                 return Err(Error::Lost { address, reason });
             }
             let wait = backoff.next(backoff::random());
-            let wait = self.state.take_reconnect_after().unwrap_or(wait);
+            // A server that asks for little, again and again, is not asked as often.
+            let wait = self.state.take_reconnect_after().map_or(wait, |asked| asked.max(wait));
             let seconds = wait.as_secs_f64();
             // That it waits for another token is told once.
             if !(has_waited_for_proof && self.waits_for_proof) {
-                self.state.show(Event::Problem(format!("connection lost: {reason}; trying again in {seconds:.1} s")));
+                let what = if self.state.was_online() { "connection lost" } else { "not connected" };
+                self.state.show(Event::Problem(format!("{what}: {reason}; trying again in {seconds:.1} s")));
             }
             if let Err(ended) = self.meanwhile(tokio::time::sleep(wait)).await {
                 return ended;
@@ -235,7 +247,8 @@ impl Session<'_> {
             if let Some(ended) = self.is_over(true) {
                 return Err(ended);
             }
-            let wake = [self.give_up, self.look_again()].into_iter().flatten().min().unwrap_or_else(far_away);
+            let looks = [self.give_up, self.look_again(), self.look_at_input()];
+            let wake = looks.into_iter().flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 done = &mut work => return Ok(done),
                 signal = self.signals.next() => return Err(Ok(Outcome::Signal(signal))),
@@ -263,9 +276,9 @@ impl Session<'_> {
             if self.state.has_departed() && connection.is_flushed() {
                 return Ok(self.departed());
             }
-            let bookmarks = self.look_again();
-            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by, bookmarks];
-            let wake = deadlines.into_iter().flatten().min().unwrap_or_else(far_away);
+            let looks = [self.look_again(), self.look_at_input()];
+            let deadlines = [Some(liveness.deadline()), self.state.deadline(), self.give_up, depart_by];
+            let wake = deadlines.into_iter().chain(looks).flatten().min().unwrap_or_else(far_away);
             tokio::select! {
                 transfer = connection.transfer(self.screen) => match transfer {
                     // Much is left to be sent, and the server takes it.
@@ -277,7 +290,7 @@ impl Session<'_> {
                             return Ok(refusal);
                         }
                     }
-                    Ok(Transfer::Ended) if !self.state.was_online() => {
+                    Ok(Transfer::Ended) if !self.comes_back() => {
                         let reason = "the server closed it without a welcome (a server that speaks only the classic \
                                       dialect wants --classic)";
                         return Err(Err(self.lost(reason)));
@@ -336,7 +349,9 @@ impl Session<'_> {
             };
             match self.state.line(line, now) {
                 Ok(()) => {}
-                Err(refusal @ (Refusal::TurnedAway(_) | Refusal::NotTertulia(_))) if self.state.was_online() => {
+                Err(refusal @ (Refusal::TurnedAway(_) | Refusal::Later(_) | Refusal::NotTertulia(_)))
+                    if self.comes_back() =>
+                {
                     return Ok(Err(refusal.to_string()));
                 }
                 Err(refusal @ (Refusal::GuestName(_) | Refusal::Unproven(_))) => {
@@ -391,10 +406,18 @@ impl Session<'_> {
     }
 
     /// Scripts are read only while there is a connection: what they want to say meanwhile waits in front of the session,
-    /// where whoever runs them can see that it waits.
+    /// where whoever runs them can see that it waits. The little that is left once it has ended is taken all the same: else
+    /// nothing would end a script to which the server does not come back. At the first attempt that has an end of its own.
     fn takes_input(&self) -> bool {
-        let ready = self.options.interactive || self.state.is_online();
+        let is_last = self.comes_back() && self.input.is_closed();
+        let ready = self.options.interactive || self.state.is_online() || is_last;
         !self.input_ended && ready && self.state.has_room() && !self.screen.is_behind()
+    }
+
+    /// When to look whether there is no more of an input that is not taken for now.
+    fn look_at_input(&self) -> Option<Instant> {
+        let waits = !self.options.interactive && !self.state.is_online() && !self.input_ended;
+        (waits && self.comes_back()).then(|| Instant::now() + LOOK)
     }
 
     fn on_typed(&mut self, typed: Option<Typed>) {
@@ -466,9 +489,14 @@ impl Session<'_> {
         self.state.departure().unwrap_or("the server closed it").to_owned()
     }
 
+    /// Whether the server let the client in before, or said that it will: then nothing but an answer of it is final.
+    fn comes_back(&self) -> bool {
+        self.state.was_online() || self.is_put_off
+    }
+
     /// The connection is of no use: why, or the end if none ever was.
     fn failed(&self, reason: &str) -> Result<String, Ended> {
-        if self.state.was_online() { Ok(reason.to_owned()) } else { Err(Err(self.lost(reason))) }
+        if self.comes_back() { Ok(reason.to_owned()) } else { Err(Err(self.lost(reason))) }
     }
 
     fn lost(&self, reason: &str) -> Error {
@@ -480,3 +508,6 @@ impl Session<'_> {
 fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,17 @@ pub(crate) struct Signals {
     kinds: Vec<(u8, Signal)>,
 }
 
+#[cfg(test)]
+impl Signals {
+    /// Waits for nothing.
+    pub(crate) fn none() -> Self {
+        Self {
+            #[cfg(unix)]
+            kinds: Vec::new(),
+        }
+    }
+}
+
 /// SIGHUP, SIGINT, SIGTERM.
 #[cfg(unix)]
 const ENDING: [u8; 3] = [1, 2, 15];

@@ -53,7 +53,9 @@ impl Error {
     pub(crate) fn is_of_address(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Lost { .. } => true,
-            Self::Refused(refusal) => matches!(refusal, Refusal::TurnedAway(_) | Refusal::NotTertulia(_)),
+            Self::Refused(refusal) => {
+                matches!(refusal, Refusal::TurnedAway(_) | Refusal::Later(_) | Refusal::NotTertulia(_))
+            }
             _ => false,
         }
     }

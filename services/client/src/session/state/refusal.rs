@@ -26,6 +26,9 @@ pub(crate) enum Refusal {
     /// Another attempt may succeed later.
     #[error("refused: {0}")]
     TurnedAway(String),
+    /// The server cannot tell now, and says so: it is to be asked later, also by who was never let in.
+    #[error("refused: {0}")]
+    Later(String),
     /// A guest's name of an earlier connection was refused; the next attempt asks for a new one.
     #[error("refused: {0}; asking for another guest name")]
     GuestName(String),
@@ -61,7 +64,9 @@ impl State {
             return Err(Refusal::Final(text));
         }
         self.reconnect_after = rejected.retry_after_ms.map(backoff::asked);
-        Err(Refusal::TurnedAway(text))
+        // A password was not checked in time, or before the server stopped.
+        let comes_later = matches!(rejected.code, Code::Unavailable | Code::Draining);
+        Err(if comes_later { Refusal::Later(text) } else { Refusal::TurnedAway(text) })
     }
 
     /// Something after `Hello` was refused.

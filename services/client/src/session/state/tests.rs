@@ -293,7 +293,7 @@ fn refusals_of_the_greeting_are_final_or_passing() {
     for code in ["unauthenticated", "unsupported_version", "bad_user_name"] {
         assert!(matches!(refusal(&rejected(code, "")), Err(Refusal::Final(_))), "{code}");
     }
-    assert!(matches!(refusal(&rejected("draining", "")), Err(Refusal::TurnedAway(_))));
+    assert!(matches!(refusal(&rejected("draining", "")), Err(Refusal::Later(_))));
     assert!(matches!(refusal(r#"{"Error":"too many connections"}"#), Err(Refusal::TurnedAway(_))));
     assert!(matches!(refusal("HTTP/1.1 400 Bad Request"), Err(Refusal::NotTertulia(_))));
 }
