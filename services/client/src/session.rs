@@ -192,9 +192,11 @@ impl Session<'_> {
             if !self.options.reconnect {
                 return Err(Error::Lost { address, reason });
             }
+            let is_first = !backoff.has_failed();
             let wait = backoff.next(backoff::random());
             // A server that asks for little, again and again, is not asked as often.
-            let wait = self.state.take_reconnect_after().map_or(wait, |asked| asked.max(wait));
+            let wait =
+                self.state.take_reconnect_after().map_or(wait, |asked| if is_first { asked } else { asked.max(wait) });
             let seconds = wait.as_secs_f64();
             // That it waits for another token is told once.
             if !(has_waited_for_proof && self.waits_for_proof) {

@@ -28,6 +28,11 @@ impl Backoff {
         half + half.mul_f64(f64::from((random >> 32) as u32) / f64::from(u32::MAX))
     }
 
+    /// Whether the wait before this one was in vain.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// A connection held: the next failure is the first one again.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
