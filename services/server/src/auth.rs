@@ -280,23 +280,19 @@ impl Auth {
     ///
     /// # Errors
     /// The token proves nothing, or is not that user's, or there is none to be shown.
-    pub fn refresh(
-        &self,
-        user: &UserName,
-        rights: Option<&Rights>,
-        token: &str,
-    ) -> Result<Option<Box<Rights>>, Refused> {
+    pub fn refresh(&self, user: &UserName, rights: Option<&Rights>, token: &str) -> Result<Box<Rights>, Refused> {
         let Some(tokens) = &self.0.tokens else { return Err(Refused::NoToken) };
         let refreshed = match rights {
             // No token is of the name that was made for it.
             Some(rights) if rights.is_guest => Err(Refused::Guest),
-            _ => tokens.principal(token, Some(user.as_str())).map(|principal| principal.rights),
+            _ => tokens.bearer(token, Some(user.as_str())).map(|(_, rights)| rights),
         };
         self.count(Way::Refresh, refreshed)
     }
 
     fn bearer(&self, token: &str, user: Option<&str>) -> Result<Principal, Refused> {
-        self.0.tokens.as_ref().ok_or(Refused::NoTokens)?.principal(token, user)
+        let (user, rights) = self.0.tokens.as_ref().ok_or(Refused::NoTokens)?.bearer(token, user)?;
+        Ok(Principal { user, rights: Some(rights) })
     }
 
     fn login(&self, user: Option<&str>, password: &str) -> Result<Login, Refused> {
@@ -350,16 +346,16 @@ impl Auth {
 }
 
 impl Tokens {
-    /// Who shows a token, and says to be `user`, if anybody.
-    fn principal(&self, token: &str, user: Option<&str>) -> Result<Principal, Refused> {
+    /// Who shows a token, and says to be `user`, if anybody; and what that may.
+    fn bearer(&self, token: &str, user: Option<&str>) -> Result<(UserName, Box<Rights>), Refused> {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
-        let principal = self.rules.verify(token, &keys)?;
+        let (of, rights) = self.rules.verify(token, &keys)?;
         match user {
-            Some(user) if user != principal.user.as_str() => {
+            Some(user) if user != of.as_str() => {
                 NameRules::user(user)?;
-                Err(Refused::OtherUser { of: principal.user, not: user.to_owned() })
+                Err(Refused::OtherUser { of, not: user.to_owned() })
             }
-            _ => Ok(principal),
+            _ => Ok((of, rights)),
         }
     }
 }

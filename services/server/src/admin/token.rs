@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::fs;
-use std::hint::black_box;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 /// What is said of itself by a token that may only read.
 const READ: &str = "read";
@@ -143,12 +144,7 @@ impl Token {
         if !scheme.eq_ignore_ascii_case(SCHEME) {
             return false;
         }
-        let (presented, secret) = (presented.trim_ascii(), self.secret.as_bytes());
-        if presented.len() != secret.len() {
-            return false;
-        }
-        let differences = presented.iter().zip(secret).fold(0, |all, (one, other)| black_box(all | (one ^ other)));
-        differences == 0
+        verify_slices_are_equal(presented.trim_ascii(), self.secret.as_bytes()).is_ok()
     }
 
     /// What its bearer may do.

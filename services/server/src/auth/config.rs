@@ -56,15 +56,8 @@ impl Default for Config {
 /// # Errors
 /// There are too many, or one that no group can have.
 pub fn groups(text: &str) -> Result<Groups, Error> {
-    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-    let (mut names, mut beginnings) = (Vec::new(), Vec::new());
-    for text in texts {
-        match text.strip_suffix('*') {
-            // All there are, and so all others of the list.
-            Some("") => return Ok(Groups::all()),
-            Some(beginning) => beginnings.push(beginning),
-            None => names.push(text),
-        }
+    match Groups::written(text.split(',').map(str::trim)) {
+        None => Ok(Groups::all()),
+        Some((names, beginnings)) => Groups::of(names, beginnings),
     }
-    Groups::of(names, beginnings)
 }

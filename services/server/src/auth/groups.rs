@@ -97,6 +97,22 @@ impl Groups {
         Ok(Self(Arc::new(parts)))
     }
 
+    /// The names and the beginnings in texts as people write them: one that ends in `*` is a beginning, empty ones are none. `None`: all there
+    /// are, since one is nothing but `*`.
+    #[must_use]
+    pub fn written<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
+        let (mut names, mut beginnings) = (Vec::new(), Vec::new());
+        for text in texts {
+            match text.strip_suffix('*') {
+                Some("") => return None,
+                Some(beginning) => beginnings.push(beginning),
+                None if text.is_empty() => {}
+                None => names.push(text),
+            }
+        }
+        Some((names, beginnings))
+    }
+
     /// Whether a group is one of them.
     #[must_use]
     pub fn contain(&self, name: &str) -> bool {

@@ -2,11 +2,11 @@
 //! [PHC string](https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md).
 
 use std::fmt;
-use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64ct::{Base64Unpadded, Encoding};
 
 /// The most that a check may cost: the 64 MiB that other programs take by default, gone over 16 times.
@@ -95,11 +95,7 @@ impl Hash {
     pub(super) fn is_of(&self, password: &str, scratch: &mut Scratch) -> bool {
         let length = if self.output.is_empty() { Params::DEFAULT_OUTPUT_LEN } else { self.output.len() };
         let found = self.work(password, length, scratch);
-        if found.is_empty() || found.len() != self.output.len() {
-            return false;
-        }
-        let pairs = found.iter().zip(&self.output);
-        pairs.fold(0, |all, (one, other)| black_box(all | (one ^ other))) == 0
+        !found.is_empty() && verify_slices_are_equal(&found, &self.output).is_ok()
     }
 
     /// What comes of a password: so many bytes, or none if that cannot be found out.

@@ -102,12 +102,7 @@ pub fn token(config: &Config, claims: &Claims) -> Result<String, Error> {
     let mut rights = Map::new();
     for (list, said) in [("read", &claims.read), ("post", &claims.post)] {
         let Some(said) = said else { continue };
-        if said.iter().any(|text| text == "*") {
-            continue;
-        }
-        let said = said.iter().map(String::as_str).filter(|text| !text.is_empty());
-        let (beginnings, names): (Vec<&str>, Vec<&str>) = said.partition(|text| text.ends_with('*'));
-        let beginnings: Vec<&str> = beginnings.iter().filter_map(|text| text.strip_suffix('*')).collect();
+        let Some((names, beginnings)) = Groups::written(said.iter().map(String::as_str)) else { continue };
         // The server would refuse it.
         Groups::of(names.iter().copied(), beginnings.iter().copied()).map_err(|error| Error::Groups { list, error })?;
         rights.insert(list.to_owned(), json!(names));

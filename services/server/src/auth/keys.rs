@@ -113,10 +113,10 @@ pub(super) fn read(path: &Path) -> Result<Keys, Error> {
 
 /// What is wrong is told without what stands there: it may be a secret.
 fn set(text: &str) -> Result<Vec<Value>, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    match value.get("keys") {
+    let mut value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match value.get_mut("keys").map(Value::take) {
         None => Ok(vec![value]),
-        Some(Value::Array(keys)) => Ok(keys.clone()),
+        Some(Value::Array(keys)) => Ok(keys),
         Some(_) => Err("its 'keys' must be a list".to_owned()),
     }
 }

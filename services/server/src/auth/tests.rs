@@ -110,7 +110,7 @@ fn who_shows_a_token_is_whose_it_is() {
     let auth = auth(Config::default());
     let token = token(json!({}));
     let user = decide(&auth, &hello(Some("ada"), Some(&token))).unwrap().user;
-    assert_eq!(auth.refresh(&user, None, &token).unwrap().unwrap().read, Groups::all());
+    assert_eq!(auth.refresh(&user, None, &token).unwrap().read, Groups::all());
     let error = decide(&auth, &hello(Some("bob"), Some(&token))).unwrap_err();
     assert_eq!(
         (error.code(), &*error.to_string()),

@@ -7,11 +7,11 @@ use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tertulia_protocol::{NameError, NameRules};
+use tertulia_protocol::{NameError, NameRules, UserName};
 
 use super::groups::{self, Groups};
 use super::keys::Keys;
-use super::{Config, Principal, Rights};
+use super::{Config, Rights};
 
 /// The longest header that is read, in bytes: nobody has proved anything then. Those that are used have some hundred.
 const HEADER: usize = 2 * 1024;
@@ -103,19 +103,31 @@ pub enum Fault {
 /// What tokens must be like.
 #[derive(Debug)]
 pub(super) struct Rules {
-    issuer: Option<String>,
-    audience: Option<String>,
+    /// But for the algorithm, which each token names.
+    validation: Validation,
     leeway: Duration,
 }
 
 impl Rules {
     pub(super) fn new(config: &Config) -> Self {
-        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
-        Self { issuer: given(&config.issuer), audience: given(&config.audience), leeway: config.leeway }
+        // In whole seconds, and no less; what is over is seen when its time is.
+        let leeway = config.leeway.as_secs() + u64::from(config.leeway.subsec_nanos() > 0);
+        let mut validation = Validation { leeway, validate_nbf: true, ..Validation::default() };
+        let mut required = vec!["exp", "sub"];
+        if !config.issuer.is_empty() {
+            validation.set_issuer(&[&config.issuer]);
+            required.push("iss");
+        }
+        if !config.audience.is_empty() {
+            validation.set_audience(&[&config.audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+        Self { validation, leeway: config.leeway }
     }
 
     /// Whose token it is, and what its bearer may do until when.
-    pub(super) fn verify(&self, token: &str, keys: &Keys) -> Result<Principal, Fault> {
+    pub(super) fn verify(&self, token: &str, keys: &Keys) -> Result<(UserName, Box<Rights>), Fault> {
         if token.find('.').is_none_or(|end| end > HEADER) {
             return Err(Fault::Malformed);
         }
@@ -124,20 +136,7 @@ impl Rules {
             ErrorKind::Json(error) if error.to_string().starts_with("unknown variant") => Fault::UnknownKey,
             _ => Fault::Malformed,
         })?;
-        let mut validation = Validation::new(header.alg);
-        // In whole seconds, and no less; what is over is seen below.
-        validation.leeway = self.leeway.as_secs() + u64::from(self.leeway.subsec_nanos() > 0);
-        validation.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
-        if let Some(issuer) = &self.issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        if let Some(audience) = &self.audience {
-            validation.set_audience(&[audience]);
-            required.push("aud");
-        }
-        validation.set_required_spec_claims(&required);
+        let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
         let mut fault = Fault::UnknownKey;
         for key in keys.of(header.kid.as_deref(), header.alg).take(TRIES) {
             match self.read(token, &key.key, &validation) {
@@ -149,7 +148,7 @@ impl Rules {
         Err(fault)
     }
 
-    fn read(&self, token: &str, key: &DecodingKey, validation: &Validation) -> Result<Principal, Fault> {
+    fn read(&self, token: &str, key: &DecodingKey, validation: &Validation) -> Result<(UserName, Box<Rights>), Fault> {
         let claims: Claims = decode(token, key, validation).map_err(|error| fault(error.into_kind()))?.claims;
         let missing = |claim: &str| Fault::Claim(claim.to_owned());
         let user = claims.sub.as_str().ok_or_else(|| missing("sub"))?;
@@ -167,7 +166,7 @@ impl Rules {
         // One that is so far away that it cannot be told is none.
         let expires_at = u64::try_from(expires.as_millis()).ok().filter(|at| *at < MOST_EXACT);
         let until = expires_at.and_then(|_| tokio::time::Instant::now().checked_add(left));
-        Ok(Principal { user, rights: Some(Box::new(Rights { read, post, until, expires_at, is_guest: false })) })
+        Ok((user, Box::new(Rights { read, post, until, expires_at, is_guest: false })))
     }
 }
 

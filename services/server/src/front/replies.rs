@@ -34,7 +34,7 @@ pub(super) enum Reply {
     },
     Groups(Result<(Vec<Listed>, bool), Untold>),
     /// Another token counts from now on.
-    Refreshed(Option<Box<Rights>>),
+    Refreshed(Box<Rights>),
     /// Nothing was looked up.
     Refused {
         request: &'static str,

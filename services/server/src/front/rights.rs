@@ -47,8 +47,8 @@ impl Task {
         let Some((session, _)) = &self.voice else { return };
         match self.shared.auth.refresh(&session.user, self.rights.as_deref(), token) {
             Ok(rights) => {
-                if let (Some(old), Some(new)) = (&mut self.rights, &rights) {
-                    old.until = new.until;
+                if let Some(old) = &mut self.rights {
+                    old.until = rights.until;
                 }
                 self.question = Some(Box::pin(std::future::ready(Reply::Refreshed(rights))));
             }
@@ -64,14 +64,12 @@ impl Task {
     }
 
     /// The client leaves the groups that it may not read any more. No join is under way.
-    pub(super) fn on_refreshed(&mut self, rights: Option<Box<Rights>>) {
-        let expires_at = rights.as_ref().and_then(|rights| rights.expires_at);
-        self.rights = rights;
-        self.out.push(&extended::FromServer::Refreshed { expires_at });
-        let (Some(rights), Some((session, _))) = (&self.rights, &self.voice) else { return };
-        let session = Arc::clone(session);
+    pub(super) fn on_refreshed(&mut self, rights: Box<Rights>) {
+        self.out.push(&extended::FromServer::Refreshed { expires_at: rights.expires_at });
+        let Some(session) = self.voice.as_ref().map(|(session, _)| Arc::clone(session)) else { return };
         let groups = self.memberships.iter().map(|membership| membership.group());
         let lost: Vec<_> = groups.filter(|group| !rights.read.contain(group.as_str())).cloned().collect();
+        self.rights = Some(rights);
         for group in lost {
             self.drop_membership(&group);
             self.tell_left(&group, extended::LeftReason::Forbidden, None);
