@@ -61,6 +61,7 @@ mod tests {
                 "RemoveHold",
                 "DeleteGroup",
                 "PurgeHistory",
+                "RemoveMessage",
                 "Announce",
                 "GetShardMap",
                 "WatchEvents",

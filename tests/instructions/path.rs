@@ -45,8 +45,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("encode-extended", |rounds| {
         lines(rounds, |_, out| {
             let (group_name, message, sender) = ("Dogs".into(), MESSAGE.into(), "ada".into());
-            let message =
-                extended::Message { group_name, message, seq: 123_456, sender, at: 1_764_000_000_000, id: None };
+            let message = extended::Message {
+                group_name,
+                message,
+                seq: 123_456,
+                sender,
+                at: 1_764_000_000_000,
+                id: None,
+                removed: false,
+                removes: None,
+            };
             extended_message(&message, out);
         })
     }),

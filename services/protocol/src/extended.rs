@@ -346,6 +346,12 @@ pub struct Message<'a> {
     /// The id that the post carried.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
+    /// Whether its text was removed: `message` is empty then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// The message of whose removal this one tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<u64>,
 }
 
 /// Messages that retention removed before this member could read them.
@@ -391,6 +397,12 @@ pub struct PastMessage<'a> {
     /// The id that the post carried.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
+    /// Whether its text was removed: `message` is empty then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// The message of whose removal this one tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<u64>,
 }
 
 /// A page of the users in a group, each once, ordered by name.

@@ -152,6 +152,10 @@ impl UserName {
 
 /// The first character of ids that servers make, which no client can claim.
 const OF_SERVERS: char = '\u{1}';
+/// What the id of a removed message begins with, before the one that its poster gave it.
+const REMOVED: &str = "\u{1}removed=";
+/// What the id of the message that tells of a removal begins with, before the `seq` of what was removed.
+const REMOVES: &str = "\u{1}removes=";
 
 impl PostId {
     /// The id that a server gives to a post without one, so that nodes can repeat it among themselves; clients never see it. The
@@ -161,11 +165,26 @@ impl PostId {
         Self(Arc::from(format!("{OF_SERVERS}{high:016x}{low:016x}")))
     }
 
+    /// The id under which a message is kept whose text was removed; `id` is the one that it had.
+    #[must_use]
+    pub fn of_removed(id: Option<&Self>) -> Self {
+        Self(Arc::from(format!("{REMOVED}{}", id.and_then(Self::of_client).unwrap_or_default())))
+    }
+
+    /// The id of the message by which a group is told that the text of message `seq` was removed.
+    #[must_use]
+    pub fn of_removal(seq: u64) -> Self {
+        Self(Arc::from(format!("{REMOVES}{seq}")))
+    }
+
     /// An id read back from storage or sent by another node, where one of a server's is possible too.
     ///
     /// # Errors
     /// As [`PostId::new`], for any other id.
     pub fn from_stored(text: &str) -> Result<Self, NameError> {
+        if let Some(id) = text.strip_prefix(REMOVED) {
+            return if id.is_empty() { Ok(()) } else { check_post_id(id) }.map(|()| Self(Arc::from(text)));
+        }
         match text.strip_prefix(OF_SERVERS) {
             Some(rest) => check_post_id(rest).map(|()| Self(Arc::from(text))),
             None => Self::new(text),
@@ -176,6 +195,37 @@ impl PostId {
     #[must_use]
     pub fn is_of_client(&self) -> bool {
         !self.0.starts_with(OF_SERVERS)
+    }
+
+    /// What the client gave it that posted the message, be that removed since or not.
+    #[must_use]
+    pub fn of_client(&self) -> Option<&str> {
+        match self.0.strip_prefix(REMOVED) {
+            Some(id) => Some(id).filter(|id| !id.is_empty()),
+            None => self.is_of_client().then_some(&*self.0),
+        }
+    }
+
+    /// The id by which a repeat of the post is known.
+    #[must_use]
+    pub fn of_post(self) -> Option<Self> {
+        match self.0.strip_prefix(REMOVED) {
+            Some("") => None,
+            Some(id) => Some(Self(Arc::from(id))),
+            None => Some(self),
+        }
+    }
+
+    /// Whether the text of its message was removed.
+    #[must_use]
+    pub fn is_of_removed(&self) -> bool {
+        self.0.starts_with(REMOVED)
+    }
+
+    /// The `seq` of the message of whose removal this one's tells.
+    #[must_use]
+    pub fn removes(&self) -> Option<u64> {
+        self.0.strip_prefix(REMOVES)?.parse().ok()
     }
 }
 
@@ -397,6 +447,31 @@ mod tests {
         assert!(!id.is_of_client() && PostId::new(id.as_str()).is_err());
         assert_eq!(PostId::from_stored(id.as_str()).unwrap(), id);
         assert!(PostId::from_stored("7").unwrap().is_of_client());
+    }
+
+    #[test]
+    fn the_ids_of_removed_messages_and_of_removals_say_so() {
+        let longest = PostId::new(&"x".repeat(MAX_POST_ID_BYTES)).unwrap();
+        for id in [None, Some(&longest)] {
+            let removed = PostId::of_removed(id);
+            assert!(removed.is_of_removed() && !removed.is_of_client() && removed.removes().is_none());
+            assert_eq!(removed.of_client(), id.map(PostId::as_str));
+            // Another removal changes nothing.
+            assert_eq!(PostId::of_removed(Some(&removed)), removed);
+            assert_eq!(PostId::from_stored(removed.as_str()).unwrap(), removed);
+            assert_eq!(removed.clone().of_post().as_ref(), id);
+            assert!(PostId::new(removed.as_str()).is_err());
+        }
+        assert!(PostId::from_stored(&format!("{REMOVED}{}", "x".repeat(65))).is_err());
+        let removal = PostId::of_removal(u64::MAX);
+        assert_eq!((removal.removes(), removal.of_client()), (Some(u64::MAX), None));
+        assert_eq!(PostId::from_stored(removal.as_str()).unwrap(), removal);
+        assert_eq!(removal.clone().of_post(), Some(removal));
+        // What nodes give to posts among themselves is neither.
+        let of_server = PostId::of_server(1, 2);
+        assert!(!of_server.is_of_removed() && of_server.removes().is_none() && of_server.of_client().is_none());
+        assert_eq!(PostId::of_removed(Some(&of_server)), PostId::of_removed(None));
+        assert_eq!(longest.of_client(), Some(longest.as_str()));
     }
 
     #[test]

@@ -97,7 +97,15 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     let limits =
         Limits { line_bytes: 1, message_bytes: 1, group_name_bytes: 1, groups: 1, posts_per_second: 1, page: 1 };
     let (server, session, user) = (name.into(), name.into(), name.into());
-    let past = PastMessage { message: name.into(), seq: 1, sender: name.into(), at: 1, id: text() };
+    let past = PastMessage {
+        message: name.into(),
+        seq: 1,
+        sender: name.into(),
+        at: 1,
+        id: text(),
+        removed: true,
+        removes: Some(1),
+    };
     let group = GroupSummary { group_name: name.into(), members: 1, head: 1 };
     vec![
         Welcome(extended::Welcome { version: 1, server, session, user, limits, heartbeat: 1, expires_at: Some(1) }),
@@ -111,6 +119,8 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
             sender: name.into(),
             at: 1,
             id: text(),
+            removed: true,
+            removes: Some(1),
         }),
         Lagged(extended::Lagged { group_name: name.into(), first: 1, last: 1 }),
         History(extended::History { group_name: name.into(), epoch: 1, messages: vec![past], more: true }),

@@ -253,7 +253,15 @@ mod tests {
 
     fn page(seqs: std::ops::RangeInclusive<u64>, more: bool) -> History<'static> {
         let messages = seqs
-            .map(|seq| PastMessage { message: "woof".into(), seq, sender: "bob".into(), at: 1, id: None })
+            .map(|seq| PastMessage {
+                message: "woof".into(),
+                seq,
+                sender: "bob".into(),
+                at: 1,
+                id: None,
+                removed: false,
+                removes: None,
+            })
             .collect();
         History { group_name: "Dogs".into(), epoch: 1, messages, more }
     }

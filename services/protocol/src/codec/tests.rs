@@ -119,8 +119,18 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
 
 fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
     let number = || 0..1u64 << 53;
-    let past = (text(), number(), text(), number(), proptest::option::of(text()))
-        .prop_map(|(message, seq, sender, at, id)| PastMessage { message, seq, sender, at, id });
+    let fate = || (any::<bool>(), proptest::option::of(number()));
+    let past = (text(), number(), text(), number(), proptest::option::of(text()), fate()).prop_map(
+        |(message, seq, sender, at, id, (removed, removes))| PastMessage {
+            message,
+            seq,
+            sender,
+            at,
+            id,
+            removed,
+            removes,
+        },
+    );
     prop_oneof![
         (text(), text(), text(), number(), proptest::option::of(number())).prop_map(
             |(server, session, user, heartbeat, expires_at)| {
@@ -143,14 +153,16 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
         }),
         (text(), proptest::option::of(text()), number(), number(), number())
             .prop_map(|(group_name, id, epoch, seq, at)| FromServer::Posted(Posted { group_name, id, epoch, seq, at })),
-        (text(), text(), number(), text(), number(), proptest::option::of(text())).prop_map(
-            |(group_name, message, seq, sender, at, id)| FromServer::Message(Message {
+        (text(), text(), number(), text(), number(), proptest::option::of(text()), fate()).prop_map(
+            |(group_name, message, seq, sender, at, id, (removed, removes))| FromServer::Message(Message {
                 group_name,
                 message,
                 seq,
                 sender,
                 at,
-                id
+                id,
+                removed,
+                removes
             })
         ),
         (text(), number(), number()).prop_map(|(group_name, first, last)| FromServer::Lagged(Lagged {

@@ -55,5 +55,7 @@ fn tell(epoch: u64, record: &Record) -> Message {
         user: record.sender.as_str().to_owned(),
         id: record.id_of_client().unwrap_or_default().to_owned(),
         text: record.message.to_string(),
+        removed: record.is_removed(),
+        removes: record.removes().unwrap_or_default(),
     }
 }

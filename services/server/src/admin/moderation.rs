@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
     DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
-    PurgeHistoryResponse,
+    PurgeHistoryResponse, RemoveMessageRequest, RemoveMessageResponse,
 };
 use tertulia_protocol::{GroupName, PostId};
 
@@ -18,7 +18,7 @@ use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
 use super::status::Error;
-use crate::shard::request::{Admin, Ended};
+use crate::shard::request::{Admin, Ended, Redaction};
 use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
@@ -221,6 +221,37 @@ impl Service {
         let removed_messages = account
             .close(purging.await, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
         Ok(PurgeHistoryResponse { removed_messages })
+    }
+
+    pub(super) async fn redact(
+        &self,
+        peer: Peer,
+        request: RemoveMessageRequest,
+    ) -> Result<RemoveMessageResponse, Error> {
+        let RemoveMessageRequest { group_name, seq, epoch, reason } = request;
+        let group = arguments::group(&group_name)?;
+        let reason = arguments::reason(&reason)?;
+        if seq == 0 {
+            return Err(Error::argument("seq must be at least 1, the seq of a group's first message"));
+        }
+        let mut account = Account::new("RemoveMessage", peer, Some(&group), None, reason.as_ref());
+        let no_such_message = || Error::NoSuchMessage { group: group.clone(), seq };
+        let removing = async {
+            let now = self.life(&group).await?;
+            if epoch != 0 && epoch != now {
+                return Err(no_such_message());
+            }
+            let ask = |reply| Admin::Redact { group: group.clone(), seq, epoch: now, reason, in_doubt: false, reply };
+            let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped)?;
+            match answer? {
+                Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
+                Redaction::NoSuchMessage => Err(no_such_message()),
+                Redaction::Removed(told) => Ok(told.await.map_err(|_| Error::Stopped)??.seq),
+            }
+        };
+        let told =
+            account.close(removing.await, |told| format!("message {seq} removed, which message {told} tells"))?;
+        Ok(RemoveMessageResponse { seq: told })
     }
 
     pub(super) async fn post_announcement(

@@ -19,6 +19,16 @@ pub(super) enum Error {
     /// There is no such group.
     #[error("there is no group '{0}'")]
     NoSuchGroup(GroupName),
+    /// The log has no such message.
+    #[error(
+        "the log holds no message {seq} of group '{group}': it never had one in this epoch, or retention or a moderator removed it"
+    )]
+    NoSuchMessage {
+        /// The group.
+        group: GroupName,
+        /// The message.
+        seq: u64,
+    },
     /// The owner of a group refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -99,7 +109,9 @@ impl Error {
     fn code(&self) -> Code {
         match self {
             Self::Name(_) | Self::Argument(_) => Code::InvalidArgument,
-            Self::NoSuchGroup(_) | Self::Refused(Refusal::NoSuchGroup(_)) => Code::NotFound,
+            Self::NoSuchGroup(_) | Self::NoSuchMessage { .. } | Self::Refused(Refusal::NoSuchGroup(_)) => {
+                Code::NotFound
+            }
             Self::Refused(
                 Refusal::Closed { .. }
                 | Refusal::Kicked { .. }

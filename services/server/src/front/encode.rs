@@ -19,6 +19,8 @@ pub(super) fn batch(dialect: Dialect, batch: &Batch) -> Bytes {
 /// One message.
 pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: &mut Vec<u8>) {
     match dialect {
+        // There is nothing to be read, and no number that would be missed.
+        Dialect::Classic if record.is_removed() => {}
         Dialect::Classic => classic_message(group.as_str(), &record.message, out),
         Dialect::Extended => {
             let message = extended::Message {
@@ -28,6 +30,8 @@ pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: 
                 sender: record.sender.as_str().into(),
                 at: record.at,
                 id: record.id_of_client().map(Into::into),
+                removed: record.is_removed(),
+                removes: record.removes(),
             };
             extended_message(&message, out);
         }
@@ -42,13 +46,15 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
         sender: record.sender.as_str().into(),
         at: record.at,
         id: record.id_of_client().map(Into::into),
+        removed: record.is_removed(),
+        removes: record.removes(),
     }
 }
 
 /// Bytes that [`past`] has at most as JSON.
 pub(super) fn past_bytes(record: &Record) -> usize {
-    /// The names of the fields, and two numbers.
-    const AROUND: usize = 96;
+    /// The names of the fields, and three numbers.
+    const AROUND: usize = 144;
     let texts = [&record.message, record.sender.as_str(), record.id_of_client().unwrap_or_default()];
     AROUND + texts.iter().map(|text| json_bytes(text)).sum::<usize>()
 }

@@ -414,6 +414,18 @@ impl Log for Embedded {
         Box::pin(Arc::clone(&self.core).submit(vec![purge]))
     }
 
+    fn redact(
+        &self,
+        _shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seq: u64,
+    ) -> BoxFuture<'static, Result<bool, AppendError>> {
+        let redact = Operation::Redact { group: group.clone(), epoch, seq };
+        let submitted = Arc::clone(&self.core).submit(vec![redact]);
+        Box::pin(async move { Ok(submitted.await? > 0) })
+    }
+
     fn delete(&self, _shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         let submitted = Arc::clone(&self.core).submit(vec![Operation::Delete { group: group.clone() }]);
         Box::pin(async move { Ok(submitted.await? > 0) })

@@ -418,6 +418,16 @@ impl Log for Nats {
         Box::pin(remove::finish(Arc::clone(&self.core), work))
     }
 
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seq: u64,
+    ) -> BoxFuture<'static, Result<bool, AppendError>> {
+        todo!("{shard} {group} {epoch} {seq}")
+    }
+
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         let (core, group) = (Arc::clone(&self.core), group.clone());
         Box::pin(remove::finish(Arc::clone(&self.core), async move { core.delete(shard, &group).await }))

@@ -70,7 +70,9 @@ impl Request {
         match self {
             Self::Post(posts) => posts.in_doubt,
             Self::Admin(admin) => match **admin {
-                Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } => in_doubt,
+                Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } | Admin::Redact { in_doubt, .. } => {
+                    in_doubt
+                }
                 _ => false,
             },
             _ => false,
@@ -82,7 +84,9 @@ impl Request {
         match self {
             Self::Post(posts) => posts.in_doubt = true,
             Self::Admin(admin) => {
-                if let Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } = &mut **admin {
+                if let Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } | Admin::Redact { in_doubt, .. } =
+                    &mut **admin
+                {
                     *in_doubt = true;
                 }
             }
@@ -213,6 +217,21 @@ pub enum Admin {
         /// How many were removed; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
     },
+    /// Remove the text of one message, and tell the group.
+    Redact {
+        /// The group.
+        group: GroupName,
+        /// The message.
+        seq: u64,
+        /// The life of the group that it is of.
+        epoch: u64,
+        /// Why.
+        reason: Option<Arc<str>>,
+        /// As in [`Admin::End`].
+        in_doubt: bool,
+        /// What came of it.
+        reply: oneshot::Sender<Result<Redaction, Refusal>>,
+    },
     /// Forget a group of which nothing is left: no member, no message, and no use for a while.
     Forget {
         /// The group.
@@ -231,6 +250,17 @@ pub enum Admin {
         /// What will have come of it in each group; `None` if the named group does not exist.
         reply: oneshot::Sender<Result<Option<Announced>, Refusal>>,
     },
+}
+
+/// What came of the removal of a message's text.
+#[derive(Debug)]
+pub enum Redaction {
+    /// There is no such group, or it has another life.
+    NoSuchGroup,
+    /// The log has no such message.
+    NoSuchMessage,
+    /// The text is gone, and what will have come of it that the group is told.
+    Removed(oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
 /// For each group that an announcement goes to, what comes of it.

@@ -172,6 +172,12 @@ pub(super) enum Item {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
     },
+    Redact {
+        group: GroupName,
+        seq: u64,
+        epoch: u64,
+        reason: Option<Arc<str>>,
+    },
     Announce {
         group: Option<GroupName>,
         message: Arc<str>,
@@ -267,6 +273,9 @@ pub(super) enum Outcome {
     Purged {
         removed: Option<u64>,
     },
+    Redacted {
+        told: RedactionTold,
+    },
     Announced {
         groups: Option<Vec<Result<Stored, Refused>>>,
     },
@@ -276,6 +285,15 @@ pub(super) enum Outcome {
     /// The request, or its outcome, is of a newer version.
     #[serde(other)]
     Unknown,
+}
+
+/// What came of the removal of a message's text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RedactionTold {
+    NoSuchGroup,
+    NoSuchMessage,
+    Removed(Result<Stored, Refused>),
 }
 
 /// A member as its owner tells it.

@@ -212,7 +212,7 @@ fn fold(
                     head.first = head.first.max(through.saturating_add(1)).min(head.seq + 1);
                 }
             }
-            Operation::Delete { .. } => {}
+            Operation::Redact { .. } | Operation::Delete { .. } => {}
         }
     }
     if let (Some(chunk), Some(row)) = (open, &plan.row) {

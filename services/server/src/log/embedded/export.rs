@@ -131,6 +131,7 @@ impl Recent {
                 self.batches.push(batch);
             }
             Operation::Purge { through, .. } => self.first = self.first.max(through.min(self.head).saturating_add(1)),
+            Operation::Redact { .. } => {}
             Operation::Delete { .. } => *self = Self { dropped: true, ..Self::default() },
         }
     }

@@ -61,6 +61,18 @@ struct Shelf {
     stamps: u64,
 }
 
+impl Entry {
+    /// Removes the text of a message, if it is here.
+    fn redact(&mut self, seq: u64) {
+        let place = self.recent.partition_point(|kept| kept.batch.last() < seq);
+        if let Some(kept) = self.recent.get_mut(place)
+            && let Some(redacted) = kept.batch.redacted(seq)
+        {
+            kept.batch = Arc::new(redacted);
+        }
+    }
+}
+
 /// A group as memory has it: the head, and the newest messages.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -153,6 +165,7 @@ impl Tail {
                 entry.recent.push_back(Kept { batch: Arc::clone(batch), bytes: *bytes });
             }
             Operation::Purge { .. } => {}
+            Operation::Redact { seq, .. } => entry.redact(*seq),
             Operation::Delete { .. } => {
                 entry.recent.clear();
                 (entry.applied, entry.applied_records) = (0, 0);

@@ -15,8 +15,11 @@ use super::seat::Role;
 use super::{Group, Owner, taken_in};
 use crate::shard::Listed;
 use crate::shard::peers::Asked;
+use crate::shard::request::Redaction;
 use crate::shard::session::{ConnectionId, Removal, Stored};
-use crate::shard::wire::{self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Tell};
+use crate::shard::wire::{
+    self, Ask, BatchTold, Item, MemberTold, Outcome, Person, RedactionTold, Refused, Removed, Reply, Tell,
+};
 use crate::shard::{Batch, Record, Refusal, Session};
 
 mod execution;
@@ -326,6 +329,24 @@ impl Owner {
             }
             Item::Purge { group, through, epoch } => {
                 self.purge(&group, through, epoch).await.map(|removed| Outcome::Purged { removed })
+            }
+            Item::Redact { group, seq, epoch, reason } => {
+                let told = match self.redact(&group, seq, epoch, reason.as_ref()).await {
+                    Ok(Redaction::NoSuchGroup) => Ok(RedactionTold::NoSuchGroup),
+                    Ok(Redaction::NoSuchMessage) => Ok(RedactionTold::NoSuchMessage),
+                    Ok(Redaction::Removed(outcome)) => {
+                        let execution = Arc::clone(execution);
+                        // Its outcome comes with the append.
+                        tokio::spawn(async move {
+                            let outcome = outcome.await.unwrap_or(Err(Refusal::Draining));
+                            let told = RedactionTold::Removed(outcome.map_err(|refusal| Refused::from(&refusal)));
+                            execution.set(place, Outcome::Redacted { told });
+                        });
+                        return None;
+                    }
+                    Err(refusal) => Err(refusal),
+                };
+                told.map(|told| Outcome::Redacted { told })
             }
             Item::Announce { group, message, id } => {
                 let id = PostId::from_stored(&id).ok();

@@ -157,6 +157,15 @@ impl Log for Shared {
         }
         self.0.memory.purge(shard, group, through)
     }
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seq: u64,
+    ) -> BoxFuture<'static, Result<bool, AppendError>> {
+        self.0.memory.redact(shard, group, epoch, seq)
+    }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         self.0.memory.delete(shard, group)
     }
