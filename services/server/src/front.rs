@@ -25,5 +25,5 @@ pub mod metrics;
 pub mod registry;
 
 pub use config::{Config, Limits, ProxyProtocol};
-pub use listener::{Front, INTRODUCTIONS, REFUSED_AT_ONCE, bind, listen, reserve};
+pub use listener::{Front, INTRODUCTIONS, Options, REFUSED_AT_ONCE, bind, listen, reserve};
 pub use registry::{CloseReason, Registry};
