@@ -61,7 +61,7 @@ mod tests {
                 "RemoveHold",
                 "DeleteGroup",
                 "PurgeHistory",
-                "RemoveMessage",
+                "RemoveMessages",
                 "Announce",
                 "GetShardMap",
                 "WatchEvents",

@@ -349,9 +349,29 @@ pub struct Message<'a> {
     /// Whether its text was removed: `message` is empty then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
-    /// The message of whose removal this one tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub removes: Option<u64>,
+    /// The removal of which it tells.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<Removal<'a>>,
+}
+
+/// Of which messages of the group a moderator has removed the texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal<'a> {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Only those of this sender; of all, without one.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Cow<'a, str>>,
+}
+
+impl Removal<'_> {
+    /// Whether message `seq` of this sender is one of them.
+    #[must_use]
+    pub fn covers(&self, seq: u64, sender: &str) -> bool {
+        (self.first..=self.last).contains(&seq) && self.sender.as_ref().is_none_or(|of| of == sender)
+    }
 }
 
 /// Messages that retention removed before this member could read them.
@@ -400,9 +420,9 @@ pub struct PastMessage<'a> {
     /// Whether its text was removed: `message` is empty then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
-    /// The message of whose removal this one tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub removes: Option<u64>,
+    /// The removal of which it tells.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<Removal<'a>>,
 }
 
 /// A page of the users in a group, each once, ordered by name.

@@ -154,7 +154,8 @@ impl UserName {
 const OF_SERVERS: char = '\u{1}';
 /// What the id of a removed message begins with, before the one that its poster gave it.
 const REMOVED: &str = "\u{1}removed=";
-/// What the id of the message that tells of a removal begins with, before the `seq` of what was removed.
+/// What the id of a message that tells of a removal begins with, before the first and the last `seq` and, if there is one, the sender: each
+/// after a `=` but the first, since a sender's name may have any such character.
 const REMOVES: &str = "\u{1}removes=";
 
 impl PostId {
@@ -171,10 +172,14 @@ impl PostId {
         Self(Arc::from(format!("{REMOVED}{}", id.and_then(Self::of_client).unwrap_or_default())))
     }
 
-    /// The id of the message by which a group is told that the text of message `seq` was removed.
+    /// The id of the message by which a group is told of a removal.
     #[must_use]
-    pub fn of_removal(seq: u64) -> Self {
-        Self(Arc::from(format!("{REMOVES}{seq}")))
+    pub fn of_removal(removal: Removal<'_>) -> Self {
+        let Removal { first, last, sender } = removal;
+        Self(Arc::from(match sender {
+            Some(sender) => format!("{REMOVES}{first}={last}={sender}"),
+            None => format!("{REMOVES}{first}={last}"),
+        }))
     }
 
     /// An id read back from storage or sent by another node, where one of a server's is possible too.
@@ -184,6 +189,9 @@ impl PostId {
     pub fn from_stored(text: &str) -> Result<Self, NameError> {
         if let Some(id) = text.strip_prefix(REMOVED) {
             return if id.is_empty() { Ok(()) } else { check_post_id(id) }.map(|()| Self(Arc::from(text)));
+        }
+        if Removal::read(text).is_some() {
+            return Ok(Self(Arc::from(text)));
         }
         match text.strip_prefix(OF_SERVERS) {
             Some(rest) => check_post_id(rest).map(|()| Self(Arc::from(text))),
@@ -222,10 +230,31 @@ impl PostId {
         self.0.starts_with(REMOVED)
     }
 
-    /// The `seq` of the message of whose removal this one's tells.
+    /// The removal of which its message tells.
     #[must_use]
-    pub fn removes(&self) -> Option<u64> {
-        self.0.strip_prefix(REMOVES)?.parse().ok()
+    pub fn removes(&self) -> Option<Removal<'_>> {
+        Removal::read(&self.0)
+    }
+}
+
+/// Of which messages of a group the texts were removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal<'a> {
+    /// The `seq` of the first.
+    pub first: u64,
+    /// The `seq` of the last.
+    pub last: u64,
+    /// Only those of this sender; of all, without one.
+    pub sender: Option<&'a str>,
+}
+
+impl<'a> Removal<'a> {
+    fn read(id: &'a str) -> Option<Self> {
+        let mut parts = id.strip_prefix(REMOVES)?.splitn(3, '=');
+        let (first, last) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let sender = parts.next();
+        let is_sender = sender.is_none_or(|sender| UserName::from_stored(sender).is_ok());
+        is_sender.then_some(Self { first, last, sender })
     }
 }
 
@@ -463,10 +492,16 @@ mod tests {
             assert!(PostId::new(removed.as_str()).is_err());
         }
         assert!(PostId::from_stored(&format!("{REMOVED}{}", "x".repeat(65))).is_err());
-        let removal = PostId::of_removal(u64::MAX);
-        assert_eq!((removal.removes(), removal.of_client()), (Some(u64::MAX), None));
-        assert_eq!(PostId::from_stored(removal.as_str()).unwrap(), removal);
-        assert_eq!(removal.clone().of_post(), Some(removal));
+        for sender in [None, Some("ada"), Some("a=b=3"), Some("@system"), Some(&*"x".repeat(MAX_USER_NAME_BYTES))] {
+            let told = Removal { first: 3, last: u64::MAX, sender };
+            let removal = PostId::of_removal(told);
+            assert_eq!((removal.removes(), removal.of_client()), (Some(told), None));
+            assert_eq!(PostId::from_stored(removal.as_str()).unwrap(), removal);
+            assert_eq!(removal.clone().of_post(), Some(removal));
+        }
+        for bad in ["1=2=", "1=2=a b", "1=", "=2", "1=2=\u{1}"] {
+            assert_eq!(Removal::read(&format!("{REMOVES}{bad}")), None, "{bad}");
+        }
         // What nodes give to posts among themselves is neither.
         let of_server = PostId::of_server(1, 2);
         assert!(!of_server.is_of_removed() && of_server.removes().is_none() && of_server.of_client().is_none());

@@ -97,6 +97,7 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     let limits =
         Limits { line_bytes: 1, message_bytes: 1, group_name_bytes: 1, groups: 1, posts_per_second: 1, page: 1 };
     let (server, session, user) = (name.into(), name.into(), name.into());
+    let removal = || Some(extended::Removal { first: 1, last: 1, sender: text() });
     let past = PastMessage {
         message: name.into(),
         seq: 1,
@@ -120,7 +121,7 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
             at: 1,
             id: text(),
             removed: true,
-            removes: Some(1),
+            removes: removal(),
         }),
         Lagged(extended::Lagged { group_name: name.into(), first: 1, last: 1 }),
         History(extended::History { group_name: name.into(), epoch: 1, messages: vec![past], more: true }),

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tertulia_protocol::{GroupName, PostId, UserName};
+use tertulia_protocol::{GroupName, PostId, Removal, UserName};
 
 pub(crate) mod clock;
 pub mod config;
@@ -67,9 +67,9 @@ impl Record {
         self.id.as_ref().is_some_and(PostId::is_of_removed)
     }
 
-    /// The message of whose removal this one tells.
+    /// The removal of which it tells.
     #[must_use]
-    pub fn removes(&self) -> Option<u64> {
+    pub fn removes(&self) -> Option<Removal<'_>> {
         self.id.as_ref().and_then(PostId::removes)
     }
 

@@ -119,7 +119,11 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
 
 fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
     let number = || 0..1u64 << 53;
-    let fate = || (any::<bool>(), proptest::option::of(number()));
+    let removal = || {
+        let parts = (number(), number(), proptest::option::of(text()));
+        proptest::option::of(parts.prop_map(|(first, last, sender)| Removal { first, last, sender }))
+    };
+    let fate = || (any::<bool>(), removal());
     let past = (text(), number(), text(), number(), proptest::option::of(text()), fate()).prop_map(
         |(message, seq, sender, at, id, (removed, removes))| PastMessage {
             message,

@@ -77,7 +77,7 @@ pub(super) const METHODS: [&str; 18] = [
     "RemoveHold",
     "DeleteGroup",
     "PurgeHistory",
-    "RemoveMessage",
+    "RemoveMessages",
     "Announce",
     "GetShardMap",
     "WatchEvents",

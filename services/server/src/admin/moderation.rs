@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
     DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
-    PurgeHistoryResponse, RemoveMessageRequest, RemoveMessageResponse,
+    PurgeHistoryResponse, RemoveMessagesRequest, RemoveMessagesResponse,
 };
 use tertulia_protocol::{GroupName, PostId};
 
@@ -226,32 +226,36 @@ impl Service {
     pub(super) async fn redact(
         &self,
         peer: Peer,
-        request: RemoveMessageRequest,
-    ) -> Result<RemoveMessageResponse, Error> {
-        let RemoveMessageRequest { group_name, seq, epoch, reason } = request;
+        request: RemoveMessagesRequest,
+    ) -> Result<RemoveMessagesResponse, Error> {
+        let RemoveMessagesRequest { group_name, first_seq: first, last_seq: last, user, epoch, reason } = request;
         let group = arguments::group(&group_name)?;
         let reason = arguments::reason(&reason)?;
-        if seq == 0 {
-            return Err(Error::argument("seq must be at least 1, the seq of a group's first message"));
-        }
-        let mut account = Account::new("RemoveMessage", peer, Some(&group), None, reason.as_ref());
-        let no_such_message = || Error::NoSuchMessage { group: group.clone(), seq };
+        let selection = arguments::selection(first, last, &user)?;
+        let mut account = Account::new("RemoveMessages", peer, Some(&group), None, reason.as_ref());
+        let none = || Error::NoSuchMessages { group: group.clone(), selection: selection.clone() };
         let removing = async {
             let now = self.life(&group).await?;
             if epoch != 0 && epoch != now {
-                return Err(no_such_message());
+                return Err(none());
             }
-            let ask = |reply| Admin::Redact { group: group.clone(), seq, epoch: now, reason, in_doubt: false, reply };
+            let ask = |reply| {
+                let (group, selection) = (group.clone(), selection.clone());
+                Admin::Redact { group, selection, epoch: now, reason, in_doubt: false, reply }
+            };
             let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped)?;
             match answer? {
                 Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
-                Redaction::NoSuchMessage => Err(no_such_message()),
-                Redaction::Removed(told) => Ok(told.await.map_err(|_| Error::Stopped)??.seq),
+                Redaction::NoSuchMessage => Err(none()),
+                Redaction::Removed { messages, told } => {
+                    let seq = told.await.map_err(|_| Error::Stopped)??.seq;
+                    Ok(RemoveMessagesResponse { removed_messages: count(messages), seq })
+                }
             }
         };
-        let told =
-            account.close(removing.await, |told| format!("message {seq} removed, which message {told} tells"))?;
-        Ok(RemoveMessageResponse { seq: told })
+        account.close(removing.await, |done| {
+            format!("{} messages removed, asked for {selection}, as message {} tells", done.removed_messages, done.seq)
+        })
     }
 
     pub(super) async fn post_announcement(

@@ -10,7 +10,7 @@ use tertulia_proto::admin::v1::{
     GetShardMapResponse, KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse,
     ListGroupsRequest, ListGroupsResponse, ListHoldsRequest, ListHoldsResponse, ListMembersRequest,
     ListMembersResponse, ListMessagesRequest, ListMessagesResponse, PurgeHistoryRequest, PurgeHistoryResponse,
-    RemoveHoldRequest, RemoveHoldResponse, RemoveMessageRequest, RemoveMessageResponse, WatchEventsRequest,
+    RemoveHoldRequest, RemoveHoldResponse, RemoveMessagesRequest, RemoveMessagesResponse, WatchEventsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -125,7 +125,7 @@ impl AdminService for Service {
         Ok(Response::new(self.purge(peer, request.into_inner()).await?))
     }
 
-    async fn remove_message(&self, request: Request<RemoveMessageRequest>) -> Answer<RemoveMessageResponse> {
+    async fn remove_messages(&self, request: Request<RemoveMessagesRequest>) -> Answer<RemoveMessagesResponse> {
         let peer = Peer::of(&request);
         Ok(Response::new(self.redact(peer, request.into_inner()).await?))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
+use crate::shard::request::Selection;
 use crate::shard::{BackupError, HoldError, ReadError, Refusal, Untold};
 
 /// Why a call fails.
@@ -21,13 +22,13 @@ pub(super) enum Error {
     NoSuchGroup(GroupName),
     /// The log has no such message.
     #[error(
-        "the log holds no message {seq} of group '{group}': it never had one in this epoch, or retention or a moderator removed it"
+        "the log holds no message {selection} in group '{group}' that can be removed: there was none in this epoch, or it is gone as a whole"
     )]
-    NoSuchMessage {
+    NoSuchMessages {
         /// The group.
         group: GroupName,
-        /// The message.
-        seq: u64,
+        /// Which.
+        selection: Selection,
     },
     /// The owner of a group refused.
     #[error(transparent)]
@@ -109,7 +110,7 @@ impl Error {
     fn code(&self) -> Code {
         match self {
             Self::Name(_) | Self::Argument(_) => Code::InvalidArgument,
-            Self::NoSuchGroup(_) | Self::NoSuchMessage { .. } | Self::Refused(Refusal::NoSuchGroup(_)) => {
+            Self::NoSuchGroup(_) | Self::NoSuchMessages { .. } | Self::Refused(Refusal::NoSuchGroup(_)) => {
                 Code::NotFound
             }
             Self::Refused(

@@ -1,5 +1,6 @@
 //! What an owner is asked.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -217,13 +218,13 @@ pub enum Admin {
         /// How many were removed; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
     },
-    /// Remove the text of one message, and tell the group.
+    /// Remove the texts of messages, and tell the group.
     Redact {
         /// The group.
         group: GroupName,
-        /// The message.
-        seq: u64,
-        /// The life of the group that it is of.
+        /// Which.
+        selection: Selection,
+        /// The life of the group that they are of.
         epoch: u64,
         /// Why.
         reason: Option<Arc<str>>,
@@ -252,15 +253,54 @@ pub enum Admin {
     },
 }
 
-/// What came of the removal of a message's text.
+/// Messages of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Only those of this sender; of all, without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+}
+
+impl Selection {
+    /// At most so many lie between the first and the last, those counted: what removes them holds up the group's shard.
+    pub const MOST: u64 = 10_000;
+
+    /// What the group is told of it.
+    #[must_use]
+    pub fn removal(&self) -> tertulia_protocol::Removal<'_> {
+        tertulia_protocol::Removal { first: self.first, last: self.last, sender: self.sender.as_deref() }
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last, sender } = self;
+        write!(f, "{first}")?;
+        if last > first {
+            write!(f, " to {last}")?;
+        }
+        sender.as_ref().map_or(Ok(()), |sender| write!(f, " of '{sender}'"))
+    }
+}
+
+/// What came of the removal of texts.
 #[derive(Debug)]
 pub enum Redaction {
     /// There is no such group, or it has another life.
     NoSuchGroup,
     /// The log has no such message.
     NoSuchMessage,
-    /// The text is gone, and what will have come of it that the group is told.
-    Removed(oneshot::Receiver<Result<Stored, Refusal>>),
+    /// The texts are gone.
+    Removed {
+        /// Of so many messages, those counted whose texts were gone already.
+        messages: u64,
+        /// What will have come of it that the group is told.
+        told: oneshot::Receiver<Result<Stored, Refusal>>,
+    },
 }
 
 /// For each group that an announcement goes to, what comes of it.

@@ -15,7 +15,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::directory::Told;
 use super::moderation::Target;
-use super::request::{Ended, JoinFrom};
+use super::request::{Ended, JoinFrom, Selection};
 use super::session::{ConnectionId, Removal, Stored};
 use super::{Batch, Head, Record, Refusal, Term};
 
@@ -174,7 +174,8 @@ pub(super) enum Item {
     },
     Redact {
         group: GroupName,
-        seq: u64,
+        #[serde(flatten)]
+        selection: Selection,
         epoch: u64,
         reason: Option<Arc<str>>,
     },
@@ -287,13 +288,13 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// What came of the removal of a message's text.
+/// What came of the removal of texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RedactionTold {
     NoSuchGroup,
     NoSuchMessage,
-    Removed(Result<Stored, Refused>),
+    Removed { messages: u64, told: Result<Stored, Refused> },
 }
 
 /// A member as its owner tells it.

@@ -220,7 +220,8 @@ mod tests {
             message: message.into(),
         };
         let redacted = record(9, Some("x2"), "gone").redacted();
-        let removal = Record { id: Some(PostId::of_removal(9)), ..record(10, None, "A message was removed.") };
+        let removes = tertulia_protocol::Removal { first: 9, last: 9, sender: Some("ada") };
+        let removal = Record { id: Some(PostId::of_removal(removes)), ..record(10, None, "A message was removed.") };
         let records = vec![record(7, Some("x1"), "Samoyeds rock!"), record(8, None, ""), redacted, removal];
         vec![
             Operation::append(Arc::new(Batch { group: group.clone(), epoch: 5, records })),

@@ -34,8 +34,8 @@ impl Owner {
                 let purged = self.purge(&group, through, epoch).await;
                 drop(reply.send(or_unanswered(in_doubt, purged, group)));
             }
-            Admin::Redact { group, seq, epoch, reason, in_doubt, reply } => {
-                let redaction = match self.redact(&group, seq, epoch, reason.as_ref()).await {
+            Admin::Redact { group, selection, epoch, reason, in_doubt, reply } => {
+                let redaction = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
                     Err(_) if in_doubt => Err(unanswered(group)),
                     redaction => redaction,
                 };

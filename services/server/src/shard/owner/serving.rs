@@ -330,16 +330,17 @@ impl Owner {
             Item::Purge { group, through, epoch } => {
                 self.purge(&group, through, epoch).await.map(|removed| Outcome::Purged { removed })
             }
-            Item::Redact { group, seq, epoch, reason } => {
-                let told = match self.redact(&group, seq, epoch, reason.as_ref()).await {
+            Item::Redact { group, selection, epoch, reason } => {
+                let told = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
                     Ok(Redaction::NoSuchGroup) => Ok(RedactionTold::NoSuchGroup),
                     Ok(Redaction::NoSuchMessage) => Ok(RedactionTold::NoSuchMessage),
-                    Ok(Redaction::Removed(outcome)) => {
+                    Ok(Redaction::Removed { messages, told }) => {
                         let execution = Arc::clone(execution);
                         // Its outcome comes with the append.
                         tokio::spawn(async move {
-                            let outcome = outcome.await.unwrap_or(Err(Refusal::Draining));
-                            let told = RedactionTold::Removed(outcome.map_err(|refusal| Refused::from(&refusal)));
+                            let told = told.await.unwrap_or(Err(Refusal::Draining));
+                            let told = told.map_err(|refusal| Refused::from(&refusal));
+                            let told = RedactionTold::Removed { messages, told };
                             execution.set(place, Outcome::Redacted { told });
                         });
                         return None;

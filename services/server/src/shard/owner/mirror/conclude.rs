@@ -120,10 +120,10 @@ impl Owner {
                 let redaction = match told {
                     RedactionTold::NoSuchGroup => Redaction::NoSuchGroup,
                     RedactionTold::NoSuchMessage => Redaction::NoSuchMessage,
-                    RedactionTold::Removed(outcome) => {
-                        let (told, result) = oneshot::channel();
-                        drop(told.send(outcome.map_err(|refused| refused.refusal(&group))));
-                        Redaction::Removed(result)
+                    RedactionTold::Removed { messages, told } => {
+                        let (to, result) = oneshot::channel();
+                        drop(to.send(told.map_err(|refused| refused.refusal(&group))));
+                        Redaction::Removed { messages, told: result }
                     }
                 };
                 drop(reply.send(Ok(redaction)));

@@ -22,7 +22,7 @@ async fn members_of_all_nodes_are_told_and_the_answer_goes_to_whoever_asked() {
         let mut removes = None;
         while removes.is_none() {
             let delivery = joined.subscription.recv().await.unwrap();
-            removes = delivery.batch.records.iter().find_map(crate::shard::Record::removes);
+            removes = delivery.batch.records.iter().find_map(|record| record.removes().map(|it| it.first));
         }
         assert_eq!(removes, Some(1));
     }
@@ -50,18 +50,19 @@ async fn what_an_owner_did_and_did_not_say_is_not_done_twice_by_the_next() {
     assert!(texts.len() == 2 && is_removed(&texts, 1), "{texts:?}");
 }
 
-/// An owner of an older build says that it does not know what it is asked.
+/// What nodes say to each other stays as it is.
 #[test]
-fn a_build_that_does_not_know_it_takes_it_for_something_newer() {
-    let redact = json!({"do": "redact", "group": "G", "seq": 3, "epoch": 7, "reason": null});
-    let group = GroupName::new("G").unwrap();
-    let item = wire::Item::Redact { group, seq: 3, epoch: 7, reason: None };
+fn a_removal_is_asked_for_in_these_words() {
+    let redact =
+        json!({"do": "redact", "group": "G", "first": 3, "last": 9, "sender": "@system", "epoch": 7, "reason": null});
+    let selection = Selection { first: 3, last: 9, sender: Some("@system".into()) };
+    let item = wire::Item::Redact { group: GroupName::new("G").unwrap(), selection, epoch: 7, reason: None };
     assert_eq!(serde_json::from_value::<wire::Item>(redact.clone()).unwrap(), item);
     assert_eq!(serde_json::to_value(&item).unwrap(), redact);
     let told = wire::Outcome::Redacted { told: wire::RedactionTold::NoSuchMessage };
     assert_eq!(serde_json::to_value(&told).unwrap(), json!({"was": "redacted", "told": "no_such_message"}));
     let stored = crate::shard::session::Stored { epoch: 7, seq: 4, at: 5 };
-    let told = wire::Outcome::Redacted { told: wire::RedactionTold::Removed(Ok(stored)) };
+    let told = wire::Outcome::Redacted { told: wire::RedactionTold::Removed { messages: 2, told: Ok(stored) } };
     let line = serde_json::to_value(&told).unwrap();
     assert_eq!(serde_json::from_value::<wire::Outcome>(line).unwrap(), told);
 }
