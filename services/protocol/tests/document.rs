@@ -105,7 +105,7 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
         at: 1,
         id: text(),
         removed: true,
-        removes: Some(1),
+        removes: removal(),
     };
     let group = GroupSummary { group_name: name.into(), members: 1, head: 1 };
     vec![
