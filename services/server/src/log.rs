@@ -370,16 +370,17 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
     /// Removes the records of a group up to and including `through`; the head stays. Answers how many were removed.
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>>;
 
-    /// Removes the text of message `seq` of the life `epoch` of a group: in the place of its record every read that begins later finds
-    /// [`Record::redacted`], also after a restart as far as appends survive one; head and numbering stay. Answers whether such a message is
-    /// kept; of one whose text is removed already nothing changes. Whoever asks has no append in flight.
+    /// Removes the texts of the messages `seqs`, which ascend, of the life `epoch` of a group: in the place of each record every read that
+    /// begins later finds [`Record::redacted`], also after a restart as far as appends survive one; head and numbering stay. Answers how
+    /// many of them are kept, those counted whose texts were removed before, of which nothing changes. After an error some may be removed,
+    /// and it is to be asked for again. Whoever asks has no append in flight.
     fn redact(
         &self,
         shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>>;
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>>;
 
     /// Removes a group with all its records, durably. Answers whether there was one.
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>>;

@@ -274,7 +274,7 @@ pub(crate) async fn a_redacted_message_keeps_its_place_and_not_its_text(engine: 
             append(&*log, &[batch(&name, 7, first, last)]).await;
         }
         let before = page(&*log, &name, Range::After(0), ALL).await.head;
-        assert_eq!(log.redact(0, &group(&name), 7, seq).await, Ok(true));
+        assert_eq!(log.redact(0, &group(&name), 7, &[seq]).await, Ok(1));
         let found = page(&*log, &name, Range::After(0), ALL).await;
         assert_eq!((found.records, found.head), (records_without(LAST, &[seq]), before), "{seq}");
         // From any side, and in any company.
@@ -287,41 +287,48 @@ pub(crate) async fn a_redacted_message_keeps_its_place_and_not_its_text(engine: 
             let wanted: Vec<Record> = records_without(LAST, &[seq]).into_iter().filter(|r| r.seq < upto).collect();
             assert_eq!(page(&*log, &name, Range::Before(upto), ALL).await.records, wanted, "{seq} before {upto}");
         }
-        assert_eq!(log.redact(0, &group(&name), 7, seq).await, Ok(true));
+        assert_eq!(log.redact(0, &group(&name), 7, &[seq]).await, Ok(1));
         assert_eq!(page(&*log, &name, Range::After(0), ALL).await.records, records_without(LAST, &[seq]));
         // Its neighbours, and what comes later.
         let others = [seq - 1, seq + 1].into_iter().filter(|other| (1..=LAST).contains(other));
         let mut redacted = vec![seq];
         for other in others {
-            assert_eq!(log.redact(0, &group(&name), 7, other).await, Ok(true));
+            assert_eq!(log.redact(0, &group(&name), 7, &[other]).await, Ok(1));
             redacted.push(other);
         }
         append(&*log, &[batch(&name, 7, LAST + 1, LAST + 2)]).await;
         let found = page(&*log, &name, Range::After(0), ALL).await.records;
         assert_eq!(found, records_without(LAST + 2, &redacted), "{seq}");
     }
+    // Many at once, of which some were redacted before and some never were.
+    let name = group("cut-3");
+    let wanted = [1, 2, 3, 5, 7, 8, 9, 12, LAST, LAST + 2, LAST + 3];
+    assert_eq!(log.redact(0, &name, 7, &wanted).await, Ok(wanted.len() as u64 - 1));
+    let redacted: Vec<u64> = [4].into_iter().chain(wanted).collect();
+    assert_eq!(page(&*log, "cut-3", Range::After(0), ALL).await.records, records_without(LAST + 2, &redacted));
+    assert_eq!(log.redact(0, &name, 7, &[]).await, Ok(0));
     log.close().await;
 }
 
 pub(crate) async fn a_redaction_is_of_one_life_and_of_what_is_kept(engine: &impl Engine) {
     let log = engine.open().await;
     append(&*log, &[batch("Dogs", 7, 1, 10)]).await;
-    assert_eq!(log.redact(0, &group("Dogs"), 8, 3).await, Ok(false));
-    assert_eq!(log.redact(0, &group("Cats"), 7, 3).await, Ok(false));
+    assert_eq!(log.redact(0, &group("Dogs"), 8, &[3]).await, Ok(0));
+    assert_eq!(log.redact(0, &group("Cats"), 7, &[3]).await, Ok(0));
     for seq in [0, 11, u64::MAX] {
-        assert_eq!(log.redact(0, &group("Dogs"), 7, seq).await, Ok(false), "{seq}");
+        assert_eq!(log.redact(0, &group("Dogs"), 7, &[seq]).await, Ok(0), "{seq}");
     }
     assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[]));
     // What was redacted is purged as everything else is.
-    assert_eq!(log.redact(0, &group("Dogs"), 7, 2).await, Ok(true));
-    assert_eq!(log.redact(0, &group("Dogs"), 7, 6).await, Ok(true));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[2]).await, Ok(1));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[6]).await, Ok(1));
     assert_eq!(log.purge(0, &group("Dogs"), 4).await, Ok(4));
-    assert_eq!(log.redact(0, &group("Dogs"), 7, 2).await, Ok(false));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[2]).await, Ok(0));
     assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[6])[4..]);
     assert_eq!(log.purge(0, &group("Dogs"), 10).await, Ok(6));
-    assert_eq!(log.redact(0, &group("Dogs"), 7, 10).await, Ok(false));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[10]).await, Ok(0));
     assert!(log.delete(0, &group("Dogs")).await.unwrap());
-    assert_eq!(log.redact(0, &group("Dogs"), 7, 10).await, Ok(false));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[10]).await, Ok(0));
     append(&*log, &[batch("Dogs", 9, 1, 10)]).await;
     assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[]));
     log.close().await;
@@ -417,7 +424,7 @@ pub(crate) async fn what_was_redacted_is_gone_after_a_restart<E: Engine>(engine:
     let log = engine.open().await;
     append(&*log, &[batch("Dogs", 7, 6, 8)]).await;
     for seq in [2, 7, 8] {
-        assert_eq!(log.redact(0, &group("Dogs"), 7, seq).await, Ok(true));
+        assert_eq!(log.redact(0, &group("Dogs"), 7, &[seq]).await, Ok(1));
     }
     log.close().await;
     for last in [9, 10] {

@@ -419,11 +419,10 @@ impl Log for Embedded {
         _shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>> {
-        let redact = Operation::Redact { group: group.clone(), epoch, seq };
-        let submitted = Arc::clone(&self.core).submit(vec![redact]);
-        Box::pin(async move { Ok(submitted.await? > 0) })
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let redact = |seq: &u64| Operation::Redact { group: group.clone(), epoch, seq: *seq };
+        Box::pin(Arc::clone(&self.core).submit(seqs.iter().map(redact).collect()))
     }
 
     fn delete(&self, _shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

@@ -325,9 +325,9 @@ impl Log for Memory {
         shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>> {
-        Box::pin(ready(Ok(self.redact_now(shard, group, epoch, seq))))
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        Box::pin(ready(Ok(seqs.iter().filter(|seq| self.redact_now(shard, group, epoch, **seq)).count() as u64)))
     }
 
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

@@ -423,9 +423,9 @@ impl Log for Nats {
         shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>> {
-        todo!("{shard} {group} {epoch} {seq}")
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        todo!("{shard} {group} {epoch} {seqs:?}")
     }
 
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

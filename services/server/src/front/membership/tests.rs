@@ -217,7 +217,7 @@ impl World {
     async fn redact(&self, seq: u64) {
         let head = self.log.head(0, &self.group).await.unwrap();
         if let Some(head) = head {
-            self.log.redact(0, &self.group, head.epoch, seq).await.unwrap();
+            self.log.redact(0, &self.group, head.epoch, &[seq]).await.unwrap();
         }
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::join_all;
 use tertulia_protocol::{GroupName, PostId, UserName};
 use tokio::sync::oneshot;
 
@@ -15,7 +14,7 @@ use crate::shard::request::{Redaction, Selection};
 /// Records that are looked at at a time.
 const PAGE: PageLimit = PageLimit { records: 1_000, bytes: 4 * 1024 * 1024 };
 /// Texts that are removed at a time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 1_000;
 
 impl Owner {
     /// Removes the texts from the log, and then posts what tells of it: whoever reads that no longer finds them. What fails midway is made
@@ -37,10 +36,9 @@ impl Owner {
         let Some(first) = records.first() else { return Ok(Redaction::NoSuchMessage) };
         let with_text: Vec<u64> = records.iter().filter(|it| !it.is_removed).map(|it| it.seq).collect();
         for seqs in with_text.chunks(AT_ONCE) {
-            let each = seqs.iter().map(|seq| self.shared.log.redact(self.shard, name, epoch, *seq));
-            let redacting = self.in_time(name, join_all(each));
+            let redacting = self.shared.log.redact(self.shard, name, epoch, seqs);
             // One that retention removed meanwhile is gone, too.
-            redacting.await?.into_iter().collect::<Result<Vec<bool>, _>>().map_err(|error| {
+            self.in_time(name, redacting).await?.map_err(|error| {
                 tracing::warn!(%error, "messages could not be removed");
                 unavailable(name)
             })?;

@@ -162,9 +162,9 @@ impl Log for Shared {
         shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>> {
-        self.0.memory.redact(shard, group, epoch, seq)
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        self.0.memory.redact(shard, group, epoch, seqs)
     }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         self.0.memory.delete(shard, group)

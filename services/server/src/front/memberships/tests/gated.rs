@@ -81,9 +81,9 @@ impl Log for Gated {
         shard: u16,
         group: &GroupName,
         epoch: u64,
-        seq: u64,
-    ) -> BoxFuture<'static, Result<bool, AppendError>> {
-        self.memory.redact(shard, group, epoch, seq)
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        self.memory.redact(shard, group, epoch, seqs)
     }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         self.memory.delete(shard, group)
