@@ -366,6 +366,13 @@ pub struct Removal<'a> {
     pub sender: Option<Cow<'a, str>>,
 }
 
+impl<'a> From<crate::Removal<'a>> for Removal<'a> {
+    fn from(removal: crate::Removal<'a>) -> Self {
+        let crate::Removal { first, last, sender } = removal;
+        Self { first, last, sender: sender.map(Into::into) }
+    }
+}
+
 impl Removal<'_> {
     /// Whether message `seq` of this sender is one of them.
     #[must_use]

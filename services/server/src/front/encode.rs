@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tertulia_protocol::codec::{classic_message, extended_message};
-use tertulia_protocol::{Dialect, GroupName, Removal, extended};
+use tertulia_protocol::{Dialect, GroupName, extended};
 
 use crate::shard::{Batch, Record};
 
@@ -31,7 +31,7 @@ pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: 
                 at: record.at,
                 id: record.id_of_client().map(Into::into),
                 removed: record.is_removed(),
-                removes: removes(record),
+                removes: record.removes().map(Into::into),
             };
             extended_message(&message, out);
         }
@@ -47,13 +47,8 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
         at: record.at,
         id: record.id_of_client().map(Into::into),
         removed: record.is_removed(),
-        removes: removes(record),
+        removes: record.removes().map(Into::into),
     }
-}
-
-fn removes(record: &Record) -> Option<extended::Removal<'_>> {
-    let Removal { first, last, sender } = record.removes()?;
-    Some(extended::Removal { first, last, sender: sender.map(Into::into) })
 }
 
 /// Bytes that [`past`] has at most as JSON.
@@ -81,7 +76,7 @@ fn json_bytes(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use tertulia_protocol::codec::encode;
-    use tertulia_protocol::{PostId, UserName};
+    use tertulia_protocol::{PostId, Removal, UserName};
 
     use super::*;
 

@@ -243,9 +243,8 @@ impl Core {
                 Some(view) => view,
                 None => {
                     let loaded = core.load(&group)?;
-                    let bare = |head: Head| View { head, recent: Vec::new(), memory_first: head.seq + 1 };
                     let view = core.tail.view(&group, range, limit.records);
-                    view.unwrap_or_else(|| loaded.map(bare).ok_or(NoGroup))
+                    view.unwrap_or_else(|| loaded.map(View::bare).ok_or(NoGroup))
                 }
             };
             let Ok(view) = view else { return Ok(None) };

@@ -3,7 +3,7 @@
 //! One transaction takes many blocks, folds them by group and writes in key order; the position of the last block goes in with it, so
 //! that a start knows where to go on. The same function serves the applier's thread and a start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use redb::{ReadableTable, Table, WriteTransaction};
@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::record::{DecodeError, Operation, encode_record};
 use super::retention::{Look, Rules, oldest_kept};
 use super::spared::Spared;
-use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
+use super::table::{CHUNK_HEADER, Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
 
 /// A chunk is closed when it has so many bytes: with its key it then fills one page of the tables.
@@ -67,6 +67,8 @@ struct Plan<'a> {
     row: Option<Row>,
     /// Where the oldest message stood in the tables before.
     first_before: u64,
+    /// Messages whose texts are removed.
+    redacted: BTreeSet<u64>,
 }
 
 /// Applies `blocks` in order, and retention to their groups and to those that are due.
@@ -138,6 +140,14 @@ fn write(
         let id = row.id;
         let is_spared = upkeep.spared.has(id);
         let met_here = |error: TableError| error.met_at(id, || group.to_string());
+        if !plan.redacted.is_empty() {
+            // Where the disk cannot be read the texts cannot be either.
+            let damaged = match is_spared {
+                true => Vec::new(),
+                false => redact(&mut messages, id, &plan.redacted).map_err(met_here)?,
+            };
+            result.damaged.extend(damaged.into_iter().map(|error| ((*group).clone(), error)));
+        }
         let rule = upkeep.rules.of(group.as_str());
         let look = match is_spared {
             true => Look::by_count(rule, row),
@@ -184,6 +194,12 @@ fn fold(
     chunks: &mut Vec<ChunkEntry>,
 ) -> Result<(), TableError> {
     let mut open: Option<OpenChunk> = None;
+    let redacted = plan.operations.iter().filter_map(|operation| match operation {
+        Operation::Redact { seq, .. } => Some(*seq),
+        Operation::Append { .. } | Operation::Purge { .. } | Operation::Delete { .. } => None,
+    });
+    // They are all of one life: where another one began, those before are left out.
+    plan.redacted = redacted.collect();
     for operation in &plan.operations {
         match operation {
             Operation::Append { batch, .. } => {
@@ -197,6 +213,8 @@ fn fold(
                 }
                 for record in &batch.records {
                     let chunk = open.get_or_insert_with(|| OpenChunk::new(row));
+                    let redacted = plan.redacted.contains(&record.seq).then(|| record.redacted());
+                    let record = redacted.as_ref().unwrap_or(record);
                     chunk.push(record);
                     row.bytes += record.size() as u64;
                     row.head.seq = record.seq;
@@ -261,6 +279,49 @@ impl OpenChunk {
         value.extend_from_slice(&self.records);
         ((row.id, row.head.seq), value)
     }
+}
+
+/// Removes the texts of messages from chunks. Answers with those that cannot be understood, in which nothing can be read either.
+fn redact(
+    messages: &mut Table<'_, (u64, u64), &'static [u8]>,
+    id: u64,
+    seqs: &BTreeSet<u64>,
+) -> Result<Vec<DecodeError>, TableError> {
+    let mut damaged = Vec::new();
+    let mut next = seqs.first().copied();
+    while let Some(seq) = next {
+        let found = match messages.range((id, seq)..=(id, u64::MAX))?.next() {
+            Some(entry) => {
+                let (key, value) = entry?;
+                let last = key.value().1;
+                Some((last, redacted_chunk(last, value.value(), seqs)))
+            }
+            None => None,
+        };
+        let Some((last, chunk)) = found else { break };
+        match chunk {
+            Ok(Some(chunk)) => drop(messages.insert((id, last), chunk.as_slice())?),
+            // They are gone, or their texts were before.
+            Ok(None) => {}
+            Err(error) => damaged.push(error),
+        }
+        next = seqs.range(last.saturating_add(1)..).next().copied();
+    }
+    Ok(damaged)
+}
+
+/// A chunk without the texts of some messages; `None` if it has none of them. What its group had before it is told as ever.
+fn redacted_chunk(last: u64, bytes: &[u8], seqs: &BTreeSet<u64>) -> Result<Option<Vec<u8>>, DecodeError> {
+    let chunk = Chunk::decode(last, bytes)?;
+    let mut out = bytes.get(..CHUNK_HEADER).unwrap_or_default().to_vec();
+    let mut is_changed = false;
+    for record in chunk.records()? {
+        let is_meant = seqs.contains(&record.seq) && !record.is_removed();
+        is_changed |= is_meant;
+        let record = if is_meant { record.redacted() } else { record };
+        encode_record(&record, &mut out);
+    }
+    Ok(is_changed.then_some(out))
 }
 
 /// Removes chunks of a group that end at or before `through`, as far as the budget goes. Answers whether that was all.

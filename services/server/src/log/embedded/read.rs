@@ -23,6 +23,14 @@ impl Gathered {
         Self { limit, records: Vec::new(), bytes: 0 }
     }
 
+    /// As [`Gathered::push`], of a record of the tables, which may not know yet that its text was removed.
+    fn push_stored(&mut self, record: &Record, view: &View) -> bool {
+        match view.redacted.contains(&record.seq) {
+            true => self.push(&record.redacted()),
+            false => self.push(record),
+        }
+    }
+
     /// Takes a record; `false` if the limit is reached.
     fn push(&mut self, record: &Record) -> bool {
         let size = record.size();
@@ -185,7 +193,7 @@ impl Reading<'_> {
                 Ok(records) => {
                     let wanted = begin..self.view.memory_first;
                     for record in records.iter().filter(|record| wanted.contains(&record.seq)) {
-                        if !self.gathered.push(record) {
+                        if !self.gathered.push_stored(record, self.view) {
                             return Ok(Read::Full);
                         }
                     }
@@ -233,7 +241,7 @@ impl Reading<'_> {
                 self.holes.read_before(self.group, below - 1);
             }
             for record in records.iter().rev().filter(|record| record.seq < below) {
-                if record.seq < first || !self.gathered.push(record) {
+                if record.seq < first || !self.gathered.push_stored(record, self.view) {
                     return Ok(());
                 }
             }

@@ -162,6 +162,9 @@ impl Row {
     }
 }
 
+/// Bytes of a chunk that come before its records.
+pub(crate) const CHUNK_HEADER: usize = 12;
+
 /// A value of [`MESSAGES`].
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
@@ -174,8 +177,8 @@ pub(crate) struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// The bytes that come before the records.
-    pub(crate) fn header(count: u32, before: u64) -> [u8; 12] {
-        let mut out = [0; 12];
+    pub(crate) fn header(count: u32, before: u64) -> [u8; CHUNK_HEADER] {
+        let mut out = [0; CHUNK_HEADER];
         out[..4].copy_from_slice(&count.to_le_bytes());
         out[4..].copy_from_slice(&before.to_le_bytes());
         out

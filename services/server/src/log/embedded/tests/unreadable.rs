@@ -135,8 +135,7 @@ async fn whoever_meets_an_error_of_the_disk_in_a_pause_of_the_applier_does_not_h
         move || {
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
                 // As whoever does not know yet that the disk fails there.
-                let stale =
-                    View { head: Head { epoch: 7, seq: 200, first: 1, at: 0 }, recent: Vec::new(), memory_first: 201 };
+                let stale = View::bare(Head { epoch: 7, seq: 200, first: 1, at: 0 });
                 let unknown = Holes::default();
                 drop(read::from_tables(&log.core.tables, &unknown, &group("A"), &stale, Range::After(49), ALL));
                 // Several times in each pause, but not all the time.
