@@ -32,6 +32,7 @@ mod queue;
 mod quota;
 mod read;
 mod record;
+mod redact;
 mod renewal;
 mod retention;
 mod scan;

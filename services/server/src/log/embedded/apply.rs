@@ -13,9 +13,10 @@ use super::backlog::Block;
 use super::frame::Position;
 use super::pace::Pace;
 use super::record::{DecodeError, Operation, encode_record};
+use super::redact;
 use super::retention::{Look, Rules, oldest_kept};
 use super::spared::Spared;
-use super::table::{CHUNK_HEADER, Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
+use super::table::{Chunk, GROUPS, MESSAGES, META, REDACTIONS, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
 
 /// A chunk is closed when it has so many bytes: with its key it then fills one page of the tables.
@@ -53,7 +54,7 @@ pub(crate) struct Applied {
     pub(crate) again: Vec<GroupName>,
     /// Groups of which a message cannot be read, and why.
     pub(crate) damaged: Vec<(GroupName, DecodeError)>,
-    /// Whether chunks are left to be removed.
+    /// Whether chunks are left to be removed, or texts in them.
     pub(crate) trims_left: bool,
 }
 
@@ -107,6 +108,7 @@ fn write(
     let mut groups = transaction.open_table(GROUPS)?;
     let mut messages = transaction.open_table(MESSAGES)?;
     let mut trims = transaction.open_table(TRIMS)?;
+    let mut redactions = transaction.open_table(REDACTIONS)?;
     let mut numbers = transaction.open_table(META)?;
     let mut next_id = numbers.get(meta::NEXT_ID)?.map_or(1, |value| value.value());
 
@@ -141,12 +143,12 @@ fn write(
         let is_spared = upkeep.spared.has(id);
         let met_here = |error: TableError| error.met_at(id, || group.to_string());
         if !plan.redacted.is_empty() {
-            // Where the disk cannot be read the texts cannot be either.
-            let damaged = match is_spared {
-                true => Vec::new(),
-                false => redact(&mut messages, id, &plan.redacted).map_err(met_here)?,
-            };
-            result.damaged.extend(damaged.into_iter().map(|error| ((*group).clone(), error)));
+            if is_spared {
+                redact::later(&mut redactions, id, &plan.redacted)?;
+            } else {
+                let damaged = redact::now(&mut messages, id, &plan.redacted).map_err(met_here)?;
+                result.damaged.extend(damaged.into_iter().map(|error| ((*group).clone(), error)));
+            }
         }
         let rule = upkeep.rules.of(group.as_str());
         let look = match is_spared {
@@ -172,6 +174,7 @@ fn write(
         }
     }
     result.trims_left = trim_later(&mut messages, &mut trims, upkeep.spared, &mut budget)?;
+    result.trims_left |= redact::what_was_put_off(&mut messages, &mut redactions, upkeep.spared)?;
 
     numbers.insert(meta::NEXT_ID, next_id)?;
     if let Some(end) = end {
@@ -194,12 +197,15 @@ fn fold(
     chunks: &mut Vec<ChunkEntry>,
 ) -> Result<(), TableError> {
     let mut open: Option<OpenChunk> = None;
-    let redacted = plan.operations.iter().filter_map(|operation| match operation {
-        Operation::Redact { seq, .. } => Some(*seq),
-        Operation::Append { .. } | Operation::Purge { .. } | Operation::Delete { .. } => None,
-    });
-    // They are all of one life: where another one began, those before are left out.
-    plan.redacted = redacted.collect();
+    // All are of one life: where another one began, those before are left out. But some may have been asked for that were not there yet.
+    let mut head = plan.row.map_or(0, |row| row.head.seq);
+    for operation in &plan.operations {
+        match operation {
+            Operation::Append { batch, .. } => head = head.max(batch.last()),
+            Operation::Redact { seq, .. } if *seq <= head => drop(plan.redacted.insert(*seq)),
+            Operation::Redact { .. } | Operation::Purge { .. } | Operation::Delete { .. } => {}
+        }
+    }
     for operation in &plan.operations {
         match operation {
             Operation::Append { batch, .. } => {
@@ -279,49 +285,6 @@ impl OpenChunk {
         value.extend_from_slice(&self.records);
         ((row.id, row.head.seq), value)
     }
-}
-
-/// Removes the texts of messages from chunks. Answers with those that cannot be understood, in which nothing can be read either.
-fn redact(
-    messages: &mut Table<'_, (u64, u64), &'static [u8]>,
-    id: u64,
-    seqs: &BTreeSet<u64>,
-) -> Result<Vec<DecodeError>, TableError> {
-    let mut damaged = Vec::new();
-    let mut next = seqs.first().copied();
-    while let Some(seq) = next {
-        let found = match messages.range((id, seq)..=(id, u64::MAX))?.next() {
-            Some(entry) => {
-                let (key, value) = entry?;
-                let last = key.value().1;
-                Some((last, redacted_chunk(last, value.value(), seqs)))
-            }
-            None => None,
-        };
-        let Some((last, chunk)) = found else { break };
-        match chunk {
-            Ok(Some(chunk)) => drop(messages.insert((id, last), chunk.as_slice())?),
-            // They are gone, or their texts were before.
-            Ok(None) => {}
-            Err(error) => damaged.push(error),
-        }
-        next = seqs.range(last.saturating_add(1)..).next().copied();
-    }
-    Ok(damaged)
-}
-
-/// A chunk without the texts of some messages; `None` if it has none of them. What its group had before it is told as ever.
-fn redacted_chunk(last: u64, bytes: &[u8], seqs: &BTreeSet<u64>) -> Result<Option<Vec<u8>>, DecodeError> {
-    let chunk = Chunk::decode(last, bytes)?;
-    let mut out = bytes.get(..CHUNK_HEADER).unwrap_or_default().to_vec();
-    let mut is_changed = false;
-    for record in chunk.records()? {
-        let is_meant = seqs.contains(&record.seq) && !record.is_removed();
-        is_changed |= is_meant;
-        let record = if is_meant { record.redacted() } else { record };
-        encode_record(&record, &mut out);
-    }
-    Ok(is_changed.then_some(out))
 }
 
 /// Removes chunks of a group that end at or before `through`, as far as the budget goes. Answers whether that was all.

@@ -70,7 +70,14 @@ pub(crate) fn export_from(disk: &Arc<dyn Disk>, group: &GroupName, out: &mut dyn
     }
 
     let next = recent.first.max(row.map_or(1, |row| row.head.first));
-    let mut lines = Lines { group, epoch: 0, next, redacted: &recent.redacted, written: 0, gaps: Vec::new(), out };
+    let mut redacted = recent.redacted.clone();
+    if let Some(row) = &row {
+        match tables.read(|transaction| table::redactions(transaction, row.id)) {
+            Ok(put_off) => redacted.extend(put_off),
+            Err(error) => missing.push(format!("which texts are to be removed yet: {error}")),
+        }
+    }
+    let mut lines = Lines { group, epoch: 0, next, redacted, written: 0, gaps: Vec::new(), out };
     if let Some(row) = row {
         lines.epoch = row.head.epoch;
         copy_stored(&tables, &row, &mut lines)?;
@@ -138,7 +145,8 @@ impl Recent {
                 self.batches.push(batch);
             }
             Operation::Purge { through, .. } => self.first = self.first.max(through.min(self.head).saturating_add(1)),
-            Operation::Redact { seq, .. } => drop(self.redacted.insert(seq)),
+            Operation::Redact { seq, .. } if seq <= self.head => drop(self.redacted.insert(seq)),
+            Operation::Redact { .. } => {}
             Operation::Delete { .. } => *self = Self { dropped: true, ..Self::default() },
         }
     }
@@ -150,7 +158,7 @@ struct Lines<'a> {
     epoch: u64,
     /// The message that is to come.
     next: u64,
-    redacted: &'a BTreeSet<u64>,
+    redacted: BTreeSet<u64>,
     written: u64,
     /// The first and the last of messages that did not come.
     gaps: Vec<(u64, u64)>,

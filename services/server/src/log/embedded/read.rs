@@ -1,5 +1,6 @@
 //! Reads: what memory has of a group, and the tables for what it has not.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use redb::ReadableTable;
@@ -21,14 +22,6 @@ struct Gathered {
 impl Gathered {
     fn new(limit: PageLimit) -> Self {
         Self { limit, records: Vec::new(), bytes: 0 }
-    }
-
-    /// As [`Gathered::push`], of a record of the tables, which may not know yet that its text was removed.
-    fn push_stored(&mut self, record: &Record, view: &View) -> bool {
-        match view.redacted.contains(&record.seq) {
-            true => self.push(&record.redacted()),
-            false => self.push(record),
-        }
     }
 
     /// Takes a record; `false` if the limit is reached.
@@ -77,7 +70,15 @@ pub(crate) fn from_tables(
     range: Range,
     limit: PageLimit,
 ) -> Result<Page, TableError> {
-    let mut reading = Reading { holes, group, view, head: view.head, gathered: Gathered::new(limit), at: At::Group };
+    let mut reading = Reading {
+        holes,
+        group,
+        view,
+        head: view.head,
+        redacted: BTreeSet::new(),
+        gathered: Gathered::new(limit),
+        at: At::Group,
+    };
     let begun = Instant::now();
     holes.may_read_row(group)?;
     let read = tables.read(|transaction| {
@@ -87,6 +88,7 @@ pub(crate) fn from_tables(
         let Some(row) = row else { return Ok(()) };
         // Retention may have been quicker than memory is told of it; whoever reads must know what is not there for that.
         reading.head.first = view.head.first.max(row.head.first.min(view.head.seq + 1));
+        reading.redacted = table::redactions(transaction, row.id)?;
         let messages = transaction.open_table(MESSAGES)?;
         match range {
             Range::After(after) => reading.forward(&messages, &row, after),
@@ -130,11 +132,21 @@ struct Reading<'a> {
     group: &'a GroupName,
     view: &'a View,
     head: Head,
+    /// Messages whose texts stand in the tables though they are removed, as far as the tables know.
+    redacted: BTreeSet<u64>,
     gathered: Gathered,
     at: At,
 }
 
 impl Reading<'_> {
+    /// As [`Gathered::push`], of a record of the tables.
+    fn push(&mut self, record: &Record) -> bool {
+        match self.redacted.contains(&record.seq) || self.view.redacted.contains(&record.seq) {
+            true => self.gathered.push(&record.redacted()),
+            false => self.gathered.push(record),
+        }
+    }
+
     fn forward(
         &mut self,
         messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
@@ -193,7 +205,7 @@ impl Reading<'_> {
                 Ok(records) => {
                     let wanted = begin..self.view.memory_first;
                     for record in records.iter().filter(|record| wanted.contains(&record.seq)) {
-                        if !self.gathered.push_stored(record, self.view) {
+                        if !self.push(record) {
                             return Ok(Read::Full);
                         }
                     }
@@ -241,7 +253,7 @@ impl Reading<'_> {
                 self.holes.read_before(self.group, below - 1);
             }
             for record in records.iter().rev().filter(|record| record.seq < below) {
-                if record.seq < first || !self.gathered.push_stored(record, self.view) {
+                if record.seq < first || !self.push(record) {
                     return Ok(());
                 }
             }

@@ -177,7 +177,12 @@ impl Tail {
                 entry.recent.push_back(Kept { batch: Arc::clone(batch), bytes: *bytes });
             }
             Operation::Purge { .. } => {}
-            Operation::Redact { seq, .. } => entry.redact(*seq),
+            Operation::Redact { seq, .. } => {
+                // Of those asked for together some may not be there yet: what comes in their places is not meant.
+                if head.is_some_and(|head| *seq <= head.seq) {
+                    entry.redact(*seq);
+                }
+            }
             Operation::Delete { .. } => {
                 entry.recent.clear();
                 entry.redacted.clear();

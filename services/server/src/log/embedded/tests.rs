@@ -67,7 +67,10 @@ fn batch(name: &str, epoch: u64, first: u64, last: u64) -> Arc<Batch> {
 fn assert_records(found: &[Record], expected: &[Record], what: &str) {
     let seqs = |records: &[Record]| records.iter().map(|record| record.seq).collect::<Vec<_>>();
     assert_eq!(seqs(found), seqs(expected), "{what}");
-    assert!(found == expected, "{what}: the right numbers with other content");
+    let other: Vec<_> = found.iter().zip(expected).filter(|(found, expected)| found != expected).collect();
+    let other = other.iter().map(|(found, expected)| (found.seq, found.is_removed(), expected.is_removed()));
+    let other: Vec<_> = other.collect();
+    assert!(other.is_empty(), "{what}: the right numbers with other content: {other:?}");
 }
 
 /// Checks that a group holds just these records, forward and backward.

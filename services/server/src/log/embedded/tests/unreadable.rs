@@ -296,6 +296,40 @@ fn exported(lines: &[u8], name: &str) -> Vec<u64> {
     std::str::from_utf8(lines).unwrap().lines().map(line).collect()
 }
 
+/// Be the removal in the tables or in the commit log alone, and the message too.
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_texts_are_not_exported() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("A", 7, 1, 6)]).await.unwrap();
+    log.redact(0, &group("A"), 7, &[2]).await.unwrap();
+    assert!(log.flush().await);
+    let removes = tertulia_protocol::Removal { first: 2, last: 2, sender: Some("ada") };
+    let told =
+        Record { id: Some(tertulia_protocol::PostId::of_removal(removes)), ..batch("A", 7, 8, 8).records[0].clone() };
+    let batch_of = |records| Arc::new(Batch { group: group("A"), epoch: 7, records });
+    log.append(0, vec![batch("A", 7, 7, 7)]).await.unwrap();
+    log.append(0, vec![batch_of(vec![told])]).await.unwrap();
+    log.redact(0, &group("A"), 7, &[4, 7]).await.unwrap();
+    log.crash();
+    let shared: Arc<dyn Disk> = Arc::new(disk.copy());
+    let mut lines = Vec::new();
+    assert_eq!(export_from(&shared, &group("A"), &mut lines).unwrap(), 8);
+    let lines = String::from_utf8(lines).unwrap();
+    for (seq, line) in (1..).zip(lines.lines()) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let whole = batch("A", 7, seq, seq);
+        let record = &whole.records[0];
+        let is_removed = [2, 4, 7].contains(&seq);
+        let text = if is_removed { "" } else { &record.message };
+        let id = if seq == 8 { None } else { record.id_of_client() };
+        assert_eq!((line["message"].as_str(), line["id"].as_str()), (Some(text), id), "{line}");
+        assert_eq!(line["removed"].as_bool(), is_removed.then_some(true), "{line}");
+        let removes = serde_json::json!({"first": 2, "last": 2, "sender": "ada"});
+        assert_eq!(line.get("removes"), (seq == 8).then_some(&removes), "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_taken_over_is_exported_as_far_as_it_can_be_read() {
     let disk = SimulatedDisk::default();
