@@ -296,6 +296,39 @@ fn exported(lines: &[u8], name: &str) -> Vec<u64> {
     std::str::from_utf8(lines).unwrap().lines().map(line).collect()
 }
 
+/// What is acknowledged is not kept back by it, nobody reads the text meanwhile, and it goes once the disk is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_on_a_bad_sector_is_left_out_and_removed_later() {
+    let (disk, log) = with_bad_sectors(&["A", "B"], &["A/7/30/"], Duration::from_millis(1)).await;
+    let put_off = |log: &Embedded| {
+        let id = log.core.tables.row(&group("A")).unwrap().unwrap().id;
+        log.core.tables.read(|transaction| super::super::table::redactions(transaction, id)).unwrap()
+    };
+    let redact = async |log: &Embedded, name: &str, seqs: &[u64]| log.redact(0, &group(name), 7, seqs).await;
+    assert_eq!(redact(&log, "A", &[1, 30]).await, Ok(2));
+    assert_eq!(redact(&log, "B", &[2]).await, Ok(1));
+    assert!(log.flush().await, "{:?}", log.trouble());
+    assert_eq!(put_off(&log), [1, 30].into());
+    log.close().await;
+
+    disk.set_faults(Faults::default());
+    let is_removed = async |log: &Embedded, name: &str, seq: u64| {
+        let page = log.read(0, &group(name), Range::Before(seq + 1), ALL).await.unwrap().unwrap();
+        let record = page.records.into_iter().last().unwrap();
+        assert_eq!(record.seq, seq);
+        record == batch(name, 7, seq, seq).records[0].redacted()
+    };
+    // First by an engine that moves nothing.
+    let log = start_on(&disk, &config());
+    assert!(is_removed(&log, "A", 1).await && is_removed(&log, "A", 30).await && is_removed(&log, "B", 2).await);
+    assert!(!is_removed(&log, "A", 29).await);
+    log.append(0, vec![batch("C", 7, 1, 1)]).await.unwrap();
+    assert!(log.flush().await);
+    assert_eq!(put_off(&log), [].into());
+    assert!(is_removed(&log, "A", 1).await && is_removed(&log, "A", 30).await);
+    log.close().await;
+}
+
 /// Be the removal in the tables or in the commit log alone, and the message too.
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_texts_are_not_exported() {
