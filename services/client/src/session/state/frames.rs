@@ -81,7 +81,8 @@ impl State {
             FromServer::Rejected(rejected) => self.rejected(&rejected, now)?,
             FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
             FromServer::Refreshed { expires_at } => self.refreshed(expires_at),
-            FromServer::Welcome(_) | FromServer::Pong {} => {}
+            // It is not asked for.
+            FromServer::Welcome(_) | FromServer::Removed(_) | FromServer::Pong {} => {}
         }
         Ok(())
     }
