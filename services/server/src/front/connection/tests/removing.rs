@@ -191,3 +191,17 @@ async fn that_it_is_not_known_or_half_done_is_said_so_that_it_is_asked_for_again
         assert_eq!(rejected["retry_after_ms"].is_u64(), code == "unavailable", "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_is_to_end_answers_it_first() {
+    let (mut task, _admitted, mut client) = proven(Limits::default()).await;
+    fill_group(&task.shared.shards, &dogs(), 1).await;
+    task.on_line(&remove());
+    task.finish(CloseReason::Drain);
+    let ending = std::future::poll_fn(|cx| task.poll(cx));
+    assert_eq!(tokio::time::timeout(NEVER, ending).await.unwrap(), CloseReason::Drain);
+    drop(task);
+    let mut told = String::new();
+    client.read_to_string(&mut told).await.unwrap();
+    assert!(told.contains("no_such_message"), "{told}");
+}
