@@ -1,8 +1,12 @@
 //! Users take back messages of their own: who may, and what the others see of it.
 
+use std::fs;
+
 use anyhow::{Context, Result};
+use harness::deadline::PATIENCE;
 use harness::issuer::Issuer;
 use harness::metrics::Metrics;
+use harness::terminal::Terminal;
 use harness::{RawClient, Server};
 use serde_json::{Value, json};
 
@@ -117,5 +121,29 @@ async fn who_proves_nothing_or_may_not_post_takes_nothing_back() -> Result<()> {
     let mut bob = welcome(&off, &issuer.token("bob", 600, json!({}))?).await?;
     join(&mut bob, "Dogs").await?;
     ask(&mut bob, remove(1), refused("forbidden")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_terminal_client_takes_back_what_was_typed_last() -> Result<()> {
+    let (issuer, directory) = (Issuer::new()?, tempfile::tempdir()?);
+    let server = issuer.server().start().await?;
+    let (address, file) = (server.chat().to_string(), directory.path().join("token"));
+    fs::write(&file, issuer.token("ada", 600, json!({}))?)?;
+    let mut terminal =
+        Terminal::start(&[&address, "--token-file", &file.display().to_string(), "--join", "Dogs", "--linger", "60"])?;
+    for line in ["hello", "oh no", "remove"] {
+        terminal.types(line).await?;
+    }
+    terminal.hang_up();
+    for (seq, sender, text) in [(1, "ada", "hello"), (2, "ada", "oh no"), (3, "@system", TOLD)] {
+        let line = terminal.line().await?;
+        let fields: Vec<&str> = line.split('\t').collect();
+        assert_eq!([&fields[..3], &fields[4..]].concat(), ["message", "Dogs", &seq.to_string(), sender, text]);
+    }
+    let (code, said) = terminal.end(PATIENCE).await?;
+    assert!(code == Some(0) && said.contains("removed from Dogs: oh no"), "{code:?}: {said}");
+    let mut ada = welcome(&server, &issuer.token("ada", 600, json!({}))?).await?;
+    assert_eq!(texts(&mut ada).await?, ["hello", "", TOLD]);
     Ok(())
 }
