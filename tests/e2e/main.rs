@@ -21,5 +21,6 @@ mod passwords;
 mod proxied;
 mod reconnecting;
 mod resume;
+mod taking_back;
 mod terminal;
 mod tls;

@@ -124,6 +124,7 @@ fn read_extended(line: &[u8]) -> Result<Event> {
         })),
         FromServer::Groups(it) => Event::Groups(Arc::new(read_groups(it))),
         FromServer::Refreshed { .. } => Event::Refreshed,
+        FromServer::Removed(_) => Event::Removed,
         FromServer::Ping {} => Event::Ping,
         FromServer::Pong {} => Event::Pong,
         FromServer::GoingAway(it) => Event::GoingAway(Arc::new((it.reason.into(), it.reconnect_after_ms))),

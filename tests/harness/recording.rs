@@ -113,6 +113,8 @@ pub enum Event {
     Groups(Arc<Groups>),
     /// `Refreshed`.
     Refreshed,
+    /// `Removed`.
+    Removed,
     /// `Ping`.
     Ping,
     /// `Pong`.

@@ -34,7 +34,7 @@ fn a_fault_names_what_and_where() {
     assert_eq!(message(b"{\"Join\":{}}"), "the line is not valid: missing field `group_name` at column 10");
     assert_eq!(message(b"{\"Join\":"), "the line is not valid: EOF while parsing a value at column 8");
     assert_eq!(message(b"\xff"), "the line is not UTF-8 at column 1");
-    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Refresh, Ping, Pong, at column 1";
+    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Refresh, Remove, Ping, Pong, at column 1";
     for line in ["[]", "{}", "\"Join\"", "1", "{\"Join\":{},\"Post\":{}}"] {
         assert_eq!(message(line.as_bytes()), shape);
     }
@@ -112,6 +112,11 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
         (proptest::option::of(text()), proptest::option::of(text()), number())
             .prop_map(|(prefix, after, limit)| FromClient::Groups(GroupsRequest { prefix, after, limit })),
         text().prop_map(|token| FromClient::Refresh { token }),
+        (text(), 0..1u64 << 53, number()).prop_map(|(group_name, seq, epoch)| FromClient::Remove(Remove {
+            group_name,
+            seq,
+            epoch
+        })),
         Just(FromClient::Ping {}),
         Just(FromClient::Pong {}),
     ]
@@ -143,6 +148,9 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
             }
         ),
         proptest::option::of(number()).prop_map(|expires_at| FromServer::Refreshed { expires_at }),
+        (text(), number(), number(), number()).prop_map(|(group_name, epoch, seq, told_by)| {
+            FromServer::Removed(Removed { group_name, epoch, seq, told_by })
+        }),
         (text(), number(), number(), number(), any::<bool>()).prop_map(
             |(group_name, epoch, head, members, recovered)| FromServer::Joined(Joined {
                 group_name,

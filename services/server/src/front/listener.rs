@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
     pub(super) auth: Auth,
+    /// Whether users may take back their messages.
+    pub(super) remove_own: bool,
     /// What all posts weigh that wait for the log.
     pub(super) weight: Arc<AtomicUsize>,
     /// That members cannot be caught up: all of them meet the same error, again and again.
@@ -226,6 +228,7 @@ impl Front {
             metrics,
             tracer,
             auth,
+            remove_own: config.remove_own,
             weight: Arc::default(),
             unread: Complaint::default(),
             unanswered: Complaint::default(),

@@ -50,7 +50,7 @@ pub enum Request {
         /// What the owner found.
         reply: oneshot::Sender<Users>,
     },
-    /// What only the admin API asks.
+    /// What the admin API asks, and who takes back a message.
     Admin(Box<Admin>),
     /// What another node asks the owner.
     Asked(Asked),

@@ -27,6 +27,7 @@ use crate::tls::Acceptor;
 use crate::tls::tests::Directory;
 
 mod proving;
+mod removing;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(30);
@@ -103,6 +104,7 @@ fn task_within(limits: Limits, socket: Stream) -> (Task, Admitted) {
         unread,
         unanswered,
         auth: Auth::default(),
+        remove_own: true,
         not_let_in: Complaint::default(),
     };
     (Task::new(Arc::new(shared), me, socket), admitted)

@@ -1,4 +1,4 @@
-//! The texts of messages, removed because a moderator wants that; the group is told by a message of its own.
+//! The texts of messages, removed because a moderator wants that, or who posted them; the group is told by a message of its own.
 
 use std::sync::Arc;
 use std::time::Instant;
