@@ -20,6 +20,7 @@ mod order;
 mod passwords;
 mod proxied;
 mod reconnecting;
+mod removals;
 mod resume;
 mod taking_back;
 mod terminal;

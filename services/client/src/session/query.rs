@@ -179,6 +179,8 @@ impl Queries {
                 sender: message.sender.into_owned(),
                 at: message.at,
                 text: message.message.into_owned(),
+                removed: message.removed,
+                removes: message.removes.map(Into::into),
             });
         }
         let enough = self.gathered.len() as u64 >= *count;

@@ -57,6 +57,8 @@ impl State {
                     group: message.group_name.into_owned(),
                     sender: message.sender.into_owned(),
                     text: message.message.into_owned(),
+                    removed: message.removed,
+                    removes: message.removes.map(Into::into),
                 };
                 self.message(line, id.as_deref());
             }
