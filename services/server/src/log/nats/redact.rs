@@ -105,7 +105,7 @@ impl Core {
     }
 
     /// Stores what stands for a message once that is gone.
-    async fn substitute(&self, shard: u16, group: &GroupName, message: &Message) -> Result<(), AppendError> {
+    pub(super) async fn substitute(&self, shard: u16, group: &GroupName, message: &Message) -> Result<(), AppendError> {
         let stream = self.link.names.stream_of(shard);
         let subject = self.link.names.substitute(shard, group, message.seq);
         let messages = [(subject, Bytes::from(message.encode()))];
