@@ -103,7 +103,8 @@ class Client:
             print(f"{fields['first']} to {fields['last']} are gone", file=sys.stderr, flush=True)
         elif kind == "Message":
             self.seen = fields["seq"]
-            print(fields["seq"], fields["sender"], repr(fields["message"]), sep="\t", flush=True)
+            text = "(removed)" if fields.get("removed") else repr(fields["message"])  # Texts that `removes` names are not to be shown any more.
+            print(fields["seq"], fields["sender"], text, sep="\t", flush=True)
             if (fields["sender"], fields.get("id")) == (self.user, waits):
                 self.answered()
         elif kind == "Posted" and fields.get("id") == waits:

@@ -61,6 +61,7 @@ mod tests {
                 "RemoveHold",
                 "DeleteGroup",
                 "PurgeHistory",
+                "RemoveMessages",
                 "Announce",
                 "GetShardMap",
                 "WatchEvents",

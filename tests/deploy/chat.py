@@ -13,14 +13,14 @@ class Refused(Exception):
 class Client:
     """One connection, within TLS if there is a context and the name that the server's certificate is for. Not for several threads at once."""
 
-    def __init__(self, address, user, timeout=10, tls=None, name=None):
+    def __init__(self, address, user, timeout=10, tls=None, name=None, token=None):
         self.socket = socket.create_connection(address, timeout)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_hostname=name)
         self.lines = self.socket.makefile("rb")
         # What `GoingAway` said, once it has come.
         self.going_away = None
-        self.send("Hello", version=1, user=user)
+        self.send("Hello", version=1, user=user, **({"token": token} if token else {}))
         self.welcome = self.expect("Welcome")
 
     def send(self, kind, **fields):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import chat
 from cluster import ADMIN, Cluster, LogFollower, Namespace, admin, image_values, page
-from support import ROOT, need, run, wait_until
+from support import ROOT, need, run, server_binary, wait_until
 
 CHART = ROOT / "helm" / "tertulia"
 CLUSTER = None
@@ -286,6 +286,85 @@ class Tls(unittest.TestCase):
         self.assertEqual(self.namespace.ready_pod(), before)
         self.assertEqual(self.namespace.pod()["status"]["containerStatuses"][0]["restartCount"], 0)
         member.close()
+
+
+class Authentication(unittest.TestCase):
+    """Clients that have to show a token, and keys that are replaced."""
+
+    def setUp(self):
+        self.namespace = Namespace("authentication")
+        self.folder = tempfile.TemporaryDirectory(dir=ROOT / "target")
+
+    def tearDown(self):
+        self.namespace.remove()
+        self.folder.cleanup()
+
+    def key(self, name):
+        """A file with a new key."""
+        file = Path(self.folder.name, name)
+        file.write_text(run(server_binary(), "auth", "key").stdout)
+        return file
+
+    def token(self, key, *words):
+        return run(server_binary(), "auth", "token", "--auth-keys-file", key, "--user", "ada", *words).stdout.strip()
+
+    def secret(self, name, key):
+        text = self.namespace.kubectl("create", "secret", "generic", name, f"--from-file=keys.json={key}", "--dry-run=client", "--output=yaml").stdout
+        self.namespace.kubectl("apply", "--server-side", "--filename", "-", stdin=text)
+
+    def is_refused(self, address, *words, code="unauthenticated", **more):
+        with self.assertRaises(chat.Refused) as refused:
+            chat.Client(address, *words, **more)
+        self.assertEqual(refused.exception.args[0]["code"], code)
+
+    def test_the_chart_and_other_keys(self):
+        old, new = self.key("old"), self.key("new")
+        self.secret("chat-keys", old)
+        values = ["auth.existingSecret=chat-keys", "config.tls.reload_interval=500ms", "persistence.enabled=false"]
+        self.namespace.helm("install", "tertulia", CHART, "--wait", "--timeout", "120s", *image_values(), *(word for value in values for word in ("--set", value)))
+        before = self.namespace.ready_pod()
+        self.namespace.helm("test", "tertulia", "--timeout", "60s")
+        address = self.namespace.service("tertulia", 8088)
+        wait_until("the service leads to the server", lambda: chat.Client(address, None, token=self.token(old)).close() or True, 20)
+        ada = chat.Client(address, None, token=self.token(old, "--read", "D*", "--post", "Dogs"))
+        self.assertEqual(ada.welcome["user"], "ada")
+        ada.join("Dogs")
+        self.assertEqual(ada.post("Dogs", "before", "id-1")["seq"], 1)
+        with self.assertRaises(chat.Refused) as refused:
+            ada.join("Cats")
+        self.assertEqual(refused.exception.args[0]["code"], "forbidden")
+        self.is_refused(address, "ada")
+        self.is_refused(address, None, token=self.token(new))
+
+        self.secret("chat-keys", new)
+        # The kubelet looks at Secrets once a minute, and at a pod at once when it has changed.
+        self.namespace.kubectl("annotate", "pod", "tertulia-0", "renewed=now")
+
+        def is_taken():
+            try:
+                chat.Client(address, None, token=self.token(new)).close()
+            except chat.Refused:
+                return False
+            return True
+
+        wait_until("the new key counts", is_taken, 120, every=1)
+        self.is_refused(address, None, token=self.token(old))
+        # Who is in stays until its token ends.
+        self.assertEqual(ada.post("Dogs", "after", "id-2")["seq"], 2)
+        self.assertEqual(self.namespace.ready_pod(), before)
+        ada.close()
+
+    def test_the_component(self):
+        key = self.key("keys")
+        self.secret("tertulia-auth", key)
+        self.namespace.kubectl("apply", "-k", self.namespace.kustomization("overlays/memory", components=["authentication"]))
+        self.namespace.ready_pod()
+        address = self.namespace.forward("pod/tertulia-0", 8088)
+        self.is_refused(address, "ada")
+        ada = chat.Client(address, None, token=self.token(key))
+        ada.join("Dogs")
+        self.assertEqual(ada.post("Dogs", "woof", "id-1")["seq"], 1)
+        ada.close()
 
 
 class NotReady(unittest.TestCase):

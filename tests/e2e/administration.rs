@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 const MARK: &str = "<!-- tests/e2e/administration.rs runs these lines -->";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8089";
-const CALLS: [&str; 15] = [
+const CALLS: [&str; 16] = [
     "WatchEvents",
     "ListGroups",
     "GetGroup",
@@ -27,6 +27,7 @@ const CALLS: [&str; 15] = [
     "ListHolds",
     "RemoveHold",
     "PurgeHistory",
+    "RemoveMessages",
     "CloseGroup",
     "DeleteGroup",
 ];
@@ -104,13 +105,14 @@ fn check(command: &str, written: &str, past: &[String]) -> Result<()> {
         ("KickMember", _) => json["kicked"] == 1,
         ("Disconnect", _) => json["disconnected"] == 1,
         ("PurgeHistory", _) => json["removedMessages"] == "1",
+        ("RemoveMessages", _) => json["removedMessages"] == 1 && json["seq"] == "5",
         ("ListHolds", _) => {
             json["holds"][0]["reason"] == "spam" && json["holds"].as_array().is_some_and(|all| all.len() == 1)
         }
         ("RemoveHold", _) => json["removed"]["user"] == "bob",
         ("CloseGroup", 0) => json["removedMembers"] == 1,
         ("CloseGroup", _) => json == serde_json::json!({}),
-        ("DeleteGroup", _) => json["removedMessages"] == "3",
+        ("DeleteGroup", _) => json["removedMessages"] == "4",
         _ => false,
     };
     expect(right, command, written)
@@ -187,6 +189,7 @@ async fn the_lines_of_the_readme_do_what_they_say() -> Result<()> {
         ("Disconnect", 1),
         ("RemoveHold", 1),
         ("PurgeHistory", 1),
+        ("RemoveMessages", 1),
         ("CloseGroup", 2),
     ] {
         let lines = log.lines().filter(|line| line.contains("moderated") && line.contains(call)).count();

@@ -20,6 +20,8 @@ mod order;
 mod passwords;
 mod proxied;
 mod reconnecting;
+mod removals;
 mod resume;
+mod taking_back;
 mod terminal;
 mod tls;

@@ -112,6 +112,8 @@ fn read_extended(line: &[u8]) -> Result<Event> {
             text: it.message.into(),
             at: it.at,
             id: it.id.map(Into::into),
+            removed: it.removed,
+            removes: it.removes.map(read_removal),
         })),
         FromServer::Lagged(it) => {
             Event::Lagged(Arc::new(Lagged { group: it.group_name.into(), first: it.first, last: it.last }))
@@ -124,6 +126,7 @@ fn read_extended(line: &[u8]) -> Result<Event> {
         })),
         FromServer::Groups(it) => Event::Groups(Arc::new(read_groups(it))),
         FromServer::Refreshed { .. } => Event::Refreshed,
+        FromServer::Removed(_) => Event::Removed,
         FromServer::Ping {} => Event::Ping,
         FromServer::Pong {} => Event::Pong,
         FromServer::GoingAway(it) => Event::GoingAway(Arc::new((it.reason.into(), it.reconnect_after_ms))),
@@ -150,10 +153,16 @@ fn read_history(it: extended::History<'_>) -> History {
             text: past.message.into(),
             at: past.at,
             id: past.id.map(Into::into),
+            removed: past.removed,
+            removes: past.removes.map(read_removal),
         })
     });
     let messages = messages.collect();
     History { group, epoch: it.epoch, messages, more: it.more }
+}
+
+fn read_removal(it: extended::Removal<'_>) -> (u64, u64, Option<Arc<str>>) {
+    (it.first, it.last, it.sender.map(Into::into))
 }
 
 fn read_groups(it: extended::Groups<'_>) -> Groups {

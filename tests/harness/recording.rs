@@ -43,6 +43,10 @@ pub struct Message {
     pub at: u64,
     /// The id that the post carried.
     pub id: Option<Arc<str>>,
+    /// Whether its text was removed.
+    pub removed: bool,
+    /// The removal of which it tells: the first and the last message, and of whom.
+    pub removes: Option<(u64, u64, Option<Arc<str>>)>,
 }
 
 /// A message, as the classic dialect tells it.
@@ -113,6 +117,8 @@ pub enum Event {
     Groups(Arc<Groups>),
     /// `Refreshed`.
     Refreshed,
+    /// `Removed`.
+    Removed,
     /// `Ping`.
     Ping,
     /// `Pong`.

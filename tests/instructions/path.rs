@@ -12,11 +12,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use tertulia_protocol::codec::{classic_message, decode_classic, decode_extended, extended_message};
 use tertulia_protocol::extended;
-use tertulia_server::auth::Auth;
 use tertulia_server::front::{self, Front, Limits};
 use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::shard::{self, Bounds, Shards};
-use tertulia_server::telemetry::trace::Tracer;
 use tokio_util::sync::CancellationToken;
 
 const MESSAGE: &str = "0123456789 the quick brown fox jumps over the lazy dog, and once more: the quick brown fox jumps over the lazy dog 0123456789 +";
@@ -45,8 +43,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("encode-extended", |rounds| {
         lines(rounds, |_, out| {
             let (group_name, message, sender) = ("Dogs".into(), MESSAGE.into(), "ada".into());
-            let message =
-                extended::Message { group_name, message, seq: 123_456, sender, at: 1_764_000_000_000, id: None };
+            let message = extended::Message {
+                group_name,
+                message,
+                seq: 123_456,
+                sender,
+                at: 1_764_000_000_000,
+                id: None,
+                removed: false,
+                removes: None,
+            };
             extended_message(&message, out);
         })
     }),
@@ -99,15 +105,7 @@ fn chat(rounds: usize, chat: Chat) -> anyhow::Result<usize> {
     runtime.block_on(async {
         let shards = start_shards();
         let stop = CancellationToken::new();
-        let front = Front::new(
-            &front::Config::default(),
-            Limits::default(),
-            shards.clone(),
-            Tracer::default(),
-            Auth::default(),
-            None,
-            1,
-        );
+        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), front::Options::default());
         let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(front.clone().serve(listener, stop.clone()));

@@ -120,7 +120,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 const AFTER_HELP: &str = "\
 Commands (also with a slash before them):
   join GROUP [--last N], leave [GROUP], post GROUP TEXT, say TEXT, members [GROUP], groups [PREFIX],
-  history [GROUP] [N], help, quit
+  history [GROUP] [N], remove [GROUP] [SEQ], help, quit
   Any other line is posted to the current group: the one joined or posted to last.
   A group name with blanks is put in double quotes; a text that begins with a slash is typed with two.
 

@@ -47,7 +47,7 @@ codes! {
     UnsupportedVersion = "unsupported_version",
     /// It is not proven who the client is, or not any more.
     Unauthenticated = "unauthenticated",
-    /// The user's token does not allow this.
+    /// The user's token does not allow this, or the server does not to whoever proves nothing.
     Forbidden = "forbidden",
     /// The line is longer than the limit; the connection is closed.
     LineTooLong = "line_too_long",
@@ -61,6 +61,8 @@ codes! {
     BadPostId = "bad_post_id",
     /// Nobody has joined or posted to a group of that name.
     NoSuchGroup = "no_such_group",
+    /// The group has no such message of this user.
+    NoSuchMessage = "no_such_message",
     /// The request needs membership of the group.
     NotAMember = "not_a_member",
     /// A moderator removed this member and it may not come back yet.

@@ -43,6 +43,9 @@ pub enum FromClient<'a> {
         #[serde(borrow)]
         token: Cow<'a, str>,
     },
+    /// Take back a message of one's own.
+    #[serde(borrow)]
+    Remove(Remove<'a>),
     /// Ask for a `Pong`.
     Ping {},
     /// Answer a `Ping`.
@@ -51,7 +54,7 @@ pub enum FromClient<'a> {
 
 /// The names of all kinds of lines that a client may send, as they stand on the wire.
 pub const CLIENT_KINDS: &[&str] =
-    &["Hello", "Join", "Leave", "Post", "History", "Members", "Groups", "Refresh", "Ping", "Pong"];
+    &["Hello", "Join", "Leave", "Post", "History", "Members", "Groups", "Refresh", "Remove", "Ping", "Pong"];
 
 /// The first line of an extended connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +151,19 @@ pub struct GroupsRequest<'a> {
     pub limit: Option<u64>,
 }
 
+/// Take back a message of one's own: its text goes, and the group is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remove<'a> {
+    /// The group.
+    #[serde(borrow)]
+    pub group_name: Cow<'a, str>,
+    /// The message.
+    pub seq: u64,
+    /// The life of the group to which it belongs; the present one, without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
 /// What a client receives. A client ignores kinds and fields that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromServer<'a> {
@@ -184,6 +200,9 @@ pub enum FromServer<'a> {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<u64>,
     },
+    /// The answer to `Remove`: the text is gone.
+    #[serde(borrow)]
+    Removed(Removed<'a>),
     /// The server asks for a `Pong`.
     Ping {},
     /// The answer to `Ping`.
@@ -211,6 +230,7 @@ pub const SERVER_KINDS: &[&str] = &[
     "Members",
     "Groups",
     "Refreshed",
+    "Removed",
     "Ping",
     "Pong",
     "GoingAway",
@@ -346,6 +366,39 @@ pub struct Message<'a> {
     /// The id that the post carried.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
+    /// Whether its text was removed: `message` is empty then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// The removal of which it tells.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<Removal<'a>>,
+}
+
+/// Of which messages of the group the texts were removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal<'a> {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Only those of this sender; of all, without one.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<crate::Removal<'a>> for Removal<'a> {
+    fn from(removal: crate::Removal<'a>) -> Self {
+        let crate::Removal { first, last, sender } = removal;
+        Self { first, last, sender: sender.map(Into::into) }
+    }
+}
+
+impl Removal<'_> {
+    /// Whether message `seq` of this sender is one of them.
+    #[must_use]
+    pub fn covers(&self, seq: u64, sender: &str) -> bool {
+        (self.first..=self.last).contains(&seq) && self.sender.as_ref().is_none_or(|of| of == sender)
+    }
 }
 
 /// Messages that retention removed before this member could read them.
@@ -391,6 +444,12 @@ pub struct PastMessage<'a> {
     /// The id that the post carried.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
+    /// Whether its text was removed: `message` is empty then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// The removal of which it tells.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub removes: Option<Removal<'a>>,
 }
 
 /// A page of the users in a group, each once, ordered by name.
@@ -428,6 +487,20 @@ pub struct GroupSummary<'a> {
     pub head: u64,
 }
 
+/// The answer to `Remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed<'a> {
+    /// The group.
+    #[serde(borrow)]
+    pub group_name: Cow<'a, str>,
+    /// The life of the group to which the numbers belong.
+    pub epoch: u64,
+    /// The message whose text is gone.
+    pub seq: u64,
+    /// The message by which the group is told.
+    pub told_by: u64,
+}
+
 /// The server is about to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoingAway<'a> {
@@ -458,7 +531,8 @@ pub struct Rejected<'a> {
     /// Try again after so many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// It is not known whether the request was carried out: a post may be stored. The same one again, with its id, is harmless.
+    /// It is not known whether the request was carried out, or all of it: a post may be stored, a text be gone. The same one again, a post
+    /// with its id, is harmless.
     #[serde(default, skip_serializing_if = "is_false")]
     pub outcome_unknown: bool,
 }

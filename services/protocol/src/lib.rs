@@ -12,7 +12,7 @@ pub mod name;
 
 pub use code::Code;
 pub use codec::{Fault, LineBuffer, LineTooLong};
-pub use name::{GroupName, NameError, NameRules, PostId, UserName};
+pub use name::{GroupName, NameError, NameRules, PostId, Removal, UserName};
 
 /// The newest version of the extended dialect that this crate speaks.
 pub const VERSION: u32 = 1;

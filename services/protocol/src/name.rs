@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod post_id;
+
+pub use post_id::Removal;
+
 /// The longest group name that any deployment can allow, in bytes.
 pub const MAX_GROUP_NAME_BYTES: usize = 255;
 /// The longest user name, in bytes.
@@ -147,35 +151,6 @@ impl UserName {
     /// As [`UserName::new`], for any other name.
     pub fn from_stored(text: &str) -> Result<Self, NameError> {
         if text == "@system" { Ok(Self::system()) } else { Self::new(text) }
-    }
-}
-
-/// The first character of ids that servers make, which no client can claim.
-const OF_SERVERS: char = '\u{1}';
-
-impl PostId {
-    /// The id that a server gives to a post without one, so that nodes can repeat it among themselves; clients never see it. The
-    /// numbers are random.
-    #[must_use]
-    pub fn of_server(high: u64, low: u64) -> Self {
-        Self(Arc::from(format!("{OF_SERVERS}{high:016x}{low:016x}")))
-    }
-
-    /// An id read back from storage or sent by another node, where one of a server's is possible too.
-    ///
-    /// # Errors
-    /// As [`PostId::new`], for any other id.
-    pub fn from_stored(text: &str) -> Result<Self, NameError> {
-        match text.strip_prefix(OF_SERVERS) {
-            Some(rest) => check_post_id(rest).map(|()| Self(Arc::from(text))),
-            None => Self::new(text),
-        }
-    }
-
-    /// Whether a client gave it, so that clients see it.
-    #[must_use]
-    pub fn is_of_client(&self) -> bool {
-        !self.0.starts_with(OF_SERVERS)
     }
 }
 
@@ -389,14 +364,6 @@ mod tests {
     fn a_client_cannot_claim_the_servers_name() {
         assert!(UserName::new("@system").is_err());
         assert_eq!(UserName::from_stored("@system").unwrap(), UserName::system());
-    }
-
-    #[test]
-    fn a_client_cannot_claim_the_id_of_a_server() {
-        let id = PostId::of_server(7, u64::MAX);
-        assert!(!id.is_of_client() && PostId::new(id.as_str()).is_err());
-        assert_eq!(PostId::from_stored(id.as_str()).unwrap(), id);
-        assert!(PostId::from_stored("7").unwrap().is_of_client());
     }
 
     #[test]

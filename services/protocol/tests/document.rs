@@ -67,7 +67,7 @@ fn told(section: &str) -> BTreeMap<String, Row> {
 
 /// One line of each kind with all fields that it can have. There is no `..` here, so that a new field does not compile without its place.
 fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
-    use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh};
+    use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh, Remove};
     use extended::{GroupsRequest, HistoryRequest, MembersRequest};
     let (name, number) = ("x", Some(1));
     let text = || Some(name.into());
@@ -80,6 +80,7 @@ fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
         Members(MembersRequest { group_name: name.into(), after: text(), limit: number }),
         Groups(GroupsRequest { prefix: text(), after: text(), limit: number }),
         Refresh { token: name.into() },
+        Remove(extended::Remove { group_name: name.into(), seq: 1, epoch: number }),
         Ping {},
         Pong {},
     ]
@@ -89,7 +90,7 @@ fn whole_lines_of_clients() -> Vec<extended::FromClient<'static>> {
 fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     use extended::FromServer::{
         Error, GoingAway, Groups, History, Joined, Lagged, Left, Members, Message, Ping, Pong, Posted, Refreshed,
-        Rejected, Welcome,
+        Rejected, Removed, Welcome,
     };
     use extended::{GroupSummary, Limits, PastMessage};
     let name = "x";
@@ -97,7 +98,16 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
     let limits =
         Limits { line_bytes: 1, message_bytes: 1, group_name_bytes: 1, groups: 1, posts_per_second: 1, page: 1 };
     let (server, session, user) = (name.into(), name.into(), name.into());
-    let past = PastMessage { message: name.into(), seq: 1, sender: name.into(), at: 1, id: text() };
+    let removal = || Some(extended::Removal { first: 1, last: 1, sender: text() });
+    let past = PastMessage {
+        message: name.into(),
+        seq: 1,
+        sender: name.into(),
+        at: 1,
+        id: text(),
+        removed: true,
+        removes: removal(),
+    };
     let group = GroupSummary { group_name: name.into(), members: 1, head: 1 };
     vec![
         Welcome(extended::Welcome { version: 1, server, session, user, limits, heartbeat: 1, expires_at: Some(1) }),
@@ -111,12 +121,15 @@ fn whole_lines_of_servers() -> Vec<extended::FromServer<'static>> {
             sender: name.into(),
             at: 1,
             id: text(),
+            removed: true,
+            removes: removal(),
         }),
         Lagged(extended::Lagged { group_name: name.into(), first: 1, last: 1 }),
         History(extended::History { group_name: name.into(), epoch: 1, messages: vec![past], more: true }),
         Members(extended::Members { group_name: name.into(), members: vec![name.into()], more: true }),
         Groups(extended::Groups { groups: vec![group], more: true }),
         Refreshed { expires_at: Some(1) },
+        Removed(extended::Removed { group_name: name.into(), epoch: 1, seq: 1, told_by: 1 }),
         Ping {},
         Pong {},
         GoingAway(extended::GoingAway { reason: name.into(), reconnect_after_ms: 1 }),

@@ -79,8 +79,16 @@ fn encode_a_classic_message(bencher: Bencher<'_, '_>, message: &str) {
 fn encode_an_extended_message(bencher: Bencher<'_, '_>, message: &str) {
     let mut out = Vec::with_capacity(1024);
     let (group_name, sender) = ("Dogs".into(), "ada".into());
-    let message =
-        extended::Message { group_name, message: message.into(), seq: 12_345, sender, at: 1_764_000_000_000, id: None };
+    let message = extended::Message {
+        group_name,
+        message: message.into(),
+        seq: 12_345,
+        sender,
+        at: 1_764_000_000_000,
+        id: None,
+        removed: false,
+        removes: None,
+    };
     bencher.counter(BytesCount::of_str(&message.message)).bench_local(|| {
         out.clear();
         extended_message(black_box(&message), &mut out);

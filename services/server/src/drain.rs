@@ -154,26 +154,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::auth::Auth;
     use crate::front::{self, Limits};
     use crate::log::{self, memory::Memory};
     use crate::shard::{self, Bounds};
-    use crate::telemetry::trace::Tracer;
 
     #[tokio::test(start_paused = true)]
     async fn where_nobody_was_let_in_nobody_is_waited_for() {
         let memory = Arc::new(Memory::new(&log::Config::default(), 1));
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let shards = Shards::start(config, Bounds::default(), memory, "local".to_owned());
-        let front = Front::new(
-            &front::Config::default(),
-            Limits::default(),
-            shards.clone(),
-            Tracer::default(),
-            Auth::default(),
-            None,
-            1,
-        );
+        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), front::Options::default());
         let config = Config { delay: Duration::from_secs(5), ..Config::default() };
         for others in [false, true] {
             let begun = tokio::time::Instant::now();

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tertulia_protocol::{GroupName, PostId, UserName};
+use tertulia_protocol::{GroupName, PostId, Removal, UserName};
 
 pub(crate) mod clock;
 pub mod config;
@@ -58,7 +58,26 @@ impl Record {
     /// The id that its poster gave it.
     #[must_use]
     pub fn id_of_client(&self) -> Option<&str> {
-        self.id.as_ref().filter(|id| id.is_of_client()).map(PostId::as_str)
+        self.id.as_ref().and_then(PostId::of_client)
+    }
+
+    /// Whether its text was removed.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.id.as_ref().is_some_and(PostId::is_of_removed)
+    }
+
+    /// The removal of which it tells.
+    #[must_use]
+    pub fn removes(&self) -> Option<Removal<'_>> {
+        self.id.as_ref().and_then(PostId::removes)
+    }
+
+    /// What is kept in its place once its text is removed: place, time, sender and id are the same.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let (sender, id) = (self.sender.clone(), PostId::of_removed(self.id.as_ref()));
+        Self { seq: self.seq, at: self.at, sender, id: Some(id), message: Arc::from("") }
     }
 
     /// What the record counts for in limits by size, in bytes: its texts and a constant.
@@ -116,6 +135,16 @@ impl Batch {
             }
         }
         parts.into_iter().map(Arc::new).collect()
+    }
+
+    /// The same with the text of message `seq` removed, if it is one of these.
+    #[must_use]
+    pub fn redacted(&self, seq: u64) -> Option<Self> {
+        let place = usize::try_from(seq.checked_sub(self.first())?).ok()?;
+        let mut records = self.records.clone();
+        let record = records.get_mut(place)?;
+        *record = record.redacted();
+        Some(Self { group: self.group.clone(), epoch: self.epoch, records })
     }
 
     /// The `seq` of the last record; 0 if there is none.
@@ -274,7 +303,7 @@ pub type Emptied = (Vec<GroupName>, Option<String>);
 /// * **Read your writes.** What an `Ok` append holds is seen by every read that begins later; reads never see a record whose
 ///   append has not returned or is not about to return `Ok`.
 /// * **Oldest first.** Retention removes only the oldest records of a group; [`Head::first`] tells where it stands. A group whose
-///   records are all removed keeps its head and epoch until it is deleted.
+///   records are all removed keeps its head and epoch until it is deleted. What [`Log::redact`] removes is a text: the record keeps its place.
 /// * No method blocks the calling thread for I/O.
 pub trait Log: fmt::Debug + Send + Sync + 'static {
     /// Appends batches of different groups of one shard, all or none. One append per shard is in flight at a time.
@@ -340,6 +369,18 @@ pub trait Log: fmt::Debug + Send + Sync + 'static {
 
     /// Removes the records of a group up to and including `through`; the head stays. Answers how many were removed.
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>>;
+
+    /// Removes the texts of the messages `seqs`, which ascend, of the life `epoch` of a group: in the place of each record every read that
+    /// begins later finds [`Record::redacted`], also after a restart as far as appends survive one; head and numbering stay. Answers how
+    /// many of them are kept, those counted whose texts were removed before, of which nothing changes. After an error some may be removed,
+    /// and it is to be asked for again. Whoever asks has no append in flight.
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>>;
 
     /// Removes a group with all its records, durably. Answers whether there was one.
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>>;

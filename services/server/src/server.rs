@@ -125,15 +125,17 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         }
         None => return give_up_start(config.drain.grace, &mut signals, cluster.as_ref(), &*engine).await,
     }
-    let first = cluster.as_ref().map_or(1, Cluster::first_connection);
+    let first_connection = cluster.as_ref().map_or(1, Cluster::first_connection);
     let front = Front::new(
         &config.chat,
         descriptors::make_room(&config),
         shards.clone(),
-        tracer.clone(),
-        auth.clone(),
-        secure.of(tls::Port::Chat),
-        first,
+        front::Options {
+            tracer: tracer.clone(),
+            auth: auth.clone(),
+            tls: secure.of(tls::Port::Chat),
+            first_connection,
+        },
     );
 
     // Nobody else sets it.

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tertulia_server::auth::Auth;
 use tertulia_server::drain::Accepting;
 use tertulia_server::front::{self, Front, Limits};
 use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::shard::{self, Bounds, Shards};
-use tertulia_server::telemetry::trace::Tracer;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,15 +39,7 @@ async fn who_asks_owners_that_have_stopped_is_told_that_the_server_is_draining()
     let bounds = Bounds { members_per_group: 10, groups: 10, ..Bounds::default() };
     let config = shard::Config { count: SHARDS, ..shard::Config::default() };
     let shards = Shards::start(config, bounds, log, "local".to_owned());
-    let front = Front::new(
-        &front::Config::default(),
-        Limits::default(),
-        shards.clone(),
-        Tracer::default(),
-        Auth::default(),
-        None,
-        1,
-    );
+    let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), front::Options::default());
     let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     let _accepting = Accepting::start(&front, listener);

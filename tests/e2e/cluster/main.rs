@@ -13,6 +13,7 @@ mod leaving;
 mod listener;
 mod lists;
 mod metrics;
+mod removals;
 mod restored;
 mod rewound;
 mod slow;

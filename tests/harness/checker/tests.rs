@@ -15,7 +15,16 @@ const EPOCH: u64 = 7;
 
 fn message(seq: u64, sender: &str, text: &str, id: Option<&str>) -> Arc<Message> {
     let id = id.map(Into::into);
-    Arc::new(Message { group: GROUP.into(), seq, sender: sender.into(), text: text.into(), at: 100 + seq, id })
+    Arc::new(Message {
+        group: GROUP.into(),
+        seq,
+        sender: sender.into(),
+        text: text.into(),
+        at: 100 + seq,
+        id,
+        removed: false,
+        removes: None,
+    })
 }
 
 fn join(after: Option<u64>, last: Option<u64>) -> Event {

@@ -54,6 +54,13 @@ pub(crate) enum Command {
         /// So many.
         count: u64,
     },
+    /// Take back a message of one's own.
+    Remove {
+        /// The group.
+        group: String,
+        /// Which; without it the one that was posted last in this session.
+        seq: Option<u64>,
+    },
     /// Show the commands.
     Help,
     /// End the session.
@@ -91,6 +98,7 @@ say TEXT                post to the current group, whatever the text begins with
 members [GROUP]         who is in the group
 groups [PREFIX]         the groups there are
 history [GROUP] [N]     the newest N messages (20)
+remove [GROUP] [SEQ]    take back what you posted last, or your message SEQ
 help                    this list
 quit                    end, as does Control-D
 
@@ -167,6 +175,7 @@ impl Reader {
                 _ => Err(usage("groups [PREFIX]")),
             },
             "history" => self.history(rest, usage("history [GROUP] [N]")),
+            "remove" => self.remove(rest, usage("remove [GROUP] [SEQ]")),
             "help" if rest.is_empty() => Ok(Command::Help),
             "help" => Err(usage("help")),
             "quit" if rest.is_empty() => Ok(Command::Quit),
@@ -209,21 +218,32 @@ impl Reader {
     }
 
     fn history(&self, rest: &str, usage: Mistake) -> Result<Command, Mistake> {
+        let (group, count) = self.group_and_number(rest, usage)?;
+        Ok(Command::History { group, count: count.unwrap_or(HISTORY) })
+    }
+
+    fn remove(&self, rest: &str, usage: Mistake) -> Result<Command, Mistake> {
+        let (group, seq) = self.group_and_number(rest, usage)?;
+        Ok(Command::Remove { group, seq })
+    }
+
+    /// A group, the current one without one, and a number, if there is one.
+    fn group_and_number(&self, rest: &str, usage: Mistake) -> Result<(String, Option<u64>), Mistake> {
         let current = || self.current.clone().ok_or(Mistake::NoGroup);
-        let (group, count) = match arguments(rest).as_deref() {
-            Some([]) => (current()?, HISTORY),
+        let (group, number) = match arguments(rest).as_deref() {
+            Some([]) => (current()?, None),
             Some([one]) => match one.parse() {
-                Ok(count) => (current()?, count),
-                Err(_) => (checked(one)?, HISTORY),
+                Ok(number) => (current()?, Some(number)),
+                Err(_) => (checked(one)?, None),
             },
-            Some([group, count]) => match count.parse() {
-                Ok(count) => (checked(group)?, count),
+            Some([group, number]) => match number.parse() {
+                Ok(number) => (checked(group)?, Some(number)),
                 Err(_) => return Err(usage),
             },
             _ => return Err(usage),
         };
-        // The newest none are nothing that can be asked for.
-        if count == 0 { Err(usage) } else { Ok(Command::History { group, count }) }
+        // The newest none are nothing that can be asked for, nor is there a message 0.
+        if number == Some(0) { Err(usage) } else { Ok((group, number)) }
     }
 
     fn optional_group(&self, rest: &str, usage: Mistake) -> Result<String, Mistake> {
@@ -340,8 +360,14 @@ mod tests {
         assert_eq!(read("history 5"), Command::History { group: "Dogs".into(), count: 5 });
         assert_eq!(read("history Cats"), Command::History { group: "Cats".into(), count: 20 });
         assert_eq!(read("history 5 7"), Command::History { group: "5".into(), count: 7 });
-        for line in ["history 0", "history Cats 0"] {
-            assert!(matches!(in_dogs().read(line), Err(Mistake::Usage { .. })), "the newest none: {line}");
+        let remove = |group: &str, seq| Command::Remove { group: group.into(), seq };
+        assert_eq!(
+            ["remove", "remove Cats", "/remove 7"].map(read),
+            [remove("Dogs", None), remove("Cats", None), remove("Dogs", Some(7))]
+        );
+        assert_eq!(read("remove Cats 7"), remove("Cats", Some(7)));
+        for line in ["history 0", "history Cats 0", "remove 0", "remove that please"] {
+            assert!(matches!(in_dogs().read(line), Err(Mistake::Usage { .. })), "{line}");
         }
     }
 

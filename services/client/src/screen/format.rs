@@ -6,6 +6,8 @@
 //! ```text
 //! message  GROUP  SEQ  TIME  SENDER  TEXT
 //! history  GROUP  SEQ  TIME  SENDER  TEXT
+//! removed  GROUP  SEQ  TIME  SENDER         instead of these, if the text was removed
+//! removal  GROUP  FIRST  LAST  SENDER       after one that tells of a removal; SENDER may be empty
 //! missing  GROUP  FIRST  LAST
 //! member   GROUP  USER
 //! group    GROUP  MEMBERS  HEAD
@@ -19,7 +21,7 @@ use jiff::{Timestamp, ZonedDateTime};
 
 use super::escape::{Backslash, escape};
 use crate::input::HELP;
-use crate::session::event::{Event, GroupLine, Line};
+use crate::session::event::{Event, GroupLine, Line, Removed};
 
 /// Lines for the two outputs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -106,7 +108,15 @@ fn message_record(kind: &str, line: &Line, out: &mut String) {
         Some(time) => time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
         None => "-".to_owned(),
     };
-    fields(&[kind, &line.group, &line.seq.to_string(), &time, &line.sender, &line.text], out);
+    let seq = line.seq.to_string();
+    if line.removed {
+        return fields(&["removed", &line.group, &seq, &time, &line.sender], out);
+    }
+    fields(&[kind, &line.group, &seq, &time, &line.sender, &line.text], out);
+    if let Some(Removed { first, last, sender }) = &line.removes {
+        let sender = sender.as_deref().unwrap_or_default();
+        fields(&["removal", &line.group, &first.to_string(), &last.to_string(), sender], out);
+    }
 }
 
 fn fields(all: &[&str], out: &mut String) {
@@ -163,7 +173,11 @@ impl Writer<'_> {
         self.out.push(' ');
         self.styled(sender_style, &line.sender);
         self.out.push_str(": ");
-        escape(&line.text, Backslash::Keep, self.out);
+        if line.removed {
+            self.styled(DIM, "(removed)");
+        } else {
+            escape(&line.text, Backslash::Keep, self.out);
+        }
         self.out.push('\n');
     }
 
@@ -199,7 +213,14 @@ mod tests {
     const NOON: u64 = 1_769_860_800_000; // 2026-01-31T12:00:00Z
 
     fn message(text: &str) -> Event {
-        Event::Message(Line { group: "Dogs".into(), seq: 7, sender: "bob".into(), at: NOON, text: text.into() })
+        Event::Message(Line {
+            group: "Dogs".into(),
+            seq: 7,
+            sender: "bob".into(),
+            at: NOON,
+            text: text.into(),
+            ..Line::default()
+        })
     }
 
     fn now() -> Timestamp {
@@ -224,6 +245,40 @@ mod tests {
     }
 
     #[test]
+    fn what_was_removed_says_so_and_what_tells_of_it_is_told_to_programs() {
+        let line = |seq, text: &str| Line {
+            group: "Dogs".into(),
+            seq,
+            sender: "bob".into(),
+            at: NOON,
+            text: text.into(),
+            ..Line::default()
+        };
+        let removed = || Line { removed: true, ..line(2, "") };
+        let told = |sender: Option<&str>| {
+            let removes = Some(Removed { first: 2, last: 5, sender: sender.map(str::to_owned) });
+            Line { sender: "@system".into(), removes, ..line(9, "4 messages were removed.") }
+        };
+        let events = [
+            Event::Past(removed()),
+            Event::Message(removed()),
+            Event::Message(told(Some("bob"))),
+            Event::Past(told(None)),
+        ];
+        let time = "2026-01-31T12:00:00.000Z";
+        let told = format!("Dogs\t9\t{time}\t@system\t4 messages were removed.");
+        assert_eq!(
+            lines(&Style::Record, &events, None, now()).out,
+            format!(
+                "removed\tDogs\t2\t{time}\tbob\nremoved\tDogs\t2\t{time}\tbob\n\
+                 message\t{told}\nremoval\tDogs\t2\t5\tbob\nhistory\t{told}\nremoval\tDogs\t2\t5\t\n"
+            )
+        );
+        let shown = "13:00:00 Dogs bob: (removed)\n13:00:00 Dogs @system: 4 messages were removed.\n";
+        assert_eq!(terminal(&events[1..3], false), shown);
+    }
+
+    #[test]
     fn answers_are_records_and_remarks_are_not() {
         let events = [
             Event::Members { group: "Dogs".into(), users: vec!["ada".into(), "bob".into()] },
@@ -239,13 +294,16 @@ mod tests {
     #[test]
     fn people_see_their_own_time() {
         assert_eq!(terminal(&[message("woof")], false), "13:00:00 Dogs bob: woof\n");
-        let old = Event::Past(Line { group: "Dogs".into(), seq: 1, sender: "bob".into(), at: 0, text: "w".into() });
+        let line =
+            Line { group: "Dogs".into(), seq: 1, sender: "bob".into(), at: 0, text: "w".into(), ..Line::default() };
+        let old = Event::Past(line);
         assert_eq!(terminal(&[old], false), "1970-01-01 01:00 Dogs bob: w\n");
     }
 
     #[test]
     fn a_time_out_of_range_is_no_panic() {
-        let line = Line { group: "D".into(), seq: 1, sender: "b".into(), at: u64::MAX, text: "w".into() };
+        let line =
+            Line { group: "D".into(), seq: 1, sender: "b".into(), at: u64::MAX, text: "w".into(), ..Line::default() };
         assert_eq!(terminal(&[Event::Message(line.clone())], false), "--:--:-- D b: w\n");
         let lines = lines(&Style::Record, &[Event::Message(line)], None, now());
         assert_eq!(lines.out, "message\tD\t1\t-\tb\tw\n");
@@ -259,6 +317,7 @@ mod tests {
             sender: "\u{9b}2Jbob".into(),
             at: NOON,
             text: "\u{1b}]0;owned\u{7}".into(),
+            ..Line::default()
         });
         let plain = terminal(std::slice::from_ref(&hostile), false);
         assert!(!plain.trim_end_matches('\n').contains(|c: char| c.is_control()), "{plain:?}");

@@ -1,5 +1,7 @@
 //! What the session tells the person: the screen turns it into lines.
 
+use tertulia_protocol::extended::Removal;
+
 /// One thing to show. Texts are as the server or the person gave them: whoever prints them escapes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -34,7 +36,7 @@ pub(crate) enum Event {
 }
 
 /// A message with all that is known of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Line {
     /// The group.
     pub(crate) group: String,
@@ -46,6 +48,28 @@ pub(crate) struct Line {
     pub(crate) at: u64,
     /// The text.
     pub(crate) text: String,
+    /// Whether that was removed.
+    pub(crate) removed: bool,
+    /// The removal of which it tells.
+    pub(crate) removes: Option<Removed>,
+}
+
+/// Messages whose texts were removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// The `seq` of the first.
+    pub(crate) first: u64,
+    /// The `seq` of the last.
+    pub(crate) last: u64,
+    /// Only those of this sender.
+    pub(crate) sender: Option<String>,
+}
+
+impl From<Removal<'_>> for Removed {
+    fn from(removal: Removal<'_>) -> Self {
+        let Removal { first, last, sender } = removal;
+        Self { first, last, sender: sender.map(std::borrow::Cow::into_owned) }
+    }
 }
 
 /// A group in a list.

@@ -10,6 +10,10 @@ use tertulia_protocol::extended::{
 
 use super::event::{Event, GroupLine, Line};
 
+mod removal;
+
+pub(crate) use removal::{Place, Which};
+
 /// As many questions wait at most.
 const MOST_QUERIES: usize = 16;
 /// As many messages of history are asked for at most.
@@ -39,13 +43,20 @@ pub(crate) enum Query {
         /// `None` for all.
         prefix: Option<String>,
     },
+    /// That a message be taken back.
+    Remove {
+        /// The group.
+        group: String,
+        /// Which.
+        which: Which,
+    },
 }
 
 impl Query {
     /// The group that it is about, if it is about one.
     fn group(&self) -> Option<&str> {
         match self {
-            Self::History { group, .. } | Self::Members { group } => Some(group),
+            Self::History { group, .. } | Self::Members { group } | Self::Remove { group, .. } => Some(group),
             Self::Groups { .. } => None,
         }
     }
@@ -57,6 +68,7 @@ impl std::fmt::Display for Query {
             Self::History { group, .. } => write!(f, "the history of {group}"),
             Self::Members { group } => write!(f, "the members of {group}"),
             Self::Groups { .. } => f.write_str("the groups"),
+            Self::Remove { group, .. } => write!(f, "the removal of a message of {group}"),
         }
     }
 }
@@ -125,9 +137,8 @@ impl Queries {
         if query.group().is_some_and(|group| is_before(group, *number)) {
             return None;
         }
-        self.sent = true;
         let after = self.after.as_deref().map(Into::into);
-        Some(match query {
+        let line = match query {
             Query::History { group, count } => FromClient::History(HistoryRequest {
                 group_name: group.into(),
                 before: self.gathered.front().map(|line| line.seq),
@@ -140,7 +151,10 @@ impl Queries {
             Query::Groups { prefix } => {
                 FromClient::Groups(GroupsRequest { prefix: prefix.as_deref().map(Into::into), after, limit: None })
             }
-        })
+            Query::Remove { group, which } => which.line(group)?,
+        };
+        self.sent = true;
+        Some(line)
     }
 
     /// A page of history came. Whether it was asked for: what nobody asked for is dropped, here and below.
@@ -165,6 +179,8 @@ impl Queries {
                 sender: message.sender.into_owned(),
                 at: message.at,
                 text: message.message.into_owned(),
+                removed: message.removed,
+                removes: message.removes.map(Into::into),
             });
         }
         let enough = self.gathered.len() as u64 >= *count;
@@ -253,7 +269,15 @@ mod tests {
 
     fn page(seqs: std::ops::RangeInclusive<u64>, more: bool) -> History<'static> {
         let messages = seqs
-            .map(|seq| PastMessage { message: "woof".into(), seq, sender: "bob".into(), at: 1, id: None })
+            .map(|seq| PastMessage {
+                message: "woof".into(),
+                seq,
+                sender: "bob".into(),
+                at: 1,
+                id: None,
+                removed: false,
+                removes: None,
+            })
             .collect();
         History { group_name: "Dogs".into(), epoch: 1, messages, more }
     }

@@ -18,11 +18,13 @@ use crate::input::Command;
 mod frames;
 mod identity;
 mod open;
+mod own;
 mod refusal;
 
 use identity::Identity;
 pub(crate) use open::Unanswered;
 use open::{not_posted, unknown};
+use own::Own;
 pub(crate) use refusal::Refusal;
 
 /// Posts in flight at once in a group, on a server without a limit of posts. One that has a limit refuses a post now and
@@ -52,6 +54,8 @@ pub(crate) struct State {
     was_online: bool,
     groups: BTreeMap<String, Membership>,
     outbox: Outbox,
+    /// The post of each group that was typed last.
+    own: BTreeMap<String, Own>,
     queries: Queries,
     limits: Limits,
     heartbeat: Option<Duration>,
@@ -80,6 +84,7 @@ impl State {
             was_online: false,
             groups: BTreeMap::new(),
             outbox: Outbox::new(random),
+            own: BTreeMap::new(),
             queries: Queries::default(),
             limits: Limits::default(),
             heartbeat: None,
@@ -247,7 +252,7 @@ impl State {
         match command {
             Command::Join { group, last } => self.join(group, last),
             Command::Leave { group } => self.leave(&group),
-            Command::Post { group, text } => self.outbox.push(group, text),
+            Command::Post { group, text } => self.post(group, text),
             Command::Members { group } => self.ask(Query::Members { group }),
             Command::Groups { prefix } => self.ask(Query::Groups { prefix }),
             Command::History { group, count } => {
@@ -256,6 +261,7 @@ impl State {
                 }
                 self.ask(Query::History { group, count: count.min(MOST_HISTORY) });
             }
+            Command::Remove { group, seq } => self.take_back(group, seq),
             Command::Help => self.events.push(Event::Help),
             Command::Quit => {}
         }
@@ -307,6 +313,7 @@ impl State {
             }
         }
         self.send_posts(now);
+        self.drop_unposted();
         let outbox = &self.outbox;
         if let Some(line) = self.queries.next_line(|group, number| outbox.has_before(group, number)) {
             codec::encode(&line, &mut self.wire);

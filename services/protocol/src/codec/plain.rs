@@ -104,6 +104,13 @@ pub fn extended_message(message: &extended::Message<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(br#","id":"#);
         put(id, out);
     }
+    if message.removed {
+        out.extend_from_slice(br#","removed":true"#);
+    }
+    if let Some(removes) = &message.removes {
+        out.extend_from_slice(br#","removes":"#);
+        super::append(removes, out);
+    }
     out.extend_from_slice(b"}}\n");
 }
 
@@ -134,6 +141,7 @@ mod tests {
         fn messages_are_written_as_serde_writes_them(
             texts in proptest::collection::vec("[ -~äß狗\u{0}-\u{1f}]{0,30}|\\PC{0,40}", 4),
             (seq, at, with_id) in (any::<u64>(), any::<u64>(), any::<bool>()),
+            (removed, removes) in (any::<bool>(), proptest::option::of((any::<u64>(), any::<u64>(), any::<bool>()))),
         ) {
             let [group_name, message, sender, id] = std::array::from_fn(|place| texts[place].as_str());
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -147,6 +155,10 @@ mod tests {
                 sender: sender.into(),
                 at,
                 id: with_id.then(|| id.into()),
+                removed,
+                removes: removes.map(|(first, last, of_one)| {
+                    extended::Removal { first, last, sender: of_one.then(|| sender.into()) }
+                }),
             };
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             extended_message(&message, &mut ours);

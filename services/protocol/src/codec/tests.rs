@@ -34,7 +34,7 @@ fn a_fault_names_what_and_where() {
     assert_eq!(message(b"{\"Join\":{}}"), "the line is not valid: missing field `group_name` at column 10");
     assert_eq!(message(b"{\"Join\":"), "the line is not valid: EOF while parsing a value at column 8");
     assert_eq!(message(b"\xff"), "the line is not UTF-8 at column 1");
-    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Refresh, Ping, Pong, at column 1";
+    let shape = "expected an object with one key, one of Hello, Join, Leave, Post, History, Members, Groups, Refresh, Remove, Ping, Pong, at column 1";
     for line in ["[]", "{}", "\"Join\"", "1", "{\"Join\":{},\"Post\":{}}"] {
         assert_eq!(message(line.as_bytes()), shape);
     }
@@ -112,6 +112,11 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
         (proptest::option::of(text()), proptest::option::of(text()), number())
             .prop_map(|(prefix, after, limit)| FromClient::Groups(GroupsRequest { prefix, after, limit })),
         text().prop_map(|token| FromClient::Refresh { token }),
+        (text(), 0..1u64 << 53, number()).prop_map(|(group_name, seq, epoch)| FromClient::Remove(Remove {
+            group_name,
+            seq,
+            epoch
+        })),
         Just(FromClient::Ping {}),
         Just(FromClient::Pong {}),
     ]
@@ -119,8 +124,22 @@ fn client_frame() -> impl Strategy<Value = FromClient<'static>> {
 
 fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
     let number = || 0..1u64 << 53;
-    let past = (text(), number(), text(), number(), proptest::option::of(text()))
-        .prop_map(|(message, seq, sender, at, id)| PastMessage { message, seq, sender, at, id });
+    let removal = || {
+        let parts = (number(), number(), proptest::option::of(text()));
+        proptest::option::of(parts.prop_map(|(first, last, sender)| Removal { first, last, sender }))
+    };
+    let fate = || (any::<bool>(), removal());
+    let past = (text(), number(), text(), number(), proptest::option::of(text()), fate()).prop_map(
+        |(message, seq, sender, at, id, (removed, removes))| PastMessage {
+            message,
+            seq,
+            sender,
+            at,
+            id,
+            removed,
+            removes,
+        },
+    );
     prop_oneof![
         (text(), text(), text(), number(), proptest::option::of(number())).prop_map(
             |(server, session, user, heartbeat, expires_at)| {
@@ -129,6 +148,9 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
             }
         ),
         proptest::option::of(number()).prop_map(|expires_at| FromServer::Refreshed { expires_at }),
+        (text(), number(), number(), number()).prop_map(|(group_name, epoch, seq, told_by)| {
+            FromServer::Removed(Removed { group_name, epoch, seq, told_by })
+        }),
         (text(), number(), number(), number(), any::<bool>()).prop_map(
             |(group_name, epoch, head, members, recovered)| FromServer::Joined(Joined {
                 group_name,
@@ -143,14 +165,16 @@ fn server_frame() -> impl Strategy<Value = FromServer<'static>> {
         }),
         (text(), proptest::option::of(text()), number(), number(), number())
             .prop_map(|(group_name, id, epoch, seq, at)| FromServer::Posted(Posted { group_name, id, epoch, seq, at })),
-        (text(), text(), number(), text(), number(), proptest::option::of(text())).prop_map(
-            |(group_name, message, seq, sender, at, id)| FromServer::Message(Message {
+        (text(), text(), number(), text(), number(), proptest::option::of(text()), fate()).prop_map(
+            |(group_name, message, seq, sender, at, id, (removed, removes))| FromServer::Message(Message {
                 group_name,
                 message,
                 seq,
                 sender,
                 at,
-                id
+                id,
+                removed,
+                removes
             })
         ),
         (text(), number(), number()).prop_map(|(group_name, first, last)| FromServer::Lagged(Lagged {

@@ -8,6 +8,7 @@ use tertulia_proto::admin::v1::{disconnect_request, kick_member_request, remove_
 use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::status::Error;
+use crate::shard::request::Selection;
 use crate::shard::{ConnectionId, Target};
 
 /// The longest reason, in bytes.
@@ -114,6 +115,23 @@ pub(super) fn message(text: &str, max: usize) -> Result<Arc<str>, Error> {
         }
         _ => Ok(text.into()),
     }
+}
+
+/// Messages to be removed: one, or all of whomever or of one user from the first to the last.
+pub(super) fn selection(first: u64, last: u64, of: &str) -> Result<Selection, Error> {
+    let last = if last == 0 { first } else { last };
+    if first == 0 || last < first {
+        let rule = "first_seq must be at least 1, the seq of a group's first message, and last_seq no less, or 0 for first_seq alone";
+        return Err(Error::argument(rule));
+    }
+    if last - first >= Selection::MOST {
+        let most = Selection::MOST;
+        return Err(Error::argument(format!(
+            "first_seq and last_seq must be less than {most} apart: remove them in parts"
+        )));
+    }
+    let sender = if of.is_empty() { None } else { Some(sender(of)?.as_str().to_owned()) };
+    Ok(Selection { first, last, sender })
 }
 
 /// What makes a repeated announcement harmless; nothing if it is empty.

@@ -1,6 +1,7 @@
 //! What was said in a group, for those who have to judge it.
 
-use tertulia_proto::admin::v1::{ListMessagesRequest, ListMessagesResponse, Message};
+use tertulia_proto::admin::v1::{self, ListMessagesRequest, ListMessagesResponse, Message};
+use tertulia_protocol::Removal;
 
 use super::arguments;
 use super::pages::{self, List};
@@ -55,5 +56,11 @@ fn tell(epoch: u64, record: &Record) -> Message {
         user: record.sender.as_str().to_owned(),
         id: record.id_of_client().unwrap_or_default().to_owned(),
         text: record.message.to_string(),
+        removed: record.is_removed(),
+        removes: record.removes().map(|Removal { first, last, sender }| v1::Removal {
+            first_seq: first,
+            last_seq: last,
+            user: sender.unwrap_or_default().to_owned(),
+        }),
     }
 }

@@ -64,7 +64,7 @@ pub fn describe() {
 }
 
 /// Calls of the API, and `other` for all that is not one: the label `method`.
-pub(super) const METHODS: [&str; 17] = [
+pub(super) const METHODS: [&str; 18] = [
     "ListGroups",
     "GetGroup",
     "ListMembers",
@@ -77,6 +77,7 @@ pub(super) const METHODS: [&str; 17] = [
     "RemoveHold",
     "DeleteGroup",
     "PurgeHistory",
+    "RemoveMessages",
     "Announce",
     "GetShardMap",
     "WatchEvents",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
     DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
-    PurgeHistoryResponse,
+    PurgeHistoryResponse, RemoveMessagesRequest, RemoveMessagesResponse,
 };
 use tertulia_protocol::{GroupName, PostId};
 
@@ -18,7 +18,7 @@ use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
 use super::status::Error;
-use crate::shard::request::{Admin, Ended};
+use crate::shard::request::{Admin, Ended, Redaction};
 use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
@@ -221,6 +221,41 @@ impl Service {
         let removed_messages = account
             .close(purging.await, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
         Ok(PurgeHistoryResponse { removed_messages })
+    }
+
+    pub(super) async fn redact(
+        &self,
+        peer: Peer,
+        request: RemoveMessagesRequest,
+    ) -> Result<RemoveMessagesResponse, Error> {
+        let RemoveMessagesRequest { group_name, first_seq: first, last_seq: last, user, epoch, reason } = request;
+        let group = arguments::group(&group_name)?;
+        let reason = arguments::reason(&reason)?;
+        let selection = arguments::selection(first, last, &user)?;
+        let mut account = Account::new("RemoveMessages", peer, Some(&group), None, reason.as_ref());
+        let none = || Error::NoSuchMessages { group: group.clone(), selection: selection.clone() };
+        let removing = async {
+            let now = self.life(&group).await?;
+            if epoch != 0 && epoch != now {
+                return Err(none());
+            }
+            let ask = |reply| {
+                let (group, selection) = (group.clone(), selection.clone());
+                Admin::Redact { group, selection, epoch: now, reason, in_doubt: false, reply }
+            };
+            let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped)?;
+            match answer? {
+                Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
+                Redaction::NoSuchMessage => Err(none()),
+                Redaction::Removed { messages, told } => {
+                    let seq = told.await.map_err(|_| Error::Stopped)??.seq;
+                    Ok(RemoveMessagesResponse { removed_messages: count(messages), seq })
+                }
+            }
+        };
+        account.close(removing.await, |done| {
+            format!("{} messages removed, asked for {selection}, as message {} tells", done.removed_messages, done.seq)
+        })
     }
 
     pub(super) async fn post_announcement(

@@ -10,7 +10,7 @@ use tertulia_proto::admin::v1::{
     GetShardMapResponse, KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse,
     ListGroupsRequest, ListGroupsResponse, ListHoldsRequest, ListHoldsResponse, ListMembersRequest,
     ListMembersResponse, ListMessagesRequest, ListMessagesResponse, PurgeHistoryRequest, PurgeHistoryResponse,
-    RemoveHoldRequest, RemoveHoldResponse, WatchEventsRequest,
+    RemoveHoldRequest, RemoveHoldResponse, RemoveMessagesRequest, RemoveMessagesResponse, WatchEventsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -123,6 +123,11 @@ impl AdminService for Service {
     async fn purge_history(&self, request: Request<PurgeHistoryRequest>) -> Answer<PurgeHistoryResponse> {
         let peer = Peer::of(&request);
         Ok(Response::new(self.purge(peer, request.into_inner()).await?))
+    }
+
+    async fn remove_messages(&self, request: Request<RemoveMessagesRequest>) -> Answer<RemoveMessagesResponse> {
+        let peer = Peer::of(&request);
+        Ok(Response::new(self.redact(peer, request.into_inner()).await?))
     }
 
     async fn announce(&self, request: Request<AnnounceRequest>) -> Answer<AnnounceResponse> {

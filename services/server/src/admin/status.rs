@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tertulia_protocol::{GroupName, NameError};
 use tonic::{Code, Status};
 
+use crate::shard::request::Selection;
 use crate::shard::{BackupError, HoldError, ReadError, Refusal, Untold};
 
 /// Why a call fails.
@@ -19,6 +20,16 @@ pub(super) enum Error {
     /// There is no such group.
     #[error("there is no group '{0}'")]
     NoSuchGroup(GroupName),
+    /// The log has no such message.
+    #[error(
+        "the log holds no message {selection} in group '{group}' that can be removed: there was none in this epoch, or it is gone as a whole"
+    )]
+    NoSuchMessages {
+        /// The group.
+        group: GroupName,
+        /// Which.
+        selection: Selection,
+    },
     /// The owner of a group refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -99,7 +110,9 @@ impl Error {
     fn code(&self) -> Code {
         match self {
             Self::Name(_) | Self::Argument(_) => Code::InvalidArgument,
-            Self::NoSuchGroup(_) | Self::Refused(Refusal::NoSuchGroup(_)) => Code::NotFound,
+            Self::NoSuchGroup(_) | Self::NoSuchMessages { .. } | Self::Refused(Refusal::NoSuchGroup(_)) => {
+                Code::NotFound
+            }
             Self::Refused(
                 Refusal::Closed { .. }
                 | Refusal::Kicked { .. }

@@ -56,7 +56,7 @@ pub(super) static LIMITS: &[Entry] = &[
         "Holds of moderators at once: users, connections and addresses that may not come back yet, and closed groups.",
     )
     .bound("further ones are refused to the moderator, RESOURCE_EXHAUSTED", "tertulia_holds"),
-    Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection; 0: no limit.")
+    Entry::new("limits.posts_per_second", int(0, 1_000_000), "Posts per second and connection, and messages that are taken back (`Remove`); 0: no limit.")
         .bound("`rate_limited`, with `retry_after_ms`", REJECTED),
     Entry::new(
         "limits.posts_burst",

@@ -155,6 +155,11 @@ static CHAT: &[Entry] = &[
     ),
     Entry::new("chat.post_without_join", Kind::Bool, "Whether one may post to a group without being a member of it."),
     Entry::new(
+        "chat.remove_own",
+        Kind::Bool,
+        "Whether users may take back their messages (`Remove`): those who prove who they are (`auth.keys_file`, `auth.users_file`), no others.",
+    ),
+    Entry::new(
         "chat.proxy_protocol",
         Kind::OneOf(&["off", "required"]),
         "`required`: each connection begins with a header of the PROXY protocol (version 1 or 2), by which a load balancer tells from where it has it; one without is closed. Limits and holds by address need it there. Only the load balancer may reach the port then: whoever does can say to be from anywhere.",

@@ -18,6 +18,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Whether one may post to a group without being a member of it.
     pub post_without_join: bool,
+    /// Whether users who prove who they are may take back their messages.
+    pub remove_own: bool,
     /// Whether connections begin with a header that tells from where a load balancer has them.
     pub proxy_protocol: ProxyProtocol,
     /// The certificate that is shown to clients; without one they speak in the clear.
@@ -30,6 +32,7 @@ impl Default for Config {
             address: SocketAddr::from(([127, 0, 0, 1], 8088)),
             heartbeat: Duration::from_secs(30),
             post_without_join: true,
+            remove_own: true,
             proxy_protocol: ProxyProtocol::Off,
             tls: tls::Files::default(),
         }

@@ -120,7 +120,7 @@ impl Task {
     }
 
     fn on_extended_line(&mut self, line: &[u8]) {
-        use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh};
+        use extended::FromClient::{Groups, Hello, History, Join, Leave, Members, Ping, Pong, Post, Refresh, Remove};
         let requests = &self.shared.metrics.requests;
         match decode_extended(line) {
             Ok(Post(post)) => {
@@ -155,6 +155,10 @@ impl Task {
             Ok(Refresh { token }) => {
                 requests.refresh.increment(1);
                 self.on_refresh(&token);
+            }
+            Ok(Remove(request)) => {
+                requests.remove.increment(1);
+                self.on_remove(&request);
             }
             Ok(Ping {}) => {
                 requests.ping.increment(1);
@@ -193,7 +197,7 @@ impl Task {
     }
 
     /// A name that keeps to the rules; one that the connection knows need not be checked again.
-    fn group(&mut self, name: &str, request: &'static str) -> Option<GroupName> {
+    pub(super) fn group(&mut self, name: &str, request: &'static str) -> Option<GroupName> {
         if let Some(membership) = self.memberships.find(name) {
             return Some(membership.group().clone());
         }
@@ -305,6 +309,12 @@ impl Task {
         };
         self.may_post(&group)?;
         let id = id.map(PostId::new).transpose().map_err(|e| Refused::new(Code::BadPostId, e.to_string()))?;
+        self.take_from_bucket()?;
+        Ok(NewPost { group, message: Arc::from(message), id, trace: None, weight: None })
+    }
+
+    /// Counts what a group gets to read of the client; it may be too much of late.
+    pub(super) fn take_from_bucket(&mut self) -> Result<(), Refused> {
         let now = self.read_at();
         if let Some(Err(wait)) = self.bucket.as_mut().map(|bucket| bucket.take(now)) {
             let max = self.shared.limits.posts_per_second;
@@ -312,7 +322,7 @@ impl Task {
                 format!("at most {max} posts per second: try again in {} ms", wait.as_nanos().div_ceil(1_000_000));
             return Err(Refused { retry_after: Some(wait), ..Refused::new(Code::RateLimited, text) });
         }
-        Ok(NewPost { group, message: Arc::from(message), id, trace: None, weight: None })
+        Ok(())
     }
 
     fn page(&self, limit: Option<u64>) -> usize {

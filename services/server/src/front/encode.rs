@@ -19,6 +19,8 @@ pub(super) fn batch(dialect: Dialect, batch: &Batch) -> Bytes {
 /// One message.
 pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: &mut Vec<u8>) {
     match dialect {
+        // There is nothing to be read, and no number that would be missed.
+        Dialect::Classic if record.is_removed() => {}
         Dialect::Classic => classic_message(group.as_str(), &record.message, out),
         Dialect::Extended => {
             let message = extended::Message {
@@ -28,6 +30,8 @@ pub(super) fn record(dialect: Dialect, group: &GroupName, record: &Record, out: 
                 sender: record.sender.as_str().into(),
                 at: record.at,
                 id: record.id_of_client().map(Into::into),
+                removed: record.is_removed(),
+                removes: record.removes().map(Into::into),
             };
             extended_message(&message, out);
         }
@@ -42,15 +46,21 @@ pub(super) fn past(record: &Record) -> extended::PastMessage<'_> {
         sender: record.sender.as_str().into(),
         at: record.at,
         id: record.id_of_client().map(Into::into),
+        removed: record.is_removed(),
+        removes: record.removes().map(Into::into),
     }
 }
 
 /// Bytes that [`past`] has at most as JSON.
 pub(super) fn past_bytes(record: &Record) -> usize {
     /// The names of the fields, and two numbers.
-    const AROUND: usize = 96;
-    let texts = [&record.message, record.sender.as_str(), record.id_of_client().unwrap_or_default()];
-    AROUND + texts.iter().map(|text| json_bytes(text)).sum::<usize>()
+    const AROUND: usize = 112;
+    /// The same of a removal.
+    const REMOVAL: usize = 96;
+    let removal = record.removes();
+    let of = removal.and_then(|removal| removal.sender);
+    let texts = [&record.message, record.sender.as_str(), record.id_of_client().or(of).unwrap_or_default()];
+    AROUND + removal.map_or(0, |_| REMOVAL) + texts.iter().map(|text| json_bytes(text)).sum::<usize>()
 }
 
 /// Bytes of a text in JSON, without its quotes.
@@ -66,19 +76,29 @@ fn json_bytes(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use tertulia_protocol::codec::encode;
-    use tertulia_protocol::{PostId, UserName};
+    use tertulia_protocol::{PostId, Removal, UserName};
 
     use super::*;
 
     #[test]
     fn a_past_message_has_no_more_bytes_than_it_is_taken_for() {
         let all: String = (0..0x250).filter_map(char::from_u32).collect();
-        for (message, id) in [("", None), ("plain", Some("p-1")), (&*all, Some("\"quoted\"")), ("\u{1}\u{2}", None)] {
+        let post = |id| Some(PostId::new(id).unwrap());
+        let removal = |sender| Some(PostId::of_removal(Removal { first: u64::MAX, last: u64::MAX, sender }));
+        for (message, id) in [
+            ("", None),
+            ("plain", post("p-1")),
+            (&*all, post("\"quoted\"")),
+            ("\u{1}\u{2}", None),
+            ("", Some(PostId::of_removed(post("p-1").as_ref()))),
+            ("removed", removal(None)),
+            ("removed", removal(Some("\"ada\""))),
+        ] {
             let record = Record {
                 seq: u64::MAX,
                 at: u64::MAX,
                 sender: UserName::new("\"ada\"").unwrap(),
-                id: id.map(|id| PostId::new(id).unwrap()),
+                id,
                 message: message.into(),
             };
             let mut line = Vec::new();

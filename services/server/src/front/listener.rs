@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
     pub(super) auth: Auth,
+    /// Whether users may take back their messages.
+    pub(super) remove_own: bool,
     /// What all posts weigh that wait for the log.
     pub(super) weight: Arc<AtomicUsize>,
     /// That members cannot be caught up: all of them meet the same error, again and again.
@@ -179,19 +181,31 @@ fn prepare(socket: &TcpSocket) -> io::Result<()> {
     socket2::SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
+/// What a front may be given beside what it must have.
+#[derive(Debug)]
+pub struct Options {
+    /// Chooses the posts that are traced.
+    pub tracer: Tracer,
+    /// Decides who clients are.
+    pub auth: Auth,
+    /// With it, clients must speak TLS.
+    pub tls: Option<Acceptor>,
+    /// The number of the first connection; those after it count on.
+    pub first_connection: u64,
+}
+
+impl Default for Options {
+    /// Nothing is traced, clients are taken at their word and speak in the clear, and connections are numbered from 1.
+    fn default() -> Self {
+        Self { tracer: Tracer::default(), auth: Auth::default(), tls: None, first_connection: 1 }
+    }
+}
+
 impl Front {
-    /// A front whose connections use `shards` and are numbered from `first`, and whose posts `tracer` may choose to be traced; `auth` decides
-    /// who they are, and with `tls`, clients must speak it.
+    /// A front whose connections use `shards`.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        limits: Limits,
-        shards: Shards,
-        tracer: Tracer,
-        auth: Auth,
-        tls: Option<Acceptor>,
-        first: u64,
-    ) -> Self {
+    pub fn new(config: &Config, limits: Limits, shards: Shards, options: Options) -> Self {
+        let Options { tracer, auth, tls, first_connection } = options;
         let rules = NameRules {
             max_bytes: limits.group_name_bytes,
             ascii_only: limits.group_name_characters == Characters::Ascii,
@@ -203,7 +217,7 @@ impl Front {
             heartbeat: config.heartbeat,
             stall: limits.write_stall,
         };
-        let registry = Arc::new(Registry::new(&limits, first));
+        let registry = Arc::new(Registry::new(&limits, first_connection));
         let metrics = Metrics::new();
         metrics.limits(&limits);
         let shared = Arc::new(Shared {
@@ -214,6 +228,7 @@ impl Front {
             metrics,
             tracer,
             auth,
+            remove_own: config.remove_own,
             weight: Arc::default(),
             unread: Complaint::default(),
             unanswered: Complaint::default(),

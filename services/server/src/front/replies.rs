@@ -10,6 +10,7 @@ use super::dispatch::HISTORY_BYTES;
 use super::encode;
 use super::membership::{Membership, start};
 use super::registry::CloseReason;
+use super::removal;
 use crate::auth::{self, Principal, Rights};
 use crate::shard::Listed;
 use crate::shard::session::{Ack, Joined};
@@ -35,6 +36,7 @@ pub(super) enum Reply {
     Groups(Result<(Vec<Listed>, bool), Untold>),
     /// Another token counts from now on.
     Refreshed(Box<Rights>),
+    Removed(removal::Outcome),
     /// Nothing was looked up.
     Refused {
         request: &'static str,
@@ -62,16 +64,16 @@ impl Refused {
     }
 
     /// Why a request about a group was refused. That messages cannot be stored now means nothing to who does not post.
-    fn of(request: &'static str, group: &GroupName, refusal: &Refusal) -> Self {
+    pub(super) fn of(request: &'static str, group: &GroupName, refusal: &Refusal) -> Self {
         let refused = Self::from(refusal).about(request, group.as_str());
-        let done = match request {
+        let what = match request {
             "Post" => return refused,
-            "Join" => "joined",
-            _ => "read",
+            "Join" => format!("Group '{group}' cannot be joined"),
+            "Remove" => format!("Messages of group '{group}' cannot be removed"),
+            _ => format!("Group '{group}' cannot be read"),
         };
         let Refusal::Unavailable { retry_after, .. } = refusal else { return refused };
-        let text = format!("Group '{group}' cannot be {done} now; try again in {} ms", retry_after.as_millis());
-        Self { text, ..refused }
+        Self { text: format!("{what} now; try again in {} ms", retry_after.as_millis()), ..refused }
     }
 
     pub(super) fn request(self, request: &'static str) -> Self {
@@ -336,6 +338,7 @@ impl Task {
                 self.refuse(Refused::of(request, &group, &refusal));
             }
             Reply::Refreshed(rights) => self.on_refreshed(rights),
+            Reply::Removed(outcome) => self.on_removed_own(outcome),
             Reply::Groups(Ok((listed, more))) => {
                 let summary = |group: &Listed| extended::GroupSummary {
                     group_name: group.name.as_str().to_owned().into(),
@@ -381,6 +384,10 @@ impl Task {
 
     fn refuse_unreadable(&mut self, request: &'static str, group: Option<&GroupName>, error: &dyn std::fmt::Display) {
         self.refuse_untold(request, group, UNREADABLE, error);
+    }
+
+    pub(super) fn refuse_untold_of(&mut self, request: &'static str, group: &GroupName, error: &Untold) {
+        self.refuse_untold(request, Some(group), untold(error), error);
     }
 
     fn refuse_untold(
@@ -458,6 +465,7 @@ mod tests {
         assert_eq!(text("Post"), "Messages of group 'Dogs' cannot be stored now; try again in 1000 ms");
         assert_eq!(text("Join"), "Group 'Dogs' cannot be joined now; try again in 1000 ms");
         assert_eq!(text("Members"), "Group 'Dogs' cannot be read now; try again in 1000 ms");
+        assert_eq!(text("Remove"), "Messages of group 'Dogs' cannot be removed now; try again in 1000 ms");
         let refused = Refused::of("Join", &group, &Refusal::NoSuchGroup(group.clone()));
         assert_eq!(refused.text, "Group 'Dogs' does not exist");
     }

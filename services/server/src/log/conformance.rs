@@ -39,11 +39,14 @@ macro_rules! conformance {
             groups_are_listed_by_name_and_prefix
             a_purge_removes_the_oldest_and_keeps_the_head
             a_purge_keeps_what_is_behind_it_wherever_it_cuts
+            a_redacted_message_keeps_its_place_and_not_its_text
+            a_redaction_is_of_one_life_and_of_what_is_kept
             a_deleted_group_is_gone_and_may_come_back
             unknown_groups_are_unknown
             appends_of_many_shards_do_not_disturb_each_other
             a_closed_log_takes_nothing
             what_was_appended_is_there_after_a_restart
+            what_was_redacted_is_gone_after_a_restart
         }
     };
     (@each $engine:ty: $($test:ident)*) => {
@@ -255,6 +258,82 @@ pub(crate) async fn a_purge_keeps_what_is_behind_it_wherever_it_cuts(engine: &im
     log.close().await;
 }
 
+/// Records 1 to `last`, some of them redacted.
+fn records_without(last: u64, redacted: &[u64]) -> Vec<Record> {
+    let one = |seq| if redacted.contains(&seq) { record(seq).redacted() } else { record(seq) };
+    (1..=last).map(one).collect()
+}
+
+pub(crate) async fn a_redacted_message_keeps_its_place_and_not_its_text(engine: &impl Engine) {
+    const LAST: u64 = 14;
+    let log = engine.open().await;
+    for seq in 1..=LAST {
+        // Some came alone, some together.
+        let name = format!("cut-{seq}");
+        for (first, last) in [(1, 1), (2, 4), (5, 7), (8, 8), (9, 9), (10, LAST)] {
+            append(&*log, &[batch(&name, 7, first, last)]).await;
+        }
+        let before = page(&*log, &name, Range::After(0), ALL).await.head;
+        assert_eq!(log.redact(0, &group(&name), 7, &[seq]).await, Ok(1));
+        let found = page(&*log, &name, Range::After(0), ALL).await;
+        assert_eq!((found.records, found.head), (records_without(LAST, &[seq]), before), "{seq}");
+        // From any side, and in any company.
+        for (after, upto) in [(seq - 1, seq), (seq.saturating_sub(3), seq + 1), (seq, LAST)] {
+            let wanted: Vec<Record> = records_without(LAST, &[seq]).into_iter().filter(|r| r.seq > after).collect();
+            assert_eq!(page(&*log, &name, Range::After(after), ALL).await.records, wanted, "{seq} after {after}");
+            let limit = PageLimit { records: 2, ..ALL };
+            let wanted: Vec<Record> = wanted.into_iter().take(2).collect();
+            assert_eq!(page(&*log, &name, Range::After(after), limit).await.records, wanted, "{seq} after {after}");
+            let wanted: Vec<Record> = records_without(LAST, &[seq]).into_iter().filter(|r| r.seq < upto).collect();
+            assert_eq!(page(&*log, &name, Range::Before(upto), ALL).await.records, wanted, "{seq} before {upto}");
+        }
+        assert_eq!(log.redact(0, &group(&name), 7, &[seq]).await, Ok(1));
+        assert_eq!(page(&*log, &name, Range::After(0), ALL).await.records, records_without(LAST, &[seq]));
+        // Its neighbours, and what comes later.
+        let others = [seq - 1, seq + 1].into_iter().filter(|other| (1..=LAST).contains(other));
+        let mut redacted = vec![seq];
+        for other in others {
+            assert_eq!(log.redact(0, &group(&name), 7, &[other]).await, Ok(1));
+            redacted.push(other);
+        }
+        append(&*log, &[batch(&name, 7, LAST + 1, LAST + 2)]).await;
+        let found = page(&*log, &name, Range::After(0), ALL).await.records;
+        assert_eq!(found, records_without(LAST + 2, &redacted), "{seq}");
+    }
+    // Many at once, of which some were redacted before and some never were.
+    let name = group("cut-3");
+    let wanted = [1, 2, 3, 5, 7, 8, 9, 12, LAST, LAST + 2, LAST + 3];
+    assert_eq!(log.redact(0, &name, 7, &wanted).await, Ok(wanted.len() as u64 - 1));
+    let redacted: Vec<u64> = [4].into_iter().chain(wanted).collect();
+    assert_eq!(page(&*log, "cut-3", Range::After(0), ALL).await.records, records_without(LAST + 2, &redacted));
+    assert_eq!(log.redact(0, &name, 7, &[]).await, Ok(0));
+    log.close().await;
+}
+
+pub(crate) async fn a_redaction_is_of_one_life_and_of_what_is_kept(engine: &impl Engine) {
+    let log = engine.open().await;
+    append(&*log, &[batch("Dogs", 7, 1, 10)]).await;
+    assert_eq!(log.redact(0, &group("Dogs"), 8, &[3]).await, Ok(0));
+    assert_eq!(log.redact(0, &group("Cats"), 7, &[3]).await, Ok(0));
+    for seq in [0, 11, u64::MAX] {
+        assert_eq!(log.redact(0, &group("Dogs"), 7, &[seq]).await, Ok(0), "{seq}");
+    }
+    assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[]));
+    // What was redacted is purged as everything else is.
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[2]).await, Ok(1));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[6]).await, Ok(1));
+    assert_eq!(log.purge(0, &group("Dogs"), 4).await, Ok(4));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[2]).await, Ok(0));
+    assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[6])[4..]);
+    assert_eq!(log.purge(0, &group("Dogs"), 10).await, Ok(6));
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[10]).await, Ok(0));
+    assert!(log.delete(0, &group("Dogs")).await.unwrap());
+    assert_eq!(log.redact(0, &group("Dogs"), 7, &[10]).await, Ok(0));
+    append(&*log, &[batch("Dogs", 9, 1, 10)]).await;
+    assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(10, &[]));
+    log.close().await;
+}
+
 pub(crate) async fn a_deleted_group_is_gone_and_may_come_back(engine: &impl Engine) {
     let log = engine.open().await;
     append(&*log, &[batch("Dogs", 7, 1, 10)]).await;
@@ -333,4 +412,25 @@ pub(crate) async fn what_was_appended_is_there_after_a_restart<E: Engine>(engine
     let log = engine.open().await;
     assert_eq!(head(&*log, "Cats").await, None);
     log.close().await;
+}
+
+pub(crate) async fn what_was_redacted_is_gone_after_a_restart<E: Engine>(engine: &E) {
+    if !E::DURABLE {
+        return;
+    }
+    let log = engine.open().await;
+    append(&*log, &[batch("Dogs", 7, 1, 5)]).await;
+    log.close().await;
+    let log = engine.open().await;
+    append(&*log, &[batch("Dogs", 7, 6, 8)]).await;
+    for seq in [2, 7, 8] {
+        assert_eq!(log.redact(0, &group("Dogs"), 7, &[seq]).await, Ok(1));
+    }
+    log.close().await;
+    for last in [9, 10] {
+        let log = engine.open().await;
+        assert_eq!(page(&*log, "Dogs", Range::After(0), ALL).await.records, records_without(last - 1, &[2, 7, 8]));
+        append(&*log, &[batch("Dogs", 7, last, last)]).await;
+        log.close().await;
+    }
 }

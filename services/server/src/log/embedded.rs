@@ -32,6 +32,7 @@ mod queue;
 mod quota;
 mod read;
 mod record;
+mod redact;
 mod renewal;
 mod retention;
 mod scan;
@@ -243,9 +244,8 @@ impl Core {
                 Some(view) => view,
                 None => {
                     let loaded = core.load(&group)?;
-                    let bare = |head: Head| View { head, recent: Vec::new(), memory_first: head.seq + 1 };
                     let view = core.tail.view(&group, range, limit.records);
-                    view.unwrap_or_else(|| loaded.map(bare).ok_or(NoGroup))
+                    view.unwrap_or_else(|| loaded.map(View::bare).ok_or(NoGroup))
                 }
             };
             let Ok(view) = view else { return Ok(None) };
@@ -412,6 +412,17 @@ impl Log for Embedded {
     fn purge(&self, _shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
         let purge = Operation::Purge { group: group.clone(), through };
         Box::pin(Arc::clone(&self.core).submit(vec![purge]))
+    }
+
+    fn redact(
+        &self,
+        _shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let redact = |seq: &u64| Operation::Redact { group: group.clone(), epoch, seq: *seq };
+        Box::pin(Arc::clone(&self.core).submit(seqs.iter().map(redact).collect()))
     }
 
     fn delete(&self, _shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

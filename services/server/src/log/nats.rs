@@ -27,6 +27,7 @@ mod message;
 pub mod metrics;
 mod notes;
 mod read;
+mod redact;
 mod remove;
 mod retention;
 mod room;
@@ -239,6 +240,7 @@ impl Nats {
         core.tasks.spawn(lineage::watch(Arc::clone(&core)));
         core.tasks.spawn(losses::tell(core.lost.subscribe(), core.closing.clone()));
         core.tasks.spawn(Arc::clone(&core).sweep());
+        core.tasks.spawn(Arc::clone(&core).sweep_substitutes());
         Ok(Self { core })
     }
 
@@ -415,6 +417,18 @@ impl Log for Nats {
             core.removed.moderator.increment(removed);
             Ok(removed)
         };
+        Box::pin(remove::finish(Arc::clone(&self.core), work))
+    }
+
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let (core, group, seqs) = (Arc::clone(&self.core), group.clone(), seqs.to_vec());
+        let work = async move { core.redact(shard, &group, epoch, &seqs).await };
         Box::pin(remove::finish(Arc::clone(&self.core), work))
     }
 

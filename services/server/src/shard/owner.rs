@@ -29,6 +29,7 @@ mod heads;
 mod held;
 mod ids;
 mod mirror;
+mod redaction;
 mod seat;
 mod serving;
 mod traced;

@@ -1,5 +1,6 @@
 //! What an owner is asked.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -49,7 +50,7 @@ pub enum Request {
         /// What the owner found.
         reply: oneshot::Sender<Users>,
     },
-    /// What only the admin API asks.
+    /// What the admin API asks, and who takes back a message.
     Admin(Box<Admin>),
     /// What another node asks the owner.
     Asked(Asked),
@@ -70,7 +71,9 @@ impl Request {
         match self {
             Self::Post(posts) => posts.in_doubt,
             Self::Admin(admin) => match **admin {
-                Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } => in_doubt,
+                Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } | Admin::Redact { in_doubt, .. } => {
+                    in_doubt
+                }
                 _ => false,
             },
             _ => false,
@@ -82,7 +85,9 @@ impl Request {
         match self {
             Self::Post(posts) => posts.in_doubt = true,
             Self::Admin(admin) => {
-                if let Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } = &mut **admin {
+                if let Admin::End { in_doubt, .. } | Admin::Purge { in_doubt, .. } | Admin::Redact { in_doubt, .. } =
+                    &mut **admin
+                {
                     *in_doubt = true;
                 }
             }
@@ -213,6 +218,21 @@ pub enum Admin {
         /// How many were removed; `None` for a group that does not exist.
         reply: oneshot::Sender<Result<Option<u64>, Refusal>>,
     },
+    /// Remove the texts of messages, and tell the group.
+    Redact {
+        /// The group.
+        group: GroupName,
+        /// Which.
+        selection: Selection,
+        /// The life of the group that they are of.
+        epoch: u64,
+        /// Why.
+        reason: Option<Arc<str>>,
+        /// As in [`Admin::End`].
+        in_doubt: bool,
+        /// What came of it.
+        reply: oneshot::Sender<Result<Redaction, Refusal>>,
+    },
     /// Forget a group of which nothing is left: no member, no message, and no use for a while.
     Forget {
         /// The group.
@@ -230,6 +250,56 @@ pub enum Admin {
         id: Option<PostId>,
         /// What will have come of it in each group; `None` if the named group does not exist.
         reply: oneshot::Sender<Result<Option<Announced>, Refusal>>,
+    },
+}
+
+/// Messages of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Only those of this sender; of all, without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+}
+
+impl Selection {
+    /// At most so many lie between the first and the last, those counted: what removes them holds up the group's shard.
+    pub const MOST: u64 = 10_000;
+
+    /// What the group is told of it.
+    #[must_use]
+    pub fn removal(&self) -> tertulia_protocol::Removal<'_> {
+        tertulia_protocol::Removal { first: self.first, last: self.last, sender: self.sender.as_deref() }
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last, sender } = self;
+        write!(f, "{first}")?;
+        if last > first {
+            write!(f, " to {last}")?;
+        }
+        sender.as_ref().map_or(Ok(()), |sender| write!(f, " of '{sender}'"))
+    }
+}
+
+/// What came of the removal of texts.
+#[derive(Debug)]
+pub enum Redaction {
+    /// There is no such group, or it has another life.
+    NoSuchGroup,
+    /// The log has no such message.
+    NoSuchMessage,
+    /// The texts are gone.
+    Removed {
+        /// Of so many messages, those counted whose texts were gone already.
+        messages: u64,
+        /// What will have come of it that the group is told.
+        told: oneshot::Receiver<Result<Stored, Refusal>>,
     },
 }
 

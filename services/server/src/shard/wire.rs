@@ -15,7 +15,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::directory::Told;
 use super::moderation::Target;
-use super::request::{Ended, JoinFrom};
+use super::request::{Ended, JoinFrom, Selection};
 use super::session::{ConnectionId, Removal, Stored};
 use super::{Batch, Head, Record, Refusal, Term};
 
@@ -172,6 +172,13 @@ pub(super) enum Item {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
     },
+    Redact {
+        group: GroupName,
+        #[serde(flatten)]
+        selection: Selection,
+        epoch: u64,
+        reason: Option<Arc<str>>,
+    },
     Announce {
         group: Option<GroupName>,
         message: Arc<str>,
@@ -267,6 +274,9 @@ pub(super) enum Outcome {
     Purged {
         removed: Option<u64>,
     },
+    Redacted {
+        told: RedactionTold,
+    },
     Announced {
         groups: Option<Vec<Result<Stored, Refused>>>,
     },
@@ -276,6 +286,15 @@ pub(super) enum Outcome {
     /// The request, or its outcome, is of a newer version.
     #[serde(other)]
     Unknown,
+}
+
+/// What came of the removal of texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RedactionTold {
+    NoSuchGroup,
+    NoSuchMessage,
+    Removed { messages: u64, told: Result<Stored, Refused> },
 }
 
 /// A member as its owner tells it.

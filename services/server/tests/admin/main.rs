@@ -7,6 +7,7 @@ mod lists;
 mod messages;
 mod moderation;
 mod port;
+mod removal;
 mod tools;
 mod watching;
 mod world;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tertulia_proto::admin::v1::admin_service_client::AdminServiceClient;
 use tertulia_server::admin;
-use tertulia_server::auth::Auth;
 use tertulia_server::drain::{self, Accepting};
 use tertulia_server::front::{self, Front, Limits};
 use tertulia_server::log::{self, memory::Memory};
@@ -76,15 +75,7 @@ impl World {
         let log = Arc::new(Memory::new(&log::Config { retention, ..log::Config::default() }, 16));
         let bounds = Bounds { members_per_group: 10_000, groups: 10_000, ..Bounds::default() };
         let shards = Shards::start(shard, bounds, log, "local".to_owned());
-        let front = Front::new(
-            &front::Config::default(),
-            limits.clone(),
-            shards.clone(),
-            Tracer::default(),
-            Auth::default(),
-            None,
-            1,
-        );
+        let front = Front::new(&front::Config::default(), limits.clone(), shards.clone(), front::Options::default());
         let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
         let defaults = admin::Config::default();
         let config = admin::Config {

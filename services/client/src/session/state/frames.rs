@@ -9,6 +9,7 @@ use super::{Phase, Refusal, State};
 use crate::session::backoff;
 use crate::session::event::{Event, Line};
 use crate::session::membership::{Arrival, CaughtUp, Membership, News};
+use crate::session::query::Place;
 
 impl State {
     /// A line of the server came.
@@ -56,6 +57,8 @@ impl State {
                     group: message.group_name.into_owned(),
                     sender: message.sender.into_owned(),
                     text: message.message.into_owned(),
+                    removed: message.removed,
+                    removes: message.removes.map(Into::into),
                 };
                 self.message(line, id.as_deref());
             }
@@ -81,6 +84,7 @@ impl State {
             FromServer::Rejected(rejected) => self.rejected(&rejected, now)?,
             FromServer::Error(text) => self.events.push(Event::Problem(text.into_owned())),
             FromServer::Refreshed { expires_at } => self.refreshed(expires_at),
+            FromServer::Removed(removed) => self.removed(&removed),
             FromServer::Welcome(_) | FromServer::Pong {} => {}
         }
         Ok(())
@@ -144,9 +148,8 @@ impl State {
 
     fn posted(&mut self, posted: &Posted<'_>) {
         // One's own message may have told it before.
-        if posted.id.as_deref().and_then(|id| self.outbox.stored(id)).is_none() {
-            return;
-        }
+        let Some(post) = posted.id.as_deref().and_then(|id| self.outbox.stored(id)) else { return };
+        self.stored(&post, Place { epoch: posted.epoch, seq: posted.seq });
         self.progress = true;
         match self.groups.get_mut(&*posted.group_name) {
             Some(membership) => membership.posted(posted.epoch, posted.seq),
@@ -177,6 +180,7 @@ impl State {
 
     fn message(&mut self, line: Line, id: Option<&str>) {
         let Some(membership) = self.groups.get_mut(&line.group) else { return };
+        let epoch = membership.position().map(|position| position.epoch);
         let is_behind = membership.seen_of_known().is_some_and(|(seen, known)| seen < known);
         match membership.arrived(line.seq) {
             Arrival::Repeat => return,
@@ -189,7 +193,11 @@ impl State {
         self.moved = true;
         // A message is seen only once it is in the log: that is an answer, and the only one if the connection broke.
         if let Some(id) = id.filter(|_| self.identity.known.as_ref() == Some(&line.sender)) {
-            self.progress |= self.outbox.stored(id).is_some();
+            let post = self.outbox.stored(id);
+            self.progress |= post.is_some();
+            if let (Some(post), Some(epoch)) = (post, epoch) {
+                self.stored(&post, Place { epoch, seq: line.seq });
+            }
         }
         let group = line.group.clone();
         self.events.push(Event::Message(line));

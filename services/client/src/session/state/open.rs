@@ -3,6 +3,7 @@
 use super::{Phase, State};
 use crate::session::membership::Membership;
 use crate::session::outbox::Pending;
+use crate::session::query::Query;
 
 /// Posts that were not answered when the session was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl std::fmt::Display for Unanswered {
 }
 
 /// What a text begins with.
-fn beginning(text: &str) -> String {
+pub(super) fn beginning(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
@@ -57,9 +58,9 @@ impl State {
         self.groups.is_empty()
     }
 
-    /// Whether a post was not answered.
+    /// Whether a post was not answered, or is still to be taken back.
     pub(crate) fn has_unanswered(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.queries.iter().any(|query| matches!(query, Query::Remove { .. }))
     }
 
     /// The posts that were not answered; `None` if all were.

@@ -89,7 +89,7 @@ impl State {
             // It answers what it has taken, and closes: the next connection shows what the file has by then.
             (None, _) if rejected.code == Code::Unauthenticated => self.departs(text),
             (Some("Refresh"), _) => self.refresh_refused(rejected),
-            (Some("History" | "Members" | "Groups"), _) => {
+            (Some("History" | "Members" | "Groups" | "Remove"), _) => {
                 self.queries.refused();
                 self.fail(text.to_owned());
             }

@@ -7,6 +7,7 @@ mod doubt;
 mod kicked;
 mod open;
 mod order;
+mod own;
 mod places;
 mod proof;
 mod refusals;

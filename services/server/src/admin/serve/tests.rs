@@ -11,7 +11,6 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 use super::*;
-use crate::auth::Auth;
 use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
 use crate::shard::{self, Bounds, Shards};
@@ -34,15 +33,7 @@ impl Serving {
         let config = shard::Config { count: 1, ..shard::Config::default() };
         let bounds = Bounds { members_per_group: 10, groups: 10, ..Bounds::default() };
         let shards = Shards::start(config, bounds, Arc::new(Memory::new(&log::Config::default(), 1)), "local".into());
-        let front = Front::new(
-            &front::Config::default(),
-            Limits::default(),
-            shards.clone(),
-            Tracer::default(),
-            Auth::default(),
-            None,
-            1,
-        );
+        let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), front::Options::default());
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let registry = Arc::clone(front.registry());
         let service = Service::new(&Config::default(), shards.clone(), registry, None, 100, stop.clone());

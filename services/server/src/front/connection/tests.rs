@@ -27,6 +27,7 @@ use crate::tls::Acceptor;
 use crate::tls::tests::Directory;
 
 mod proving;
+mod removing;
 
 /// Long enough never to pass in a test that works.
 const NEVER: Duration = Duration::from_secs(30);
@@ -103,6 +104,7 @@ fn task_within(limits: Limits, socket: Stream) -> (Task, Admitted) {
         unread,
         unanswered,
         auth: Auth::default(),
+        remove_own: true,
         not_let_in: Complaint::default(),
     };
     (Task::new(Arc::new(shared), me, socket), admitted)
@@ -317,7 +319,7 @@ async fn what_is_encrypted_and_not_taken_waits() {
 async fn a_line_has_all_its_time_once_it_is_read_again() {
     const TIME: Duration = Duration::from_secs(1);
     let limits = Limits { line_timeout: TIME, posts_in_flight_bytes: usize::MAX, ..Limits::default() };
-    let front = Front::new(&front::Config::default(), limits, shards(), Tracer::default(), Auth::default(), None, 1);
+    let front = Front::new(&front::Config::default(), limits, shards(), front::Options::default());
     let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(front.serve(listener, CancellationToken::new()));

@@ -17,7 +17,7 @@ fn front(tls: Option<Acceptor>) -> Front {
     let memory = Arc::new(Memory::new(&log::Config::default(), 1));
     let config = shard::Config { count: 1, ..shard::Config::default() };
     let shards = Shards::start(config, Bounds::default(), memory, "local".to_owned());
-    Front::new(&Config::default(), Limits::default(), shards, Tracer::default(), Auth::default(), tls, 1)
+    Front::new(&Config::default(), Limits::default(), shards, Options { tls, ..Options::default() })
 }
 
 /// One whose connections tell where they are from, so many at once.

@@ -3,7 +3,7 @@
 //! One transaction takes many blocks, folds them by group and writes in key order; the position of the last block goes in with it, so
 //! that a start knows where to go on. The same function serves the applier's thread and a start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use redb::{ReadableTable, Table, WriteTransaction};
@@ -13,9 +13,10 @@ use super::backlog::Block;
 use super::frame::Position;
 use super::pace::Pace;
 use super::record::{DecodeError, Operation, encode_record};
+use super::redact;
 use super::retention::{Look, Rules, oldest_kept};
 use super::spared::Spared;
-use super::table::{Chunk, GROUPS, MESSAGES, META, Row, TRIMS, TableError, Tables, meta};
+use super::table::{Chunk, GROUPS, MESSAGES, META, REDACTIONS, Row, TRIMS, TableError, Tables, meta};
 use crate::log::{Batch, Head, Record};
 
 /// A chunk is closed when it has so many bytes: with its key it then fills one page of the tables.
@@ -53,7 +54,7 @@ pub(crate) struct Applied {
     pub(crate) again: Vec<GroupName>,
     /// Groups of which a message cannot be read, and why.
     pub(crate) damaged: Vec<(GroupName, DecodeError)>,
-    /// Whether chunks are left to be removed.
+    /// Whether chunks are left to be removed, or texts in them.
     pub(crate) trims_left: bool,
 }
 
@@ -67,6 +68,8 @@ struct Plan<'a> {
     row: Option<Row>,
     /// Where the oldest message stood in the tables before.
     first_before: u64,
+    /// Messages whose texts are removed.
+    redacted: BTreeSet<u64>,
 }
 
 /// Applies `blocks` in order, and retention to their groups and to those that are due.
@@ -105,6 +108,7 @@ fn write(
     let mut groups = transaction.open_table(GROUPS)?;
     let mut messages = transaction.open_table(MESSAGES)?;
     let mut trims = transaction.open_table(TRIMS)?;
+    let mut redactions = transaction.open_table(REDACTIONS)?;
     let mut numbers = transaction.open_table(META)?;
     let mut next_id = numbers.get(meta::NEXT_ID)?.map_or(1, |value| value.value());
 
@@ -138,6 +142,14 @@ fn write(
         let id = row.id;
         let is_spared = upkeep.spared.has(id);
         let met_here = |error: TableError| error.met_at(id, || group.to_string());
+        if !plan.redacted.is_empty() {
+            if is_spared {
+                redact::later(&mut redactions, id, &plan.redacted)?;
+            } else {
+                let damaged = redact::now(&mut messages, id, &plan.redacted).map_err(met_here)?;
+                result.damaged.extend(damaged.into_iter().map(|error| ((*group).clone(), error)));
+            }
+        }
         let rule = upkeep.rules.of(group.as_str());
         let look = match is_spared {
             true => Look::by_count(rule, row),
@@ -162,6 +174,7 @@ fn write(
         }
     }
     result.trims_left = trim_later(&mut messages, &mut trims, upkeep.spared, &mut budget)?;
+    result.trims_left |= redact::what_was_put_off(&mut messages, &mut redactions, upkeep.spared)?;
 
     numbers.insert(meta::NEXT_ID, next_id)?;
     if let Some(end) = end {
@@ -184,6 +197,15 @@ fn fold(
     chunks: &mut Vec<ChunkEntry>,
 ) -> Result<(), TableError> {
     let mut open: Option<OpenChunk> = None;
+    // All are of one life: where another one began, those before are left out. But some may have been asked for that were not there yet.
+    let mut head = plan.row.map_or(0, |row| row.head.seq);
+    for operation in &plan.operations {
+        match operation {
+            Operation::Append { batch, .. } => head = head.max(batch.last()),
+            Operation::Redact { seq, .. } if *seq <= head => drop(plan.redacted.insert(*seq)),
+            Operation::Redact { .. } | Operation::Purge { .. } | Operation::Delete { .. } => {}
+        }
+    }
     for operation in &plan.operations {
         match operation {
             Operation::Append { batch, .. } => {
@@ -197,6 +219,8 @@ fn fold(
                 }
                 for record in &batch.records {
                     let chunk = open.get_or_insert_with(|| OpenChunk::new(row));
+                    let redacted = plan.redacted.contains(&record.seq).then(|| record.redacted());
+                    let record = redacted.as_ref().unwrap_or(record);
                     chunk.push(record);
                     row.bytes += record.size() as u64;
                     row.head.seq = record.seq;
@@ -212,7 +236,7 @@ fn fold(
                     head.first = head.first.max(through.saturating_add(1)).min(head.seq + 1);
                 }
             }
-            Operation::Delete { .. } => {}
+            Operation::Redact { .. } | Operation::Delete { .. } => {}
         }
     }
     if let (Some(chunk), Some(row)) = (open, &plan.row) {

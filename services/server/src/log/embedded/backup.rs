@@ -19,7 +19,7 @@ use super::notes;
 use super::open::{OpenError, open_tables};
 use super::partial::{self, PARTIAL, Partial};
 use super::renewal::set_apart;
-use super::table::{self, GROUPS, MESSAGES, META, TRIMS, TableError, Tables};
+use super::table::{self, GROUPS, MESSAGES, META, REDACTIONS, TRIMS, TableError, Tables};
 use super::trouble::Cause;
 use crate::log::notes::Note;
 use crate::log::{BackupError, Copied};
@@ -211,6 +211,10 @@ pub(super) fn copy(
         copying.table(from, GROUPS)?;
         copying.table(from, MESSAGES)?;
         copying.table(from, TRIMS)?;
+        match copying.table(from, REDACTIONS) {
+            Err(error) if error.is_no_table() => {}
+            copied => copied?,
+        }
         copying.table(from, META)
     });
     if let Some(ended) = copying.ended {

@@ -363,6 +363,10 @@ fn check(operation: &Operation, current: Option<Head>) -> Result<Change, AppendE
             let messages = first - head.first;
             Ok(Change { head: Some(Head { first, ..head }), count: messages, messages })
         }
+        Operation::Redact { epoch, seq, .. } => {
+            let is_kept = |head: &Head| head.epoch == *epoch && (head.first..=head.seq).contains(seq);
+            Ok(Change { head: current, count: u64::from(current.as_ref().is_some_and(is_kept)), messages: 0 })
+        }
         Operation::Delete { .. } => {
             let messages = current.map_or(0, |head| (head.seq + 1).saturating_sub(head.first));
             Ok(Change { head: None, count: u64::from(current.is_some()), messages })

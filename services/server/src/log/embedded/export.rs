@@ -3,12 +3,13 @@
 //! It is what is left when nothing else works any more. So it moves nothing into the tables, but reads what the commit log has beyond them by
 //! itself; and what cannot be read of either keeps nothing back that can.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tertulia_protocol::GroupName;
+use tertulia_protocol::{GroupName, extended};
 
 use super::disk::{Directory, Disk};
 use super::frame::Position;
@@ -31,6 +32,10 @@ struct Exported<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     message: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    removed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removes: Option<extended::Removal<'a>>,
 }
 
 /// Writes the messages of a group, oldest first, one JSON object per line. Answers how many.
@@ -65,7 +70,14 @@ pub(crate) fn export_from(disk: &Arc<dyn Disk>, group: &GroupName, out: &mut dyn
     }
 
     let next = recent.first.max(row.map_or(1, |row| row.head.first));
-    let mut lines = Lines { group, epoch: 0, next, written: 0, gaps: Vec::new(), out };
+    let mut redacted = recent.redacted.clone();
+    if let Some(row) = &row {
+        match tables.read(|transaction| table::redactions(transaction, row.id)) {
+            Ok(put_off) => redacted.extend(put_off),
+            Err(error) => missing.push(format!("which texts are to be removed yet: {error}")),
+        }
+    }
+    let mut lines = Lines { group, epoch: 0, next, redacted, written: 0, gaps: Vec::new(), out };
     if let Some(row) = row {
         lines.epoch = row.head.epoch;
         copy_stored(&tables, &row, &mut lines)?;
@@ -107,6 +119,8 @@ struct Recent {
     head: u64,
     /// The oldest one that moderators have left.
     first: u64,
+    /// Those whose texts moderators have removed.
+    redacted: BTreeSet<u64>,
     batches: Vec<Arc<Batch>>,
 }
 
@@ -131,6 +145,8 @@ impl Recent {
                 self.batches.push(batch);
             }
             Operation::Purge { through, .. } => self.first = self.first.max(through.min(self.head).saturating_add(1)),
+            Operation::Redact { seq, .. } if seq <= self.head => drop(self.redacted.insert(seq)),
+            Operation::Redact { .. } => {}
             Operation::Delete { .. } => *self = Self { dropped: true, ..Self::default() },
         }
     }
@@ -142,6 +158,7 @@ struct Lines<'a> {
     epoch: u64,
     /// The message that is to come.
     next: u64,
+    redacted: BTreeSet<u64>,
     written: u64,
     /// The first and the last of messages that did not come.
     gaps: Vec<(u64, u64)>,
@@ -155,14 +172,18 @@ impl Lines<'_> {
             return Ok(());
         }
         self.skip_to(record.seq);
+        let redacted = self.redacted.contains(&record.seq).then(|| record.redacted());
+        let record = redacted.as_ref().unwrap_or(record);
         let exported = Exported {
             group_name: self.group,
             epoch: self.epoch,
             seq: record.seq,
             at: record.at,
             sender: record.sender.as_str(),
-            id: record.id.as_ref().map(|id| id.as_str()),
+            id: record.id_of_client(),
             message: &record.message,
+            removed: record.is_removed(),
+            removes: record.removes().map(Into::into),
         };
         serde_json::to_writer(&mut *self.out, &exported)?;
         self.out.write_all(b"\n")?;

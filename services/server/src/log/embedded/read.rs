@@ -1,5 +1,6 @@
 //! Reads: what memory has of a group, and the tables for what it has not.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use redb::ReadableTable;
@@ -69,7 +70,15 @@ pub(crate) fn from_tables(
     range: Range,
     limit: PageLimit,
 ) -> Result<Page, TableError> {
-    let mut reading = Reading { holes, group, view, head: view.head, gathered: Gathered::new(limit), at: At::Group };
+    let mut reading = Reading {
+        holes,
+        group,
+        view,
+        head: view.head,
+        redacted: BTreeSet::new(),
+        gathered: Gathered::new(limit),
+        at: At::Group,
+    };
     let begun = Instant::now();
     holes.may_read_row(group)?;
     let read = tables.read(|transaction| {
@@ -79,6 +88,7 @@ pub(crate) fn from_tables(
         let Some(row) = row else { return Ok(()) };
         // Retention may have been quicker than memory is told of it; whoever reads must know what is not there for that.
         reading.head.first = view.head.first.max(row.head.first.min(view.head.seq + 1));
+        reading.redacted = table::redactions(transaction, row.id)?;
         let messages = transaction.open_table(MESSAGES)?;
         match range {
             Range::After(after) => reading.forward(&messages, &row, after),
@@ -122,11 +132,21 @@ struct Reading<'a> {
     group: &'a GroupName,
     view: &'a View,
     head: Head,
+    /// Messages whose texts stand in the tables though they are removed, as far as the tables know.
+    redacted: BTreeSet<u64>,
     gathered: Gathered,
     at: At,
 }
 
 impl Reading<'_> {
+    /// As [`Gathered::push`], of a record of the tables.
+    fn push(&mut self, record: &Record) -> bool {
+        match self.redacted.contains(&record.seq) || self.view.redacted.contains(&record.seq) {
+            true => self.gathered.push(&record.redacted()),
+            false => self.gathered.push(record),
+        }
+    }
+
     fn forward(
         &mut self,
         messages: &impl ReadableTable<(u64, u64), &'static [u8]>,
@@ -185,7 +205,7 @@ impl Reading<'_> {
                 Ok(records) => {
                     let wanted = begin..self.view.memory_first;
                     for record in records.iter().filter(|record| wanted.contains(&record.seq)) {
-                        if !self.gathered.push(record) {
+                        if !self.push(record) {
                             return Ok(Read::Full);
                         }
                     }
@@ -233,7 +253,7 @@ impl Reading<'_> {
                 self.holes.read_before(self.group, below - 1);
             }
             for record in records.iter().rev().filter(|record| record.seq < below) {
-                if record.seq < first || !self.gathered.push(record) {
+                if record.seq < first || !self.push(record) {
                     return Ok(());
                 }
             }

@@ -9,6 +9,7 @@ use crate::log::{Batch, Record};
 const APPEND: u8 = 1;
 const PURGE: u8 = 2;
 const DELETE: u8 = 3;
+const REDACT: u8 = 4;
 
 /// What a commit-log block holds: one change of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,15 @@ pub(crate) enum Operation {
         group: GroupName,
         /// The newest that was removed.
         through: u64,
+    },
+    /// The text of a message was removed.
+    Redact {
+        /// The group.
+        group: GroupName,
+        /// Its life.
+        epoch: u64,
+        /// The message.
+        seq: u64,
     },
     /// The group was removed.
     Delete {
@@ -58,7 +68,7 @@ impl Operation {
     pub(crate) fn group(&self) -> &GroupName {
         match self {
             Self::Append { batch, .. } => &batch.group,
-            Self::Purge { group, .. } | Self::Delete { group } => group,
+            Self::Purge { group, .. } | Self::Redact { group, .. } | Self::Delete { group } => group,
         }
     }
 
@@ -66,7 +76,7 @@ impl Operation {
     pub(crate) fn records(&self) -> usize {
         match self {
             Self::Append { batch, .. } => batch.records.len(),
-            Self::Purge { .. } | Self::Delete { .. } => 0,
+            Self::Purge { .. } | Self::Redact { .. } | Self::Delete { .. } => 0,
         }
     }
 
@@ -75,7 +85,7 @@ impl Operation {
         const FIXED: usize = 64;
         match self {
             Self::Append { bytes, .. } => FIXED + bytes,
-            Self::Purge { .. } | Self::Delete { .. } => FIXED,
+            Self::Purge { .. } | Self::Redact { .. } | Self::Delete { .. } => FIXED,
         }
     }
 
@@ -84,6 +94,7 @@ impl Operation {
         let kind = match self {
             Self::Append { .. } => APPEND,
             Self::Purge { .. } => PURGE,
+            Self::Redact { .. } => REDACT,
             Self::Delete { .. } => DELETE,
         };
         out.push(kind);
@@ -98,6 +109,10 @@ impl Operation {
                 }
             }
             Self::Purge { through, .. } => out.extend_from_slice(&through.to_le_bytes()),
+            Self::Redact { epoch, seq, .. } => {
+                out.extend_from_slice(&epoch.to_le_bytes());
+                out.extend_from_slice(&seq.to_le_bytes());
+            }
             Self::Delete { .. } => {}
         }
     }
@@ -115,6 +130,7 @@ impl Operation {
                 Ok(Self::append(Arc::new(Batch { group, epoch, records })))
             }
             PURGE => Ok(Self::Purge { group, through: input.u64()? }),
+            REDACT => Ok(Self::Redact { group, epoch: input.u64()?, seq: input.u64()? }),
             DELETE => Ok(Self::Delete { group }),
             other => Err(DecodeError::new(format!("unknown operation {other}"))),
         }
@@ -137,7 +153,7 @@ pub(crate) fn decode_record(seq: u64, input: &mut Input<'_>) -> Result<Record, D
     let sender = UserName::from_stored(input.short()?).map_err(invalid)?;
     let id = match input.short()? {
         "" => None,
-        id => Some(PostId::new(id).map_err(invalid)?),
+        id => Some(PostId::from_stored(id).map_err(invalid)?),
     };
     let length = input.u32()?;
     let message = Arc::from(input.text(length as usize)?);
@@ -203,10 +219,14 @@ mod tests {
             id: id.map(|id| PostId::new(id).unwrap()),
             message: message.into(),
         };
-        let records = vec![record(7, Some("x1"), "Samoyeds rock!"), record(8, None, "")];
+        let redacted = record(9, Some("x2"), "gone").redacted();
+        let removes = tertulia_protocol::Removal { first: 9, last: 9, sender: Some("ada") };
+        let removal = Record { id: Some(PostId::of_removal(removes)), ..record(10, None, "A message was removed.") };
+        let records = vec![record(7, Some("x1"), "Samoyeds rock!"), record(8, None, ""), redacted, removal];
         vec![
             Operation::append(Arc::new(Batch { group: group.clone(), epoch: 5, records })),
             Operation::Purge { group: group.clone(), through: 7 },
+            Operation::Redact { group: group.clone(), epoch: 5, seq: 7 },
             Operation::Delete { group },
         ]
     }

@@ -4,6 +4,7 @@
 //! chunk instead of a message as the unit makes applying, reading and removing an order of magnitude cheaper in B-tree work.
 //! Each carries the bytes of its group before it, so that what a group holds from any message on is a subtraction.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -31,6 +32,9 @@ pub(crate) const GROUPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 pub(crate) const MESSAGES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("messages");
 /// Group ids whose chunks up to a `seq` are still to be removed.
 pub(crate) const TRIMS: TableDefinition<'_, u64, u64> = TableDefinition::new("trims");
+/// Group ids and `seq`s of messages whose texts are removed and may still stand in their chunks: whoever reads these leaves the texts out.
+/// Tables that never had one have no such table.
+pub(crate) const REDACTIONS: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("redactions");
 /// Single numbers.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -104,6 +108,11 @@ impl TableError {
         }
     }
 
+    /// Whether a table was to be read that there is not, as those that came later are missing where nothing was written since.
+    pub(crate) fn is_no_table(&self) -> bool {
+        matches!(self, Self::Redb(error) if matches!(**error, redb::Error::TableDoesNotExist(_)))
+    }
+
     /// Whether there is no space.
     pub(crate) fn is_full(&self) -> bool {
         self.io().is_some_and(is_full)
@@ -162,6 +171,9 @@ impl Row {
     }
 }
 
+/// Bytes of a chunk that come before its records.
+pub(crate) const CHUNK_HEADER: usize = 12;
+
 /// A value of [`MESSAGES`].
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
@@ -174,8 +186,8 @@ pub(crate) struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// The bytes that come before the records.
-    pub(crate) fn header(count: u32, before: u64) -> [u8; 12] {
-        let mut out = [0; 12];
+    pub(crate) fn header(count: u32, before: u64) -> [u8; CHUNK_HEADER] {
+        let mut out = [0; CHUNK_HEADER];
         out[..4].copy_from_slice(&count.to_le_bytes());
         out[4..].copy_from_slice(&before.to_le_bytes());
         out
@@ -413,6 +425,19 @@ pub(crate) fn row(transaction: &ReadTransaction, group: &GroupName) -> Result<Op
     let table = transaction.open_table(GROUPS)?;
     let value = table.get(group.as_str())?;
     Ok(value.map(|value| Row::decode(value.value())).transpose()?)
+}
+
+/// The messages of a group whose texts may still stand in their chunks and are removed.
+pub(crate) fn redactions(transaction: &ReadTransaction, id: u64) -> Result<BTreeSet<u64>, TableError> {
+    let table = match transaction.open_table(REDACTIONS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+        table => table?,
+    };
+    let mut redacted = BTreeSet::new();
+    for entry in table.range((id, 0)..=(id, u64::MAX))? {
+        redacted.insert(entry?.0.value().1);
+    }
+    Ok(redacted)
 }
 
 /// Bytes after which redb's writes are synced on the way. A commit writes many megabytes at once, and one sync of all of them

@@ -3,7 +3,7 @@
 //! A group with unapplied operations is always here, so that its head here is the truth; of the others, those used last are, as
 //! far as the budget goes. A group that is not here is as the tables say.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +48,8 @@ struct Entry {
     cost: usize,
     /// Operations that are not applied.
     unapplied: usize,
+    /// Messages whose texts were removed, and may be in the tables all the same until all operations are applied.
+    redacted: BTreeSet<u64>,
     /// When it was last used.
     stamp: u64,
 }
@@ -61,6 +63,19 @@ struct Shelf {
     stamps: u64,
 }
 
+impl Entry {
+    /// Removes the text of a message, here and for those who read the tables.
+    fn redact(&mut self, seq: u64) {
+        self.redacted.insert(seq);
+        let place = self.recent.partition_point(|kept| kept.batch.last() < seq);
+        if let Some(kept) = self.recent.get_mut(place)
+            && let Some(redacted) = kept.batch.redacted(seq)
+        {
+            kept.batch = Arc::new(redacted);
+        }
+    }
+}
+
 /// A group as memory has it: the head, and the newest messages.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -69,6 +84,15 @@ pub(crate) struct View {
     pub(crate) recent: Vec<Arc<Batch>>,
     /// The oldest `seq` in memory; the head's successor if none is.
     pub(crate) memory_first: u64,
+    /// Messages whose texts were removed, which the tables may not know yet.
+    pub(crate) redacted: BTreeSet<u64>,
+}
+
+impl View {
+    /// A group of which memory has nothing but the head.
+    pub(crate) fn bare(head: Head) -> Self {
+        Self { head, recent: Vec::new(), memory_first: head.seq + 1, redacted: BTreeSet::new() }
+    }
 }
 
 /// What is in memory of the groups.
@@ -153,8 +177,15 @@ impl Tail {
                 entry.recent.push_back(Kept { batch: Arc::clone(batch), bytes: *bytes });
             }
             Operation::Purge { .. } => {}
+            Operation::Redact { seq, .. } => {
+                // Of those asked for together some may not be there yet: what comes in their places is not meant.
+                if head.is_some_and(|head| *seq <= head.seq) {
+                    entry.redact(*seq);
+                }
+            }
             Operation::Delete { .. } => {
                 entry.recent.clear();
+                entry.redacted.clear();
                 (entry.applied, entry.applied_records) = (0, 0);
                 shelf.cost -= entry.cost - ENTRY_BYTES;
                 entry.cost = ENTRY_BYTES;
@@ -190,6 +221,7 @@ impl Tail {
             shelf.cost -= kept.bytes;
         }
         if entry.unapplied == 0 {
+            entry.redacted.clear();
             shelf.stamps += 1;
             entry.stamp = shelf.stamps;
             shelf.clean.push_back((group.clone(), entry.stamp));
@@ -230,7 +262,7 @@ impl Tail {
                 recent
             }
         };
-        Some(Ok(View { head, recent, memory_first }))
+        Some(Ok(View { head, recent, memory_first, redacted: entry.redacted.clone() }))
     }
 }
 
@@ -252,6 +284,7 @@ impl Shelf {
             applied_records: 0,
             cost: ENTRY_BYTES,
             unapplied: 0,
+            redacted: BTreeSet::new(),
             stamp: self.stamps,
         };
         self.cost += ENTRY_BYTES;

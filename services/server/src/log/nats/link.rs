@@ -325,12 +325,21 @@ impl Link {
 
     /// Removes one message; that it is gone already is no fault.
     pub(crate) async fn remove(&self, stream: u16, position: u64) -> Result<(), NoAnswer> {
+        self.delete(stream, position, true).await
+    }
+
+    /// The same, and what it held is overwritten where the servers keep it.
+    pub(crate) async fn erase(&self, stream: u16, position: u64) -> Result<(), NoAnswer> {
+        self.delete(stream, position, false).await
+    }
+
+    async fn delete(&self, stream: u16, position: u64, no_erase: bool) -> Result<(), NoAnswer> {
         #[derive(Serialize)]
         struct Remove {
             seq: u64,
             no_erase: bool,
         }
-        let question = Remove { seq: position, no_erase: true };
+        let question = Remove { seq: position, no_erase };
         self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &question).await.map(drop)
     }
 

@@ -3,6 +3,7 @@
 //! A direct get is answered by any replica, and that may be behind. So a page is complete only when it reaches the record that
 //! the group's last message promises; until then it is asked for again.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use tertulia_protocol::GroupName;
@@ -12,6 +13,7 @@ use super::Core;
 use super::fence::{Patience, Unread, decode};
 use super::known::{Known, Point};
 use super::link::{Get, NoAnswer};
+use super::message::Message;
 use crate::log::{Head, Page, PageLimit, Range, ReadError, Record};
 
 /// Records of one page at most.
@@ -34,6 +36,59 @@ impl From<NoAnswer> for ReadError {
 pub(super) struct Fetched {
     pub(super) records: Vec<Record>,
     pub(super) places: Vec<Point>,
+    /// What was read in the place of messages that are not there any more, oldest first.
+    pub(super) substitutes: Vec<Substitute>,
+}
+
+/// A message that stands for another one of its group, from which texts were removed.
+#[derive(Debug, Clone)]
+pub(super) struct Substitute {
+    pub(super) position: u64,
+    pub(super) message: Message,
+}
+
+/// Records gathered from messages: from one `seq` on to another, or until there are so many bytes.
+struct Gathering {
+    fetched: Fetched,
+    from: u64,
+    upto: u64,
+    bytes: u64,
+    size: u64,
+}
+
+impl Gathering {
+    /// The one that is wanted next.
+    fn next(&self) -> u64 {
+        self.fetched.records.last().map_or(self.from, |record| record.seq + 1)
+    }
+
+    /// Takes what is wanted of records, none of which is behind a hole. Answers whether that is all.
+    fn take(&mut self, records: Vec<Record>) -> bool {
+        for record in records {
+            if record.seq < self.next() {
+                continue;
+            }
+            self.size += record.size() as u64;
+            let is_full = record.seq > self.upto || (self.size > self.bytes && !self.fetched.records.is_empty());
+            if is_full {
+                return true;
+            }
+            self.fetched.records.push(record);
+        }
+        self.next() > self.upto
+    }
+
+    /// The same of what stands for messages that are not there.
+    fn fill(&mut self, substitutes: Vec<Substitute>) -> bool {
+        for substitute in substitutes {
+            let records = substitute.message.records.clone();
+            self.fetched.substitutes.push(substitute);
+            if self.take(records) {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl Core {
@@ -98,10 +153,9 @@ impl Core {
         if wanted.is_empty() {
             return Ok(Some(Page { head, records: Vec::new() }));
         }
-        let subject = self.link.names.group(shard, group);
         let stop = if matches!(range, Range::After(_)) { bytes } else { u64::MAX };
-        let Fetched { mut records, places } =
-            self.fetch(shard, &subject, head.epoch, wanted.clone(), stop, &known).await?;
+        let Fetched { mut records, places, .. } =
+            self.fetch(shard, group, head.epoch, wanted.clone(), stop, &known).await?;
         self.learn_places(shard, group, head.epoch, &places);
         if let Range::Before(_) = range {
             let mut size = 0;
@@ -124,31 +178,30 @@ impl Core {
     pub(super) async fn fetch(
         &self,
         shard: u16,
-        subject: &str,
+        group: &GroupName,
         epoch: u64,
         wanted: RangeInclusive<u64>,
         bytes: u64,
         known: &Known,
     ) -> Result<Fetched, NoAnswer> {
         let stream = self.link.names.stream_of(shard);
+        let subject = self.link.names.group(shard, group);
         let (from, upto) = wanted.into_inner();
-        let mut fetched = Fetched::default();
+        let mut gathering = Gathering { fetched: Fetched::default(), from, upto, bytes, size: 0 };
         if from > upto {
-            return Ok(fetched);
+            return Ok(gathering.fetched);
         }
-        let start = self.locate(stream, subject, epoch, from, known, &mut fetched.places).await?;
+        let start = self.locate(stream, &subject, epoch, from, known, &mut gathering.fetched.places).await?;
         let (mut position, mut lag) = (start.position, from.saturating_sub(start.seq));
-        let mut size = 0;
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut patience = Patience::new();
         loop {
-            let next = fetched.records.last().map_or(from, |record| record.seq + 1);
-            let missing = upto + 1 - next + std::mem::take(&mut lag);
-            let rest = bytes.saturating_sub(size).min(GET_BYTES);
+            let missing = upto + 1 - gathering.next() + std::mem::take(&mut lag);
+            let rest = bytes.saturating_sub(gathering.size).min(GET_BYTES);
             let max_bytes = (missing.saturating_mul(2 * average(known) + OVERHEAD)).min(rest + OVERHEAD * missing);
             let get = Get {
                 seq: position,
-                next_by_subj: subject.to_owned(),
+                next_by_subj: subject.clone(),
                 batch: missing.min(PAGE),
                 max_bytes: max_bytes.clamp(OVERHEAD, GET_BYTES),
                 ..Get::default()
@@ -162,37 +215,75 @@ impl Core {
                 if message.epoch != epoch || message.records.is_empty() {
                     continue;
                 }
-                fetched.places.push(Point { seq: message.first(), position: stored.position });
-                for record in message.records {
-                    let next = fetched.records.last().map(|record| record.seq + 1);
-                    if record.seq < next.unwrap_or(from) {
-                        continue;
-                    }
-                    if next.is_some_and(|next| record.seq > next) {
-                        let reason =
-                            format!("a hole in the log: '{subject}' has {} and not the one before", record.seq);
+                let next = gathering.next();
+                if message.first() > next {
+                    // What is not there was removed, as a whole by retention, which may have been quicker than we, or in part.
+                    let hole = next..=message.first() - 1;
+                    let substitutes = self.substitutes(shard, group, epoch, hole).await?;
+                    let reached = substitutes.first().map_or(message.first(), |substitute| substitute.message.first());
+                    if reached > next && !gathering.fetched.records.is_empty() {
+                        let reason = format!("a hole in the log: group '{group}' has {reached} and not the one before");
                         return Err(NoAnswer(reason));
                     }
-                    size += record.size() as u64;
-                    let is_full = record.seq > upto || (size > bytes && !fetched.records.is_empty());
-                    if is_full {
-                        return Ok(fetched);
+                    if gathering.fill(substitutes) {
+                        return Ok(gathering.fetched);
                     }
-                    fetched.records.push(record);
                 }
-            }
-            if fetched.records.last().is_some_and(|record| record.seq >= upto) {
-                return Ok(fetched);
+                gathering.fetched.places.push(Point { seq: message.first(), position: stored.position });
+                if gathering.take(message.records) {
+                    return Ok(gathering.fetched);
+                }
             }
             if !nothing {
                 continue;
             }
+            let next = gathering.next();
+            let newest = known.head.map_or(0, |head| head.seq);
+            if next <= newest {
+                // Of the newest messages the originals may be gone.
+                let substitutes = self.substitutes(shard, group, epoch, next..=newest).await?;
+                // Unless there was one before, retention may have taken what comes before them.
+                let is_first = gathering.fetched.records.is_empty();
+                let reaches =
+                    substitutes.first().is_some_and(|substitute| substitute.message.first() <= next || is_first);
+                if reaches && gathering.fill(substitutes) {
+                    return Ok(gathering.fetched);
+                }
+            }
             if Instant::now() > deadline {
-                return Err(NoAnswer(format!("the replicas are behind: '{subject}' has no record {next} yet")));
+                let next = gathering.next();
+                return Err(NoAnswer(format!("the replicas are behind: group '{group}' has no record {next} yet")));
             }
             self.metrics.again.increment(1);
             patience.wait().await;
         }
+    }
+
+    /// What stands for the messages that hold `seqs`, all of which are not there any more, oldest first: as far back from the last one as
+    /// there is something.
+    async fn substitutes(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: RangeInclusive<u64>,
+    ) -> Result<Vec<Substitute>, NoAnswer> {
+        let stream = self.link.names.stream_of(shard);
+        let (from, mut last) = seqs.into_inner();
+        let mut found = VecDeque::new();
+        while last >= from {
+            let get = Get { last_by_subj: self.link.names.substitute(shard, group, last), ..Get::default() };
+            self.metrics.probes.increment(1);
+            let Some(stored) = self.link.get(stream, &get).await? else { break };
+            let message = decode(&stored)?;
+            // One of an earlier life is about to be removed.
+            if message.epoch != epoch || message.seq != last {
+                break;
+            }
+            last = message.first() - 1;
+            found.push_front(Substitute { position: stored.position, message });
+        }
+        Ok(found.into())
     }
 
     /// A message at or not far before the one that holds `seq`.

@@ -27,7 +27,13 @@ impl Core {
     /// Removes the records up to `through`; answers how many.
     pub(super) async fn purge(&self, shard: u16, group: &GroupName, through: u64) -> Result<u64, AppendError> {
         let mut writer = self.shard(shard).locks.remover().await;
-        self.purge_life(shard, group, None, through, &mut writer).await
+        let removed = self.purge_life(shard, group, None, through, &mut writer).await?;
+        drop(writer);
+        let filter = self.link.names.substitutes_of(shard, group);
+        if let Err(error) = self.remove_substitutes(self.link.names.stream_of(shard), &filter).await {
+            tracing::debug!(shard, %error, "what stood for removed messages stays for now");
+        }
+        Ok(removed)
     }
 
     /// As [`Core::purge`], if the group still has the life of which that was worked out.
@@ -53,7 +59,7 @@ impl Core {
         let before = match through == head.seq {
             true => position,
             false => {
-                let fetched = self.fetch(shard, &subject, head.epoch, floor..=floor, u64::MAX, &known).await;
+                let fetched = self.fetch(shard, group, head.epoch, floor..=floor, u64::MAX, &known).await;
                 // What was read may go on behind the message that holds the floor, and that one must stay.
                 let holds = |fetched: Fetched| fetched.places.into_iter().rfind(|place| place.seq <= floor);
                 fetched.ok().and_then(holds).map_or(0, |place| place.position)
@@ -79,8 +85,7 @@ impl Core {
         if was_listed {
             self.remove_names(std::slice::from_ref(group));
         }
-        let subject = self.link.names.group(shard, group);
-        match remove_all(&self.link, shard, &subject, position).await {
+        match remove_all(&self.link, shard, group, position).await {
             Ok(()) => self.room.notify_waiters(),
             Err(error) => {
                 tracing::warn!(shard, %error, "the messages of a deleted group still take space: they are removed later");
@@ -98,10 +103,10 @@ impl Core {
         }
         let (link, clearing, closing) = (self.link.clone(), Arc::clone(&self.clearing), self.closing.clone());
         let room = Arc::clone(&self.room);
-        let subject = self.link.names.group(shard, group);
+        let group = group.clone();
         self.tasks.spawn(async move {
             let mut pause = AGAIN.0;
-            while let Err(error) = remove_all(&link, shard, &subject, position).await {
+            while let Err(error) = remove_all(&link, shard, &group, position).await {
                 tracing::debug!(shard, %error, "the messages of a deleted group still take space");
                 if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                     return;
@@ -195,15 +200,17 @@ impl Core {
 }
 
 /// Removes all of a group up to the message that tells its end, and that one last: without it the others would be a group.
-async fn remove_all(link: &Link, shard: u16, subject: &str, position: u64) -> Result<(), NoAnswer> {
+async fn remove_all(link: &Link, shard: u16, group: &GroupName, position: u64) -> Result<(), NoAnswer> {
     let stream = link.names.stream_of(shard);
+    let subject = link.names.group(shard, group);
     if position > 1 {
-        link.purge(stream, subject, position).await?;
+        link.purge(stream, &link.names.substitutes_of(shard, group), position).await?;
+        link.purge(stream, &subject, position).await?;
     }
     match link.remove(stream, position).await {
         Ok(()) => Ok(()),
         // Somebody may have been quicker.
-        Err(error) => match link.last(stream, subject).await? {
+        Err(error) => match link.last(stream, &subject).await? {
             Some(last) if last.position == position => Err(error),
             _ => Ok(()),
         },
@@ -211,7 +218,7 @@ async fn remove_all(link: &Link, shard: u16, subject: &str, position: u64) -> Re
 }
 
 /// What is found out about an append that is stored in part rests on the last messages of its groups: they must be its own.
-fn check_finished(group: &GroupName, writer: &Writer<'_>) -> Result<(), AppendError> {
+pub(super) fn check_finished(group: &GroupName, writer: &Writer<'_>) -> Result<(), AppendError> {
     match writer.is_unfinished(group) {
         true => Err(unavailable(format!(
             "an append to group '{group}' is stored in part, and the rest has no room yet: make room in JetStream's storage"

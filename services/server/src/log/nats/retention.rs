@@ -15,6 +15,7 @@ use super::fence::{Unread, decode};
 use super::known::Known;
 use super::link::{Get, NoAnswer};
 use super::message::Message;
+use super::read::Substitute;
 use super::remove::finish;
 use crate::log::clock::Clock;
 use crate::log::{AppendError, Head, Record};
@@ -236,7 +237,12 @@ impl Core {
         seq: u64,
     ) -> Result<Option<Message>, NoAnswer> {
         let subject = self.link.names.group(shard, group);
-        let fetched = self.fetch(shard, &subject, head.epoch, seq..=seq, u64::MAX, known).await?;
+        let fetched = self.fetch(shard, group, head.epoch, seq..=seq, u64::MAX, known).await?;
+        let stands_for_it =
+            |substitute: &Substitute| substitute.message.first() <= seq && seq <= substitute.message.seq;
+        if let Some(substitute) = fetched.substitutes.into_iter().find(stands_for_it) {
+            return Ok(Some(substitute.message));
+        }
         // Of what was read the end is beyond the record, so there is none before it if none is told.
         let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
         let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };

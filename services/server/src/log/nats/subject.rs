@@ -4,6 +4,8 @@
 //! stream   <prefix>-log-<stream>                        holds <prefix>.log.<stream>.>
 //! fence    <prefix>.log.<stream>.<shard>.fence          who may extend the shard
 //! group    <prefix>.log.<stream>.<shard>.group.<token>  what the group's members wrote
+//! substitute  <prefix>.log.<stream>.<shard>.removed.<token>.<seq>
+//!                                                       what stands for the message of the group whose last record is `seq`
 //! ```
 //!
 //! `stream = shard mod streams`. In a token letters, digits, `-` and `_` stand for themselves and every other byte is `=` and two
@@ -54,6 +56,29 @@ impl Names {
     /// The groups of a shard, for filters.
     pub(crate) fn groups_of_shard(&self, shard: u16) -> String {
         format!("{}.group.*", self.shard(shard))
+    }
+
+    /// What stands for the message of a group whose last record is `last`.
+    pub(crate) fn substitute(&self, shard: u16, group: &GroupName, last: u64) -> String {
+        format!("{}.removed.{}.{last}", self.shard(shard), escape(group.as_str().as_bytes()))
+    }
+
+    /// All substitutes of a group, for filters.
+    pub(crate) fn substitutes_of(&self, shard: u16, group: &GroupName) -> String {
+        format!("{}.removed.{}.*", self.shard(shard), escape(group.as_str().as_bytes()))
+    }
+
+    /// All substitutes of a stream, for filters.
+    pub(crate) fn substitutes_of_stream(&self, stream: u16) -> String {
+        format!("{}.log.{stream}.*.removed.*.*", self.prefix)
+    }
+
+    /// The shard, the group and the last `seq` of a subject that [`Names::substitute`] made.
+    pub(crate) fn parse_substitute(&self, subject: &str) -> Option<(u16, GroupName, u64)> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".log.")?;
+        let tokens: Vec<&str> = rest.split('.').collect();
+        let [_stream, shard, "removed", token, last] = tokens[..] else { return None };
+        Some((shard.parse().ok()?, decode(token)?, last.parse().ok()?))
     }
 
     /// The shard and the group of a subject that [`Names::group`] made.
@@ -110,6 +135,8 @@ mod tests {
         assert_eq!(names.stream(names.stream_of(787)), "tertulia-log-3");
         assert_eq!(names.fence(787), "tertulia.log.3.787.fence");
         let subject = |group| names.group(787, &GroupName::new(group).unwrap());
+        let substitute = names.substitute(787, &GroupName::new("a.b").unwrap(), 12);
+        assert_eq!(substitute, "tertulia.log.3.787.removed.a=2Eb.12");
         assert_eq!(subject("general-1_B"), "tertulia.log.3.787.group.general-1_B");
         assert_eq!(subject("a.b *>=é"), "tertulia.log.3.787.group.a=2Eb=20=2A=3E=3D=C3=A9");
     }
@@ -135,7 +162,11 @@ mod tests {
             let subject = names.group(shard, &group);
             prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'*' && byte != b'>'));
             prop_assert_eq!(subject.matches('.').count(), 5);
-            prop_assert_eq!(names.parse_group(&subject), Some((shard, group)));
+            prop_assert_eq!(names.parse_group(&subject), Some((shard, group.clone())));
+            prop_assert_eq!(names.parse_substitute(&subject), None);
+            let substitute = names.substitute(shard, &group, 17);
+            prop_assert_eq!(names.parse_group(&substitute), None);
+            prop_assert_eq!(names.parse_substitute(&substitute), Some((shard, group, 17)));
         }
     }
 }

@@ -10,6 +10,7 @@ mod opening;
 mod outage;
 pub(crate) mod proxy;
 mod quorum;
+mod redact;
 mod retention;
 mod rewound;
 pub(crate) mod server;

@@ -112,7 +112,7 @@ impl Core {
     ///
     /// Nobody may remove something between the attempts: what says so would be sent under a fence of which it is not known whether it is the last
     /// one still. Nor would it make room where there is none: it takes as much as a message on the fence.
-    async fn move_fence(&self, shard: u16, fence: u64, takeover: &str) -> Result<u64, Unread> {
+    pub(super) async fn move_fence(&self, shard: u16, fence: u64, takeover: &str) -> Result<u64, Unread> {
         let mut patience = Patience::new();
         self.shard(shard).state().is_claiming = true;
         loop {
@@ -206,7 +206,7 @@ impl Core {
         fence: u64,
         sent: &[Outgoing],
     ) -> Result<Option<(u64, u64)>, NoAnswer> {
-        let [Outgoing { subject, message: oldest, .. }, ..] = sent else { return Ok(None) };
+        let [Outgoing { group, subject, message: oldest }, ..] = sent else { return Ok(None) };
         let stream = self.link.names.stream_of(shard);
         let fence_subject = self.link.names.fence(shard);
         let get = Get { multi_last: vec![fence_subject.clone(), subject.clone()], ..Get::default() };
@@ -231,7 +231,7 @@ impl Core {
             // It had no records: whoever asked to remove something may ask again.
             return Ok(None);
         }
-        let found = self.fetch(shard, subject, message.epoch, wanted, u64::MAX, &known).await?.records;
+        let found = self.fetch(shard, group, message.epoch, wanted, u64::MAX, &known).await?.records;
         let sent = sent.iter().flat_map(|sent| &sent.message.records);
         Ok(same_upto(sent, &found).map(|seq| (seq, last.position)))
     }

@@ -34,6 +34,13 @@ impl Owner {
                 let purged = self.purge(&group, through, epoch).await;
                 drop(reply.send(or_unanswered(in_doubt, purged, group)));
             }
+            Admin::Redact { group, selection, epoch, reason, in_doubt, reply } => {
+                let redaction = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
+                    Err(_) if in_doubt => Err(unanswered(group)),
+                    redaction => redaction,
+                };
+                drop(reply.send(redaction));
+            }
             Admin::Announce { group, message, id, reply } => {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
             }
@@ -177,12 +184,16 @@ impl Owner {
     }
 
     /// Whether nothing is under way any more and the shard is still ours.
-    async fn settled(&mut self) -> bool {
+    pub(super) async fn settled(&mut self) -> bool {
         self.settle_in_time().await && !self.is_fenced()
     }
 
     /// As [`Owner::load`], unless the group has another life than the one that is meant.
-    async fn load_life(&mut self, name: &GroupName, epoch: Option<u64>) -> Result<Option<&mut Group>, Refusal> {
+    pub(super) async fn load_life(
+        &mut self,
+        name: &GroupName,
+        epoch: Option<u64>,
+    ) -> Result<Option<&mut Group>, Refusal> {
         let is_meant = |group: &&mut Group| epoch.is_none_or(|epoch| epoch == group.epoch());
         Ok(self.load(name).await?.filter(is_meant))
     }
@@ -205,7 +216,7 @@ impl Owner {
     }
 
     /// Waits for a removal no longer than anybody is kept waiting: it goes on in the log, and the shard must not stand still for it.
-    fn in_time<T, F: Future<Output = T>>(
+    pub(super) fn in_time<T, F: Future<Output = T>>(
         &self,
         name: &GroupName,
         removing: F,

@@ -114,7 +114,7 @@ impl Search {
                     return Ok(dedup);
                 }
                 let stored = Stored { epoch, seq: record.seq, at: record.at };
-                if let Some(id) = record.id {
+                if let Some(id) = record.id.and_then(PostId::of_post) {
                     dedup.insert_older(record.sender, id, stored, now);
                 }
             }

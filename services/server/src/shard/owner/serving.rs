@@ -15,8 +15,11 @@ use super::seat::Role;
 use super::{Group, Owner, taken_in};
 use crate::shard::Listed;
 use crate::shard::peers::Asked;
+use crate::shard::request::Redaction;
 use crate::shard::session::{ConnectionId, Removal, Stored};
-use crate::shard::wire::{self, Ask, BatchTold, Item, MemberTold, Outcome, Person, Refused, Removed, Reply, Tell};
+use crate::shard::wire::{
+    self, Ask, BatchTold, Item, MemberTold, Outcome, Person, RedactionTold, Refused, Removed, Reply, Tell,
+};
 use crate::shard::{Batch, Record, Refusal, Session};
 
 mod execution;
@@ -326,6 +329,25 @@ impl Owner {
             }
             Item::Purge { group, through, epoch } => {
                 self.purge(&group, through, epoch).await.map(|removed| Outcome::Purged { removed })
+            }
+            Item::Redact { group, selection, epoch, reason } => {
+                let told = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
+                    Ok(Redaction::NoSuchGroup) => Ok(RedactionTold::NoSuchGroup),
+                    Ok(Redaction::NoSuchMessage) => Ok(RedactionTold::NoSuchMessage),
+                    Ok(Redaction::Removed { messages, told }) => {
+                        let execution = Arc::clone(execution);
+                        // Its outcome comes with the append.
+                        tokio::spawn(async move {
+                            let told = told.await.unwrap_or(Err(Refusal::Draining));
+                            let told = told.map_err(|refusal| Refused::from(&refusal));
+                            let told = RedactionTold::Removed { messages, told };
+                            execution.set(place, Outcome::Redacted { told });
+                        });
+                        return None;
+                    }
+                    Err(refusal) => Err(refusal),
+                };
+                told.map(|told| Outcome::Redacted { told })
             }
             Item::Announce { group, message, id } => {
                 let id = PostId::from_stored(&id).ok();

@@ -10,7 +10,7 @@ use tertulia_protocol::UserName;
 use super::*;
 use crate::log::memory::Memory;
 use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats, now_ms};
-use crate::shard::request::{Admin, Ended, NewPost};
+use crate::shard::request::{Admin, Ended, NewPost, Redaction, Selection};
 use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::{Batch, Bounds, Config, Hold, Shards, Target, Term};
 
@@ -157,6 +157,15 @@ impl Log for Shared {
         }
         self.0.memory.purge(shard, group, through)
     }
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        self.0.memory.redact(shard, group, epoch, seqs)
+    }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         self.0.memory.delete(shard, group)
     }
@@ -175,6 +184,7 @@ mod ahead;
 mod counted;
 mod ended;
 mod nodes;
+mod redacted;
 mod traced;
 
 struct World {
@@ -243,6 +253,32 @@ impl World {
         let group = self.group.clone();
         let purge = |reply| Admin::Purge { group, through, epoch, in_doubt: false, reply };
         self.shards.ask(0, purge).await.unwrap()
+    }
+
+    /// A moderator removes the text of a message of that life; answers which message tells of it.
+    async fn redact(&self, epoch: u64, seq: u64) -> Result<Option<u64>, Refusal> {
+        let done = self.redact_all(epoch, Selection { first: seq, last: seq, sender: None }).await?;
+        Ok(done.map(|(_, seq)| seq))
+    }
+
+    /// The same of several; answers how many they are, too.
+    async fn redact_all(&self, epoch: u64, selection: Selection) -> Result<Option<(u64, u64)>, Refusal> {
+        let (group, reason) = (self.group.clone(), Some("spam".into()));
+        let redact = |reply| Admin::Redact { group, selection, epoch, reason, in_doubt: false, reply };
+        match self.shards.ask(0, redact).await.unwrap()? {
+            Redaction::NoSuchGroup | Redaction::NoSuchMessage => Ok(None),
+            Redaction::Removed { messages, told } => told.await.unwrap().map(|stored| Some((messages, stored.seq))),
+        }
+    }
+
+    /// What the log has: of each message its text, whether that was removed, and of the removal of which first message it tells.
+    async fn texts(&self) -> Vec<(String, bool, Option<u64>)> {
+        let limit = PageLimit { records: usize::MAX, bytes: usize::MAX };
+        let page = self.log.read(0, &self.group, Range::After(0), limit).await.unwrap().unwrap();
+        page.records
+            .iter()
+            .map(|it| (it.message.to_string(), it.is_removed(), it.removes().map(|it| it.first)))
+            .collect()
     }
 
     async fn post(&self, session: &Arc<Session>, ids: &[&str]) -> Vec<Result<u64, Refusal>> {

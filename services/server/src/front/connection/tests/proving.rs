@@ -7,7 +7,12 @@ const HELLO: &str = r#"{"Hello":{"version":1,"user":"ada","password":"password"}
 /// A front that asks for the password of ada, and where it listens.
 async fn serve(limits: Limits) -> (Front, Auth, SocketAddr) {
     let auth = Auth::of_ada();
-    let front = Front::new(&front::Config::default(), limits, shards(), Tracer::default(), auth.clone(), None, 1);
+    let front = Front::new(
+        &front::Config::default(),
+        limits,
+        shards(),
+        front::Options { auth: auth.clone(), ..front::Options::default() },
+    );
     let listener = front::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(front.clone().serve(listener, CancellationToken::new()));

@@ -1,6 +1,6 @@
 //! Random actions against a simple model, with restarts in between; and retention.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::log::config::{RetentionOverride, RetentionOverrides};
@@ -8,21 +8,32 @@ use crate::log::embedded::simulated::Random;
 use crate::log::{AppendError, PageLimit};
 use crate::random::seed_of_tests;
 
-/// A group of the model: epoch, oldest and newest `seq`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A group of the model: epoch, oldest and newest `seq`, and the messages whose texts were removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
     epoch: u64,
     first: u64,
     last: u64,
+    redacted: BTreeSet<u64>,
+}
+
+impl Group {
+    fn records(&self, name: &str, first: u64, last: u64) -> Vec<Record> {
+        let batch = batch(name, self.epoch, first, last);
+        let one = |record: &Record| match self.redacted.contains(&record.seq) {
+            true => record.redacted(),
+            false => record.clone(),
+        };
+        batch.records.iter().map(one).collect()
+    }
 }
 
 async fn check(log: &Embedded, model: &BTreeMap<String, Group>, random: &mut Random) {
     let listed = log.groups("", None, usize::MAX).await.unwrap();
-    let listed: BTreeMap<_, _> = listed
-        .into_iter()
-        .map(|(name, head)| (name.as_str().to_owned(), Group { epoch: head.epoch, first: head.first, last: head.seq }))
-        .collect();
-    assert_eq!(&listed, model);
+    let listed: BTreeMap<_, _> =
+        listed.into_iter().map(|(name, head)| (name.as_str().to_owned(), (head.epoch, head.first, head.seq))).collect();
+    let known = model.iter().map(|(name, state)| (name.clone(), (state.epoch, state.first, state.last)));
+    assert_eq!(listed, known.collect());
     assert_eq!(log.stats().groups, model.len() as u64);
     for (name, state) in model {
         let records = 1 + random.below(20);
@@ -30,14 +41,14 @@ async fn check(log: &Embedded, model: &BTreeMap<String, Group>, random: &mut Ran
         let at = random.below(state.last + 3);
         let page = log.read(0, &group(name), Range::After(at), limit).await.unwrap().unwrap();
         let from = state.first.max(at + 1);
-        let expected = batch(name, state.epoch, from, state.last.min(from + records - 1));
-        assert_records(&page.records, &expected.records, &format!("{name} after {at}: {state:?}"));
+        let expected = state.records(name, from, state.last.min(from + records - 1));
+        assert_records(&page.records, &expected, &format!("{name} after {at}: {state:?}"));
 
         let page = log.read(0, &group(name), Range::Before(at), limit).await.unwrap().unwrap();
         let to = state.last.min(at.saturating_sub(1));
         let from = state.first.max((to + 1).saturating_sub(records)).max(1);
-        let expected = batch(name, state.epoch, from, to);
-        assert_records(&page.records, &expected.records, &format!("{name} before {at}: {state:?}"));
+        let expected = state.records(name, from, to);
+        assert_records(&page.records, &expected, &format!("{name} before {at}: {state:?}"));
     }
 }
 
@@ -61,8 +72,8 @@ async fn round(seed: u64) {
         check(&log, &model, &mut random).await;
         for _ in 0..60 {
             let name = format!("group {}", random.below(6));
-            let known = model.get(&name).copied();
-            match (random.below(20), known) {
+            let known = model.get(&name).cloned();
+            match (random.below(20), known.clone()) {
                 (0, _) => {
                     assert_eq!(log.delete(0, &group(&name)).await, Ok(known.is_some()));
                     model.remove(&name);
@@ -80,12 +91,22 @@ async fn round(seed: u64) {
                         "{stale:?}"
                     );
                 }
+                (5 | 6, Some(state)) => {
+                    let seqs: BTreeSet<u64> = (0..1 + random.below(4)).map(|_| random.below(state.last + 3)).collect();
+                    let kept: BTreeSet<u64> =
+                        seqs.iter().copied().filter(|seq| (state.first..=state.last).contains(seq)).collect();
+                    let seqs: Vec<u64> = seqs.into_iter().collect();
+                    assert_eq!(log.redact(0, &group(&name), state.epoch + 1, &seqs).await, Ok(0));
+                    assert_eq!(log.redact(0, &group(&name), state.epoch, &seqs).await, Ok(kept.len() as u64));
+                    let redacted = &state.redacted | &kept;
+                    model.insert(name, Group { redacted, ..state });
+                }
                 (3, _) => check(&log, &model, &mut random).await,
                 (4, _) => assert!(log.flush().await),
                 _ => {
                     let state = known.unwrap_or_else(|| {
                         epochs += 1;
-                        Group { epoch: epochs, first: 1, last: 0 }
+                        Group { epoch: epochs, first: 1, last: 0, redacted: BTreeSet::new() }
                     });
                     let last = state.last + 1 + random.below(8);
                     log.append(0, vec![batch(&name, state.epoch, state.last + 1, last)]).await.unwrap();

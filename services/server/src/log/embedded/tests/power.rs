@@ -1,6 +1,6 @@
 //! Power cuts at random moments: what was acknowledged is there, what was refused is not, and nothing is there in part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::log::AppendError;
@@ -12,8 +12,8 @@ const ROUNDS: u64 = 120;
 const CUTS_PER_ROUND: u64 = 4;
 const WRITERS: u64 = 3;
 
-/// What is known of a group: its life, oldest and newest message; `None` if there is none.
-type State = Option<(u64, u64, u64)>;
+/// What is known of a group: its life, oldest and newest message, and those whose texts were removed; `None` if there is none.
+type State = Option<(u64, u64, u64, BTreeSet<u64>)>;
 type States = BTreeMap<String, State>;
 
 /// What one writer did to its own groups.
@@ -29,6 +29,7 @@ struct Model {
 enum Action {
     Append(Vec<Arc<Batch>>),
     Purge(String, u64),
+    Redact(String, u64, Vec<u64>),
     Delete(String),
 }
 
@@ -37,13 +38,20 @@ impl Model {
         let mut next = self.certain.clone();
         let name = |n: u64| format!("writer {writer} group {n}");
         let chosen = name(random.below(4));
-        let state = next.get(&chosen).copied().flatten();
+        let state = next.get(&chosen).cloned().flatten();
         match (random.below(12), state) {
-            (0, Some((epoch, first, last))) => {
+            (0, Some((epoch, first, last, mut redacted))) => {
                 let through = random.below(last + 2);
                 let first = first.max(through + 1).min(last + 1);
-                next.insert(chosen.clone(), Some((epoch, first, last)));
+                redacted.retain(|seq| *seq >= first);
+                next.insert(chosen.clone(), Some((epoch, first, last, redacted)));
                 (Action::Purge(chosen, through), next)
+            }
+            (2 | 3, Some((epoch, first, last, redacted))) => {
+                let seqs: BTreeSet<u64> = (0..1 + random.below(4)).map(|_| random.below(last + 2)).collect();
+                let kept: BTreeSet<u64> = seqs.iter().copied().filter(|seq| (first..=last).contains(seq)).collect();
+                next.insert(chosen.clone(), Some((epoch, first, last, &redacted | &kept)));
+                (Action::Redact(chosen, epoch, seqs.into_iter().collect()), next)
             }
             (1, Some(_)) => {
                 next.insert(chosen.clone(), None);
@@ -54,13 +62,13 @@ impl Model {
                 let mut names = vec![chosen, name(random.below(4))];
                 names.dedup();
                 for name in names {
-                    let (epoch, first, last) = next.get(&name).copied().flatten().unwrap_or_else(|| {
+                    let (epoch, first, last, redacted) = next.get(&name).cloned().flatten().unwrap_or_else(|| {
                         self.epochs += 1;
-                        (self.epochs, 1, 0)
+                        (self.epochs, 1, 0, BTreeSet::new())
                     });
                     let end = last + 1 + random.below(6);
                     batches.push(batch(&name, epoch, last + 1, end));
-                    next.insert(name, Some((epoch, first, end)));
+                    next.insert(name, Some((epoch, first, end, redacted)));
                 }
                 (Action::Append(batches), next)
             }
@@ -76,6 +84,7 @@ async fn write(log: Arc<Embedded>, disk: SimulatedDisk, writer: u64, mut model: 
         let result = match action {
             Action::Append(batches) => log.append(writer as u16, batches).await,
             Action::Purge(name, through) => log.purge(writer as u16, &group(&name), through).await.map(drop),
+            Action::Redact(name, epoch, seqs) => log.redact(writer as u16, &group(&name), epoch, &seqs).await.map(drop),
             Action::Delete(name) => log.delete(writer as u16, &group(&name)).await.map(drop),
         };
         match result {
@@ -94,11 +103,23 @@ async fn found(log: &Embedded, model: &Model) -> States {
     let mut found = States::new();
     let names = model.certain.keys().chain(model.possible.iter().flat_map(BTreeMap::keys));
     for name in names {
-        let head = log.head(0, &group(name)).await.unwrap();
-        if let Some(head) = head {
-            assert_holds(log, name, head.epoch, head.first, head.seq).await;
+        let mut state = None;
+        if let Some(head) = log.head(0, &group(name)).await.unwrap() {
+            let whole = batch(name, head.epoch, head.first, head.seq);
+            let mut redacted = BTreeSet::new();
+            for range in [Range::After(0), Range::Before(u64::MAX)] {
+                let page = log.read(0, &group(name), range, ALL).await.unwrap().unwrap();
+                redacted = page.records.iter().filter(|record| record.is_removed()).map(|record| record.seq).collect();
+                let one = |record: &Record| match redacted.contains(&record.seq) {
+                    true => record.redacted(),
+                    false => record.clone(),
+                };
+                let expected: Vec<Record> = whole.records.iter().map(one).collect();
+                assert_records(&page.records, &expected, &format!("{name} {range:?}"));
+            }
+            state = Some((head.epoch, head.first, head.seq, redacted));
         }
-        found.insert(name.clone(), head.map(|head| (head.epoch, head.first, head.seq)));
+        found.insert(name.clone(), state);
     }
     found
 }
@@ -147,7 +168,7 @@ async fn round(seed: u64) {
         for model in &mut models {
             let found = found(&log, model).await;
             let matches =
-                |states: &States| found.iter().all(|(name, state)| states.get(name).copied().flatten() == *state);
+                |states: &States| found.iter().all(|(name, state)| states.get(name).cloned().flatten() == *state);
             let possible = model.possible.take().filter(|possible| matches(possible));
             match possible {
                 Some(possible) => model.certain = possible,

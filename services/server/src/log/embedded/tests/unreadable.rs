@@ -135,8 +135,7 @@ async fn whoever_meets_an_error_of_the_disk_in_a_pause_of_the_applier_does_not_h
         move || {
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
                 // As whoever does not know yet that the disk fails there.
-                let stale =
-                    View { head: Head { epoch: 7, seq: 200, first: 1, at: 0 }, recent: Vec::new(), memory_first: 201 };
+                let stale = View::bare(Head { epoch: 7, seq: 200, first: 1, at: 0 });
                 let unknown = Holes::default();
                 drop(read::from_tables(&log.core.tables, &unknown, &group("A"), &stale, Range::After(49), ALL));
                 // Several times in each pause, but not all the time.
@@ -295,6 +294,73 @@ fn exported(lines: &[u8], name: &str) -> Vec<u64> {
         seq
     };
     std::str::from_utf8(lines).unwrap().lines().map(line).collect()
+}
+
+/// What is acknowledged is not kept back by it, nobody reads the text meanwhile, and it goes once the disk is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_on_a_bad_sector_is_left_out_and_removed_later() {
+    let (disk, log) = with_bad_sectors(&["A", "B"], &["A/7/30/"], Duration::from_millis(1)).await;
+    let put_off = |log: &Embedded| {
+        let id = log.core.tables.row(&group("A")).unwrap().unwrap().id;
+        log.core.tables.read(|transaction| super::super::table::redactions(transaction, id)).unwrap()
+    };
+    let redact = async |log: &Embedded, name: &str, seqs: &[u64]| log.redact(0, &group(name), 7, seqs).await;
+    assert_eq!(redact(&log, "A", &[1, 30]).await, Ok(2));
+    assert_eq!(redact(&log, "B", &[2]).await, Ok(1));
+    assert!(log.flush().await, "{:?}", log.trouble());
+    assert_eq!(put_off(&log), [1, 30].into());
+    log.close().await;
+
+    disk.set_faults(Faults::default());
+    let is_removed = async |log: &Embedded, name: &str, seq: u64| {
+        let page = log.read(0, &group(name), Range::Before(seq + 1), ALL).await.unwrap().unwrap();
+        let record = page.records.into_iter().last().unwrap();
+        assert_eq!(record.seq, seq);
+        record == batch(name, 7, seq, seq).records[0].redacted()
+    };
+    // First by an engine that moves nothing.
+    let log = start_on(&disk, &config());
+    assert!(is_removed(&log, "A", 1).await && is_removed(&log, "A", 30).await && is_removed(&log, "B", 2).await);
+    assert!(!is_removed(&log, "A", 29).await);
+    log.append(0, vec![batch("C", 7, 1, 1)]).await.unwrap();
+    assert!(log.flush().await);
+    assert_eq!(put_off(&log), [].into());
+    assert!(is_removed(&log, "A", 1).await && is_removed(&log, "A", 30).await);
+    log.close().await;
+}
+
+/// Be the removal in the tables or in the commit log alone, and the message too.
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_texts_are_not_exported() {
+    let disk = SimulatedDisk::default();
+    let log = start_on(&disk, &config());
+    log.append(0, vec![batch("A", 7, 1, 6)]).await.unwrap();
+    log.redact(0, &group("A"), 7, &[2]).await.unwrap();
+    assert!(log.flush().await);
+    let removes = tertulia_protocol::Removal { first: 2, last: 2, sender: Some("ada") };
+    let told =
+        Record { id: Some(tertulia_protocol::PostId::of_removal(removes)), ..batch("A", 7, 8, 8).records[0].clone() };
+    let batch_of = |records| Arc::new(Batch { group: group("A"), epoch: 7, records });
+    log.append(0, vec![batch("A", 7, 7, 7)]).await.unwrap();
+    log.append(0, vec![batch_of(vec![told])]).await.unwrap();
+    log.redact(0, &group("A"), 7, &[4, 7]).await.unwrap();
+    log.crash();
+    let shared: Arc<dyn Disk> = Arc::new(disk.copy());
+    let mut lines = Vec::new();
+    assert_eq!(export_from(&shared, &group("A"), &mut lines).unwrap(), 8);
+    let lines = String::from_utf8(lines).unwrap();
+    for (seq, line) in (1..).zip(lines.lines()) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let whole = batch("A", 7, seq, seq);
+        let record = &whole.records[0];
+        let is_removed = [2, 4, 7].contains(&seq);
+        let text = if is_removed { "" } else { &record.message };
+        let id = if seq == 8 { None } else { record.id_of_client() };
+        assert_eq!((line["message"].as_str(), line["id"].as_str()), (Some(text), id), "{line}");
+        assert_eq!(line["removed"].as_bool(), is_removed.then_some(true), "{line}");
+        let removes = serde_json::json!({"first": 2, "last": 2, "sender": "ada"});
+        assert_eq!(line.get("removes"), (seq == 8).then_some(&removes), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -336,8 +336,13 @@ async fn nor_for_each_group_of_a_stream_that_does_not_answer() {
     assert!((1..GROUPS).contains(&proxy.lost()), "it is asked about one group: {}", proxy.lost());
     assert!(is_empty(&log, SHARD + 1, "one").await);
     proxy.lose_all(None);
-    log.core.remove_all_old(later()).await;
-    assert!(is_empty(&log, SHARD, "group-0").await && is_empty(&log, SHARD + 2, "other-5").await);
+    // A busy machine may leave one more question unanswered for that long.
+    let removing = async {
+        while !(is_empty(&log, SHARD, "group-0").await && is_empty(&log, SHARD + 2, "other-5").await) {
+            log.core.remove_all_old(later()).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing).await.expect("they are removed once NATS answers");
     log.close().await;
 }
 

@@ -10,9 +10,9 @@ use crate::shard::Listed;
 use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, taken_in_ms, unanswered, unavailable};
-use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Request};
+use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Redaction, Request};
 use crate::shard::session::{Event, Joined, Stored};
-use crate::shard::wire::{MemberTold, Outcome, Removed};
+use crate::shard::wire::{MemberTold, Outcome, RedactionTold, Removed};
 use crate::shard::{GroupStatus, Refusal, Session};
 
 impl Owner {
@@ -115,6 +115,18 @@ impl Owner {
             }
             (Admin::Purge { reply, group, .. }, Outcome::Purged { removed }) => {
                 drop(reply.send(or_unanswered(in_doubt, Ok(removed), group)));
+            }
+            (Admin::Redact { reply, group, .. }, Outcome::Redacted { told }) => {
+                let redaction = match told {
+                    RedactionTold::NoSuchGroup => Redaction::NoSuchGroup,
+                    RedactionTold::NoSuchMessage => Redaction::NoSuchMessage,
+                    RedactionTold::Removed { messages, told } => {
+                        let (to, result) = oneshot::channel();
+                        drop(to.send(told.map_err(|refused| refused.refusal(&group))));
+                        Redaction::Removed { messages, told: result }
+                    }
+                };
+                drop(reply.send(Ok(redaction)));
             }
             (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
                 let announced = groups.map(|outcomes| {
@@ -250,6 +262,7 @@ pub(in crate::shard::owner) fn refuse_admin(admin: Admin, why: impl FnOnce(Group
         Admin::Kick { group, reply, .. } => drop(reply.send(Err(of(group)))),
         Admin::End { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
         Admin::Purge { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
+        Admin::Redact { group, reply, .. } => drop(reply.send(Err(of(Some(group))))),
         Admin::Forget { group, reply } => drop(reply.send(Err(of(Some(group))))),
         Admin::Announce { group, reply, .. } => drop(reply.send(Err(of(group)))),
     }

@@ -28,6 +28,7 @@ mod lists;
 mod lives;
 mod missed;
 mod overtaken;
+mod redacted;
 mod rolls;
 mod silence;
 mod sizes;

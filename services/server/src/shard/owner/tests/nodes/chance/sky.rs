@@ -204,6 +204,15 @@ impl Log for View {
     fn purge(&self, shard: u16, group: &GroupName, through: u64) -> BoxFuture<'static, Result<u64, AppendError>> {
         self.sky.memory.purge(shard, group, through)
     }
+    fn redact(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        epoch: u64,
+        seqs: &[u64],
+    ) -> BoxFuture<'static, Result<u64, AppendError>> {
+        self.sky.memory.redact(shard, group, epoch, seqs)
+    }
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {
         self.sky.memory.delete(shard, group)
     }
