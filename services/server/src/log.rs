@@ -137,14 +137,17 @@ impl Batch {
         parts.into_iter().map(Arc::new).collect()
     }
 
-    /// The same with the text of message `seq` removed, if it is one of these.
-    #[must_use]
-    pub fn redacted(&self, seq: u64) -> Option<Self> {
-        let place = usize::try_from(seq.checked_sub(self.first())?).ok()?;
-        let mut records = self.records.clone();
-        let record = records.get_mut(place)?;
-        *record = record.redacted();
-        Some(Self { group: self.group.clone(), epoch: self.epoch, records })
+    /// Removes the text of message `seq`; answers whether it is one of these. Who else holds the batch keeps it as it was.
+    pub fn redact(self: &mut Arc<Self>, seq: u64) -> bool {
+        let place = seq.checked_sub(self.first()).and_then(|place| usize::try_from(place).ok());
+        let Some((place, record)) = place.and_then(|place| Some((place, self.records.get(place)?))) else {
+            return false;
+        };
+        if !record.is_removed() {
+            let redacted = record.redacted();
+            Arc::make_mut(self).records[place] = redacted;
+        }
+        true
     }
 
     /// The `seq` of the last record; 0 if there is none.

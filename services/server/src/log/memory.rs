@@ -241,17 +241,14 @@ impl Memory {
         }
         let place = stored.batches.partition_point(|(_, batch)| batch.last() < seq);
         let Some((_, batch)) = stored.batches.get_mut(place) else { return false };
-        if batch.records.iter().any(|record| record.seq == seq && record.is_removed()) {
-            return true;
-        }
-        let Some(redacted) = batch.redacted(seq) else { return false };
         // A short text may take less than the id that tells of its removal.
-        let (before, after) = (batch.size() as u64, redacted.size() as u64);
-        *batch = Arc::new(redacted);
+        let before = batch.size() as u64;
+        let is_one = batch.redact(seq);
+        let after = batch.size() as u64;
         stored.bytes = stored.bytes + after - before;
         self.bytes.fetch_add(after, Ordering::Relaxed);
         self.bytes.fetch_sub(before, Ordering::Relaxed);
-        true
+        is_one
     }
 
     fn delete_now(&self, shard: u16, group: &GroupName) -> bool {

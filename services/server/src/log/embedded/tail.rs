@@ -68,10 +68,8 @@ impl Entry {
     fn redact(&mut self, seq: u64) {
         self.redacted.insert(seq);
         let place = self.recent.partition_point(|kept| kept.batch.last() < seq);
-        if let Some(kept) = self.recent.get_mut(place)
-            && let Some(redacted) = kept.batch.redacted(seq)
-        {
-            kept.batch = Arc::new(redacted);
+        if let Some(kept) = self.recent.get_mut(place) {
+            kept.batch.redact(seq);
         }
     }
 }
