@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tertulia_protocol::{GroupName, extended};
+use tertulia_protocol::{GroupName, Removal};
 
 use super::disk::{Directory, Disk};
 use super::frame::Position;
@@ -35,7 +35,16 @@ struct Exported<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     removed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    removes: Option<extended::Removal<'a>>,
+    removes: Option<Removes<'a>>,
+}
+
+/// The removal of which a message tells.
+#[derive(Serialize)]
+struct Removes<'a> {
+    first: u64,
+    last: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender: Option<&'a str>,
 }
 
 /// Writes the messages of a group, oldest first, one JSON object per line. Answers how many.
@@ -183,7 +192,7 @@ impl Lines<'_> {
             id: record.id_of_client(),
             message: &record.message,
             removed: record.is_removed(),
-            removes: record.removes().map(Into::into),
+            removes: record.removes().map(|Removal { first, last, sender }| Removes { first, last, sender }),
         };
         serde_json::to_writer(&mut *self.out, &exported)?;
         self.out.write_all(b"\n")?;
