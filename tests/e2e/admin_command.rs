@@ -118,8 +118,12 @@ async fn calls_are_made_with_what_the_server_is_configured_with() -> Result<()> 
     beside(&own, &["ListGroup"]).await?.failed(2, &["'ListGroup' (is it ListGroups?)"])?;
     beside(&own, &["ListGroups", r#"{"prefix":7}"#]).await?.failed(2, &["field 'prefix': "])?;
 
-    let call = ["--token-file", &file("reader"), "DeleteGroup", r#"{"group_name":"Dogs"}"#];
-    beside(&own, &call).await?.failed(1, &["PERMISSION_DENIED: ", "grafana"])?;
+    for (call, request) in
+        [("DeleteGroup", r#"{"group_name":"Dogs"}"#), ("RemoveMessages", r#"{"group_name":"Dogs","first_seq":1}"#)]
+    {
+        let refused = beside(&own, &["--token-file", &file("reader"), call, request]).await?;
+        refused.failed(1, &["PERMISSION_DENIED: ", "grafana"])?;
+    }
     let wrong = beside(&own, &["--token-file", &file("wrong"), "ListGroups"]).await?;
     wrong.failed(1, &["UNAUTHENTICATED: ", &file("wrong")])?;
     // Who is named is not told the token of another, though it be the same.
