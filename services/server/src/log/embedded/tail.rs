@@ -3,7 +3,7 @@
 //! A group with unapplied operations is always here, so that its head here is the truth; of the others, those used last are, as
 //! far as the budget goes. A group that is not here is as the tables say.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,8 +48,8 @@ struct Entry {
     cost: usize,
     /// Operations that are not applied.
     unapplied: usize,
-    /// Messages whose texts were removed, and may be in the tables all the same until all operations are applied.
-    redacted: BTreeSet<u64>,
+    /// Messages whose texts were removed and are in the tables all the same, until so many more operations are applied.
+    redacted: BTreeMap<u64, usize>,
     /// When it was last used.
     stamp: u64,
 }
@@ -66,7 +66,7 @@ struct Shelf {
 impl Entry {
     /// Removes the text of a message, here and for those who read the tables.
     fn redact(&mut self, seq: u64) {
-        self.redacted.insert(seq);
+        self.redacted.insert(seq, self.unapplied);
         let place = self.recent.partition_point(|kept| kept.batch.last() < seq);
         if let Some(kept) = self.recent.get_mut(place) {
             kept.batch.redact(seq);
@@ -197,6 +197,10 @@ impl Tail {
         let shelf = &mut *shelf;
         let Some(entry) = shelf.entries.get_mut(group) else { return };
         entry.unapplied = entry.unapplied.saturating_sub(operations);
+        entry.redacted.retain(|_, left| {
+            *left = left.saturating_sub(operations);
+            *left > 0
+        });
         if let (Known::Present(known), Some(head)) = (&mut entry.known, head)
             && known.epoch == head.epoch
         {
@@ -219,7 +223,6 @@ impl Tail {
             shelf.cost -= kept.bytes;
         }
         if entry.unapplied == 0 {
-            entry.redacted.clear();
             shelf.stamps += 1;
             entry.stamp = shelf.stamps;
             shelf.clean.push_back((group.clone(), entry.stamp));
@@ -260,7 +263,7 @@ impl Tail {
                 recent
             }
         };
-        Some(Ok(View { head, recent, memory_first, redacted: entry.redacted.clone() }))
+        Some(Ok(View { head, recent, memory_first, redacted: entry.redacted.keys().copied().collect() }))
     }
 }
 
@@ -282,7 +285,7 @@ impl Shelf {
             applied_records: 0,
             cost: ENTRY_BYTES,
             unapplied: 0,
-            redacted: BTreeSet::new(),
+            redacted: BTreeMap::new(),
             stamp: self.stamps,
         };
         self.cost += ENTRY_BYTES;
@@ -353,6 +356,24 @@ mod tests {
         publish(&tail, 6, 9);
         tail.applied(&group("Dogs"), 2, Some(Head { epoch: 1, seq: 9, first: 1, at: 0 }));
         assert_eq!(memory_first(&tail), 6);
+    }
+
+    #[test]
+    fn a_removal_is_remembered_until_it_is_applied_also_where_there_is_always_more() {
+        let tail = tail(1 << 20, 0);
+        let head = |seq| Head { epoch: 1, seq, first: 1, at: 0 };
+        let remembered = || tail.view(&group("Dogs"), Range::After(0), usize::MAX).unwrap().unwrap().redacted;
+        publish(&tail, 1, 5);
+        for seq in 1..=5 {
+            tail.publish(&Operation::Redact { group: group("Dogs"), epoch: 1, seq }, Some(head(5)));
+            assert_eq!(remembered(), [seq].into());
+            publish(&tail, 5 + seq, 5 + seq);
+            // What came before it, then the removal itself; the message behind it waits.
+            tail.applied(&group("Dogs"), 1, Some(head(4 + seq)));
+            assert_eq!(remembered(), [seq].into());
+            tail.applied(&group("Dogs"), 1, Some(head(4 + seq)));
+            assert_eq!(remembered(), [].into());
+        }
     }
 
     #[test]
