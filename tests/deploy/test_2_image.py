@@ -130,7 +130,7 @@ class Image(unittest.TestCase):
     def test_metadata(self):
         (image,) = json.loads(ENGINE.docker("image", "inspect", IMAGE).stdout)
         config = image["Config"]
-        # Built as here, without optimising for size or across crates: the one that is shipped has some 5 MB less.
+        # Built as here, without optimising across crates.
         self.assertLess(image["Size"], 75 * MEGABYTE)
         self.assertEqual(config["User"], "65532:65532")
         self.assertEqual(sorted(config["ExposedPorts"]), ["8088/tcp", "8089/tcp", "8090/tcp"])

@@ -258,10 +258,18 @@ pub(crate) async fn a_purge_keeps_what_is_behind_it_wherever_it_cuts(engine: &im
     log.close().await;
 }
 
+/// Records, some of them redacted.
+pub(crate) fn without_texts(
+    records: impl IntoIterator<Item = Record>,
+    is_redacted: impl Fn(&u64) -> bool,
+) -> Vec<Record> {
+    let one = |record: Record| if is_redacted(&record.seq) { record.redacted() } else { record };
+    records.into_iter().map(one).collect()
+}
+
 /// Records 1 to `last`, some of them redacted.
 fn records_without(last: u64, redacted: &[u64]) -> Vec<Record> {
-    let one = |seq| if redacted.contains(&seq) { record(seq).redacted() } else { record(seq) };
-    (1..=last).map(one).collect()
+    without_texts((1..=last).map(record), |seq| redacted.contains(seq))
 }
 
 pub(crate) async fn a_redacted_message_keeps_its_place_and_not_its_text(engine: &impl Engine) {

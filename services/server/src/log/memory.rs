@@ -232,23 +232,24 @@ impl Memory {
         names.into_iter().filter_map(head).collect()
     }
 
-    fn redact_now(&self, shard: u16, group: &GroupName, epoch: u64, seq: u64) -> bool {
+    fn redact_now(&self, shard: u16, group: &GroupName, epoch: u64, seqs: &[u64]) -> u64 {
         let mut groups = self.shard(shard);
-        let Some(stored) = groups.get_mut(group).filter(|stored| stored.head.epoch == epoch) else { return false };
+        let Some(stored) = groups.get_mut(group).filter(|stored| stored.head.epoch == epoch) else { return 0 };
         self.retain(group, stored);
-        if !(stored.head.first..=stored.head.seq).contains(&seq) {
-            return false;
+        let kept = stored.head.first..=stored.head.seq;
+        let mut redacted = 0;
+        for seq in seqs.iter().filter(|seq| kept.contains(seq)) {
+            let place = stored.batches.partition_point(|(_, batch)| batch.last() < *seq);
+            let Some((_, batch)) = stored.batches.get_mut(place) else { continue };
+            // A short text may take less than the id that tells of its removal.
+            let before = batch.size() as u64;
+            redacted += u64::from(batch.redact(*seq));
+            let after = batch.size() as u64;
+            stored.bytes = stored.bytes + after - before;
+            self.bytes.fetch_add(after, Ordering::Relaxed);
+            self.bytes.fetch_sub(before, Ordering::Relaxed);
         }
-        let place = stored.batches.partition_point(|(_, batch)| batch.last() < seq);
-        let Some((_, batch)) = stored.batches.get_mut(place) else { return false };
-        // A short text may take less than the id that tells of its removal.
-        let before = batch.size() as u64;
-        let is_one = batch.redact(seq);
-        let after = batch.size() as u64;
-        stored.bytes = stored.bytes + after - before;
-        self.bytes.fetch_add(after, Ordering::Relaxed);
-        self.bytes.fetch_sub(before, Ordering::Relaxed);
-        is_one
+        redacted
     }
 
     fn delete_now(&self, shard: u16, group: &GroupName) -> bool {
@@ -324,7 +325,7 @@ impl Log for Memory {
         epoch: u64,
         seqs: &[u64],
     ) -> BoxFuture<'static, Result<u64, AppendError>> {
-        Box::pin(ready(Ok(seqs.iter().filter(|seq| self.redact_now(shard, group, epoch, **seq)).count() as u64)))
+        Box::pin(ready(Ok(self.redact_now(shard, group, epoch, seqs))))
     }
 
     fn delete(&self, shard: u16, group: &GroupName) -> BoxFuture<'static, Result<bool, AppendError>> {

@@ -219,8 +219,7 @@ fn fold(
                 }
                 for record in &batch.records {
                     let chunk = open.get_or_insert_with(|| OpenChunk::new(row));
-                    let redacted = plan.redacted.contains(&record.seq).then(|| record.redacted());
-                    let record = redacted.as_ref().unwrap_or(record);
+                    let record = &*redact::left_of(record, plan.redacted.contains(&record.seq));
                     chunk.push(record);
                     row.bytes += record.size() as u64;
                     row.head.seq = record.seq;

@@ -16,6 +16,7 @@ use super::frame::Position;
 use super::offline::OfflineError;
 use super::open::{OpenError, open_tables};
 use super::record::Operation;
+use super::redact::left_of;
 use super::scan;
 use super::table::{self, Chunk, MESSAGES, Row, TableError, Tables, meta};
 use crate::log::config::Config;
@@ -181,8 +182,7 @@ impl Lines<'_> {
             return Ok(());
         }
         self.skip_to(record.seq);
-        let redacted = self.redacted.contains(&record.seq).then(|| record.redacted());
-        let record = redacted.as_ref().unwrap_or(record);
+        let record = &*left_of(record, self.redacted.contains(&record.seq));
         let exported = Exported {
             group_name: self.group,
             epoch: self.epoch,

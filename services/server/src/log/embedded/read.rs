@@ -7,6 +7,7 @@ use redb::ReadableTable;
 use tertulia_protocol::GroupName;
 
 use super::holes::{Holes, Span};
+use super::redact::left_of;
 use super::table::{self, Chunk, GROUPS, MESSAGES, Row, TableError, Tables};
 use super::tail::View;
 use crate::log::{Batch, Head, Page, PageLimit, Range, Record};
@@ -141,10 +142,8 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// As [`Gathered::push`], of a record of the tables.
     fn push(&mut self, record: &Record) -> bool {
-        match self.redacted.contains(&record.seq) || self.view.redacted.contains(&record.seq) {
-            true => self.gathered.push(&record.redacted()),
-            false => self.gathered.push(record),
-        }
+        let is_redacted = self.redacted.contains(&record.seq) || self.view.redacted.contains(&record.seq);
+        self.gathered.push(&left_of(record, is_redacted))
     }
 
     fn forward(

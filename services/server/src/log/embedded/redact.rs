@@ -3,6 +3,7 @@
 //! A chunk is written again, without them. Where the disk failed at a group's messages, or at a start, which reads no more than it must,
 //! that is put off: the tables note of which messages, and who reads leaves their texts out.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use redb::{ReadableTable, Table};
@@ -10,6 +11,7 @@ use redb::{ReadableTable, Table};
 use super::record::{DecodeError, encode_record};
 use super::spared::Spared;
 use super::table::{CHUNK_HEADER, Chunk, TableError};
+use crate::log::Record;
 
 /// Messages of those put off that one transaction sees to.
 const AT_ONCE: usize = 1024;
@@ -88,6 +90,11 @@ pub(super) fn what_was_put_off(
     }
 }
 
+/// A record as it is left by a removal, if it is one of those whose texts are removed.
+pub(super) fn left_of(record: &Record, is_meant: bool) -> Cow<'_, Record> {
+    if is_meant { Cow::Owned(record.redacted()) } else { Cow::Borrowed(record) }
+}
+
 /// A chunk without the texts of some messages; `None` if it has none of them. What its group had before it is told as ever.
 fn without_texts(last: u64, bytes: &[u8], seqs: &BTreeSet<u64>) -> Result<Option<Vec<u8>>, DecodeError> {
     let chunk = Chunk::decode(last, bytes)?;
@@ -96,8 +103,7 @@ fn without_texts(last: u64, bytes: &[u8], seqs: &BTreeSet<u64>) -> Result<Option
     for record in chunk.records()? {
         let is_meant = seqs.contains(&record.seq) && !record.is_removed();
         is_changed |= is_meant;
-        let record = if is_meant { record.redacted() } else { record };
-        encode_record(&record, &mut out);
+        encode_record(&left_of(&record, is_meant), &mut out);
     }
     Ok(is_changed.then_some(out))
 }

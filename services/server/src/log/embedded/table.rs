@@ -429,8 +429,8 @@ pub(crate) fn row(transaction: &ReadTransaction, group: &GroupName) -> Result<Op
 
 /// The messages of a group whose texts may still stand in their chunks and are removed.
 pub(crate) fn redactions(transaction: &ReadTransaction, id: u64) -> Result<BTreeSet<u64>, TableError> {
-    let table = match transaction.open_table(REDACTIONS) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+    let table = match transaction.open_table(REDACTIONS).map_err(TableError::from) {
+        Err(error) if error.is_no_table() => return Ok(BTreeSet::new()),
         table => table?,
     };
     let mut redacted = BTreeSet::new();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::fence::{Patience, Unread, decode};
 use super::known::{Known, Point};
-use super::link::{Get, NoAnswer};
+use super::link::{Get, NoAnswer, Stored};
 use super::message::Message;
 use crate::log::{Head, Page, PageLimit, Range, ReadError, Record};
 
@@ -37,12 +37,12 @@ pub(super) struct Fetched {
     pub(super) records: Vec<Record>,
     pub(super) places: Vec<Point>,
     /// What was read in the place of messages that are not there any more, oldest first.
-    pub(super) substitutes: Vec<Substitute>,
+    pub(super) substitutes: Vec<Placed>,
 }
 
-/// A message that stands for another one of its group, from which texts were removed.
+/// A message, and where it is in the stream.
 #[derive(Debug, Clone)]
-pub(super) struct Substitute {
+pub(super) struct Placed {
     pub(super) position: u64,
     pub(super) message: Message,
 }
@@ -79,7 +79,7 @@ impl Gathering {
     }
 
     /// The same of what stands for messages that are not there.
-    fn fill(&mut self, substitutes: Vec<Substitute>) -> bool {
+    fn fill(&mut self, substitutes: Vec<Placed>) -> bool {
         for substitute in substitutes {
             let records = substitute.message.records.clone();
             self.fetched.substitutes.push(substitute);
@@ -267,7 +267,7 @@ impl Core {
         group: &GroupName,
         epoch: u64,
         seqs: RangeInclusive<u64>,
-    ) -> Result<Vec<Substitute>, NoAnswer> {
+    ) -> Result<Vec<Placed>, NoAnswer> {
         let stream = self.link.names.stream_of(shard);
         let (from, mut last) = seqs.into_inner();
         let mut found = VecDeque::new();
@@ -281,9 +281,34 @@ impl Core {
                 break;
             }
             last = message.first() - 1;
-            found.push_front(Substitute { position: stored.position, message });
+            found.push_front(Placed { position: stored.position, message });
         }
         Ok(found.into())
+    }
+
+    /// The message that holds a record; `None` if it and all before it are gone.
+    pub(super) async fn message_with(
+        &self,
+        shard: u16,
+        group: &GroupName,
+        known: &Known,
+        head: Head,
+        seq: u64,
+    ) -> Result<Option<Placed>, NoAnswer> {
+        let fetched = self.fetch(shard, group, head.epoch, seq..=seq, u64::MAX, known).await?;
+        let holds_it = |placed: &Placed| placed.message.first() <= seq && seq <= placed.message.seq;
+        if let Some(substitute) = fetched.substitutes.into_iter().find(holds_it) {
+            return Ok(Some(substitute));
+        }
+        // Of what was read the end is beyond the record, so there is none before it if none is told.
+        let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
+        let subject = self.link.names.group(shard, group);
+        let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
+        let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
+        let placed = |stored: Stored| Ok(Placed { position: stored.position, message: decode(&stored)? });
+        let found = stored.map(placed).transpose()?.filter(holds_it);
+        let hole = || NoAnswer(format!("the message of '{group}' that holds {seq} is not there, and earlier ones are"));
+        found.map(Some).ok_or_else(hole)
     }
 
     /// A message at or not far before the one that holds `seq`.

@@ -11,22 +11,16 @@ use tertulia_protocol::GroupName;
 use super::Core;
 use super::append::unavailable;
 use super::fence::{Patience, decode};
-use super::known::Known;
 use super::link::{Get, NoAnswer, Published};
 use super::message::{Kind, Message};
+use super::read::Placed;
 use super::remove::check_finished;
-use crate::log::{AppendError, Head, Record};
+use crate::log::AppendError;
 
 /// How often substitutes are looked for whose records retention has removed.
 const SWEEP: Duration = Duration::from_secs(600);
 /// How often a substitute is sent while the stream cannot compare.
 const ATTEMPTS: usize = 1_000;
-
-/// A message of the stream that holds a record.
-struct Held {
-    message: Message,
-    position: u64,
-}
 
 impl Core {
     /// Removes the texts of messages of a life of a group; answers how many of them there are.
@@ -50,8 +44,8 @@ impl Core {
         let kept: Vec<u64> = seqs.iter().copied().filter(|seq| (head.first..=head.seq).contains(seq)).collect();
         let (mut rest, mut count) = (&kept[..], 0);
         while let Some(seq) = rest.first() {
-            let held = self.held(shard, group, &known, head, *seq).await.map_err(|error| unavailable(error.0))?;
-            let Some(Held { mut message, position }) = held else {
+            let found = self.message_with(shard, group, &known, head, *seq).await;
+            let Some(Placed { mut message, position }) = found.map_err(|error| unavailable(error.0))? else {
                 // Retention was quicker.
                 rest = &rest[1..];
                 continue;
@@ -75,33 +69,6 @@ impl Core {
             self.erase(shard, position).await?;
         }
         Ok(count)
-    }
-
-    /// The message that holds a record; `None` if retention was quicker.
-    async fn held(
-        &self,
-        shard: u16,
-        group: &GroupName,
-        known: &Known,
-        head: Head,
-        seq: u64,
-    ) -> Result<Option<Held>, NoAnswer> {
-        let fetched = self.fetch(shard, group, head.epoch, seq..=seq, u64::MAX, known).await?;
-        let holds = |message: &Message| message.first() <= seq && seq <= message.seq;
-        if fetched.records.first().is_none_or(|record: &Record| record.seq != seq) {
-            return Ok(None);
-        }
-        if let Some(substitute) = fetched.substitutes.into_iter().find(|substitute| holds(&substitute.message)) {
-            return Ok(Some(Held { message: substitute.message, position: substitute.position }));
-        }
-        let place = fetched.places.iter().rev().find(|place| place.seq <= seq).map_or(0, |place| place.position);
-        let subject = self.link.names.group(shard, group);
-        let get = Get { seq: place, next_by_subj: subject, ..Get::default() };
-        let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
-        let Some(stored) = stored else { return Ok(None) };
-        let message = decode(&stored)?;
-        let hole = || NoAnswer(format!("the message of group '{group}' that holds {seq} is not where it was"));
-        if holds(&message) { Ok(Some(Held { message, position: stored.position })) } else { Err(hole()) }
     }
 
     /// Stores what stands for a message once that is gone.

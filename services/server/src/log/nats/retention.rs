@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use tertulia_protocol::GroupName;
 
 use super::Core;
-use super::fence::{Unread, decode};
+use super::fence::Unread;
 use super::known::Known;
-use super::link::{Get, NoAnswer};
+use super::link::NoAnswer;
 use super::message::Message;
-use super::read::Substitute;
 use super::remove::finish;
 use crate::log::clock::Clock;
 use crate::log::{AppendError, Head, Record};
@@ -214,7 +213,7 @@ impl Core {
         let mut found = None;
         while low <= high {
             let middle = low + (high - low) / 2;
-            match self.message_with(shard, group, known, head, middle).await? {
+            match self.message_with(shard, group, known, head, middle).await?.map(|placed| placed.message) {
                 Some(message) if holds(&message) => {
                     high = message.first().saturating_sub(1).min(middle - 1);
                     found = Some(message);
@@ -225,32 +224,6 @@ impl Core {
             }
         }
         Ok(found)
-    }
-
-    /// The message that holds a record; `None` if it and all before it are gone.
-    async fn message_with(
-        &self,
-        shard: u16,
-        group: &GroupName,
-        known: &Known,
-        head: Head,
-        seq: u64,
-    ) -> Result<Option<Message>, NoAnswer> {
-        let subject = self.link.names.group(shard, group);
-        let fetched = self.fetch(shard, group, head.epoch, seq..=seq, u64::MAX, known).await?;
-        let stands_for_it =
-            |substitute: &Substitute| substitute.message.first() <= seq && seq <= substitute.message.seq;
-        if let Some(substitute) = fetched.substitutes.into_iter().find(stands_for_it) {
-            return Ok(Some(substitute.message));
-        }
-        // Of what was read the end is beyond the record, so there is none before it if none is told.
-        let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
-        let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
-        let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
-        let message = stored.map(|stored| decode(&stored)).transpose()?;
-        let found = message.filter(|message| message.first() <= seq && seq <= message.seq);
-        let hole = || NoAnswer(format!("the message of '{group}' that holds {seq} is not there, and earlier ones are"));
-        found.map(Some).ok_or_else(hole)
     }
 }
 

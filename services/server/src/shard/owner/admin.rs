@@ -11,7 +11,7 @@ use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
 use crate::shard::request::{Admin, Announced, Ended, Member};
-use crate::shard::session::{ConnectionId, Event, Removal, Session};
+use crate::shard::session::{ConnectionId, Event, Removal, Session, Stored};
 use crate::shard::{Refusal, Term};
 
 impl Owner {
@@ -290,30 +290,46 @@ impl Owner {
         for name in names {
             self.keep_small().await;
             let outcome = match self.shared.holds.closed_for(name.as_str()) {
-                // Another node has the shard, as an append showed that was waited for: there is no next one.
-                _ if self.is_fenced() => Err(unavailable(&name)),
-                // Nor is anything given a place behind one that has no end.
-                _ if self.is_overdue() => self.turned_down(&name, &UserName::system(), id),
-                Some(retry_after) => Err(Refusal::Closed { group: name.clone(), retry_after }),
-                None => match self.ready_for_repeat(&name, id).await {
-                    Ok(()) => {
-                        self.place(&name, &UserName::system(), id, Arc::clone(message), taken_in(), Instant::now())
-                    }
-                    Err(refusal) => Err(refusal),
-                },
+                Some(retry_after) if !self.is_fenced() && !self.is_overdue() => {
+                    Err(Refusal::Closed { group: name.clone(), retry_after })
+                }
+                _ => self.say(&name, id, Arc::clone(message)).await,
             };
-            let (to, answer) = oneshot::channel();
-            self.staged.answers.push(Answer {
-                to: Asker::Admin(to),
-                group: name,
-                id: None,
-                outcome,
-                trace: None,
-                weight: None,
-            });
-            announced.push(answer);
+            announced.push(self.answer_admin(name, outcome));
         }
         Ok(Some(announced))
+    }
+
+    /// Posts a message of the server, or finds the one of that id.
+    pub(super) async fn say(
+        &mut self,
+        name: &GroupName,
+        id: Option<&PostId>,
+        message: Arc<str>,
+    ) -> Result<Stored, Refusal> {
+        let system = UserName::system();
+        // Another node has the shard, as an append showed that was waited for: there is no next one.
+        if self.is_fenced() {
+            return Err(unavailable(name));
+        }
+        // Nor is anything given a place behind one that has no end.
+        if self.is_overdue() {
+            return self.turned_down(name, &system, id);
+        }
+        self.ready_for_repeat(name, id).await?;
+        self.place(name, &system, id, message, taken_in(), Instant::now())
+    }
+
+    /// A moderator is told what came of a message of the server, once that is known.
+    pub(super) fn answer_admin(
+        &mut self,
+        group: GroupName,
+        outcome: Result<Stored, Refusal>,
+    ) -> oneshot::Receiver<Result<Stored, Refusal>> {
+        let (to, told) = oneshot::channel();
+        let to = Asker::Admin(to);
+        self.staged.answers.push(Answer { to, group, id: None, outcome, trace: None, weight: None });
+        told
     }
 }
 

@@ -1,12 +1,10 @@
 //! The texts of messages, removed because a moderator wants that, or who posted them; the group is told by a message of its own.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tertulia_protocol::{GroupName, PostId, UserName};
-use tokio::sync::oneshot;
 
-use super::{Answer, Asker, Owner, taken_in, unavailable};
+use super::{Owner, unavailable};
 use crate::log::{PageLimit, Range, Record};
 use crate::shard::Refusal;
 use crate::shard::request::{Redaction, Selection};
@@ -44,21 +42,9 @@ impl Owner {
             })?;
         }
         let id = PostId::of_removal(selection.removal());
-        let outcome = match self.ready_for_repeat(name, Some(&id)).await {
-            // Another node has the shard, as an append showed that was waited for.
-            _ if self.is_fenced() => Err(unavailable(name)),
-            // Nothing is given a place behind an append that has no end.
-            _ if self.is_overdue() => self.turned_down(name, &UserName::system(), Some(&id)),
-            Ok(()) => {
-                let whose = if records.len() == 1 { Some(first.sender.as_str()) } else { selection.sender.as_deref() };
-                let text = text(records.len(), whose, reason);
-                self.place(name, &UserName::system(), Some(&id), text, taken_in(), Instant::now())
-            }
-            Err(refusal) => Err(refusal),
-        };
-        let (to, told) = oneshot::channel();
-        let (to, group) = (Asker::Admin(to), name.clone());
-        self.staged.answers.push(Answer { to, group, id: None, outcome, trace: None, weight: None });
+        let whose = if records.len() == 1 { Some(first.sender.as_str()) } else { selection.sender.as_deref() };
+        let outcome = self.say(name, Some(&id), text(records.len(), whose, reason)).await;
+        let told = self.answer_admin(name.clone(), outcome);
         Ok(Redaction::Removed { messages: records.len() as u64, told })
     }
 

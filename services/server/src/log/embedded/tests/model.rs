@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::log::config::{RetentionOverride, RetentionOverrides};
+use crate::log::conformance::without_texts;
 use crate::log::embedded::simulated::Random;
 use crate::log::{AppendError, PageLimit};
 use crate::random::seed_of_tests;
@@ -20,11 +21,7 @@ struct Group {
 impl Group {
     fn records(&self, name: &str, first: u64, last: u64) -> Vec<Record> {
         let batch = batch(name, self.epoch, first, last);
-        let one = |record: &Record| match self.redacted.contains(&record.seq) {
-            true => record.redacted(),
-            false => record.clone(),
-        };
-        batch.records.iter().map(one).collect()
+        without_texts(batch.records.iter().cloned(), |seq| self.redacted.contains(seq))
     }
 }
 

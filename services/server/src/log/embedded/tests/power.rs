@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::log::AppendError;
 use crate::log::config::Durability;
+use crate::log::conformance::without_texts;
 use crate::log::embedded::simulated::{Faults, Random};
 use crate::random::seed_of_tests;
 
@@ -110,11 +111,7 @@ async fn found(log: &Embedded, model: &Model) -> States {
             for range in [Range::After(0), Range::Before(u64::MAX)] {
                 let page = log.read(0, &group(name), range, ALL).await.unwrap().unwrap();
                 redacted = page.records.iter().filter(|record| record.is_removed()).map(|record| record.seq).collect();
-                let one = |record: &Record| match redacted.contains(&record.seq) {
-                    true => record.redacted(),
-                    false => record.clone(),
-                };
-                let expected: Vec<Record> = whole.records.iter().map(one).collect();
+                let expected = without_texts(whole.records.iter().cloned(), |seq| redacted.contains(seq));
                 assert_records(&page.records, &expected, &format!("{name} {range:?}"));
             }
             state = Some((head.epoch, head.first, head.seq, redacted));

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{EVERYTHING, SHARDS, Servers, config, open, open_and_take, take};
-use crate::log::conformance::{ALL, batch, group, record};
+use crate::log::conformance::{ALL, batch, group, record, without_texts};
 use crate::log::nats::Nats;
 use crate::log::nats::message::{Kind, Message};
 use crate::log::{Log, Range, Record, Retention};
 
 /// Records from `first` to `last`, without the texts of some.
 fn records_without(first: u64, last: u64, redacted: &[u64]) -> Vec<Record> {
-    (first..=last).map(|seq| if redacted.contains(&seq) { record(seq).redacted() } else { record(seq) }).collect()
+    without_texts((first..=last).map(record), |seq| redacted.contains(seq))
 }
 
 fn message(epoch: u64, records: Vec<Record>) -> Message {
