@@ -6,7 +6,7 @@ use super::{NameError, PostId, UserName, check_post_id};
 
 /// The first character of ids that servers make, which no client can claim.
 const OF_SERVERS: char = '\u{1}';
-/// What the id of a removed message begins with, before the one that its poster gave it.
+/// What the id of a removed message begins with, before the one that it had.
 const REMOVED: &str = "\u{1}removed=";
 /// What the id of a message that tells of a removal begins with, before `FIRST=LAST` or `FIRST=LAST=SENDER`; a sender may have a `=` in its
 /// name.
@@ -23,7 +23,10 @@ impl PostId {
     /// The id under which a message is kept whose text was removed; `id` is the one that it had.
     #[must_use]
     pub fn of_removed(id: Option<&Self>) -> Self {
-        Self(Arc::from(format!("{REMOVED}{}", id.and_then(Self::of_client).unwrap_or_default())))
+        match id {
+            Some(id) if id.is_of_removed() => id.clone(),
+            id => Self(Arc::from(format!("{REMOVED}{}", id.map_or("", Self::as_str)))),
+        }
     }
 
     /// The id of the message by which a group is told of a removal.
@@ -41,8 +44,11 @@ impl PostId {
     /// # Errors
     /// As [`PostId::new`], for any other id.
     pub fn from_stored(text: &str) -> Result<Self, NameError> {
-        if let Some(id) = text.strip_prefix(REMOVED) {
-            return if id.is_empty() { Ok(()) } else { check_post_id(id) }.map(|()| Self(Arc::from(text)));
+        if let Some(had) = text.strip_prefix(REMOVED) {
+            // It had one that is not such an id itself, or none.
+            let checked = if had.starts_with(REMOVED) { check_post_id(had) } else { Ok(()) };
+            let checked = checked.and_then(|()| if had.is_empty() { Ok(()) } else { Self::from_stored(had).map(drop) });
+            return checked.map(|()| Self(Arc::from(text)));
         }
         if Removal::read(text).is_some() {
             return Ok(Self(Arc::from(text)));
@@ -63,7 +69,7 @@ impl PostId {
     #[must_use]
     pub fn of_client(&self) -> Option<&str> {
         match self.0.strip_prefix(REMOVED) {
-            Some(id) => Some(id).filter(|id| !id.is_empty()),
+            Some(id) => Some(id).filter(|id| !id.is_empty() && !id.starts_with(OF_SERVERS)),
             None => self.is_of_client().then_some(&*self.0),
         }
     }
@@ -152,7 +158,12 @@ mod tests {
         // What nodes give to posts among themselves is neither.
         let of_server = PostId::of_server(1, 2);
         assert!(!of_server.is_of_removed() && of_server.removes().is_none() && of_server.of_client().is_none());
-        assert_eq!(PostId::of_removed(Some(&of_server)), PostId::of_removed(None));
+        // Of a message that has one it is kept for them.
+        let removed = PostId::of_removed(Some(&of_server));
+        assert!(removed.is_of_removed() && removed.of_client().is_none() && removed.removes().is_none());
+        assert_eq!(PostId::from_stored(removed.as_str()).unwrap(), removed);
+        assert_eq!(removed.clone().of_post(), Some(of_server));
+        assert!(PostId::from_stored(&format!("{REMOVED}{removed}", removed = removed.as_str())).is_err());
         assert_eq!(longest.of_client(), Some(longest.as_str()));
     }
 }

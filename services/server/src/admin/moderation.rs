@@ -18,7 +18,7 @@ use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
 use super::status::Error;
-use crate::shard::request::{Admin, Ended, Redaction};
+use crate::shard::request::{Admin, Ended, Redaction, Selection, Telling};
 use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
@@ -239,14 +239,19 @@ impl Service {
             if epoch != 0 && epoch != now {
                 return Err(none());
             }
-            let ask = |reply| {
-                let (group, selection) = (group.clone(), selection.clone());
-                Admin::Redact { group, selection, epoch: now, reason, in_doubt: false, reply }
+            let ask = async |selection: Selection, quietly: bool| {
+                let telling = Telling { reason: reason.clone(), quietly };
+                let (group, shard) = (group.clone(), self.shards.shard_of(&group));
+                let ask = |reply| Admin::Redact { group, selection, epoch: now, telling, in_doubt: false, reply };
+                self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?.map_err(Error::Refused)
             };
-            let answer = self.shards.ask(self.shards.shard_of(&group), ask).await.ok_or(Error::Stopped)?;
-            match answer? {
+            for step in selection.steps() {
+                // What is not there is found out at the end.
+                ask(step, true).await?;
+            }
+            match ask(selection.clone(), false).await? {
                 Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
-                Redaction::NoSuchMessage => Err(none()),
+                Redaction::NoSuchMessage | Redaction::RemovedQuietly { .. } => Err(none()),
                 Redaction::Removed { messages, told } => {
                     let seq = told.await.map_err(|_| Error::Stopped)??.seq;
                     Ok(RemoveMessagesResponse { removed_messages: count(messages), seq })

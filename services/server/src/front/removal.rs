@@ -6,7 +6,7 @@ use tertulia_protocol::{Code, GroupName, extended};
 
 use super::connection::Task;
 use super::replies::{Refused, Reply};
-use crate::shard::request::{Admin, Redaction, Selection};
+use crate::shard::request::{Admin, Redaction, Selection, Telling};
 use crate::shard::session::{RETRY_SOON, Stored};
 use crate::shard::{Refusal, Session, Shards, Untold};
 
@@ -122,11 +122,11 @@ async fn remove(
         return Err(NotRemoved::NoSuchMessage);
     }
     let selection = Selection { first: seq, last: seq, sender: Some(session.user.as_str().to_owned()) };
-    let ask =
-        |reply| Admin::Redact { group: group.clone(), selection, epoch: now, reason: None, in_doubt: false, reply };
+    let telling = Telling::default();
+    let ask = |reply| Admin::Redact { group: group.clone(), selection, epoch: now, telling, in_doubt: false, reply };
     match shards.ask(shards.shard_of(group), ask).await.ok_or(Refusal::Draining)?? {
         Redaction::NoSuchGroup => Err(none().into()),
-        Redaction::NoSuchMessage => Err(NotRemoved::NoSuchMessage),
+        Redaction::NoSuchMessage | Redaction::RemovedQuietly { .. } => Err(NotRemoved::NoSuchMessage),
         Redaction::Removed { told, .. } => told.await.unwrap_or(Err(Refusal::Draining)).map_err(NotRemoved::InSilence),
     }
 }

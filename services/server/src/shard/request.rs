@@ -226,8 +226,8 @@ pub enum Admin {
         selection: Selection,
         /// The life of the group that they are of.
         epoch: u64,
-        /// Why.
-        reason: Option<Arc<str>>,
+        /// What the group is told.
+        telling: Telling,
         /// As in [`Admin::End`].
         in_doubt: bool,
         /// What came of it.
@@ -266,14 +266,36 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// At most so many lie between the first and the last, those counted: what removes them holds up the group's shard.
+    /// At most so many lie between the first and the last, those counted.
     pub const MOST: u64 = 10_000;
+    /// Of so many the texts are removed at a time. Others of the group's shard wait meanwhile.
+    pub const STEP: u64 = 500;
+
+    /// Parts of it that are removed one after the other, if it is too much to be removed at a time; else none.
+    pub fn steps(&self) -> impl Iterator<Item = Self> + use<'_> {
+        let is_small = self.last - self.first < Self::STEP;
+        let firsts = (self.first..=self.last).step_by(Self::STEP as usize).filter(move |_| !is_small);
+        firsts.map(|first| {
+            let last = self.last.min(first.saturating_add(Self::STEP - 1));
+            Self { first, last, sender: self.sender.clone() }
+        })
+    }
 
     /// What the group is told of it.
     #[must_use]
     pub fn removal(&self) -> tertulia_protocol::Removal<'_> {
         tertulia_protocol::Removal { first: self.first, last: self.last, sender: self.sender.as_deref() }
     }
+}
+
+/// Whether and how a group is told of a removal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telling {
+    /// Why it was.
+    pub reason: Option<Arc<str>>,
+    /// It is not told: this is a step of a removal of which it is told at the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quietly: bool,
 }
 
 impl fmt::Display for Selection {
@@ -300,6 +322,11 @@ pub enum Redaction {
         messages: u64,
         /// What will have come of it that the group is told.
         told: oneshot::Receiver<Result<Stored, Refusal>>,
+    },
+    /// The same, and the group is not told.
+    RemovedQuietly {
+        /// Of so many messages.
+        messages: u64,
     },
 }
 

@@ -15,7 +15,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::directory::Told;
 use super::moderation::Target;
-use super::request::{Ended, JoinFrom, Selection};
+use super::request::{Ended, JoinFrom, Selection, Telling};
 use super::session::{ConnectionId, Removal, Stored};
 use super::{Batch, Head, Record, Refusal, Term};
 
@@ -177,7 +177,8 @@ pub(super) enum Item {
         #[serde(flatten)]
         selection: Selection,
         epoch: u64,
-        reason: Option<Arc<str>>,
+        #[serde(flatten)]
+        telling: Telling,
     },
     Announce {
         group: Option<GroupName>,
@@ -295,6 +296,7 @@ pub(super) enum RedactionTold {
     NoSuchGroup,
     NoSuchMessage,
     Removed { messages: u64, told: Result<Stored, Refused> },
+    RemovedQuietly { messages: u64 },
 }
 
 /// A member as its owner tells it.

@@ -273,7 +273,9 @@ fn mark(sent: &[(String, Bytes)], last: Option<&Stored>, places: &mut [Place]) {
 /// those that are not stored; and of the oldest some may have been removed since.
 fn same_upto<'a>(sent: impl Iterator<Item = &'a Record>, found: &[Record]) -> Option<u64> {
     let first = found.first()?.seq;
-    let same = sent.skip_while(|sent| sent.seq < first).zip(found).take_while(|(sent, found)| sent == found);
+    // Or their texts are removed.
+    let is_same = |sent: &Record, found: &Record| sent == found || (found.is_removed() && sent.redacted() == *found);
+    let same = sent.skip_while(|sent| sent.seq < first).zip(found).take_while(|(sent, found)| is_same(sent, found));
     same.last().map(|(sent, _)| sent.seq)
 }
 
@@ -349,6 +351,9 @@ mod tests {
         assert_eq!(upto(&sent[2..4]), Some(8), "the oldest are removed");
         assert_eq!(upto(&[&sent[..2], &others(7, 9)].concat()), Some(6));
         assert_eq!(upto(&others(5, 9)), None);
+        let removed = |records: &[Record]| records.iter().map(Record::redacted).collect::<Vec<_>>();
+        assert_eq!(upto(&[&sent[..2], &removed(&sent[2..3]), &sent[3..]].concat()), Some(9), "a text is removed");
+        assert_eq!(upto(&removed(&sent)), Some(9));
         assert_eq!(upto(&[record(10)]), None);
         assert_eq!(same_upto([].into_iter(), &sent), None);
     }

@@ -10,7 +10,7 @@ use super::{Answer, Asker, Group, Owner, taken_in, taken_in_ms, unanswered, unav
 use crate::shard::Listed;
 use crate::shard::events::What;
 use crate::shard::moderation::Target;
-use crate::shard::request::{Admin, Announced, Ended, Member};
+use crate::shard::request::{Admin, Announced, Ended, Member, Redaction};
 use crate::shard::session::{ConnectionId, Event, Removal, Session, Stored};
 use crate::shard::{Refusal, Term};
 
@@ -34,12 +34,9 @@ impl Owner {
                 let purged = self.purge(&group, through, epoch).await;
                 drop(reply.send(or_unanswered(in_doubt, purged, group)));
             }
-            Admin::Redact { group, selection, epoch, reason, in_doubt, reply } => {
-                let redaction = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
-                    Err(_) if in_doubt => Err(unanswered(group)),
-                    redaction => redaction,
-                };
-                drop(reply.send(redaction));
+            Admin::Redact { group, selection, epoch, telling, in_doubt, reply } => {
+                let redaction = self.redact(&group, &selection, epoch, &telling).await;
+                drop(reply.send(redaction_or_unanswered(in_doubt, redaction, group)));
             }
             Admin::Announce { group, message, id, reply } => {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
@@ -341,6 +338,18 @@ pub(super) fn or_unanswered<T>(
 ) -> Result<Option<T>, Refusal> {
     match answer {
         Ok(None) | Err(_) if in_doubt => Err(unanswered(group)),
+        answer => answer,
+    }
+}
+
+/// As [`or_unanswered`], of a removal of texts.
+pub(super) fn redaction_or_unanswered(
+    in_doubt: bool,
+    answer: Result<Redaction, Refusal>,
+    group: GroupName,
+) -> Result<Redaction, Refusal> {
+    match answer {
+        Ok(Redaction::NoSuchGroup | Redaction::NoSuchMessage) | Err(_) if in_doubt => Err(unanswered(group)),
         answer => answer,
     }
 }

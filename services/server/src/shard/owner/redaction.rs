@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tertulia_protocol::{GroupName, PostId, UserName};
+use tertulia_protocol::{GroupName, PostId, Removal, UserName};
 
 use super::{Owner, unavailable};
-use crate::log::{PageLimit, Range, Record};
+use crate::log::{Page, PageLimit, Range, Record};
 use crate::shard::Refusal;
-use crate::shard::request::{Redaction, Selection};
+use crate::shard::request::{Redaction, Selection, Telling};
 
 /// Records that are looked at at a time.
 const PAGE: PageLimit = PageLimit { records: 1_000, bytes: 4 * 1024 * 1024 };
@@ -15,14 +15,14 @@ const PAGE: PageLimit = PageLimit { records: 1_000, bytes: 4 * 1024 * 1024 };
 const AT_ONCE: usize = 1_000;
 
 impl Owner {
-    /// Removes the texts from the log, and then posts what tells of it: whoever reads that no longer finds them. What fails midway is made
-    /// up for by doing all of it again.
+    /// Removes the texts from the log, and then, unless it is to be quiet, posts what tells of it: whoever reads that no longer finds them. What
+    /// fails midway is made up for by doing all of it again.
     pub(super) async fn redact(
         &mut self,
         name: &GroupName,
         selection: &Selection,
         epoch: u64,
-        reason: Option<&Arc<str>>,
+        telling: &Telling,
     ) -> Result<Redaction, Refusal> {
         if !self.settled().await {
             return Err(unavailable(name));
@@ -30,9 +30,13 @@ impl Owner {
         if self.load_life(name, Some(epoch)).await?.is_none() {
             return Ok(Redaction::NoSuchGroup);
         }
-        let records = self.select(name, selection).await?;
-        let Some(first) = records.first() else { return Ok(Redaction::NoSuchMessage) };
-        let with_text: Vec<u64> = records.iter().filter(|it| !it.is_removed).map(|it| it.seq).collect();
+        let selected = self.select(name, selection).await?;
+        let Some(last) = selected.last() else { return Ok(Redaction::NoSuchMessage) };
+        // Up to the last there is: what comes later is not meant, and who asks again finds that the group was told.
+        let id = PostId::of_removal(Removal { last: last.seq, ..selection.removal() });
+        // With the ids of posts whose answers may be on their way, before what has them is changed.
+        self.ready_for_repeat(name, Some(&id)).await?;
+        let with_text: Vec<u64> = selected.iter().filter(|it| !it.is_removed).map(|it| it.seq).collect();
         for seqs in with_text.chunks(AT_ONCE) {
             let redacting = self.shared.log.redact(self.shard, name, epoch, seqs);
             // One that retention removed meanwhile is gone, too.
@@ -41,11 +45,18 @@ impl Owner {
                 unavailable(name)
             })?;
         }
-        let id = PostId::of_removal(selection.removal());
-        let whose = if records.len() == 1 { Some(first.sender.as_str()) } else { selection.sender.as_deref() };
-        let outcome = self.say(name, Some(&id), text(records.len(), whose, reason)).await;
+        let messages = selected.len() as u64;
+        if telling.quietly {
+            return Ok(Redaction::RemovedQuietly { messages });
+        }
+        let whose = match &selected[..] {
+            [one] => one.sender.as_ref().map(UserName::as_str),
+            _ => selection.sender.as_deref(),
+        };
+        let text = text(selected.len(), whose, telling.reason.as_ref());
+        let outcome = self.say(name, Some(&id), text).await;
         let told = self.answer_admin(name.clone(), outcome);
-        Ok(Redaction::Removed { messages: records.len() as u64, told })
+        Ok(Redaction::Removed { messages, told })
     }
 
     /// What the log has of them. What tells of a removal stays: without it nobody learns of that any more.
@@ -59,7 +70,22 @@ impl Owner {
                 tracing::warn!(%error, "messages that are to be removed could not be read");
                 unavailable(name)
             })?;
-            let records = page.map_or_else(Vec::new, |page| page.records);
+            let Some(Page { head, records }) = page else { break };
+            let missing = match records.first() {
+                Some(first) => head.first.max(after + 1)..first.seq,
+                None => self.missing_after(name, after).await?,
+            };
+            let missing = missing.start..missing.end.min(last.saturating_add(1));
+            if !missing.is_empty() {
+                if sender.is_some() {
+                    tracing::warn!(
+                        group = %name, first = missing.start, last = missing.end - 1,
+                        "messages cannot be read, so it is not known whether they are to be removed: try again, or remove them whoever posted them"
+                    );
+                    return Err(unavailable(name));
+                }
+                selected.extend(missing.map(|seq| Selected { seq, sender: None, is_removed: false }));
+            }
             let Some(newest) = records.last() else { break };
             after = newest.seq;
             let is_meant = |record: &&Record| {
@@ -68,18 +94,26 @@ impl Owner {
             };
             selected.extend(records.iter().filter(is_meant).map(|record| Selected {
                 seq: record.seq,
-                sender: record.sender.clone(),
+                sender: Some(record.sender.clone()),
                 is_removed: record.is_removed(),
             }));
         }
         Ok(selected)
+    }
+
+    /// What the log is said to have after a message, where a page says that there is nothing to be read.
+    async fn missing_after(&mut self, name: &GroupName, after: u64) -> Result<std::ops::Range<u64>, Refusal> {
+        let asking = self.shared.log.head(self.shard, name);
+        let head = self.in_time(name, asking).await?.map_err(|_| unavailable(name))?;
+        Ok(head.map_or(0..0, |head| head.first.max(after + 1)..head.seq + 1))
     }
 }
 
 /// A message whose text is to be removed.
 struct Selected {
     seq: u64,
-    sender: UserName,
+    /// Whose it is, if it can be read.
+    sender: Option<UserName>,
     /// Whether it was before.
     is_removed: bool,
 }

@@ -330,10 +330,11 @@ impl Owner {
             Item::Purge { group, through, epoch } => {
                 self.purge(&group, through, epoch).await.map(|removed| Outcome::Purged { removed })
             }
-            Item::Redact { group, selection, epoch, reason } => {
-                let told = match self.redact(&group, &selection, epoch, reason.as_ref()).await {
+            Item::Redact { group, selection, epoch, telling } => {
+                let told = match self.redact(&group, &selection, epoch, &telling).await {
                     Ok(Redaction::NoSuchGroup) => Ok(RedactionTold::NoSuchGroup),
                     Ok(Redaction::NoSuchMessage) => Ok(RedactionTold::NoSuchMessage),
+                    Ok(Redaction::RemovedQuietly { messages }) => Ok(RedactionTold::RemovedQuietly { messages }),
                     Ok(Redaction::Removed { messages, told }) => {
                         let execution = Arc::clone(execution);
                         // Its outcome comes with the append.

@@ -10,7 +10,7 @@ use tertulia_protocol::UserName;
 use super::*;
 use crate::log::memory::Memory;
 use crate::log::{AppendError, Config as LogConfig, Head, Log, Page, PageLimit, Range, ReadError, Stats, now_ms};
-use crate::shard::request::{Admin, Ended, NewPost, Redaction, Selection};
+use crate::shard::request::{Admin, Ended, NewPost, Redaction, Selection, Telling};
 use crate::shard::session::{ConnectionId, Removal};
 use crate::shard::{Batch, Bounds, Config, Hold, Shards, Target, Term};
 
@@ -24,6 +24,8 @@ struct Moody {
     reads: AtomicUsize,
     /// The head of this group cannot be read.
     damaged: Mutex<Option<GroupName>>,
+    /// These records are left out of pages.
+    left_out: Mutex<std::ops::Range<u64>>,
 }
 
 impl Moody {
@@ -35,6 +37,7 @@ impl Moody {
             gate: tokio::sync::Semaphore::new(0),
             reads: 0.into(),
             damaged: Mutex::default(),
+            left_out: Mutex::default(),
         }
     }
 }
@@ -140,7 +143,20 @@ impl Log for Shared {
                 }
                 _ => {}
             }
-            this.0.memory.read(shard, &group, range, limit).await
+            let left_out = this.0.left_out.lock().unwrap().clone();
+            let range = match range {
+                Range::After(after) if left_out.contains(&(after + 1)) => Range::After(left_out.end - 1),
+                range => range,
+            };
+            let mut page = this.0.memory.read(shard, &group, range, limit).await?;
+            if let Some(Page { head, records }) = &mut page {
+                let end = records.iter().position(|record| left_out.contains(&record.seq));
+                records.truncate(end.unwrap_or(records.len()));
+                if records.is_empty() {
+                    head.first = head.seq + 1;
+                }
+            }
+            Ok(page)
         })
     }
     fn groups(
@@ -263,11 +279,21 @@ impl World {
 
     /// The same of several; answers how many they are, too.
     async fn redact_all(&self, epoch: u64, selection: Selection) -> Result<Option<(u64, u64)>, Refusal> {
-        let (group, reason) = (self.group.clone(), Some("spam".into()));
-        let redact = |reply| Admin::Redact { group, selection, epoch, reason, in_doubt: false, reply };
+        self.redact_by(epoch, selection, Telling { reason: Some("spam".into()), quietly: false }).await
+    }
+
+    async fn redact_by(
+        &self,
+        epoch: u64,
+        selection: Selection,
+        telling: Telling,
+    ) -> Result<Option<(u64, u64)>, Refusal> {
+        let group = self.group.clone();
+        let redact = |reply| Admin::Redact { group, selection, epoch, telling, in_doubt: false, reply };
         match self.shards.ask(0, redact).await.unwrap()? {
             Redaction::NoSuchGroup | Redaction::NoSuchMessage => Ok(None),
             Redaction::Removed { messages, told } => told.await.unwrap().map(|stored| Some((messages, stored.seq))),
+            Redaction::RemovedQuietly { messages } => Ok(Some((messages, 0))),
         }
     }
 

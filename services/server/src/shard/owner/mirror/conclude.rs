@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{LATE, Mirror, Pending};
 use crate::shard::Listed;
-use crate::shard::owner::admin::or_unanswered;
+use crate::shard::owner::admin::{or_unanswered, redaction_or_unanswered};
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, taken_in_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Redaction, Request};
@@ -120,13 +120,14 @@ impl Owner {
                 let redaction = match told {
                     RedactionTold::NoSuchGroup => Redaction::NoSuchGroup,
                     RedactionTold::NoSuchMessage => Redaction::NoSuchMessage,
+                    RedactionTold::RemovedQuietly { messages } => Redaction::RemovedQuietly { messages },
                     RedactionTold::Removed { messages, told } => {
                         let (to, result) = oneshot::channel();
                         drop(to.send(told.map_err(|refused| refused.refusal(&group))));
                         Redaction::Removed { messages, told: result }
                     }
                 };
-                drop(reply.send(Ok(redaction)));
+                drop(reply.send(redaction_or_unanswered(in_doubt, Ok(redaction), group)));
             }
             (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
                 let announced = groups.map(|outcomes| {

@@ -113,11 +113,11 @@ fn item_of(request: &Request, most: usize) -> Item {
             Admin::Purge { group, through, epoch, .. } => {
                 Item::Purge { group: group.clone(), through: *through, epoch: *epoch }
             }
-            Admin::Redact { group, selection, epoch, reason, .. } => Item::Redact {
+            Admin::Redact { group, selection, epoch, telling, .. } => Item::Redact {
                 group: group.clone(),
                 selection: selection.clone(),
                 epoch: *epoch,
-                reason: reason.clone(),
+                telling: telling.clone(),
             },
             Admin::Announce { group, message, id, .. } => Item::Announce {
                 group: group.clone(),

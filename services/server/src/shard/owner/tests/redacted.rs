@@ -2,6 +2,8 @@
 
 use super::*;
 
+const PAGE: PageLimit = PageLimit { records: 100, bytes: usize::MAX };
+
 fn plain(text: &str) -> (String, bool, Option<u64>) {
     (text.into(), false, None)
 }
@@ -107,4 +109,76 @@ async fn many_are_removed_at_once_of_one_or_of_all_and_the_group_is_told_once() 
     let one = Selection { first: 1, last: 2, sender: Some("bob".to_owned()) };
     assert_eq!(world.redact_all(epoch, one).await, Ok(Some((1, last + 3))));
     assert_eq!(world.texts().await.last().unwrap().0, "A message of bob was removed: spam");
+}
+
+#[tokio::test]
+async fn a_range_ends_with_the_newest_message_there_is() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let epoch = world.join(&ada).await.unwrap().epoch;
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    let selection = Selection { first: 1, last: 100, sender: None };
+    for _ in 0..2 {
+        assert_eq!(world.redact_all(epoch, selection.clone()).await, Ok(Some((2, 3))));
+    }
+    // What comes later is told of when it is removed.
+    assert_eq!(world.post(&ada, &["c"]).await, [Ok(4)]);
+    for _ in 0..2 {
+        assert_eq!(world.redact_all(epoch, selection.clone()).await, Ok(Some((3, 5))));
+    }
+    let page = world.log.read(0, &world.group, Range::After(0), PAGE).await.unwrap().unwrap();
+    let told: Vec<(u64, u64)> =
+        page.records.iter().filter_map(|record| record.removes().map(|it| (record.seq, it.last))).collect();
+    assert_eq!(told, [(3, 2), (5, 4)]);
+}
+
+#[tokio::test]
+async fn what_is_removed_in_steps_is_told_at_the_end() {
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let epoch = world.join(&ada).await.unwrap().epoch;
+    assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
+    let all = Selection { first: 1, last: 2 * Selection::STEP + 1, sender: None };
+    let steps: Vec<Selection> = all.steps().collect();
+    let ends: Vec<(u64, u64)> = steps.iter().map(|step| (step.first, step.last)).collect();
+    let step = Selection::STEP;
+    assert_eq!(ends, [(1, step), (step + 1, 2 * step), (2 * step + 1, 2 * step + 1)]);
+    assert_eq!(Selection { first: 7, last: 6 + step, sender: None }.steps().count(), 0);
+    let quietly = Telling { reason: None, quietly: true };
+    let mut done = Vec::new();
+    for step in steps {
+        done.push(world.redact_by(epoch, step, quietly.clone()).await.unwrap());
+    }
+    assert_eq!(done, [Some((2, 0)), None, None]);
+    assert_eq!(world.texts().await, [removed(), removed()]);
+    assert_eq!(world.redact_all(epoch, all).await, Ok(Some((2, 3))));
+}
+
+/// As where the disk fails: it may be well again later.
+#[tokio::test]
+async fn texts_that_cannot_be_read_are_removed_or_it_is_said_that_they_are_not() {
+    for left_out in [1..3, 2..4, 3..6, 1..6] {
+        let world = World::new(Config::default(), BOUNDS);
+        let ada = session(1, "ada");
+        let epoch = world.join(&ada).await.unwrap().epoch;
+        assert_eq!(world.post(&ada, &["", "", "", "", ""]).await.len(), 5);
+        *world.log.0.left_out.lock().unwrap() = left_out.clone();
+        let mut selection = Selection { first: 1, last: 5, sender: Some("ada".to_owned()) };
+        let refused = world.redact_all(epoch, selection.clone()).await;
+        assert!(matches!(refused, Err(Refusal::Unavailable { .. })), "{left_out:?}: {refused:?}");
+        selection.sender = None;
+        assert_eq!(world.redact_all(epoch, selection).await, Ok(Some((5, 6))), "{left_out:?}");
+        *world.log.0.left_out.lock().unwrap() = 0..0;
+        let texts = world.texts().await;
+        assert_eq!(texts[..5], vec![removed(); 5], "{left_out:?}");
+        assert_eq!(texts.len(), 6);
+    }
+    // What retention removed is not missed.
+    let world = World::new(Config::default(), BOUNDS);
+    let ada = session(1, "ada");
+    let epoch = world.join(&ada).await.unwrap().epoch;
+    assert_eq!(world.post(&ada, &["", "", ""]).await.len(), 3);
+    assert_eq!(world.purge(None, 2).await, Ok(Some(2)));
+    let selection = Selection { first: 1, last: 3, sender: Some("ada".to_owned()) };
+    assert_eq!(world.redact_all(epoch, selection).await, Ok(Some((1, 4))));
 }

@@ -56,7 +56,8 @@ fn a_removal_is_asked_for_in_these_words() {
     let redact =
         json!({"do": "redact", "group": "G", "first": 3, "last": 9, "sender": "@system", "epoch": 7, "reason": null});
     let selection = Selection { first: 3, last: 9, sender: Some("@system".into()) };
-    let item = wire::Item::Redact { group: GroupName::new("G").unwrap(), selection, epoch: 7, reason: None };
+    let item =
+        wire::Item::Redact { group: GroupName::new("G").unwrap(), selection, epoch: 7, telling: Telling::default() };
     assert_eq!(serde_json::from_value::<wire::Item>(redact.clone()).unwrap(), item);
     assert_eq!(serde_json::to_value(&item).unwrap(), redact);
     let told = wire::Outcome::Redacted { told: wire::RedactionTold::NoSuchMessage };
@@ -65,4 +66,14 @@ fn a_removal_is_asked_for_in_these_words() {
     let told = wire::Outcome::Redacted { told: wire::RedactionTold::Removed { messages: 2, told: Ok(stored) } };
     let line = serde_json::to_value(&told).unwrap();
     assert_eq!(serde_json::from_value::<wire::Outcome>(line).unwrap(), told);
+    // An older build, which does not know of steps, tells of each.
+    let telling = Telling { reason: Some("spam".into()), quietly: true };
+    let selection = Selection { first: 3, last: 9, sender: None };
+    let item = wire::Item::Redact { group: GroupName::new("G").unwrap(), selection, epoch: 7, telling };
+    let line = serde_json::to_value(&item).unwrap();
+    assert_eq!(line["quietly"], json!(true));
+    assert_eq!(serde_json::from_value::<wire::Item>(line).unwrap(), item);
+    let told = wire::Outcome::Redacted { told: wire::RedactionTold::RemovedQuietly { messages: 2 } };
+    let line = json!({"was": "redacted", "told": {"removed_quietly": {"messages": 2}}});
+    assert_eq!(serde_json::to_value(&told).unwrap(), line);
 }
