@@ -33,6 +33,7 @@ mod retention;
 mod room;
 mod streams;
 mod subject;
+mod substitute;
 mod trouble;
 mod unanswered;
 mod writer;

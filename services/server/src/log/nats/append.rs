@@ -20,7 +20,7 @@ use crate::log::{AppendError, Batch, Head, Record};
 
 /// Records that one message holds at most. A server without replicas stages every atomic batch in files of its own, for
 /// milliseconds, so what an append has for one group should be one message.
-const PACK_RECORDS: usize = 1_024;
+pub(super) const PACK_RECORDS: usize = 1_024;
 /// Bytes of records that one message holds at most, unless it is a single one. Servers take messages of 1 MiB unless told otherwise.
 const PACK_BYTES: usize = 512 * 1024;
 

@@ -271,7 +271,7 @@ impl Core {
         loop {
             match self.link.subjects(stream, &filter).await {
                 Ok((last, subjects)) if last >= fence || Instant::now() > deadline => {
-                    let names = subjects.iter().filter_map(|subject| self.link.names.parse_group(subject));
+                    let names = subjects.iter().filter_map(|(subject, _)| self.link.names.parse_group(subject));
                     return Ok(names.map(|(_, name)| name).collect());
                 }
                 Err(error) if Instant::now() > deadline => return Err(error),
@@ -350,7 +350,7 @@ impl Core {
         loop {
             let deleted = self.shard(shard).state().deleted;
             let found = self.link.get_many(self.link.names.stream_of(shard), &get).await.map_err(Unread::NoAnswer)?;
-            let Found { mut messages, upto } = found;
+            let Found { mut messages, upto, .. } = found;
             let seen = messages.iter().find(|message| message.subject == fence_subject).map_or(0, |seen| seen.position);
             match seen.cmp(&fence) {
                 std::cmp::Ordering::Equal if upto >= deleted => {

@@ -73,6 +73,8 @@ pub(crate) struct Found {
     pub(crate) messages: Vec<Stored>,
     /// The last sequence that the replica has taken in; 0 if it did not say.
     pub(crate) upto: u64,
+    /// How many more there are, for which the answer had no room.
+    pub(crate) pending: u64,
 }
 
 /// Why a question was not answered.
@@ -123,6 +125,10 @@ pub(crate) struct Get {
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) max_bytes: u64,
 }
+
+/// A question that says nothing more.
+#[derive(Serialize)]
+struct Nothing {}
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -300,6 +306,7 @@ impl Link {
                 // The end of a batch.
                 Some(status) if status.as_u16() == 204 => {
                     found.upto = number(&answer, "Nats-UpTo-Sequence").unwrap_or(0);
+                    found.pending = number(&answer, "Nats-Num-Pending").unwrap_or(0);
                     return Ok(found);
                 }
                 Some(StatusCode::NOT_FOUND) => return Ok(found),
@@ -340,11 +347,34 @@ impl Link {
             no_erase: bool,
         }
         let question = Remove { seq: position, no_erase };
-        self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &question).await.map(drop)
+        let removed = self.api::<serde_json::Value>("STREAM.MSG.DELETE", stream, &question).await;
+        match removed {
+            Ok(_) => Ok(()),
+            // Somebody may have been quicker, and there is more than one way to say so.
+            Err(error) => match self.has(stream, &Get { seq: position, ..Get::default() }).await? {
+                true => Err(error),
+                false => Ok(()),
+            },
+        }
     }
 
-    /// The subjects of a stream that a filter takes, and the stream's last sequence before they were listed.
-    pub(crate) async fn subjects(&self, stream: u16, filter: &str) -> Result<(u64, Vec<String>), NoAnswer> {
+    /// Whether the leader of a stream has such a message.
+    pub(crate) async fn has(&self, stream: u16, get: &Get) -> Result<bool, NoAnswer> {
+        const NOT_FOUND: u64 = 10037;
+        match self.ask_api::<serde_json::Value>("STREAM.MSG.GET", stream, get).await? {
+            Ok(_) => Ok(true),
+            Err(error) if error.err_code == NOT_FOUND => Ok(false),
+            Err(error) => Err(NoAnswer(error.to_string())),
+        }
+    }
+
+    /// The last sequence of a stream, as its leader has it.
+    pub(crate) async fn newest(&self, stream: u16) -> Result<u64, NoAnswer> {
+        Ok(self.info(stream, &Nothing {}).await?.state.last_seq)
+    }
+
+    /// The subjects of a stream that a filter takes, how many messages each has, and the stream's last sequence before they were listed.
+    pub(crate) async fn subjects(&self, stream: u16, filter: &str) -> Result<(u64, Vec<(String, u64)>), NoAnswer> {
         #[derive(Serialize)]
         struct Question<'a> {
             subjects_filter: &'a str,
@@ -358,7 +388,7 @@ impl Link {
             let last = *last.get_or_insert(info.state.last_seq);
             let page = info.state.subjects.unwrap_or_default();
             let is_end = page.is_empty() || all.len() + page.len() >= info.total;
-            all.extend(page.into_keys());
+            all.extend(page);
             if is_end {
                 return Ok((last, all));
             }
@@ -367,8 +397,6 @@ impl Link {
 
     /// How many bytes a stream has.
     pub(crate) async fn bytes(&self, stream: u16) -> Result<u64, NoAnswer> {
-        #[derive(Serialize)]
-        struct Nothing {}
         Ok(self.info(stream, &Nothing {}).await?.state.bytes)
     }
 
@@ -393,6 +421,16 @@ impl Link {
         stream: u16,
         question: &impl Serialize,
     ) -> Result<T, NoAnswer> {
+        self.ask_api(verb, stream, question).await?.map_err(|error| NoAnswer(error.to_string()))
+    }
+
+    /// The same; what the leader refuses is an answer, too.
+    async fn ask_api<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        stream: u16,
+        question: &impl Serialize,
+    ) -> Result<Result<T, ApiError>, NoAnswer> {
         #[derive(Deserialize)]
         struct MaybeError {
             error: Option<ApiError>,
@@ -402,9 +440,9 @@ impl Link {
         let answer = self.ask(format!("$JS.API.{verb}.{}", self.names.stream(stream)), request).await?;
         let unfit = |error: serde_json::Error| NoAnswer(format!("an answer that is none: {error}"));
         if let Some(error) = serde_json::from_slice::<MaybeError>(&answer.payload).map_err(unfit)?.error {
-            return Err(NoAnswer(error.to_string()));
+            return Ok(Err(error));
         }
-        serde_json::from_slice(&answer.payload).map_err(unfit)
+        serde_json::from_slice(&answer.payload).map(Ok).map_err(unfit)
     }
 
     async fn ask(&self, subject: String, request: Request) -> Result<async_nats::Message, NoAnswer> {

@@ -3,7 +3,6 @@
 //! A direct get is answered by any replica, and that may be behind. So a page is complete only when it reaches the record that
 //! the group's last message promises; until then it is asked for again.
 
-use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use tertulia_protocol::GroupName;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::fence::{Patience, Unread, decode};
 use super::known::{Known, Point};
-use super::link::{Get, NoAnswer, Stored};
+use super::link::{Get, NoAnswer};
 use super::message::Message;
 use crate::log::{Head, Page, PageLimit, Range, ReadError, Record};
 
@@ -31,13 +30,32 @@ impl From<NoAnswer> for ReadError {
     }
 }
 
+/// What is to be read of a group.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// The life of the group.
+    pub(super) epoch: u64,
+    pub(super) seqs: RangeInclusive<u64>,
+    /// No more is read once there are so many bytes of records.
+    pub(super) bytes: u64,
+    /// Whether the messages are wanted that hold the records.
+    pub(super) messages: bool,
+}
+
+impl Wanted {
+    /// All of these.
+    pub(super) fn of(epoch: u64, seqs: RangeInclusive<u64>) -> Self {
+        Self { epoch, seqs, bytes: u64::MAX, messages: false }
+    }
+}
+
 /// What was read, and places that were found on the way.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     pub(super) records: Vec<Record>,
     pub(super) places: Vec<Point>,
-    /// What was read in the place of messages that are not there any more, oldest first.
-    pub(super) substitutes: Vec<Placed>,
+    /// If they were wanted, the messages that hold the records, or what stands for them, oldest first.
+    pub(super) messages: Vec<Placed>,
 }
 
 /// A message, and where it is in the stream.
@@ -45,49 +63,48 @@ pub(super) struct Fetched {
 pub(super) struct Placed {
     pub(super) position: u64,
     pub(super) message: Message,
+    /// Whether it stands for one that is gone.
+    pub(super) is_substitute: bool,
+}
+
+impl Placed {
+    pub(super) fn holds(&self, seq: u64) -> bool {
+        self.message.first() <= seq && seq <= self.message.seq
+    }
 }
 
 /// Records gathered from messages: from one `seq` on to another, or until there are so many bytes.
-struct Gathering {
+struct Gathering<'a> {
+    wanted: &'a Wanted,
     fetched: Fetched,
-    from: u64,
-    upto: u64,
-    bytes: u64,
     size: u64,
 }
 
-impl Gathering {
+impl Gathering<'_> {
     /// The one that is wanted next.
     fn next(&self) -> u64 {
-        self.fetched.records.last().map_or(self.from, |record| record.seq + 1)
+        self.fetched.records.last().map_or(*self.wanted.seqs.start(), |record| record.seq + 1)
     }
 
-    /// Takes what is wanted of records, none of which is behind a hole. Answers whether that is all.
-    fn take(&mut self, records: Vec<Record>) -> bool {
-        for record in records {
+    /// Takes what is wanted of a message, whose first record is not behind a hole. Answers whether that is all.
+    fn take(&mut self, found: Placed) -> bool {
+        let upto = *self.wanted.seqs.end();
+        if self.wanted.messages && found.message.first() <= upto {
+            self.fetched.messages.push(found.clone());
+        }
+        for record in found.message.records {
             if record.seq < self.next() {
                 continue;
             }
             self.size += record.size() as u64;
-            let is_full = record.seq > self.upto || (self.size > self.bytes && !self.fetched.records.is_empty());
+            let is_large = self.size > self.wanted.bytes && !self.fetched.records.is_empty();
+            let is_full = record.seq > upto || is_large;
             if is_full {
                 return true;
             }
             self.fetched.records.push(record);
         }
-        self.next() > self.upto
-    }
-
-    /// The same of what stands for messages that are not there.
-    fn fill(&mut self, substitutes: Vec<Placed>) -> bool {
-        for substitute in substitutes {
-            let records = substitute.message.records.clone();
-            self.fetched.substitutes.push(substitute);
-            if self.take(records) {
-                return true;
-            }
-        }
-        false
+        self.next() > upto
     }
 }
 
@@ -154,8 +171,8 @@ impl Core {
             return Ok(Some(Page { head, records: Vec::new() }));
         }
         let stop = if matches!(range, Range::After(_)) { bytes } else { u64::MAX };
-        let Fetched { mut records, places, .. } =
-            self.fetch(shard, group, head.epoch, wanted.clone(), stop, &known).await?;
+        let page = Wanted { bytes: stop, ..Wanted::of(head.epoch, wanted.clone()) };
+        let Fetched { mut records, places, .. } = self.fetch(shard, group, &known, &page).await?;
         self.learn_places(shard, group, head.epoch, &places);
         if let Range::Before(_) = range {
             let mut size = 0;
@@ -175,29 +192,29 @@ impl Core {
     }
 
     /// Reads the records of a life of a group, oldest first and dense, until `bytes` are reached.
+    ///
+    /// What is not there at the beginning was removed as a whole, by retention, which may have been quicker than we.
     pub(super) async fn fetch(
         &self,
         shard: u16,
         group: &GroupName,
-        epoch: u64,
-        wanted: RangeInclusive<u64>,
-        bytes: u64,
         known: &Known,
+        wanted: &Wanted,
     ) -> Result<Fetched, NoAnswer> {
         let stream = self.link.names.stream_of(shard);
         let subject = self.link.names.group(shard, group);
-        let (from, upto) = wanted.into_inner();
-        let mut gathering = Gathering { fetched: Fetched::default(), from, upto, bytes, size: 0 };
+        let (from, upto) = (*wanted.seqs.start(), *wanted.seqs.end());
+        let mut gathering = Gathering { wanted, fetched: Fetched::default(), size: 0 };
         if from > upto {
             return Ok(gathering.fetched);
         }
-        let start = self.locate(stream, &subject, epoch, from, known, &mut gathering.fetched.places).await?;
+        let start = self.locate(stream, &subject, wanted.epoch, from, known, &mut gathering.fetched.places).await?;
         let (mut position, mut lag) = (start.position, from.saturating_sub(start.seq));
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut patience = Patience::new();
         loop {
             let missing = upto + 1 - gathering.next() + std::mem::take(&mut lag);
-            let rest = bytes.saturating_sub(gathering.size).min(GET_BYTES);
+            let rest = wanted.bytes.saturating_sub(gathering.size).min(GET_BYTES);
             let max_bytes = (missing.saturating_mul(2 * average(known) + OVERHEAD)).min(rest + OVERHEAD * missing);
             let get = Get {
                 seq: position,
@@ -212,43 +229,32 @@ impl Core {
             for stored in found {
                 position = stored.position + 1;
                 let message = decode(&stored)?;
-                if message.epoch != epoch || message.records.is_empty() {
+                if message.epoch != wanted.epoch || message.records.is_empty() || message.seq < gathering.next() {
                     continue;
                 }
-                let next = gathering.next();
-                if message.first() > next {
-                    // What is not there was removed, as a whole by retention, which may have been quicker than we, or in part.
-                    let hole = next..=message.first() - 1;
-                    let substitutes = self.substitutes(shard, group, epoch, hole).await?;
-                    let reached = substitutes.first().map_or(message.first(), |substitute| substitute.message.first());
-                    if reached > next && !gathering.fetched.records.is_empty() {
-                        let reason = format!("a hole in the log: group '{group}' has {reached} and not the one before");
-                        return Err(NoAnswer(reason));
-                    }
-                    if gathering.fill(substitutes) {
-                        return Ok(gathering.fetched);
-                    }
+                let found = Placed { position: stored.position, message, is_substitute: false };
+                if found.message.first() > gathering.next()
+                    && self.fill(shard, group, &mut gathering, found.message.first()).await?
+                {
+                    return Ok(gathering.fetched);
                 }
-                gathering.fetched.places.push(Point { seq: message.first(), position: stored.position });
-                if gathering.take(message.records) {
+                gathering.fetched.places.push(Point { seq: found.message.first(), position: found.position });
+                if gathering.take(found) {
                     return Ok(gathering.fetched);
                 }
             }
             if !nothing {
                 continue;
             }
-            let next = gathering.next();
+            // Of the newest messages the originals may be gone.
             let newest = known.head.map_or(0, |head| head.seq);
-            if next <= newest {
-                // Of the newest messages the originals may be gone.
-                let substitutes = self.substitutes(shard, group, epoch, next..=newest).await?;
-                // Unless there was one before, retention may have taken what comes before them.
-                let is_first = gathering.fetched.records.is_empty();
-                let reaches =
-                    substitutes.first().is_some_and(|substitute| substitute.message.first() <= next || is_first);
-                if reaches && gathering.fill(substitutes) {
-                    return Ok(gathering.fetched);
-                }
+            if gathering.next() <= newest
+                && self.is_replaced(shard, group, newest).await?
+                // A replica that is behind has not the last originals yet, which come before what stands for later ones.
+                && !self.link.has(stream, &Get { seq: position, next_by_subj: subject.clone(), ..Get::default() }).await?
+                && self.fill(shard, group, &mut gathering, newest + 1).await?
+            {
+                return Ok(gathering.fetched);
             }
             if Instant::now() > deadline {
                 let next = gathering.next();
@@ -259,31 +265,24 @@ impl Core {
         }
     }
 
-    /// What stands for the messages that hold `seqs`, all of which are not there any more, oldest first: as far back from the last one as
-    /// there is something.
-    async fn substitutes(
+    /// Takes what stands for the messages between what was read and the record `end`: they are not there any more. Answers whether that is all
+    /// that is wanted.
+    async fn fill(
         &self,
         shard: u16,
         group: &GroupName,
-        epoch: u64,
-        seqs: RangeInclusive<u64>,
-    ) -> Result<Vec<Placed>, NoAnswer> {
-        let stream = self.link.names.stream_of(shard);
-        let (from, mut last) = seqs.into_inner();
-        let mut found = VecDeque::new();
-        while last >= from {
-            let get = Get { last_by_subj: self.link.names.substitute(shard, group, last), ..Get::default() };
-            self.metrics.probes.increment(1);
-            let Some(stored) = self.link.get(stream, &get).await? else { break };
-            let message = decode(&stored)?;
-            // One of an earlier life is about to be removed.
-            if message.epoch != epoch || message.seq != last {
-                break;
-            }
-            last = message.first() - 1;
-            found.push_front(Placed { position: stored.position, message });
+        gathering: &mut Gathering<'_>,
+        end: u64,
+    ) -> Result<bool, NoAnswer> {
+        let next = gathering.next();
+        let upto = *gathering.wanted.seqs.end();
+        let substitutes = self.substitutes_between(shard, group, gathering.wanted.epoch, next..end, upto).await?;
+        let reached = substitutes.first().map_or(end, |substitute| substitute.message.first());
+        if reached > next && !gathering.fetched.records.is_empty() {
+            let reason = format!("a hole in the log: group '{group}' has {reached} and not the one before");
+            return Err(NoAnswer(reason));
         }
-        Ok(found.into())
+        Ok(substitutes.into_iter().any(|substitute| gathering.take(substitute)))
     }
 
     /// The message that holds a record; `None` if it and all before it are gone.
@@ -295,20 +294,9 @@ impl Core {
         head: Head,
         seq: u64,
     ) -> Result<Option<Placed>, NoAnswer> {
-        let fetched = self.fetch(shard, group, head.epoch, seq..=seq, u64::MAX, known).await?;
-        let holds_it = |placed: &Placed| placed.message.first() <= seq && seq <= placed.message.seq;
-        if let Some(substitute) = fetched.substitutes.into_iter().find(holds_it) {
-            return Ok(Some(substitute));
-        }
-        // Of what was read the end is beyond the record, so there is none before it if none is told.
-        let Some(place) = fetched.places.iter().rev().find(|place| place.seq <= seq) else { return Ok(None) };
-        let subject = self.link.names.group(shard, group);
-        let get = Get { seq: place.position, next_by_subj: subject, ..Get::default() };
-        let stored = self.link.get(self.link.names.stream_of(shard), &get).await?;
-        let placed = |stored: Stored| Ok(Placed { position: stored.position, message: decode(&stored)? });
-        let found = stored.map(placed).transpose()?.filter(holds_it);
-        let hole = || NoAnswer(format!("the message of '{group}' that holds {seq} is not there, and earlier ones are"));
-        found.map(Some).ok_or_else(hole)
+        let wanted = Wanted { messages: true, ..Wanted::of(head.epoch, seq..=seq) };
+        let fetched = self.fetch(shard, group, known, &wanted).await?;
+        Ok(fetched.messages.into_iter().find(|placed| placed.holds(seq)))
     }
 
     /// A message at or not far before the one that holds `seq`.

@@ -14,7 +14,7 @@ use super::append::{Outgoing, unavailable};
 use super::known::Known;
 use super::link::{Link, NoAnswer};
 use super::message::{Kind, Message};
-use super::read::Fetched;
+use super::read::{Fetched, Wanted};
 use super::writer::Writer;
 use crate::log::{AppendError, Head};
 
@@ -59,7 +59,7 @@ impl Core {
         let before = match through == head.seq {
             true => position,
             false => {
-                let fetched = self.fetch(shard, group, head.epoch, floor..=floor, u64::MAX, &known).await;
+                let fetched = self.fetch(shard, group, &known, &Wanted::of(head.epoch, floor..=floor)).await;
                 // What was read may go on behind the message that holds the floor, and that one must stay.
                 let holds = |fetched: Fetched| fetched.places.into_iter().rfind(|place| place.seq <= floor);
                 fetched.ok().and_then(holds).map_or(0, |place| place.position)
@@ -207,14 +207,7 @@ async fn remove_all(link: &Link, shard: u16, group: &GroupName, position: u64) -
         link.purge(stream, &link.names.substitutes_of(shard, group), position).await?;
         link.purge(stream, &subject, position).await?;
     }
-    match link.remove(stream, position).await {
-        Ok(()) => Ok(()),
-        // Somebody may have been quicker.
-        Err(error) => match link.last(stream, &subject).await? {
-            Some(last) if last.position == position => Err(error),
-            _ => Ok(()),
-        },
-    }
+    link.remove(stream, position).await
 }
 
 /// What is found out about an append that is stored in part rests on the last messages of its groups: they must be its own.

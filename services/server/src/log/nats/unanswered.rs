@@ -16,6 +16,7 @@ use super::append::{Failure, Outgoing, Place, Places};
 use super::fence::{Patience, TakeOverError, Unread, decode};
 use super::known::Known;
 use super::link::{Get, NoAnswer, Published, Stored};
+use super::read::Wanted;
 use super::trouble::Cause;
 use super::writer::Writer;
 use crate::log::Record;
@@ -231,7 +232,7 @@ impl Core {
             // It had no records: whoever asked to remove something may ask again.
             return Ok(None);
         }
-        let found = self.fetch(shard, group, message.epoch, wanted, u64::MAX, &known).await?.records;
+        let found = self.fetch(shard, group, &known, &Wanted::of(message.epoch, wanted)).await?.records;
         let sent = sent.iter().flat_map(|sent| &sent.message.records);
         Ok(same_upto(sent, &found).map(|seq| (seq, last.position)))
     }
