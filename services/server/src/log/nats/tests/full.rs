@@ -8,7 +8,7 @@ use async_nats::jetstream::{self, stream};
 use super::proxy::Proxy;
 use super::*;
 use crate::log::config::{RetentionOverride, RetentionOverrides};
-use crate::log::conformance::{ALL, batch, group, record};
+use crate::log::conformance::{ALL, batch, group, record, without_texts};
 use crate::log::nats::ack::Ack;
 use crate::log::nats::link::Published;
 use crate::log::nats::{Storage, room};
@@ -80,6 +80,38 @@ async fn a_batch_for_which_there_is_no_room_is_in_doubt_until_there_is() {
     };
     tokio::time::timeout(PATIENCE, taken).await.expect("there is room again");
     well(&log).await;
+    log.close().await;
+}
+
+/// Others of the shard are not kept waiting, as by what may be stored later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_for_whose_removal_there_is_no_room_stay_and_go_once_there_is() {
+    let servers = Servers::start(1, ACCOUNT).await;
+    let log = open_and_take(&config(&servers.urls())).await;
+    for (first, last) in [(1, 2), (3, 3), (4, 60)] {
+        log.append(SHARD, vec![batch("Dogs", 7, first, last)]).await.unwrap();
+    }
+    let context = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+    fill(&context).await;
+    let fence = log.core.shard(SHARD).fence();
+    let dogs = group("Dogs");
+    for seqs in [&[3][..], &[1, 3, 50]] {
+        let refused = tokio::time::timeout(PATIENCE, log.redact(SHARD, &dogs, 7, seqs)).await;
+        let error = refused.expect("it is refused at once").unwrap_err();
+        assert!(matches!(error, AppendError::Unavailable { .. }), "{error}");
+    }
+    assert_eq!(log.core.shard(SHARD).fence(), fence);
+    let page = log.read(SHARD, &dogs, Range::After(0), ALL).await.unwrap().unwrap();
+    assert_eq!(page.records, (1..=60).map(record).collect::<Vec<_>>());
+    context.delete_stream("ballast").await.unwrap();
+    let begun = tokio::time::Instant::now();
+    while let Err(error) = log.redact(SHARD, &dogs, 7, &[1, 3, 50]).await {
+        assert!(begun.elapsed() < PATIENCE, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let page = log.read(SHARD, &dogs, Range::After(0), ALL).await.unwrap().unwrap();
+    let wanted = without_texts((1..=60).map(record), |seq| [1, 3, 50].contains(seq));
+    assert_eq!(page.records, wanted);
     log.close().await;
 }
 

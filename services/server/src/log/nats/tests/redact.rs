@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use super::{EVERYTHING, SHARDS, Servers, config, open, open_and_take, take};
+use std::collections::BTreeSet;
+
+use super::proxy::Proxy;
+use super::{Config, EVERYTHING, PATIENCE, SHARDS, Servers, config, open, open_and_take, take, well};
 use crate::log::conformance::{ALL, batch, group, record, without_texts};
 use crate::log::nats::Nats;
+use crate::log::nats::link::Get;
 use crate::log::nats::message::{Kind, Message};
-use crate::log::{Log, Range, Record, Retention};
+use crate::log::{AppendError, Log, PageLimit, Range, Record, Retention};
 
 /// Records from `first` to `last`, without the texts of some.
 fn records_without(first: u64, last: u64, redacted: &[u64]) -> Vec<Record> {
@@ -38,6 +42,20 @@ async fn substitutes(log: &Nats, name: &str) -> Vec<String> {
         log.core.link.subjects(names.stream_of(0), &names.substitutes_of(0, &group(name))).await.unwrap();
     subjects.sort();
     subjects.iter().map(|(subject, _)| subject.rsplit('.').next().unwrap().to_owned()).collect()
+}
+
+/// How many messages stand for the one that ends with a record.
+async fn standing(log: &Nats, name: &str, last: u64) -> u64 {
+    let names = &log.core.link.names;
+    let filter = names.substitute(0, &group(name), last);
+    let (_, subjects) = log.core.link.subjects(names.stream_of(0), &filter).await.unwrap();
+    subjects.first().map_or(0, |(_, count)| *count)
+}
+
+/// Removes those of a group that nobody needs any more.
+async fn sweep(log: &Nats, name: &str) {
+    let names = &log.core.link.names;
+    log.core.remove_substitutes(names.stream_of(0), &names.substitutes_of(0, &group(name))).await.unwrap();
 }
 
 /// As where a node is killed between the two, or has no answer.
@@ -141,8 +159,174 @@ async fn a_substitute_of_another_life_stands_for_nothing() {
     let of_before = message(6, records_without(4, 6, &[4, 5, 6]));
     store(&log, "Dogs", &of_before).await;
     assert_eq!(all(&log, "Dogs").await, records_without(1, 6, &[2]));
-    let names = &log.core.link.names;
-    log.core.remove_substitutes(names.stream_of(0), &names.substitutes_of(0, &group("Dogs"))).await.unwrap();
+    sweep(&log, "Dogs").await;
     assert_eq!(substitutes(&log, "Dogs").await, ["3"]);
+    log.close().await;
+}
+
+/// As where a replica that is behind still has the original, or a removal ended midway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_was_removed_is_not_brought_back_by_an_original_that_still_has_it() {
+    let servers = Servers::start(1, "").await;
+    let log = open_and_take(&config(&servers.urls())).await;
+    for (first, last) in [(1, 3), (4, 6)] {
+        log.append(0, vec![batch("Dogs", 7, first, last)]).await.unwrap();
+    }
+    store(&log, "Dogs", &message(7, records_without(1, 3, &[1]))).await;
+    store(&log, "Dogs", &message(7, records_without(4, 6, &[6]))).await;
+    assert_eq!(redact(&log, "Dogs", &[2, 5]).await, 2);
+    assert_eq!(all(&log, "Dogs").await, records_without(1, 6, &[1, 2, 5, 6]));
+    assert_eq!((standing(&log, "Dogs", 3).await, standing(&log, "Dogs", 6).await), (1, 1));
+    log.close().await;
+}
+
+/// What stood for a message before has texts that what stands for it now has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_removal_that_ended_midway_left_goes_with_the_next_or_with_time() {
+    let servers = Servers::start(1, "").await;
+    let log = open_and_take(&config(&servers.urls())).await;
+    for name in ["again", "more", "swept"] {
+        log.append(0, vec![batch(name, 7, 1, 4)]).await.unwrap();
+        log.append(0, vec![batch(name, 7, 5, 5)]).await.unwrap();
+        assert_eq!(redact(&log, name, &[1]).await, 1);
+        store(&log, name, &message(7, records_without(1, 4, &[1, 2]))).await;
+        assert_eq!(standing(&log, name, 4).await, 2);
+    }
+    assert_eq!(redact(&log, "again", &[2]).await, 1);
+    assert_eq!(redact(&log, "more", &[3]).await, 1);
+    sweep(&log, "swept").await;
+    for (name, redacted) in [("again", &[1, 2][..]), ("more", &[1, 2, 3]), ("swept", &[1, 2])] {
+        assert_eq!(all(&log, name).await, records_without(1, 5, redacted), "{name}");
+        assert_eq!(standing(&log, name, 4).await, 1, "{name}");
+    }
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_know_that_the_shard_is_lost_leaves_what_stands_for_messages_of_the_next_life() {
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let (one, other) = (open_and_take(&config).await, open(&config).await);
+    one.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    assert_eq!(redact(&one, "Dogs", &[2]).await, 1);
+    let known = one.core.shard(0).state().groups.get(&group("Dogs")).cloned().unwrap();
+    let fence = one.core.shard(0).fence();
+    take(&other).await;
+    assert!(other.delete(0, &group("Dogs")).await.unwrap());
+    other.append(0, vec![batch("Dogs", 8, 1, 3)]).await.unwrap();
+    assert_eq!(other.redact(0, &group("Dogs"), 8, &[1]).await, Ok(1));
+    // It may have noticed by now: as if it had not.
+    {
+        let mut state = one.core.shard(0).state();
+        state.fence = fence;
+        state.groups.insert(group("Dogs"), known);
+    }
+    sweep(&one, "Dogs").await;
+    assert_eq!(all(&other, "Dogs").await, records_without(1, 3, &[1]));
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_whose_answer_is_lost_is_not_done_later_in_the_place_of_another() {
+    let servers = Servers::start(1, "").await;
+    let proxy = Proxy::start(servers.port(0)).await;
+    let log = open_and_take(&Config { timeout: Duration::from_millis(500), ..config(&proxy.url()) }).await;
+    for (first, last) in [(1, 3), (4, 4), (5, 9)] {
+        log.append(0, vec![batch("Dogs", 7, first, last)]).await.unwrap();
+    }
+    for (round, seqs) in [&[2, 4, 6][..], &[9], &[2, 3]].into_iter().enumerate() {
+        let fence = log.core.shard(0).fence();
+        proxy.cut_after_next_append();
+        let lost = log.redact(0, &group("Dogs"), 7, seqs).await;
+        assert!(matches!(lost, Err(AppendError::Unavailable { .. })), "{lost:?}");
+        assert_eq!(proxy.cuts(), round + 1);
+        assert!(log.core.shard(0).fence() > fence, "what is under way has no fence any more");
+        well(&log).await;
+        let begun = tokio::time::Instant::now();
+        while let Err(error) = log.redact(0, &group("Dogs"), 7, seqs).await {
+            assert!(begun.elapsed() < PATIENCE, "{error}");
+        }
+    }
+    assert_eq!(all(&log, "Dogs").await, records_without(1, 9, &[2, 3, 4, 6, 9]));
+    for last in [3, 4, 9] {
+        assert_eq!(standing(&log, "Dogs", last).await, 1, "{last}");
+    }
+    log.close().await;
+}
+
+/// Whatever is removed, in whichever messages it lies and however it is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pages_have_all_records_whatever_was_removed() {
+    const GROUPS: usize = 12;
+    let servers = Servers::start(1, "").await;
+    let config = config(&servers.urls());
+    let (log, other) = (open_and_take(&config).await, open(&config).await);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for number in 0..GROUPS {
+        let name = format!("group-{number}");
+        let (mut head, mut first, mut redacted) = (0, 1, BTreeSet::new());
+        for _ in 0..random.usize(2..5) {
+            for _ in 0..random.usize(1..12) {
+                let count = if random.u8(..8) == 0 { random.u64(1..400) } else { random.u64(1..4) };
+                log.append(0, vec![batch(&name, 7, head + 1, head + count)]).await.unwrap();
+                head += count;
+            }
+            let seqs: Vec<u64> = match random.u8(..4) {
+                0 => (1..=head).collect(),
+                1 => (head.saturating_sub(random.u64(..5)).max(1)..=head).collect(),
+                _ => (0..random.u64(1..=head)).map(|_| random.u64(1..=head)).collect(),
+            };
+            let seqs: BTreeSet<u64> = seqs.into_iter().collect();
+            let asked: Vec<u64> = seqs.iter().copied().collect();
+            let kept = seqs.range(first..).count() as u64;
+            assert_eq!(redact(&log, &name, &asked).await, kept, "{name}");
+            redacted.extend(seqs);
+            if random.bool() {
+                let through = random.u64(..head.min(first + 3));
+                log.purge(0, &group(&name), through).await.unwrap();
+                first = first.max(through + 1);
+            }
+            for reader in [&log, &other] {
+                let wanted = |from: u64, upto: u64| {
+                    without_texts((from.max(first)..=upto).map(record), |seq| redacted.contains(seq))
+                };
+                assert_eq!(all(reader, &name).await, wanted(1, head), "{name}");
+                let limit = PageLimit { records: random.usize(1..500), ..ALL };
+                let (after, before) = (random.u64(..=head), random.u64(1..=head + 1));
+                let read = async |range| reader.read(0, &group(&name), range, limit).await.unwrap().unwrap().records;
+                let records = limit.records as u64;
+                let upto = head.min(after.max(first - 1) + records);
+                assert_eq!(read(Range::After(after)).await, wanted(after + 1, upto), "{name}: after {after}");
+                let from = before.saturating_sub(records).max(1);
+                let page = read(Range::Before(before)).await;
+                assert_eq!(page, wanted(from, before - 1), "{name}: before {before}");
+            }
+        }
+    }
+    log.close().await;
+    other.close().await;
+}
+
+/// A replica that is behind does not have the last originals yet, and what stands for later ones another one tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_says_whether_a_message_is_there_and_a_message_that_is_gone_counts_as_removed() {
+    let servers = Servers::start(1, "").await;
+    let log = open_and_take(&config(&servers.urls())).await;
+    log.append(0, vec![batch("Dogs", 7, 1, 3)]).await.unwrap();
+    let (link, stream) = (&log.core.link, log.core.link.names.stream_of(0));
+    let subject = link.names.group(0, &group("Dogs"));
+    let position = link.last(stream, &subject).await.unwrap().unwrap().position;
+    let next = |seq| Get { seq, next_by_subj: subject.clone(), ..Get::default() };
+    assert!(link.has(stream, &next(position)).await.unwrap() && !link.has(stream, &next(position + 1)).await.unwrap());
+    assert!(link.newest(stream).await.unwrap() >= position);
+    for _ in 0..2 {
+        link.erase(stream, position).await.unwrap();
+        link.remove(stream, position).await.unwrap();
+    }
+    link.remove(stream, 1_000_000).await.unwrap();
+    assert!(!link.has(stream, &next(1)).await.unwrap());
     log.close().await;
 }
