@@ -18,7 +18,7 @@ use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
 use super::status::Error;
-use crate::shard::request::{Admin, Ended, Redaction, Selection, Telling};
+use crate::shard::request::{Admin, Ended, Redaction, RemovedBefore, Selection, Telling};
 use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
@@ -239,19 +239,26 @@ impl Service {
             if epoch != 0 && epoch != now {
                 return Err(none());
             }
-            let ask = async |selection: Selection, quietly: bool| {
-                let telling = Telling { reason: reason.clone(), quietly };
+            let ask = async |selection: Selection, telling: Telling| {
                 let (group, shard) = (group.clone(), self.shards.shard_of(&group));
                 let ask = |reply| Admin::Redact { group, selection, epoch: now, telling, in_doubt: false, reply };
                 self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?.map_err(Error::Refused)
             };
+            let mut telling = Telling { reason: reason.clone(), ..Telling::default() };
             for step in selection.steps() {
-                // What is not there is found out at the end.
-                ask(step, true).await?;
+                match ask(step, Telling { quietly: true, ..Telling::default() }).await? {
+                    Redaction::NoSuchGroup => return Err(Error::NoSuchGroup(group.clone())),
+                    // An owner of an older build has told of it already, and looks at all of it again.
+                    Redaction::NoSuchMessage | Redaction::Removed { .. } => {}
+                    Redaction::RemovedQuietly(step) => {
+                        let before = telling.removed.map_or(0, |removed| removed.messages);
+                        telling.removed = Some(RemovedBefore { messages: before + step.messages, ..step });
+                    }
+                }
             }
-            match ask(selection.clone(), false).await? {
+            match ask(selection.clone(), telling).await? {
                 Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
-                Redaction::NoSuchMessage | Redaction::RemovedQuietly { .. } => Err(none()),
+                Redaction::NoSuchMessage | Redaction::RemovedQuietly(_) => Err(none()),
                 Redaction::Removed { messages, told } => {
                     let seq = told.await.map_err(|_| Error::Stopped)??.seq;
                     Ok(RemoveMessagesResponse { removed_messages: count(messages), seq })

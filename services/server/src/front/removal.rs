@@ -126,7 +126,7 @@ async fn remove(
     let ask = |reply| Admin::Redact { group: group.clone(), selection, epoch: now, telling, in_doubt: false, reply };
     match shards.ask(shards.shard_of(group), ask).await.ok_or(Refusal::Draining)?? {
         Redaction::NoSuchGroup => Err(none().into()),
-        Redaction::NoSuchMessage | Redaction::RemovedQuietly { .. } => Err(NotRemoved::NoSuchMessage),
+        Redaction::NoSuchMessage | Redaction::RemovedQuietly(_) => Err(NotRemoved::NoSuchMessage),
         Redaction::Removed { told, .. } => told.await.unwrap_or(Err(Refusal::Draining)).map_err(NotRemoved::InSilence),
     }
 }

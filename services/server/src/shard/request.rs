@@ -269,7 +269,7 @@ impl Selection {
     /// At most so many lie between the first and the last, those counted.
     pub const MOST: u64 = 10_000;
     /// Of so many the texts are removed at a time. Others of the group's shard wait meanwhile.
-    pub const STEP: u64 = 500;
+    pub const STEP: u64 = 100;
 
     /// Parts of it that are removed one after the other, if it is too much to be removed at a time; else none.
     pub fn steps(&self) -> impl Iterator<Item = Self> + use<'_> {
@@ -296,6 +296,18 @@ pub struct Telling {
     /// It is not told: this is a step of a removal of which it is told at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quietly: bool,
+    /// What the steps have removed: it is told of that, and no more is removed. An older build looks at all of it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<RemovedBefore>,
+}
+
+/// What the steps of a removal have removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedBefore {
+    /// Of so many messages the texts are gone.
+    pub messages: u64,
+    /// The last of them.
+    pub last: u64,
 }
 
 impl fmt::Display for Selection {
@@ -324,10 +336,7 @@ pub enum Redaction {
         told: oneshot::Receiver<Result<Stored, Refusal>>,
     },
     /// The same, and the group is not told.
-    RemovedQuietly {
-        /// Of so many messages.
-        messages: u64,
-    },
+    RemovedQuietly(RemovedBefore),
 }
 
 /// For each group that an announcement goes to, what comes of it.

@@ -15,7 +15,7 @@ use tertulia_protocol::{GroupName, PostId, UserName};
 
 use super::directory::Told;
 use super::moderation::Target;
-use super::request::{Ended, JoinFrom, Selection, Telling};
+use super::request::{Ended, JoinFrom, RemovedBefore, Selection, Telling};
 use super::session::{ConnectionId, Removal, Stored};
 use super::{Batch, Head, Record, Refusal, Term};
 
@@ -296,7 +296,7 @@ pub(super) enum RedactionTold {
     NoSuchGroup,
     NoSuchMessage,
     Removed { messages: u64, told: Result<Stored, Refused> },
-    RemovedQuietly { messages: u64 },
+    RemovedQuietly(RemovedBefore),
 }
 
 /// A member as its owner tells it.

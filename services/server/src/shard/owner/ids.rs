@@ -27,10 +27,15 @@ const SPARE_SHARE: u64 = 4;
 impl Owner {
     /// What is needed to find out whether the post of that id is stored.
     pub(super) async fn ready_for_repeat(&mut self, name: &GroupName, id: Option<&PostId>) -> Result<(), Refusal> {
-        if id.is_some() && self.groups.get(name).is_some_and(|group| group.dedup.is_none()) {
-            self.load_dedup(name).await?;
+        if id.is_some() { self.with_ids(name).await } else { Ok(()) }
+    }
+
+    /// Reads back the ids of a group, unless they are in memory.
+    pub(super) async fn with_ids(&mut self, name: &GroupName) -> Result<(), Refusal> {
+        match self.groups.get(name).is_some_and(|group| group.dedup.is_none()) {
+            true => self.load_dedup(name).await,
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Reads back the ids of the posts that are still in the window.

@@ -7,7 +7,7 @@ use tertulia_protocol::{GroupName, PostId, Removal, UserName};
 use super::{Owner, unavailable};
 use crate::log::{Page, PageLimit, Range, Record};
 use crate::shard::Refusal;
-use crate::shard::request::{Redaction, Selection, Telling};
+use crate::shard::request::{Redaction, RemovedBefore, Selection, Telling};
 
 /// Records that are looked at at a time.
 const PAGE: PageLimit = PageLimit { records: 1_000, bytes: 4 * 1024 * 1024 };
@@ -30,12 +30,14 @@ impl Owner {
         if self.load_life(name, Some(epoch)).await?.is_none() {
             return Ok(Redaction::NoSuchGroup);
         }
+        if let Some(removed) = telling.removed {
+            return self.tell_of_removal(name, selection, removed, None, telling).await;
+        }
         let selected = self.select(name, selection).await?;
         let Some(last) = selected.last() else { return Ok(Redaction::NoSuchMessage) };
-        // Up to the last there is: what comes later is not meant, and who asks again finds that the group was told.
-        let id = PostId::of_removal(Removal { last: last.seq, ..selection.removal() });
-        // With the ids of posts whose answers may be on their way, before what has them is changed.
-        self.ready_for_repeat(name, Some(&id)).await?;
+        let removed = RemovedBefore { messages: selected.len() as u64, last: last.seq };
+        // The ids of posts whose answers may be on their way, before what has them is changed.
+        self.with_ids(name).await?;
         let with_text: Vec<u64> = selected.iter().filter(|it| !it.is_removed).map(|it| it.seq).collect();
         for seqs in with_text.chunks(AT_ONCE) {
             let redacting = self.shared.log.redact(self.shard, name, epoch, seqs);
@@ -45,16 +47,29 @@ impl Owner {
                 unavailable(name)
             })?;
         }
-        let messages = selected.len() as u64;
         if telling.quietly {
-            return Ok(Redaction::RemovedQuietly { messages });
+            return Ok(Redaction::RemovedQuietly(removed));
         }
-        let whose = match &selected[..] {
-            [one] => one.sender.as_ref().map(UserName::as_str),
-            _ => selection.sender.as_deref(),
+        let sender = match &selected[..] {
+            [one] => one.sender.as_ref(),
+            _ => None,
         };
-        let text = text(selected.len(), whose, telling.reason.as_ref());
-        let outcome = self.say(name, Some(&id), text).await;
+        self.tell_of_removal(name, selection, removed, sender, telling).await
+    }
+
+    async fn tell_of_removal(
+        &mut self,
+        name: &GroupName,
+        selection: &Selection,
+        removed: RemovedBefore,
+        sender: Option<&UserName>,
+        telling: &Telling,
+    ) -> Result<Redaction, Refusal> {
+        let RemovedBefore { messages, last } = removed;
+        let whose = sender.map(UserName::as_str).or(selection.sender.as_deref());
+        // Up to the last there is: what comes later is not meant, and who asks again finds that the group was told.
+        let id = PostId::of_removal(Removal { last, ..selection.removal() });
+        let outcome = self.say(name, Some(&id), text(messages, whose, telling.reason.as_ref())).await;
         let told = self.answer_admin(name.clone(), outcome);
         Ok(Redaction::Removed { messages, told })
     }
@@ -119,7 +134,7 @@ struct Selected {
 }
 
 /// What the group is told, for those who read and do not know numbers.
-fn text(count: usize, whose: Option<&str>, reason: Option<&Arc<str>>) -> Arc<str> {
+fn text(count: u64, whose: Option<&str>, reason: Option<&Arc<str>>) -> Arc<str> {
     let whose = match whose {
         Some("@system") => " of the server".to_owned(),
         Some(sender) => format!(" of {sender}"),

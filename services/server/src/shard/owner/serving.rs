@@ -334,7 +334,7 @@ impl Owner {
                 let told = match self.redact(&group, &selection, epoch, &telling).await {
                     Ok(Redaction::NoSuchGroup) => Ok(RedactionTold::NoSuchGroup),
                     Ok(Redaction::NoSuchMessage) => Ok(RedactionTold::NoSuchMessage),
-                    Ok(Redaction::RemovedQuietly { messages }) => Ok(RedactionTold::RemovedQuietly { messages }),
+                    Ok(Redaction::RemovedQuietly(removed)) => Ok(RedactionTold::RemovedQuietly(removed)),
                     Ok(Redaction::Removed { messages, told }) => {
                         let execution = Arc::clone(execution);
                         // Its outcome comes with the append.

@@ -279,7 +279,7 @@ impl World {
 
     /// The same of several; answers how many they are, too.
     async fn redact_all(&self, epoch: u64, selection: Selection) -> Result<Option<(u64, u64)>, Refusal> {
-        self.redact_by(epoch, selection, Telling { reason: Some("spam".into()), quietly: false }).await
+        self.redact_by(epoch, selection, Telling { reason: Some("spam".into()), ..Telling::default() }).await
     }
 
     async fn redact_by(
@@ -293,7 +293,7 @@ impl World {
         match self.shards.ask(0, redact).await.unwrap()? {
             Redaction::NoSuchGroup | Redaction::NoSuchMessage => Ok(None),
             Redaction::Removed { messages, told } => told.await.unwrap().map(|stored| Some((messages, stored.seq))),
-            Redaction::RemovedQuietly { messages } => Ok(Some((messages, 0))),
+            Redaction::RemovedQuietly(removed) => Ok(Some((removed.messages, 0))),
         }
     }
 

@@ -120,7 +120,7 @@ impl Owner {
                 let redaction = match told {
                     RedactionTold::NoSuchGroup => Redaction::NoSuchGroup,
                     RedactionTold::NoSuchMessage => Redaction::NoSuchMessage,
-                    RedactionTold::RemovedQuietly { messages } => Redaction::RemovedQuietly { messages },
+                    RedactionTold::RemovedQuietly(removed) => Redaction::RemovedQuietly(removed),
                     RedactionTold::Removed { messages, told } => {
                         let (to, result) = oneshot::channel();
                         drop(to.send(told.map_err(|refused| refused.refusal(&group))));

@@ -144,14 +144,23 @@ async fn what_is_removed_in_steps_is_told_at_the_end() {
     let step = Selection::STEP;
     assert_eq!(ends, [(1, step), (step + 1, 2 * step), (2 * step + 1, 2 * step + 1)]);
     assert_eq!(Selection { first: 7, last: 6 + step, sender: None }.steps().count(), 0);
-    let quietly = Telling { reason: None, quietly: true };
+    let quietly = Telling { quietly: true, ..Telling::default() };
     let mut done = Vec::new();
     for step in steps {
         done.push(world.redact_by(epoch, step, quietly.clone()).await.unwrap());
     }
     assert_eq!(done, [Some((2, 0)), None, None]);
     assert_eq!(world.texts().await, [removed(), removed()]);
-    assert_eq!(world.redact_all(epoch, all).await, Ok(Some((2, 3))));
+    // Of what comes in between nothing is removed.
+    assert_eq!(world.post(&ada, &["c"]).await, [Ok(3)]);
+    let removed_before = Some(crate::shard::request::RemovedBefore { messages: 2, last: 2 });
+    let telling = Telling { reason: Some("spam".into()), removed: removed_before, ..Telling::default() };
+    for _ in 0..2 {
+        assert_eq!(world.redact_by(epoch, all.clone(), telling.clone()).await, Ok(Some((2, 4))));
+    }
+    let tells = ("2 messages were removed: spam".to_owned(), false, Some(1));
+    assert_eq!(world.texts().await, [removed(), removed(), plain("message c"), tells]);
+    assert_eq!(world.redact_by(epoch + 1, all, telling).await, Ok(None));
 }
 
 /// As where the disk fails: it may be well again later.

@@ -67,13 +67,15 @@ fn a_removal_is_asked_for_in_these_words() {
     let line = serde_json::to_value(&told).unwrap();
     assert_eq!(serde_json::from_value::<wire::Outcome>(line).unwrap(), told);
     // An older build, which does not know of steps, tells of each.
-    let telling = Telling { reason: Some("spam".into()), quietly: true };
+    let removed = crate::shard::request::RemovedBefore { messages: 2, last: 9 };
+    let telling = Telling { reason: Some("spam".into()), quietly: true, removed: Some(removed) };
     let selection = Selection { first: 3, last: 9, sender: None };
     let item = wire::Item::Redact { group: GroupName::new("G").unwrap(), selection, epoch: 7, telling };
     let line = serde_json::to_value(&item).unwrap();
     assert_eq!(line["quietly"], json!(true));
+    assert_eq!(line["removed"], json!({"messages": 2, "last": 9}));
     assert_eq!(serde_json::from_value::<wire::Item>(line).unwrap(), item);
-    let told = wire::Outcome::Redacted { told: wire::RedactionTold::RemovedQuietly { messages: 2 } };
-    let line = json!({"was": "redacted", "told": {"removed_quietly": {"messages": 2}}});
+    let told = wire::Outcome::Redacted { told: wire::RedactionTold::RemovedQuietly(removed) };
+    let line = json!({"was": "redacted", "told": {"removed_quietly": {"messages": 2, "last": 9}}});
     assert_eq!(serde_json::to_value(&told).unwrap(), line);
 }
