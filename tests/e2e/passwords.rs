@@ -117,6 +117,35 @@ async fn only_who_has_the_password_of_a_user_is_let_in() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_line_of_a_user_says_which_groups_it_may_use() -> Result<()> {
+    let users = Users::new(&format!("ada {HASH}\nbob {HASH} read=News*, Book Club post=Book Club\n"))?;
+    let server = users.server().start().await?;
+    let mut ada = welcome(&server, "ada").await?;
+    for group in ["Dogs", "Book Club", "News of today"] {
+        join(&mut ada, group).await?;
+    }
+    let forbidden = json!({"Rejected": {"code": "forbidden"}});
+    let ask_to_join = |group: &str| json!({"Join": {"group_name": group}});
+    let ask_to_post = |group: &str| json!({"Post": {"group_name": group, "message": "Woof"}});
+    let mut bob = welcome(&server, "bob").await?;
+    ask(&mut bob, ask_to_join("Dogs"), forbidden.clone()).await?;
+    for group in ["Book Club", "News of today"] {
+        join(&mut bob, group).await?;
+    }
+    ask(&mut bob, ask_to_post("News of today"), forbidden.clone()).await?;
+    bob.line(&ask_to_post("Book Club").to_string()).await?;
+    bob.expect_all(&[json!({"Posted": {"group_name": "Book Club"}}), json!({"Message": {"message": "Woof"}})]).await?;
+
+    // Other rights are of who logs in from then on.
+    users.write(&format!("ada {HASH}\nbob {HASH} read=Dogs\n"))?;
+    server.hang_up()?;
+    server.until_logged("the passwords of clients are held against new ones").await?;
+    join(&mut welcome(&server, "bob").await?, "Dogs").await?;
+    ask(&mut bob, ask_to_join("Dogs"), forbidden).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_sent_behind_a_password_is_carried_out_when_that_is_checked() -> Result<()> {
     let users = Users::new(&format!("ada {HASH}"))?;
     let server = users.server().start().await?;

@@ -13,7 +13,7 @@ use super::groups::{Error, Groups};
 pub struct Config {
     /// The keys with which tokens are signed: a JWK Set (RFC 7517), or public keys in PEM.
     pub keys_file: Option<PathBuf>,
-    /// The users, with what their passwords are held against: lines `NAME HASH`.
+    /// The users, with what their passwords are held against: lines `NAME HASH`, and perhaps `read=GROUPS` and `post=GROUPS`.
     pub users_file: Option<PathBuf>,
     /// How many passwords are checked at once.
     pub password_checks: usize,

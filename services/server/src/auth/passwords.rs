@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::hash::{Hash, Scratch};
 use super::metrics::{File, Waiting, Way, reload_failing};
-use super::users::{self, Error, Users};
-use super::{Auth, Principal, Refused};
+use super::users::{self, Error, User, Users};
+use super::{Auth, Principal, Refused, Rights};
 use crate::origin;
 use crate::reload::{Looks, follow};
 
@@ -88,14 +88,20 @@ impl Passwords {
         follow(looks, read, replace, what, reload_failing(File::Users), stop).await;
     }
 
-    /// Whether `user` has that password. Who does not wait for the answer gives up its place; a check that has begun is made to its end.
-    async fn check(self: Arc<Self>, address: IpAddr, user: &UserName, password: Box<str>) -> Result<bool, Refused> {
+    /// What `user` may do, who has that password. Who does not wait for the answer gives up its place; a check that has begun is made to its
+    /// end.
+    async fn check(
+        self: Arc<Self>,
+        address: IpAddr,
+        user: &UserName,
+        password: Box<str>,
+    ) -> Result<Option<Box<Rights>>, Refused> {
         let waiting = Waiting::begin();
         let turn = self.turns.take(origin::of(address)).await.ok_or(Refused::Busy)?;
         // It is never closed.
-        let Ok(place) = Arc::clone(&self.checks).acquire_owned().await else { return Ok(false) };
+        let Ok(place) = Arc::clone(&self.checks).acquire_owned().await else { return Err(Refused::Mismatch) };
         drop(waiting);
-        let hash = self.hash_of(user);
+        let User { hash, rights } = self.of(user);
         let checking = tokio::task::spawn_blocking(move || {
             let _until_done = (turn, place);
             let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
@@ -103,12 +109,12 @@ impl Passwords {
             lock(&self.scratch).push(scratch);
             is_right
         });
-        Ok(checking.await.unwrap_or(false))
+        if checking.await.unwrap_or(false) { Ok(rights) } else { Err(Refused::Mismatch) }
     }
 
-    /// What the password of `user` is held against, as the file is now.
-    fn hash_of(&self, user: &UserName) -> Hash {
-        self.users.read().unwrap_or_else(PoisonError::into_inner).hash_of(user, &self.chance)
+    /// What the file has of `user` now.
+    fn of(&self, user: &UserName) -> User {
+        self.users.read().unwrap_or_else(PoisonError::into_inner).of(user, &self.chance)
     }
 }
 
@@ -130,8 +136,9 @@ impl Login {
         let Self { auth, passwords, user, password } = self;
         // Whoever gives up, or whose time is over, was not let in either.
         let mut counted = Counted { auth, is_right: false };
-        counted.is_right = passwords.check(from, &user, password).await?;
-        if counted.is_right { Ok(Principal { user, rights: None }) } else { Err(Refused::Mismatch) }
+        let rights = passwords.check(from, &user, password).await?;
+        counted.is_right = true;
+        Ok(Principal { user, rights })
     }
 }
 

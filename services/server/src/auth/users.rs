@@ -1,6 +1,7 @@
 //! The users of a file, and what their passwords are held against.
 //!
-//! Each line is `NAME HASH`, with a hash as [`super::hash`] writes it.
+//! Each line is `NAME HASH`, with a hash as [`super::hash`] writes it, and may go on with `read=GROUPS` and `post=GROUPS`: groups as in
+//! [`super::config::groups`]. Where one of both is not named, all groups are meant.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use tertulia_protocol::{NameError, NameRules, UserName};
 
+use super::groups::{self, Groups};
 use super::hash::{Cost, Hash, Unusable};
+use super::{Rights, config};
 
 /// What a line begins with that says nothing: a user whose line is commented out is none.
 const COMMENT: &str = "#";
@@ -21,9 +24,18 @@ const MOST: usize = 100_000;
 /// Who may log in with a password.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Users {
-    hashes: HashMap<UserName, Hash>,
+    users: HashMap<UserName, User>,
     /// What a check costs for each of them.
     costs: Vec<Cost>,
+}
+
+/// What is known of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    /// What its password is held against.
+    pub(super) hash: Hash,
+    /// What it may do; `None`: everything.
+    pub(super) rights: Option<Box<Rights>>,
 }
 
 /// Why users cannot be let in by a file.
@@ -51,9 +63,9 @@ pub enum Error {
         /// So many may be.
         most: usize,
     },
-    /// It has not two words.
+    /// It has too few words, or others.
     #[error(
-        "line {line} of {} (auth.users_file) must be 'NAME HASH', with a hash of 'tertulia-server auth hash-password'",
+        "line {line} of {} (auth.users_file) must be 'NAME HASH', with a hash of 'tertulia-server auth hash-password', and may go on with 'read=GROUPS' and 'post=GROUPS'",
         path.display()
     )]
     Malformed {
@@ -82,6 +94,18 @@ pub enum Error {
         /// What is wrong.
         reason: Unusable,
     },
+    /// It names groups that cannot be.
+    #[error("what line {line} of {} (auth.users_file) says of '{right}' cannot be used: {error}", path.display())]
+    Groups {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// `read` or `post`.
+        right: &'static str,
+        /// What is wrong.
+        error: groups::Error,
+    },
     /// It would not be known which password is meant.
     #[error("line {line} of {} (auth.users_file) is of a user who has a line before it: each may have one", path.display())]
     Twice {
@@ -103,15 +127,15 @@ pub(super) fn read(path: &Path) -> Result<Users, Error> {
 fn read_at_most(path: &Path, most: usize) -> Result<Users, Error> {
     let path_buf = || path.to_owned();
     let content = fs::read(path).map_err(|source| Error::Unreadable { path: path_buf(), source })?;
-    let mut users = Users::default();
+    let (mut users, mut known) = (Users::default(), Known::default());
     for (line, bytes) in (1..).zip(content.split(|byte| *byte == b'\n')) {
         let malformed = || Error::Malformed { path: path_buf(), line };
         let text = str::from_utf8(bytes).map_err(|_| malformed())?;
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let (name, hash) = match *words {
+        let (name, hash, rights) = match &words[..] {
             [] => continue,
             [first, ..] if first.starts_with(COMMENT) => continue,
-            [name, hash] => (name, hash),
+            [name, hash, rights @ ..] => (*name, *hash, Told::read(rights).ok_or_else(malformed)?),
             _ => return Err(malformed()),
         };
         let name = NameRules::user(name).map_err(|error| Error::Name { path: path_buf(), line, error })?;
@@ -120,30 +144,89 @@ fn read_at_most(path: &Path, most: usize) -> Result<Users, Error> {
             return Err(Error::TooMany { path: path_buf(), most });
         }
         users.costs.push(hash.cost());
-        if users.hashes.insert(name, hash).is_some() {
+        let groups = |right, error| Error::Groups { path: path_buf(), line, right, error };
+        let rights = known.rights(rights).map_err(|(right, error)| groups(right, error))?;
+        if users.users.insert(name, User { hash, rights }).is_some() {
             return Err(Error::Twice { path: path_buf(), line });
         }
     }
-    if users.hashes.is_empty() {
+    if users.users.is_empty() {
         return Err(Error::Empty { path: path_buf() });
     }
     Ok(users)
 }
 
+/// What a line says of its user's rights.
+#[derive(Default)]
+struct Told {
+    read: Option<String>,
+    post: Option<String>,
+}
+
+impl Told {
+    /// From the words behind the hash: there may be blanks in the name of a group, and behind a comma. `None`: they are none.
+    fn read(words: &[&str]) -> Option<Self> {
+        let mut told = Self::default();
+        let mut last: Option<&mut String> = None;
+        for word in words {
+            let (right, begin) = match (word.strip_prefix("read="), word.strip_prefix("post=")) {
+                (Some(begin), _) => (&mut told.read, begin),
+                (_, Some(begin)) => (&mut told.post, begin),
+                (None, None) => {
+                    let list = last.as_deref_mut()?;
+                    list.push(' ');
+                    list.push_str(word);
+                    continue;
+                }
+            };
+            if right.is_some() {
+                return None;
+            }
+            last = Some(right.insert(begin.to_owned()));
+        }
+        Some(told)
+    }
+}
+
+/// Lists of groups that were read: many users have the same.
+#[derive(Default)]
+struct Known(HashMap<String, Groups>);
+
+impl Known {
+    fn rights(&mut self, told: Told) -> Result<Option<Box<Rights>>, (&'static str, groups::Error)> {
+        if told.read.is_none() && told.post.is_none() {
+            return Ok(None);
+        }
+        let read = self.groups(told.read).map_err(|error| ("read", error))?;
+        let post = self.groups(told.post).map_err(|error| ("post", error))?;
+        Ok(Some(Box::new(Rights { read, post, until: None, expires_at: None, is_guest: false })))
+    }
+
+    fn groups(&mut self, list: Option<String>) -> Result<Groups, groups::Error> {
+        let list = list.unwrap_or_else(|| "*".to_owned());
+        if let Some(groups) = self.0.get(&list) {
+            return Ok(groups.clone());
+        }
+        let groups = config::groups(&list)?;
+        self.0.insert(list, groups.clone());
+        Ok(groups)
+    }
+}
+
 impl Users {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.hashes.len()
+        self.users.len()
     }
 
-    /// What the password of `name` is held against. Of somebody who is not there it is a hash that no password has, and to find that out
-    /// costs what it does for one of the users: always the same, so that repeated attempts do not tell that there is nobody.
-    pub(super) fn hash_of(&self, name: &UserName, chance: &impl BuildHasher) -> Hash {
-        if let Some(hash) = self.hashes.get(name.as_str()) {
-            return hash.clone();
+    /// What is known of `name`. Of somebody who is not there it is a hash that no password has, and to find that out costs what it does for one
+    /// of the users: always the same, so that repeated attempts do not tell that there is nobody.
+    pub(super) fn of(&self, name: &UserName, chance: &impl BuildHasher) -> User {
+        if let Some(user) = self.users.get(name.as_str()) {
+            return user.clone();
         }
         let place = chance.hash_one(name.as_str()) as usize % self.costs.len().max(1);
-        Hash::of_nobody(self.costs.get(place).copied().unwrap_or_default())
+        User { hash: Hash::of_nobody(self.costs.get(place).copied().unwrap_or_default()), rights: None }
     }
 }
 
@@ -172,7 +255,7 @@ mod tests {
     #[test]
     fn each_line_is_a_user_and_the_hash_of_a_password() {
         let users = users(format!("# of 2026\nada {HASH}\r\n\n  größe\t {HASH} \n#bob {HASH}").as_bytes()).unwrap();
-        let mut names: Vec<_> = users.hashes.keys().map(UserName::as_str).collect();
+        let mut names: Vec<_> = users.users.keys().map(UserName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["ada", "größe"], "a line that is commented out is of nobody");
         assert_eq!(format!("{users:?}"), "Users(2)", "hashes show in no log");
@@ -183,13 +266,19 @@ mod tests {
         for empty in [&b" \n"[..], b"", b"# none\n"] {
             assert_eq!(users(empty).unwrap_err(), "there is no user in FILE (auth.users_file)");
         }
-        for bad in ["ada".to_owned(), HASH.to_owned(), format!("ada read {HASH}")] {
+        let doubled = format!("ada {HASH} read=a read=b");
+        for bad in
+            ["ada".to_owned(), HASH.to_owned(), format!("ada {HASH} moderator"), format!("ada {HASH} Read=a"), doubled]
+        {
             let error = users(format!("bob {HASH}\n{bad}\n").as_bytes()).unwrap_err();
             assert!(error.starts_with("line 2 of FILE (auth.users_file) must be 'NAME HASH', "), "{bad}: {error}");
         }
         assert!(users(b"\xff x").unwrap_err().starts_with("line 1 of FILE"));
         let error = users(format!("@ada {HASH}").as_bytes()).unwrap_err();
         assert!(error.starts_with("the name in line 1 of FILE (auth.users_file) cannot be a user's: "), "{error}");
+        let error = users(format!("ada {HASH} read=*\nbob {HASH} read=a post=Dogs,a\u{7}b").as_bytes()).unwrap_err();
+        let told = "what line 2 of FILE (auth.users_file) says of 'post' cannot be used: ";
+        assert!(error.starts_with(told), "{error}");
         let error = users(b"\nada s3cret").unwrap_err();
         assert!(
             error.starts_with("the hash in line 2 of FILE (auth.users_file) cannot be used: it must be "),
@@ -200,6 +289,32 @@ mod tests {
         assert_eq!(error, "line 3 of FILE (auth.users_file) is of a user who has a line before it: each may have one");
         let error = read(Path::new("nowhere/users")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read the users in nowhere/users (auth.users_file)");
+    }
+
+    #[test]
+    fn a_line_may_say_which_groups_its_user_may_use() {
+        let lines = [
+            format!("ada {HASH}"),
+            format!("bob {HASH} read=News*, Book Club  post=Lobby"),
+            format!("eve {HASH} post="),
+            format!("zoe {HASH} read=* post=*"),
+        ];
+        let users = users(lines.join("\n").as_bytes()).unwrap();
+        let of = |name: &str| users.of(&UserName::new(name).unwrap(), &RandomState::new()).rights;
+        let may = |name: &str, group: &str| of(name).map(|may| (may.read.contain(group), may.post.contain(group)));
+        assert_eq!((of("ada"), of("nobody")), (None, None));
+        for (group, rights) in [
+            ("News of today", (true, false)),
+            ("Book Club", (true, false)),
+            ("Lobby", (false, true)),
+            ("Book", (false, false)),
+            ("Lobby 2", (false, false)),
+        ] {
+            assert_eq!(may("bob", group), Some(rights), "{group}");
+        }
+        assert_eq!((may("eve", "Lobby"), may("zoe", "Lobby")), (Some((true, false)), Some((true, true))));
+        let rights = of("bob").unwrap();
+        assert!(rights.until.is_none() && rights.expires_at.is_none() && !rights.is_guest);
     }
 
     #[test]
@@ -217,12 +332,12 @@ mod tests {
         let dear = HASH.replace("m=8,t=1", "m=64,t=3");
         let users = users(format!("ada {HASH}\nbob {dear}").as_bytes()).unwrap();
         let (chance, of) = (RandomState::new(), |name: &str| UserName::new(name).unwrap());
-        let known = [of("ada"), of("bob")].map(|name| users.hash_of(&name, &chance).cost());
+        let known = [of("ada"), of("bob")].map(|name| users.of(&name, &chance).hash.cost());
         assert_ne!(known[0], known[1]);
         let names: Vec<_> = (0..64).map(|number| of(&format!("nobody-{number}"))).collect();
-        let costs: Vec<_> = names.iter().map(|name| users.hash_of(name, &chance).cost()).collect();
+        let costs: Vec<_> = names.iter().map(|name| users.of(name, &chance).hash.cost()).collect();
         assert!(costs.iter().all(|cost| known.contains(cost)) && known.iter().all(|cost| costs.contains(cost)));
-        let again: Vec<_> = names.iter().map(|name| users.hash_of(name, &chance).cost()).collect();
+        let again: Vec<_> = names.iter().map(|name| users.of(name, &chance).hash.cost()).collect();
         assert_eq!(costs, again);
     }
 }
