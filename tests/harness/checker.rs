@@ -13,10 +13,12 @@ use crate::recording::{Message, Recording};
 mod classic;
 mod members;
 mod posts;
+mod removals;
 mod truth;
 mod violation;
 mod without_id;
 
+pub use removals::{Removal, check_removals};
 use truth::Truth;
 pub use violation::Violation;
 
@@ -65,6 +67,8 @@ pub struct Facts {
     pub joins: u64,
     /// Losses that were told.
     pub told_losses: u64,
+    /// Messages whose texts were removed, as often as somebody saw one or asked for it.
+    pub removed: u64,
 }
 
 /// What the checker found.
@@ -118,7 +122,8 @@ pub fn check(recordings: &[Recording], logs: &[GroupLog]) -> Verdict {
 #[must_use]
 pub fn check_by(rules: Rules, recordings: &[Recording], logs: &[GroupLog]) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut truth = Truth::of_logs(rules, logs, &mut verdict);
+    let logs = removals::with_texts(recordings, logs, &mut verdict);
+    let mut truth = Truth::of_logs(rules, &logs, &mut verdict);
     for recording in recordings {
         members::check(recording, &mut truth, &mut verdict);
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::posts::{Claimed, sent_posts};
+use super::removals::may_be;
 use super::truth::Truth;
 use super::{Rules, Verdict, Violation};
 use crate::recording::{Dialect, End, Event, Message, Recording, Sent};
@@ -119,7 +120,7 @@ fn equals(sent: &BTreeMap<&Arc<str>, Vec<&Arc<str>>>, posts: &Posts<'_>) -> bool
         && sent.iter().zip(posts).all(|((group, texts), (kept_group, messages))| {
             group == kept_group
                 && texts.len() == messages.len()
-                && texts.iter().zip(messages).all(|(text, message)| **text == message.text)
+                && texts.iter().zip(messages).all(|(text, message)| may_be(message, text))
         })
 }
 
@@ -128,7 +129,7 @@ fn includes(sent: &BTreeMap<&Arc<str>, Vec<&Arc<str>>>, posts: &Posts<'_>) -> bo
     posts.iter().all(|(group, messages)| {
         let Some(texts) = sent.get(*group) else { return false };
         let mut texts = texts.iter();
-        messages.iter().all(|message| texts.any(|text| **text == message.text))
+        messages.iter().all(|message| texts.any(|text| may_be(message, text)))
     })
 }
 
@@ -219,38 +220,43 @@ fn check_runs(
     let mut from = 0;
     for (at, seen) in memberships.iter().enumerate() {
         let last = at + 1 == memberships.len();
-        let length: usize = seen.pieces.iter().map(|(missed, texts)| missed + texts.len()).sum();
         // A message of its own that was posted after it joined is not before the run.
         let own = posts.and_then(|posts| posts.get(seen.posts_before));
         let own = own.and_then(|own| order.iter().position(|message| message.seq == own.seq));
-        let end = order.len().saturating_sub(length);
-        let found = (from..=end).find(|start| {
-            let reaches_the_end = !(stays && last) || *start == end;
-            reaches_the_end && own.is_none_or(|own| *start <= own) && fitting(&order[*start..], seen).is_ok()
+        let found = (from..=order.len()).filter(|start| own.is_none_or(|own| *start <= own)).find_map(|start| {
+            let end = start + fitting(&order[start..], seen).ok()?;
+            // What it was told that it missed may be more than there is.
+            let rest = order.get(end..)?;
+            let reaches_the_end = !(stays && last) || rest.iter().all(|message| message.removed);
+            reaches_the_end.then_some(end)
         });
-        let Some(start) = found else {
+        let Some(end) = found else {
             verdict.violations.push(explain(recording, group, &order, from, seen, own));
             return;
         };
-        from = start + length;
+        from = end;
     }
 }
 
-/// How far what was seen fits along `order`: `Err` holds how many texts fit, and the first that does not.
-fn fitting<'a>(order: &[&Arc<Message>], seen: &Seen<'a>) -> Result<(), (usize, &'a Arc<str>)> {
+/// How far what was seen reaches along `order`; `Err` holds how many texts fit, and the first that does not. Messages whose texts were removed
+/// may have been seen before, or not.
+fn fitting<'a>(order: &[&Arc<Message>], seen: &Seen<'a>) -> Result<usize, (usize, &'a Arc<str>)> {
     let mut at = 0;
     let mut fit = 0;
     for (missed, texts) in &seen.pieces {
         at += missed;
         for text in texts {
-            if order.get(at).is_none_or(|message| message.text != **text) {
+            while order.get(at).is_some_and(|message| message.removed && !may_be(message, text)) {
+                at += 1;
+            }
+            if order.get(at).is_none_or(|message| !may_be(message, text)) {
                 return Err((fit, text));
             }
             at += 1;
             fit += 1;
         }
     }
-    Ok(())
+    Ok(at)
 }
 
 /// Says why there is no run: it does not fit anywhere, or it fits but ends too early or begins too late.
@@ -273,8 +279,8 @@ fn explain(
     let mut best: Option<(usize, &Arc<str>)> = None;
     for start in from..order.len() {
         match fitting(&order[start..], seen) {
-            Ok(()) => {
-                let next = order.get(start + length).map_or(head + 1, |message| message.seq);
+            Ok(reached) => {
+                let next = order.get(start + reached).map_or(head + 1, |message| message.seq);
                 return match own.and_then(|own| order.get(own)).filter(|own| own.seq < order[start].seq) {
                     Some(own) => Violation::OwnPostMissed { who, group, seq: own.seq },
                     None => Violation::NotCaughtUp { who, group, next, head },

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::removals::is_unknown;
 use super::truth::Truth;
 use super::without_id::{Head, WithoutId};
 use super::{Rules, Verdict, Violation};
@@ -97,7 +98,8 @@ impl Posts {
                 let posted = match &message.id {
                     Some(id) => {
                         let key = (Arc::clone(&message.sender), Arc::clone(group), Arc::clone(id));
-                        let posted = self.by_id.get(&key).is_some_and(|texts| texts.contains(&message.text));
+                        let is_of = |texts: &Vec<Arc<str>>| is_unknown(message) || texts.contains(&message.text);
+                        let posted = self.by_id.get(&key).is_some_and(is_of);
                         if let Some(first) = self.kept.get(&key) {
                             verdict.violations.push(Violation::StoredTwice {
                                 group: Arc::clone(group),
@@ -110,6 +112,10 @@ impl Posts {
                             self.kept.insert(key, message.seq);
                         }
                         posted
+                    }
+                    // Nobody knows which it was.
+                    None if is_unknown(message) => {
+                        self.without_id.keys().any(|(user, to, _)| *user == message.sender && to == group)
                     }
                     None => {
                         let key = (Arc::clone(&message.sender), Arc::clone(group), Arc::clone(&message.text));
@@ -223,7 +229,8 @@ impl Posts {
         if let Some(id) = &it.id {
             return take_one(&mut waiting.by_id, (&it.group, id)).then(|| waiting.heads.get(&(&it.group, id)).copied());
         }
-        let text = truth.life(&it.group, it.epoch).and_then(|life| life.at(it.seq)).map(|message| &message.text);
+        let message = truth.life(&it.group, it.epoch).and_then(|life| life.at(it.seq));
+        let text = message.filter(|message| !is_unknown(message)).map(|message| &message.text);
         let taken = waiting.without_id.entry(&it.group).or_default().acknowledged(it, text)?;
         if !self.given.insert((Arc::clone(&it.group), it.epoch, it.seq)) {
             let (who, group) = (Arc::clone(who), Arc::clone(&it.group));
@@ -335,6 +342,7 @@ fn difference(user: &Arc<str>, it: &Posted, message: &Message, sent: Option<&Vec
         return Some(format!("the id {:?}, not {:?}", message.id, it.id));
     }
     if let Some(sent) = sent
+        && !is_unknown(message)
         && !sent.contains(&message.text)
     {
         return Some(format!("the text {:?}, not {:?}", message.text, sent));

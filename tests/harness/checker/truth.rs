@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::removals::{self, are_alike};
 use super::{GroupLog, Rules, Verdict, Violation};
 use crate::recording::Message;
 
@@ -105,6 +106,13 @@ impl Truth {
         if **known == **message {
             // Compared by its address from now on.
             *known = Arc::clone(message);
+            return None;
+        }
+        if are_alike(known, message) {
+            // The one with the text tells more.
+            if removals::is_unknown(known) {
+                (*known, *witness) = (Arc::clone(message), Arc::clone(who));
+            }
             return None;
         }
         Some(Violation::Disagreement {

@@ -157,6 +157,20 @@ pub enum Violation {
         /// The message.
         message: Arc<Message>,
     },
+    /// A text that was removed is in the log.
+    NotRemoved {
+        /// Where.
+        group: Arc<str>,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// A text that somebody saw as removed is in the log, or was seen all the same.
+    TextCameBack {
+        /// Who saw it.
+        who: Arc<str>,
+        /// The message, as it was seen.
+        message: Arc<Message>,
+    },
     /// P3: a member that stayed did not see the newest messages.
     NotCaughtUp {
         /// Who.
@@ -281,6 +295,7 @@ impl Violation {
             | Self::HeadAhead { .. } => "P3 no silent loss",
             Self::StoredTwice { .. } | Self::AcksDiffer { .. } | Self::PlaceGivenTwice { .. } => "P4 no duplicates",
             Self::JoinUnanswered { .. } => "membership",
+            Self::NotRemoved { .. } | Self::TextCameBack { .. } => "removed means gone",
             Self::Unexpected { fault, .. } => match fault {
                 Fault::Repeated => "P4 no duplicates",
                 Fault::OutOfOrder => "P1 order",
