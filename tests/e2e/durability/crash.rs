@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use harness::checker::check_removals;
 use harness::deadline::PATIENCE;
 use harness::environment::{number, seed};
 use harness::irc::{Conversation, Happening, real_conversations};
@@ -18,11 +19,14 @@ use harness::{Build, Client, Server, ServerOptions, check, within};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::moderator::Moderator;
 use crate::participant::{Act, Participant, Progress, Scene};
 use crate::run;
 
 /// How often the server is killed while people talk.
 const ROUNDS: u64 = 60;
+/// The same where messages are removed meanwhile.
+const MODERATED: u64 = 8;
 /// Conversations that are held at the same time, each in a group.
 const GROUPS: usize = 3;
 /// The people of each, of whom the last is classic.
@@ -31,6 +35,8 @@ const PEOPLE: usize = 5;
 const LONGEST_ROUND: u64 = 600;
 /// A start may be killed within this time, in milliseconds; it takes about as long.
 const STARTING: u64 = 120;
+/// A call of the moderator takes about as long, in milliseconds.
+const CALL: u64 = 120;
 /// The last message of each group.
 const CURTAIN: &str = "=curtain=";
 
@@ -40,6 +46,8 @@ pub(crate) struct Rounds {
     pub(crate) count: u64,
     /// Until so many kills an older build runs.
     pub(crate) older: u64,
+    /// Whether a moderator removes messages meanwhile.
+    pub(crate) moderated: bool,
 }
 
 impl Rounds {
@@ -80,6 +88,7 @@ async fn kill_again_and_again(
     server: &mut Server,
     random: &mut fastrand::Rng,
     rounds: Rounds,
+    moderator: &mut Moderator,
     acts: &watch::Sender<Act>,
     progress: &Progress,
 ) -> Result<()> {
@@ -89,7 +98,19 @@ async fn kill_again_and_again(
             progress.more(count).await;
             Ok(())
         };
-        within(PATIENCE, &format!("{count} answers and messages in round {round}"), talk).await?;
+        let what = format!("{count} answers and messages in round {round}");
+        let talk = within(PATIENCE, &what, talk);
+        if rounds.moderated {
+            let (calls, moment) = (random.u64(1..4), Duration::from_millis(random.u64(0..CALL)));
+            tokio::try_join!(talk, moderator.moderate(server, random, calls))?;
+            // Mostly in the middle of another call.
+            tokio::select! {
+                removed = moderator.moderate(server, random, u64::MAX) => removed?,
+                () = tokio::time::sleep(moment) => {}
+            }
+        } else {
+            talk.await?;
+        }
         server.kill().await?;
         acts.send_replace(Act::Dead);
         server.set_build(rounds.build(round));
@@ -104,7 +125,14 @@ async fn kill_again_and_again(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() -> Result<()> {
-    talk_and_kill(Rounds { count: number("TERTULIA_TEST_ROUNDS")?.unwrap_or(ROUNDS), older: 0 }).await
+    let count = number("TERTULIA_TEST_ROUNDS")?.unwrap_or(ROUNDS);
+    talk_and_kill(Rounds { count, older: 0, moderated: false }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_removed_comes_back_and_nothing_else_is_lost_however_often_the_server_is_killed() -> Result<()> {
+    let count = number("TERTULIA_TEST_ROUNDS")?.unwrap_or(MODERATED);
+    talk_and_kill(Rounds { count, older: 0, moderated: true }).await
 }
 
 /// Kills the server while people talk, and judges what they saw and what is on the disk.
@@ -152,7 +180,8 @@ pub(crate) async fn talk_and_kill(rounds: Rounds) -> Result<()> {
     drop(archive);
 
     let count = people.len();
-    let killing = kill_again_and_again(&mut server, &mut random, rounds, &acts, &progress);
+    let mut moderator = Moderator::new(&groups);
+    let killing = kill_again_and_again(&mut server, &mut random, rounds, &mut moderator, &acts, &progress);
     let failing = async {
         // Before the curtain, a participant ends only if something is wrong.
         match people.join_next().await {
@@ -195,6 +224,10 @@ pub(crate) async fn talk_and_kill(rounds: Rounds) -> Result<()> {
     let verdict = check(&recordings, &logs);
     println!("{} kills and {visits} visits in {:?}: {:?}", rounds.count, began.elapsed(), verdict.facts);
     assert!(verdict.violations.is_empty(), "TERTULIA_TEST_SEED={seed}: {verdict}");
+    let removals = check_removals(&moderator.removed, &logs);
+    println!("{} removals of {} messages", moderator.removed.len(), removals.facts.removed);
+    assert!(removals.violations.is_empty(), "TERTULIA_TEST_SEED={seed}: {removals}");
+    assert!(!rounds.moderated || removals.facts.removed > rounds.count, "hardly anything was removed");
     let facts = verdict.facts;
     assert!(
         facts.acknowledged > 10 * rounds.count && facts.deliveries > facts.messages,

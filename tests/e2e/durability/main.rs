@@ -3,6 +3,7 @@
 mod crash;
 mod disk;
 mod holds;
+mod moderator;
 mod participant;
 mod restart;
 mod tools;
