@@ -206,6 +206,49 @@ async fn a_follower_that_is_started_again_misses_and_repeats_nothing() -> Result
 }
 
 #[tokio::test]
+async fn a_follower_learns_of_what_was_removed_while_it_was_away() -> Result<()> {
+    let server = Server::start().await?;
+    let home = tempfile::tempdir()?;
+    let (address, state) = (server.chat().to_string(), home.path().join("state").display().to_string());
+    let mut bob = server.connector().extended("bob").await?;
+    bob.join(GROUP).await?;
+    let arguments = ["--follow", "--join", GROUP, "--last", "9", "--state", &state, &address];
+    let post = |text: &str| (text.to_owned(), text.to_owned());
+    post_all(&mut bob, ["one", "two"].map(post).into_iter()).await?;
+    let mut ada = Terminal::start(&arguments)?;
+    for text in ["one", "two"] {
+        expect_text(&mut ada, text).await?;
+    }
+    ada.types("quit").await?;
+    assert_eq!(ada.end(END).await?.0, Some(0));
+    post_all(&mut bob, ["three", "four"].map(post).into_iter()).await?;
+    let removal = json!({"group_name": GROUP, "first_seq": 2, "last_seq": 3, "reason": "spam"});
+    assert_eq!(server.admin("RemoveMessages", removal).await?, json!({"removedMessages": 2, "seq": "5"}));
+
+    let mut ada = Terminal::start(&arguments)?;
+    for wanted in [
+        vec!["removed", GROUP, "3", "bob"],
+        vec!["message", GROUP, "4", "bob", "four"],
+        vec!["message", GROUP, "5", "@system", "2 messages were removed: spam"],
+        vec!["removal", GROUP, "2", "3", ""],
+    ] {
+        let line = ada.line().await?;
+        let mut fields: Vec<&str> = line.split('\t').collect();
+        if wanted[0] != "removal" {
+            // When it was posted.
+            fields.remove(3);
+        }
+        assert_eq!(fields, wanted);
+    }
+    post_all(&mut bob, ["five"].map(post).into_iter()).await?;
+    expect_text(&mut ada, "five").await?;
+    ada.types("quit").await?;
+    let (code, complaints) = ada.end(END).await?;
+    assert!(code == Some(0) && !complaints.contains("missing"), "{complaints}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_state_file_is_for_one_run_at_a_time() -> Result<()> {
     let server = Server::start().await?;
     let home = tempfile::tempdir()?;

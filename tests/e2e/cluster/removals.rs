@@ -30,6 +30,34 @@ async fn history(client: &mut RawClient, group: &str) -> Result<Vec<(String, boo
     Ok(messages.iter().map(read).collect())
 }
 
+/// On both nodes; what they are told carries no numbers.
+async fn classic_members_are_told(cluster: &Cluster, group: &str) -> Result<()> {
+    let text = |text: &str| json!({"Message": {"group_name": group, "message": text}}).to_string();
+    let mut members = Vec::new();
+    let mut said = Vec::new();
+    for place in 0..2 {
+        let mut member = cluster.connector(place).raw().await?;
+        member.line(&json!({"Join": {"group_name": group}}).to_string()).await?;
+        let own = format!("this is {place}");
+        member.line(&json!({"Post": {"group_name": group, "message": own}}).to_string()).await?;
+        // What it said comes back when it is a member.
+        member.expect(&text(&own)).await?;
+        said.push(own);
+        members.push(member);
+    }
+    let removed = cluster.nodes[1].admin("RemoveMessages", json!({"group_name": group, "first_seq": 1})).await?;
+    ensure!(removed == json!({"removedMessages": 1, "seq": "3"}), "{removed}");
+    let guest = |line: &str| line.contains("A message of guest-") && line.contains(" was removed.");
+    for (place, member) in members.iter_mut().enumerate() {
+        if place == 0 {
+            member.expect(&text(&said[1])).await?;
+        }
+        let told = member.json().await?.to_string();
+        ensure!(guest(&told), "{place} of {group}: {told}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_removes_no_node_has_whoever_owns_the_group_then() -> Result<()> {
     let _machine = machine().await;
@@ -70,6 +98,9 @@ async fn what_one_node_removes_no_node_has_whoever_owns_the_group_then() -> Resu
             json!({"Posted": {"seq": 2}}),
         )
         .await?;
+    }
+    for group in ["classic-0", "classic-1", "classic-2"] {
+        classic_members_are_told(&cluster, group).await?;
     }
     drop(ada);
     cluster.nodes[0].kill().await?;
