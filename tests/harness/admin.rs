@@ -29,6 +29,20 @@ pub(crate) async fn call(address: SocketAddr, method: &str, data: Value) -> Resu
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
+/// Who calls the admin API of a server, also once that is another process at the same address.
+#[derive(Debug, Clone, Copy)]
+pub struct Administrator(pub(crate) SocketAddr);
+
+impl Administrator {
+    /// Makes a call.
+    ///
+    /// # Errors
+    /// If it fails; then the text has gRPC's code.
+    pub async fn call(&self, method: &str, data: Value) -> Result<Value> {
+        call(self.0, method, data).await
+    }
+}
+
 /// A caller that watches events, until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {

@@ -19,6 +19,7 @@ pub mod issuer;
 pub mod jetstream;
 pub mod membership;
 pub mod metrics;
+pub mod moderator;
 pub mod mount;
 pub mod nats;
 pub mod newer;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use harness::checker::{Removal, check_removals};
 use harness::cluster::Cluster;
 use harness::environment::{number, seed};
+use harness::moderator::Moderator;
 use harness::proxy::Carriage;
 use harness::recording::Recording;
-use harness::{Client, Connector, ServerOptions, check};
+use harness::{Client, Connector, Server, ServerOptions, check};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -53,6 +55,8 @@ struct World {
     connector: Connector,
     /// What was seen of those who asked whether everybody is served.
     probes: Mutex<Vec<Recording>>,
+    /// What was removed.
+    removed: Vec<Removal>,
 }
 
 impl World {
@@ -63,7 +67,14 @@ impl World {
         let places = (0..NODES).map(|place| Some(cluster.chat(place))).collect();
         let groups = (0..8).map(|number| format!("fault-{number}")).collect();
         let connector = cluster.connector(0).may_be_torn();
-        Ok(Self { cluster, places: Arc::new(Mutex::new(places)), groups, connector, probes: Mutex::default() })
+        Ok(Self {
+            cluster,
+            places: Arc::new(Mutex::new(places)),
+            groups,
+            connector,
+            probes: Mutex::default(),
+            removed: Vec::new(),
+        })
     }
 
     fn set_place(&self, place: usize, up: bool) {
@@ -101,6 +112,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Has messages removed by way of any node, until it is stopped; which of them answer is another matter.
+    fn moderate(&self, mut random: fastrand::Rng) -> Result<(JoinHandle<Moderator>, watch::Sender<bool>)> {
+        let nodes = self.cluster.nodes.iter().map(Server::administrator).collect::<Result<Vec<_>>>()?;
+        let (stop, stopped) = watch::channel(false);
+        let mut moderator = Moderator { groups: self.groups.clone(), removed: Vec::new() };
+        let moderating = tokio::spawn(async move {
+            // A call that has begun is made to its end, so that it is known what came of it.
+            while !*stopped.borrow() {
+                let node = random.usize(..nodes.len());
+                if moderator.moderate(&nodes[node], &mut random).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            moderator
+        });
+        Ok((moderating, stop))
     }
 
     /// Waits until a post to each group is acknowledged and delivered, by way of some node.
@@ -161,11 +190,14 @@ async fn run(rounds: usize) -> Result<()> {
         }
         // Every kind comes often; which node it meets is chance.
         let (fault, place) = (faults[round % faults.len()], random.usize(..NODES));
+        let (moderating, stop) = world.moderate(random.fork())?;
         let began = Instant::now();
         world.suffer(fault, place).await.with_context(|| format!("round {round}: {fault:?} of {place}"))?;
         let undone = began.elapsed();
         let served = world.served(random.usize(..NODES), RECOVERY).await;
         let served = served.with_context(|| format!("round {round}, after {fault:?} of {place}"))?;
+        stop.send_replace(true);
+        world.removed.extend(moderating.await?.removed);
         println!("round {round}: {fault:?} of {place} for {undone:?}, served {served:?} after its end");
     }
     world.cluster.agreed(NODES).await?;
@@ -215,6 +247,10 @@ async fn judge(world: &World, mut recordings: Vec<Recording>, mut observer: Clie
     let verdict = check(&recordings, &logs);
     println!("{:?}", verdict.facts);
     verdict.assert_clean();
+    let removals = check_removals(&world.removed, &logs);
+    println!("{} removals of {} messages", world.removed.len(), removals.facts.removed);
+    removals.assert_clean();
+    ensure!(removals.facts.removed > 20, "hardly anything was removed");
     ensure!(verdict.facts.acknowledged > 200 && verdict.facts.deliveries > 2_000, "{verdict}");
     Ok(())
 }

@@ -14,12 +14,12 @@ use harness::checker::check_removals;
 use harness::deadline::PATIENCE;
 use harness::environment::{number, seed};
 use harness::irc::{Conversation, Happening, real_conversations};
+use harness::moderator::Moderator;
 use harness::recording::Dialect;
 use harness::{Build, Client, Server, ServerOptions, check, within};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::moderator::Moderator;
 use crate::participant::{Act, Participant, Progress, Scene};
 use crate::run;
 
@@ -102,10 +102,17 @@ async fn kill_again_and_again(
         let talk = within(PATIENCE, &what, talk);
         if rounds.moderated {
             let (calls, moment) = (random.u64(1..4), Duration::from_millis(random.u64(0..CALL)));
-            tokio::try_join!(talk, moderator.moderate(server, random, calls))?;
+            let admin = server.administrator()?;
+            let mut removing = async |calls: u64| {
+                for _ in 0..calls {
+                    moderator.moderate(&admin, random).await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::try_join!(talk, removing(calls))?;
             // Mostly in the middle of another call.
             tokio::select! {
-                removed = moderator.moderate(server, random, u64::MAX) => removed?,
+                removed = removing(u64::MAX) => removed?,
                 () = tokio::time::sleep(moment) => {}
             }
         } else {
@@ -180,7 +187,7 @@ pub(crate) async fn talk_and_kill(rounds: Rounds) -> Result<()> {
     drop(archive);
 
     let count = people.len();
-    let mut moderator = Moderator::new(&groups);
+    let mut moderator = Moderator { groups: groups.clone(), ..Moderator::default() };
     let killing = kill_again_and_again(&mut server, &mut random, rounds, &mut moderator, &acts, &progress);
     let failing = async {
         // Before the curtain, a participant ends only if something is wrong.

@@ -3,7 +3,6 @@
 mod crash;
 mod disk;
 mod holds;
-mod moderator;
 mod participant;
 mod restart;
 mod tools;
