@@ -118,7 +118,7 @@ async fn only_who_has_the_password_of_a_user_is_let_in() -> Result<()> {
 
 #[tokio::test]
 async fn the_line_of_a_user_says_which_groups_it_may_use() -> Result<()> {
-    let users = Users::new(&format!("ada {HASH}\nbob {HASH} read=News*, Book Club post=Book Club\n"))?;
+    let users = Users::new(&format!("ada {HASH}\nbob {HASH} read=\"News*, Book Club\" post=\"Book Club\"\n"))?;
     let server = users.server().start().await?;
     let mut ada = welcome(&server, "ada").await?;
     for group in ["Dogs", "Book Club", "News of today"] {

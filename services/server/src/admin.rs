@@ -18,6 +18,7 @@ mod moderation;
 mod pages;
 mod placement;
 mod reflection;
+mod removal;
 mod status;
 mod watch;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tertulia_proto::admin::v1::{
     AnnounceRequest, AnnounceResponse, CloseGroupRequest, CloseGroupResponse, DeleteGroupRequest, DeleteGroupResponse,
     DisconnectRequest, DisconnectResponse, KickMemberRequest, KickMemberResponse, PurgeHistoryRequest,
-    PurgeHistoryResponse, RemoveMessagesRequest, RemoveMessagesResponse,
+    PurgeHistoryResponse,
 };
 use tertulia_protocol::{GroupName, PostId};
 
@@ -18,7 +18,7 @@ use super::gate::Peer;
 use super::groups::count;
 use super::service::Service;
 use super::status::Error;
-use crate::shard::request::{Admin, Ended, Redaction, RemovedBefore, Selection, Telling};
+use crate::shard::request::{Admin, Ended};
 use crate::shard::{ConnectionId, Hold, Removal, Target, Term};
 
 /// At most so many kicked connections are named.
@@ -221,53 +221,6 @@ impl Service {
         let removed_messages = account
             .close(purging.await, |removed| format!("{removed} messages removed, asked for all through {through}"))?;
         Ok(PurgeHistoryResponse { removed_messages })
-    }
-
-    pub(super) async fn redact(
-        &self,
-        peer: Peer,
-        request: RemoveMessagesRequest,
-    ) -> Result<RemoveMessagesResponse, Error> {
-        let RemoveMessagesRequest { group_name, first_seq: first, last_seq: last, user, epoch, reason } = request;
-        let group = arguments::group(&group_name)?;
-        let reason = arguments::reason(&reason)?;
-        let selection = arguments::selection(first, last, &user)?;
-        let mut account = Account::new("RemoveMessages", peer, Some(&group), None, reason.as_ref());
-        let none = || Error::NoSuchMessages { group: group.clone(), selection: selection.clone() };
-        let removing = async {
-            let now = self.life(&group).await?;
-            if epoch != 0 && epoch != now {
-                return Err(none());
-            }
-            let ask = async |selection: Selection, telling: Telling| {
-                let (group, shard) = (group.clone(), self.shards.shard_of(&group));
-                let ask = |reply| Admin::Redact { group, selection, epoch: now, telling, in_doubt: false, reply };
-                self.shards.ask(shard, ask).await.ok_or(Error::Stopped)?.map_err(Error::Refused)
-            };
-            let mut telling = Telling { reason: reason.clone(), ..Telling::default() };
-            for step in selection.steps() {
-                match ask(step, Telling { quietly: true, ..Telling::default() }).await? {
-                    Redaction::NoSuchGroup => return Err(Error::NoSuchGroup(group.clone())),
-                    // An owner of an older build has told of it already, and looks at all of it again.
-                    Redaction::NoSuchMessage | Redaction::Removed { .. } => {}
-                    Redaction::RemovedQuietly(step) => {
-                        let before = telling.removed.map_or(0, |removed| removed.messages);
-                        telling.removed = Some(RemovedBefore { messages: before + step.messages, ..step });
-                    }
-                }
-            }
-            match ask(selection.clone(), telling).await? {
-                Redaction::NoSuchGroup => Err(Error::NoSuchGroup(group.clone())),
-                Redaction::NoSuchMessage | Redaction::RemovedQuietly(_) => Err(none()),
-                Redaction::Removed { messages, told } => {
-                    let seq = told.await.map_err(|_| Error::Stopped)??.seq;
-                    Ok(RemoveMessagesResponse { removed_messages: count(messages), seq })
-                }
-            }
-        };
-        account.close(removing.await, |done| {
-            format!("{} messages removed, asked for {selection}, as message {} tells", done.removed_messages, done.seq)
-        })
     }
 
     pub(super) async fn post_announcement(

@@ -131,13 +131,13 @@ fn read_at_most(path: &Path, most: usize) -> Result<Users, Error> {
     for (line, bytes) in (1..).zip(content.split(|byte| *byte == b'\n')) {
         let malformed = || Error::Malformed { path: path_buf(), line };
         let text = str::from_utf8(bytes).map_err(|_| malformed())?;
-        let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let (name, hash, rights) = match &words[..] {
-            [] => continue,
-            [first, ..] if first.starts_with(COMMENT) => continue,
-            [name, hash, rights @ ..] => (*name, *hash, Told::read(rights).ok_or_else(malformed)?),
-            _ => return Err(malformed()),
-        };
+        let text = text.trim_ascii();
+        if text.is_empty() || text.starts_with(COMMENT) {
+            continue;
+        }
+        let (name, rest) = split_at_blank(text);
+        let (hash, rest) = split_at_blank(rest.trim_ascii_start());
+        let rights = Told::read(rest).filter(|_| !hash.is_empty()).ok_or_else(malformed)?;
         let name = NameRules::user(name).map_err(|error| Error::Name { path: path_buf(), line, error })?;
         let hash: Hash = hash.parse().map_err(|reason| Error::Hash { path: path_buf(), line, reason })?;
         if users.costs.len() == most {
@@ -164,28 +164,33 @@ struct Told {
 }
 
 impl Told {
-    /// From the words behind the hash: there may be blanks in the name of a group, and behind a comma. `None`: they are none.
-    fn read(words: &[&str]) -> Option<Self> {
+    /// From what stands behind the hash: `read=LIST` and `post=LIST`, each once, in quotation marks if there are blanks in it. `None`: it is
+    /// something else. Nothing is made of words that are no such thing: that might be more than was meant.
+    fn read(mut rest: &str) -> Option<Self> {
         let mut told = Self::default();
-        let mut last: Option<&mut String> = None;
-        for word in words {
-            let (right, begin) = match (word.strip_prefix("read="), word.strip_prefix("post=")) {
-                (Some(begin), _) => (&mut told.read, begin),
-                (_, Some(begin)) => (&mut told.post, begin),
-                (None, None) => {
-                    let list = last.as_deref_mut()?;
-                    list.push(' ');
-                    list.push_str(word);
-                    continue;
-                }
+        loop {
+            rest = rest.trim_ascii_start();
+            let (right, list) = match (rest.strip_prefix("read="), rest.strip_prefix("post=")) {
+                (Some(list), _) => (&mut told.read, list),
+                (_, Some(list)) => (&mut told.post, list),
+                (None, None) => return rest.is_empty().then_some(told),
             };
-            if right.is_some() {
+            let (list, after) = match list.strip_prefix('"') {
+                Some(list) => list.split_once('"')?,
+                None => split_at_blank(list),
+            };
+            let is_odd = list.contains('"') || after.starts_with(|char: char| !char.is_ascii_whitespace());
+            if is_odd || right.replace(list.to_owned()).is_some() {
                 return None;
             }
-            last = Some(right.insert(begin.to_owned()));
+            rest = after;
         }
-        Some(told)
     }
+}
+
+/// A word, and what comes behind it.
+fn split_at_blank(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|char: char| char.is_ascii_whitespace()).unwrap_or(text.len()))
 }
 
 /// Lists of groups that were read: many users have the same.
@@ -266,10 +271,22 @@ mod tests {
         for empty in [&b" \n"[..], b"", b"# none\n"] {
             assert_eq!(users(empty).unwrap_err(), "there is no user in FILE (auth.users_file)");
         }
-        let doubled = format!("ada {HASH} read=a read=b");
-        for bad in
-            ["ada".to_owned(), HASH.to_owned(), format!("ada {HASH} moderator"), format!("ada {HASH} Read=a"), doubled]
-        {
+        // A word that is misspelt must not give rights to what it does not name.
+        let words = [
+            "moderator",
+            "Read=a",
+            "read=a read=b",
+            "read=a Post=b",
+            "read=a, write=b",
+            "read=a post = b",
+            "read=a b",
+            "read=\"a",
+            "read=\"a\"post=b",
+            "read=a\"b\"",
+            "read",
+        ];
+        let misspelt = words.iter().map(|words| format!("ada {HASH} {words}"));
+        for bad in ["ada".to_owned(), HASH.to_owned()].into_iter().chain(misspelt) {
             let error = users(format!("bob {HASH}\n{bad}\n").as_bytes()).unwrap_err();
             assert!(error.starts_with("line 2 of FILE (auth.users_file) must be 'NAME HASH', "), "{bad}: {error}");
         }
@@ -295,7 +312,7 @@ mod tests {
     fn a_line_may_say_which_groups_its_user_may_use() {
         let lines = [
             format!("ada {HASH}"),
-            format!("bob {HASH} read=News*, Book Club  post=Lobby"),
+            format!("bob {HASH} read=\"News*, Book Club\"  post=Lobby"),
             format!("eve {HASH} post="),
             format!("zoe {HASH} read=* post=*"),
         ];

@@ -9,6 +9,7 @@ use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::Core;
+use super::append::PACK_RECORDS;
 use super::fence::{Patience, Unread, decode};
 use super::known::{Known, Point};
 use super::link::{Get, NoAnswer};
@@ -106,6 +107,30 @@ impl Gathering<'_> {
         }
         self.next() > upto
     }
+
+    /// Takes what stands for the messages between what was taken and the record `end`, none of which is there any more: as far back from the
+    /// last one, or from the one that holds the last that is wanted, as there is something. Answers whether that is all that is wanted.
+    fn fill(&mut self, group: &GroupName, mut standing: Vec<Placed>, end: u64) -> Result<bool, NoAnswer> {
+        let (next, upto) = (self.next(), *self.wanted.seqs.end());
+        standing.retain(|placed| placed.message.first() <= upto);
+        let reaches = standing.last().is_some_and(|placed| placed.message.seq >= upto.min(end - 1));
+        let is_apart = |pair: &[Placed]| matches!(pair, [one, other] if one.message.seq + 1 != other.message.first());
+        let hole = standing.windows(2).rposition(is_apart).map_or(0, |hole| hole + 1);
+        let standing = if reaches { standing.split_off(hole) } else { Vec::new() };
+        let reached = standing.first().map_or(end, |placed| placed.message.first());
+        if reached > next && !self.fetched.records.is_empty() {
+            let reason = format!("a hole in the log: group '{group}' has {reached} and not the one before");
+            return Err(NoAnswer(reason));
+        }
+        Ok(standing.into_iter().any(|placed| self.take(placed)))
+    }
+}
+
+/// The last records of messages that may have been where there is a hole from `next` to `end`, as far as they are wanted: one that holds
+/// `upto` ends not far behind it.
+fn lasts_between(next: u64, end: u64, upto: u64) -> std::ops::Range<u64> {
+    let is_wanted = next <= upto;
+    next..if is_wanted { end.min(upto.saturating_add(PACK_RECORDS as u64)) } else { next }
 }
 
 impl Core {
@@ -224,21 +249,25 @@ impl Core {
                 ..Get::default()
             };
             self.metrics.pages.increment(1);
-            let found = self.link.get_many(stream, &get).await?.messages;
-            let nothing = found.is_empty();
-            for stored in found {
-                position = stored.position + 1;
+            let stored = self.link.get_many(stream, &get).await?.messages;
+            let nothing = stored.is_empty();
+            position = stored.last().map_or(position, |last| last.position + 1);
+            let mut found = Vec::with_capacity(stored.len());
+            for stored in stored {
                 let message = decode(&stored)?;
-                if message.epoch != wanted.epoch || message.records.is_empty() || message.seq < gathering.next() {
-                    continue;
+                if message.epoch == wanted.epoch && !message.records.is_empty() && message.seq >= gathering.next() {
+                    found.push(Placed { position: stored.position, message, is_substitute: false });
                 }
-                let found = Placed { position: stored.position, message, is_substitute: false };
-                if found.message.first() > gathering.next()
-                    && self.fill(shard, group, &mut gathering, found.message.first()).await?
-                {
+            }
+            // All at once: texts may have been removed all over the page.
+            let mut standing = self.substitutes_among(shard, group, &gathering, &found).await?.into_iter().peekable();
+            for found in found {
+                let first = found.message.first();
+                gathering.fetched.places.push(Point { seq: first, position: found.position });
+                let here = std::iter::from_fn(|| standing.next_if(|standing| standing.message.seq < first)).collect();
+                if first > gathering.next() && gathering.fill(group, here, first)? {
                     return Ok(gathering.fetched);
                 }
-                gathering.fetched.places.push(Point { seq: found.message.first(), position: found.position });
                 if gathering.take(found) {
                     return Ok(gathering.fetched);
                 }
@@ -252,9 +281,12 @@ impl Core {
                 && self.is_replaced(shard, group, newest).await?
                 // A replica that is behind has not the last originals yet, which come before what stands for later ones.
                 && !self.link.has(stream, &Get { seq: position, next_by_subj: subject.clone(), ..Get::default() }).await?
-                && self.fill(shard, group, &mut gathering, newest + 1).await?
             {
-                return Ok(gathering.fetched);
+                let lasts: Vec<u64> = lasts_between(gathering.next(), newest + 1, upto).collect();
+                let standing = self.substitutes_of(shard, group, wanted.epoch, &lasts).await?;
+                if gathering.fill(group, standing, newest + 1)? {
+                    return Ok(gathering.fetched);
+                }
             }
             if Instant::now() > deadline {
                 let next = gathering.next();
@@ -265,24 +297,24 @@ impl Core {
         }
     }
 
-    /// Takes what stands for the messages between what was read and the record `end`: they are not there any more. Answers whether that is all
-    /// that is wanted.
-    async fn fill(
+    /// What stands for messages in the holes between those that were found.
+    async fn substitutes_among(
         &self,
         shard: u16,
         group: &GroupName,
-        gathering: &mut Gathering<'_>,
-        end: u64,
-    ) -> Result<bool, NoAnswer> {
-        let next = gathering.next();
+        gathering: &Gathering<'_>,
+        found: &[Placed],
+    ) -> Result<Vec<Placed>, NoAnswer> {
         let upto = *gathering.wanted.seqs.end();
-        let substitutes = self.substitutes_between(shard, group, gathering.wanted.epoch, next..end, upto).await?;
-        let reached = substitutes.first().map_or(end, |substitute| substitute.message.first());
-        if reached > next && !gathering.fetched.records.is_empty() {
-            let reason = format!("a hole in the log: group '{group}' has {reached} and not the one before");
-            return Err(NoAnswer(reason));
+        let (mut next, mut lasts) = (gathering.next(), Vec::new());
+        for Placed { message, .. } in found {
+            lasts.extend(lasts_between(next, message.first(), upto));
+            next = message.seq + 1;
         }
-        Ok(substitutes.into_iter().any(|substitute| gathering.take(substitute)))
+        match lasts.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.substitutes_of(shard, group, gathering.wanted.epoch, &lasts).await,
+        }
     }
 
     /// The message that holds a record; `None` if it and all before it are gone.

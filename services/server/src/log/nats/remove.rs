@@ -61,7 +61,11 @@ impl Core {
             false => {
                 let fetched = self.fetch(shard, group, &known, &Wanted::of(head.epoch, floor..=floor)).await;
                 // What was read may go on behind the message that holds the floor, and that one must stay.
-                let holds = |fetched: Fetched| fetched.places.into_iter().rfind(|place| place.seq <= floor);
+                // If something stands for that one, all before the next may go.
+                let holds = |Fetched { places, .. }: Fetched| {
+                    let next = places.iter().find(|place| place.seq > floor).copied();
+                    places.into_iter().rfind(|place| place.seq <= floor).or(next)
+                };
                 fetched.ok().and_then(holds).map_or(0, |place| place.position)
             }
         };

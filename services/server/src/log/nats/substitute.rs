@@ -3,7 +3,6 @@
 //! Any replica answers a question, and one that is behind may lack a substitute, or have the one before it. So the leader is asked how far the
 //! stream reaches, and an answer counts that comes from a replica which has all of that.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use tertulia_protocol::GroupName;
 use tokio::time::Instant;
 
 use super::Core;
-use super::append::PACK_RECORDS;
 use super::fence::{Patience, decode};
 use super::link::{Get, NoAnswer, Stored};
 use super::read::Placed;
@@ -20,6 +18,10 @@ use super::read::Placed;
 const SWEEP: Duration = Duration::from_secs(600);
 /// Messages that are asked for at a time.
 const AT_ONCE: usize = 256;
+/// Bytes of an answer.
+const ANSWER: u64 = 16 * 1024 * 1024;
+/// No message has more bytes of headers.
+const OVERHEAD: u64 = 1_024;
 
 impl Core {
     /// Whether something stands for the message that ends with the record `last`, as any replica has it.
@@ -27,36 +29,6 @@ impl Core {
         let get = Get { last_by_subj: self.link.names.substitute(shard, group, last), ..Get::default() };
         self.metrics.probes.increment(1);
         Ok(self.link.get(self.link.names.stream_of(shard), &get).await?.is_some())
-    }
-
-    /// What stands for the messages that hold `seqs`, none of which is there any more, oldest first and dense: as far back from the last one,
-    /// or from the one that holds `upto`, as there is something. None if that is not there.
-    pub(super) async fn substitutes_between(
-        &self,
-        shard: u16,
-        group: &GroupName,
-        epoch: u64,
-        seqs: Range<u64>,
-        upto: u64,
-    ) -> Result<Vec<Placed>, NoAnswer> {
-        // One that holds it ends not far behind it.
-        let lasts: Vec<u64> = (seqs.start..seqs.end.min(upto.saturating_add(PACK_RECORDS as u64))).collect();
-        let is_wanted = |placed: &Placed| placed.message.first() <= upto;
-        let mut found: Vec<Placed> = Vec::new();
-        for lasts in lasts.chunks(AT_ONCE) {
-            found.extend(self.substitutes_of(shard, group, epoch, lasts).await?);
-            if found.last().is_some_and(|placed| placed.message.seq >= upto) {
-                break;
-            }
-        }
-        found.retain(is_wanted);
-        let reaches = found.last().is_some_and(|placed| placed.message.seq >= upto.min(seqs.end - 1));
-        if !reaches {
-            return Ok(Vec::new());
-        }
-        let is_apart = |pair: &[Placed]| matches!(pair, [one, other] if one.message.seq + 1 != other.message.first());
-        let first = found.windows(2).rposition(is_apart).map_or(0, |hole| hole + 1);
-        Ok(found.split_off(first))
     }
 
     /// What stands for the messages that end with these records, oldest first.
@@ -79,8 +51,13 @@ impl Core {
             // Without anything there is no answer that says how far the replica is.
             subjects.push(fence.clone());
             self.metrics.probes.increment(1);
-            let answer = self.link.get_many(stream, &Get { multi_last: subjects, ..Get::default() }).await?;
-            if answer.pending > 0 && at_once > 1 {
+            let get = Get { multi_last: subjects, max_bytes: ANSWER, ..Get::default() };
+            let answer = self.link.get_many(stream, &get).await?;
+            // The server cuts it off behind the message that makes it so long, and counts that as pending.
+            let bytes: usize = answer.messages.iter().map(|stored| stored.payload.len() + stored.subject.len()).sum();
+            let most = bytes as u64 + OVERHEAD * answer.messages.len() as u64;
+            let is_cut = answer.pending > 0 || most >= ANSWER;
+            if is_cut && at_once > 1 {
                 at_once /= 2;
                 continue;
             }
@@ -131,7 +108,11 @@ impl Core {
             // Before the group: what another owner stores, should we have lost the shard, is not touched.
             let get = Get { last_by_subj: subject.clone(), ..Get::default() };
             let Some(stored) = self.link.get(stream, &get).await? else { continue };
-            let (Ok(known), Ok(message)) = (self.known(shard, &group).await, decode(&stored)) else { continue };
+            let (Ok(mut known), Ok(message)) = (self.known(shard, &group).await, decode(&stored)) else { continue };
+            if known.is_none() {
+                // If we have lost the shard and do not know, it may have begun since.
+                known = self.known_to_leader(shard, &group).await?;
+            }
             let is_needed = known.and_then(|known| known.head).is_some_and(|head| {
                 // Of a later life than the one that we know it is if we have lost the shard and do not know.
                 message.epoch > head.epoch || (message.epoch == head.epoch && last >= head.first)

@@ -338,3 +338,20 @@ async fn the_leader_says_whether_a_message_is_there_and_a_message_that_is_gone_c
     assert!(!link.has(stream, &next(1)).await.unwrap());
     log.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_purged_up_to_a_message_for_which_something_stands_takes_no_space() {
+    let servers = Servers::start(1, "").await;
+    let log = open_and_take(&config(&servers.urls())).await;
+    for first in [1, 4, 7, 10] {
+        log.append(0, vec![batch("Dogs", 7, first, first + 2)]).await.unwrap();
+    }
+    assert_eq!(redact(&log, "Dogs", &[8]).await, 1);
+    assert_eq!(log.purge(0, &group("Dogs"), 7).await, Ok(7));
+    assert_eq!(all(&log, "Dogs").await, records_without(8, 12, &[8]));
+    let names = &log.core.link.names;
+    let (_, subjects) = log.core.link.subjects(names.stream_of(0), &names.group(0, &group("Dogs"))).await.unwrap();
+    // The last message, and what tells of the purge.
+    assert_eq!(subjects.first().map(|(_, count)| *count), Some(2));
+    log.close().await;
+}
