@@ -66,6 +66,7 @@ mod tests {
                 "GetShardMap",
                 "WatchEvents",
                 "CreateBackup",
+                "SetLogLevels",
             ]
         );
     }

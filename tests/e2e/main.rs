@@ -14,6 +14,7 @@ mod extended;
 mod lagging;
 mod lists;
 mod loadgen;
+mod log_levels;
 mod many_groups;
 mod minimal;
 mod order;

@@ -13,6 +13,7 @@ mod gate;
 mod groups;
 mod health;
 mod holds;
+mod logging;
 mod messages;
 mod moderation;
 mod pages;

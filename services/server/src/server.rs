@@ -68,6 +68,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
     let node = node_name(&config, &listeners);
     let (serving, tasks) = (CancellationToken::new(), TaskTracker::new());
     telemetry.spawn_upkeep(&tasks, serving.clone());
+    let levels = telemetry.levels();
     let reload = Reload::default();
     tasks.spawn(hangup.obey(reload.clone(), serving.clone()));
     // Before there is anything else: who looks whether the server is alive, and why it is not ready, is answered while the log is opened.
@@ -146,6 +147,7 @@ pub async fn run(mut config: Config, telemetry: Telemetry) -> anyhow::Result<()>
         Arc::clone(front.registry()),
         cluster.clone(),
         config.limits.message_bytes,
+        levels,
         serving.clone(),
     );
     let relay = service.relay();

@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod config;
+pub mod levels;
 mod logs;
 mod marks;
 mod metrics;
@@ -15,6 +16,7 @@ pub use config::Config;
 pub use logs::Written;
 pub use prometheus::{Buckets, LATENCY_SECONDS, POWERS_OF_FOUR};
 
+use levels::Levels;
 use prometheus::Exporter;
 
 /// Why the server cannot tell of itself.
@@ -53,6 +55,7 @@ pub enum Error {
 pub struct Telemetry {
     exporter: Exporter,
     lost: logs::Lost,
+    levels: Levels,
 }
 
 /// Sets up the log and the metrics of this process, and what becomes of panics: once, before any part runs. What was logged is written out when the
@@ -61,12 +64,12 @@ pub struct Telemetry {
 /// # Errors
 /// They were set up before, or `buckets` are not acceptable.
 pub fn init(config: &Config, buckets: &[Buckets]) -> Result<(Telemetry, Written), Error> {
-    let (lost, written, waiter) = logs::init(config)?;
+    let (lost, levels, written, waiter) = logs::init(config)?;
     let exporter = prometheus::install(buckets)?;
     panics::init(move || {
         waiter.waits(panics::PATIENCE);
     });
-    Ok((Telemetry { exporter, lost }, written))
+    Ok((Telemetry { exporter, lost, levels }, written))
 }
 
 impl Telemetry {
@@ -77,8 +80,15 @@ impl Telemetry {
         self.exporter.render()
     }
 
-    /// Keeps the memory that histograms use between two renderings within bounds, until `shutdown`.
+    /// The levels of the log.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels.clone()
+    }
+
+    /// Keeps the memory that histograms use between two renderings within bounds, and ends changes of the log's levels, until `shutdown`.
     pub fn spawn_upkeep(&self, tracker: &TaskTracker, shutdown: CancellationToken) {
+        tracker.spawn(self.levels.clone().keep(shutdown.clone()));
         let exporter = self.exporter.clone();
         tracker.spawn(async move { shutdown.run_until_cancelled(exporter.upkeep()).await });
     }

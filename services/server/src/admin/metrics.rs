@@ -64,7 +64,7 @@ pub fn describe() {
 }
 
 /// Calls of the API, and `other` for all that is not one: the label `method`.
-pub(super) const METHODS: [&str; 18] = [
+pub(super) const METHODS: [&str; 19] = [
     "ListGroups",
     "GetGroup",
     "ListMembers",
@@ -82,6 +82,7 @@ pub(super) const METHODS: [&str; 18] = [
     "GetShardMap",
     "WatchEvents",
     "CreateBackup",
+    "SetLogLevels",
     "other",
 ];
 

@@ -10,7 +10,8 @@ use tertulia_proto::admin::v1::{
     GetShardMapResponse, KickMemberRequest, KickMemberResponse, ListConnectionsRequest, ListConnectionsResponse,
     ListGroupsRequest, ListGroupsResponse, ListHoldsRequest, ListHoldsResponse, ListMembersRequest,
     ListMembersResponse, ListMessagesRequest, ListMessagesResponse, PurgeHistoryRequest, PurgeHistoryResponse,
-    RemoveHoldRequest, RemoveHoldResponse, RemoveMessagesRequest, RemoveMessagesResponse, WatchEventsRequest,
+    RemoveHoldRequest, RemoveHoldResponse, RemoveMessagesRequest, RemoveMessagesResponse, SetLogLevelsRequest,
+    SetLogLevelsResponse, WatchEventsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use super::{backup, watch};
 use crate::cluster::Cluster;
 use crate::front::Registry;
 use crate::shard::Shards;
+use crate::telemetry::levels::Levels;
 
 /// The API over the shards and the connections of this node; cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct Service {
     pub(super) backup_dir: Option<PathBuf>,
     /// Room for one backup.
     pub(super) backing_up: Arc<Semaphore>,
+    /// What this node logs.
+    pub(super) levels: Levels,
     /// Ends the streams.
     pub(super) stop: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
@@ -54,6 +58,7 @@ impl Service {
         registry: Arc<Registry>,
         cluster: Option<Cluster>,
         max_message: usize,
+        levels: Levels,
         stop: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(config.watchers));
@@ -63,7 +68,19 @@ impl Service {
         if let Some(directory) = &backup_dir {
             backup::tell_newest(directory.clone(), &metrics);
         }
-        Self { shards, registry, cluster, max_message, max_watchers, watchers, backup_dir, backing_up, stop, metrics }
+        Self {
+            shards,
+            registry,
+            cluster,
+            max_message,
+            max_watchers,
+            watchers,
+            backup_dir,
+            backing_up,
+            levels,
+            stop,
+            metrics,
+        }
     }
 }
 
@@ -128,6 +145,11 @@ impl AdminService for Service {
     async fn remove_messages(&self, request: Request<RemoveMessagesRequest>) -> Answer<RemoveMessagesResponse> {
         let peer = Peer::of(&request);
         Ok(Response::new(self.redact(peer, request.into_inner()).await?))
+    }
+
+    async fn set_log_levels(&self, request: Request<SetLogLevelsRequest>) -> Answer<SetLogLevelsResponse> {
+        let peer = Peer::of(&request);
+        Ok(Response::new(self.set_levels(peer, request.get_ref())?))
     }
 
     async fn announce(&self, request: Request<AnnounceRequest>) -> Answer<AnnounceResponse> {

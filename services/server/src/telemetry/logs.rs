@@ -10,20 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use metrics::{Unit, counter, describe_counter};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::config::LogFormat;
+use super::levels::{self, Levels};
 use super::marks::{Marks, Waiter};
 use super::{Config, Error};
 
-/// What moderators did is logged whatever the levels are, unless they name it: somebody may have to answer for it.
-const MODERATION: &str = "tertulia_server::admin::moderation";
-/// Where the client of NATS tells its events, each of which the log tells in its own words: they are not told twice, unless the levels name it.
-const NATS_EVENTS: &str = "async_nats";
 /// Lines that may wait for stderr.
 const WAITING: usize = 8_192;
 /// The name of the thread that writes.
@@ -110,13 +106,14 @@ impl<W: io::Write> io::Write for Counting<W> {
 }
 
 /// Everything that is logged in this process from now on goes to stderr. Who has to can wait until it has.
-pub(super) fn init(config: &Config) -> Result<(Lost, Written, Waiter<NonBlocking>), Error> {
+pub(super) fn init(config: &Config) -> Result<(Lost, Levels, Written, Waiter<NonBlocking>), Error> {
     let colours = io::stderr().is_terminal();
     let marks = Arc::<Marks>::default();
     let (writer, lost, written) = beside(io::stderr(), Arc::clone(&marks));
     let waiter = Waiter::new(marks, writer.clone());
-    subscriber(config, colours, writer)?.try_init().map_err(|cause| Error::Log { cause })?;
-    Ok((lost, written, waiter))
+    let (subscriber, levels) = subscriber(config, colours, writer)?;
+    subscriber.try_init().map_err(|cause| Error::Log { cause })?;
+    Ok((lost, levels, written, waiter))
 }
 
 /// A writer that never waits.
@@ -128,27 +125,20 @@ fn beside(inner: impl io::Write + Send + 'static, marks: Arc<Marks>) -> (NonBloc
     (writer, lost, Written(guard))
 }
 
-fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<impl Subscriber + Send + Sync, Error>
+fn subscriber<W>(config: &Config, colours: bool, writer: W) -> Result<(impl Subscriber + Send + Sync, Levels), Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let mut levels = EnvFilter::try_new(&config.log_level).map_err(|cause| Error::Levels { cause })?;
-    if !config.log_level.eq_ignore_ascii_case("off") && !config.log_level.contains(MODERATION) {
-        let always = format!("{MODERATION}=info").parse().map_err(|cause| Error::Levels { cause })?;
-        levels = levels.add_directive(always);
-    }
-    let names_nats = config.log_level.contains(NATS_EVENTS);
-    let is_no_repeat =
-        filter_fn(move |told| names_nats || told.target() != NATS_EVENTS || *told.level() != tracing::Level::INFO);
-    // Else what the levels leave out would no longer be passed over as quickly.
-    let is_no_repeat = is_no_repeat.with_max_level_hint(tracing::level_filters::LevelFilter::TRACE);
+    let written = levels::lines(&config.log_level).map_err(|cause| Error::Levels { cause })?;
+    // Whether a line is written at all is remembered at the place that has it, so that this costs where it is.
+    let (written, handle) = reload::Layer::new(written);
     // A line that cannot be written is lost. Telling so, on the same stderr, would panic in the task that logs.
     let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Text => Box::new(lines.with_ansi(colours)),
         LogFormat::Json => Box::new(lines.json().flatten_event(true)),
     };
-    Ok(Registry::default().with(lines.with_filter(levels.and(is_no_repeat))))
+    Ok((Registry::default().with(lines.with_filter(written)), Levels::of(&config.log_level, handle)))
 }
 
 #[cfg(test)]
@@ -158,6 +148,7 @@ mod tests {
     use tracing::{debug, info, subscriber::with_default, warn};
 
     use super::*;
+    use crate::telemetry::levels::MODERATION;
 
     #[derive(Clone, Default)]
     struct Captured(Arc<Mutex<Vec<u8>>>);
@@ -177,7 +168,7 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let config = Config { log_format, log_level: log_level.to_owned(), ..Config::default() };
-        with_default(subscriber(&config, false, move || writer.clone()).unwrap(), log);
+        with_default(subscriber(&config, false, move || writer.clone()).unwrap().0, log);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -200,7 +191,7 @@ mod tests {
     fn nobody_waits_for_whoever_reads_the_log() {
         let (take, stuck) = std::sync::mpsc::channel();
         let (writer, lost, written) = beside(Stuck(stuck), Arc::default());
-        with_default(subscriber(&Config::default(), false, writer).unwrap(), || {
+        with_default(subscriber(&Config::default(), false, writer).unwrap().0, || {
             (0..WAITING + 100).for_each(|count| info!(count, "a line"));
         });
         // One may be with the thread that writes.
@@ -284,5 +275,34 @@ mod tests {
         }
         let bad = Config { log_level: "part=loud".to_owned(), ..Config::default() };
         assert!(matches!(subscriber(&bad, false, io::sink), Err(Error::Levels { .. })));
+    }
+
+    #[test]
+    fn levels_are_changed_while_lines_come() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let (subscriber, levels) = subscriber(&Config::default(), false, move || writer.clone()).unwrap();
+        let log = || {
+            debug!(target: "part", "quiet");
+            info!(target: "part", "loud");
+            info!(target: MODERATION, "moderated");
+        };
+        let lines = || String::from_utf8(std::mem::take(&mut *captured.0.lock().unwrap())).unwrap().lines().count();
+        with_default(subscriber, || {
+            let minute = std::time::Duration::from_secs(60);
+            let mut counts = Vec::new();
+            for change in [None, Some("debug"), Some("error,part=debug"), Some("error"), Some("off"), Some("info")] {
+                if let Some(change) = change {
+                    levels.set(change, minute).unwrap();
+                }
+                log();
+                counts.push(lines());
+            }
+            levels.set("off", minute).unwrap();
+            levels.reset().unwrap();
+            log();
+            counts.push(lines());
+            assert_eq!(counts, [2, 3, 3, 1, 0, 2, 2]);
+        });
     }
 }

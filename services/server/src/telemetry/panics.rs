@@ -70,7 +70,7 @@ mod tests {
             return;
         }
         let config = Config { log_format: LogFormat::Json, ..Config::default() };
-        let (_lost, _written, waiter) = logs::init(&config).unwrap();
+        let (_lost, _levels, _written, waiter) = logs::init(&config).unwrap();
         init(move || {
             waiter.waits(Duration::from_secs(30));
         });

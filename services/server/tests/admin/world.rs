@@ -14,6 +14,7 @@ use tertulia_server::log::{self, memory::Memory};
 use tertulia_server::readiness::Readiness;
 use tertulia_server::reload::Reload;
 use tertulia_server::shard::{self, Bounds, Shards};
+use tertulia_server::telemetry::levels::Levels;
 use tertulia_server::telemetry::trace::Tracer;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -85,9 +86,9 @@ impl World {
             ..defaults
         };
         let readiness = Readiness::new();
-        let registry = Arc::clone(front.registry());
+        let (registry, levels) = (Arc::clone(front.registry()), Levels::elsewhere("info"));
         let service =
-            admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, serving.clone());
+            admin::Service::new(&config, shards.clone(), registry, None, limits.message_bytes, levels, serving.clone());
         let tokens = admin::Tokens::of(&config).unwrap();
         let server = admin::Server::new(&config, tokens, service, readiness.clone(), Tracer::default(), None).unwrap();
         if let Some(every) = follow {

@@ -14,6 +14,7 @@ use super::*;
 use crate::front::{self, Front, Limits};
 use crate::log::{self, memory::Memory};
 use crate::shard::{self, Bounds, Shards};
+use crate::telemetry::levels::Levels;
 use crate::telemetry::trace::Tracer;
 
 /// Long enough never to pass in a test that works.
@@ -36,7 +37,15 @@ impl Serving {
         let front = Front::new(&front::Config::default(), Limits::default(), shards.clone(), front::Options::default());
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let registry = Arc::clone(front.registry());
-        let service = Service::new(&Config::default(), shards.clone(), registry, None, 100, stop.clone());
+        let service = Service::new(
+            &Config::default(),
+            shards.clone(),
+            registry,
+            None,
+            100,
+            Levels::elsewhere("info"),
+            stop.clone(),
+        );
         let server =
             Server::with_patience(&Config::default(), None, service, Readiness::new(), Tracer::default(), patience)
                 .unwrap();
