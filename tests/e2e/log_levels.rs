@@ -14,7 +14,7 @@ async fn provoke(server: &Server) -> Result<()> {
     let mut stream = TcpStream::connect(server.listening().admin.context("no admin API")?).await?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
     // Closed, if need be with an error.
-    let _ = stream.read_to_end(&mut Vec::new()).await;
+    drop(stream.read_to_end(&mut Vec::new()).await);
     Ok(())
 }
 

@@ -105,8 +105,8 @@ impl Levels {
             NAMES.iter().any(|name| word.eq_ignore_ascii_case(name))
                 || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
         };
-        let words = levels.iter().filter(|word| !word.contains(['=', '[', ']']));
-        if let Some(odd) = words.filter(|word| !is_level(word)).next() {
+        let is_odd = |word: &&&str| !word.contains(['=', '[', ']']) && !is_level(word);
+        if let Some(odd) = levels.iter().find(is_odd) {
             return Err(BadLevels::NoLevel(odd.chars().take(64).collect()));
         }
         let levels = levels.join(",");
