@@ -32,7 +32,11 @@ class Client:
             line = self.lines.readline()
             if not line.endswith(b"\n"):
                 raise ConnectionError("the server closed the connection")
-            ((kind, fields),) = json.loads(line).items()
+            try:
+                ((kind, fields),) = json.loads(line).items()
+            except (ValueError, AttributeError) as error:
+                # An address may lead to somebody else for a moment.
+                raise ConnectionError(f"no line of the protocol: {line[:80]!r}") from error
             if kind == "GoingAway":
                 self.going_away = fields
             if kind != "Ping":
