@@ -1,7 +1,7 @@
 //! The admin API: moderators and operators ask and act through gRPC.
 //!
 //! `serve` accepts connections, for which there may be room ([`crate::places`]), and takes care of each; `gate` lets a request through, or not, and measures it; `service` is the
-//! API, whose calls are in `groups`, `connections`, `messages`, `moderation`, `holds`, `placement`, `backup` and `watch`; `elsewhere` asks the other nodes; `status` says in
+//! API, whose calls are in `groups`, `connections`, `messages`, `moderation`, `removal`, `holds`, `placement`, `backup`, `logging` and `watch`; `elsewhere` asks the other nodes; `status` says in
 //! gRPC's words what
 //! went wrong.
 

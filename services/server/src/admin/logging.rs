@@ -10,7 +10,7 @@ use super::gate::Peer;
 use super::moderation::Account;
 use super::service::Service;
 use super::status::Error;
-use crate::telemetry::levels::Change;
+use crate::telemetry::levels::{Change, New};
 
 /// How long other levels are in force, if it is not said.
 const USUAL: Duration = Duration::from_secs(600);
@@ -28,10 +28,13 @@ impl Service {
         };
         let mut account = Account::new("SetLogLevels", peer, None, None, reason.as_ref());
         let set = match levels.is_empty() {
-            true => self.levels.reset().map(|()| None),
-            false => self.levels.set(levels, time).map(Some),
+            true => self.levels.reset().map(|_| None).map_err(Error::from),
+            false => match New::read(levels) {
+                Ok(new) => self.levels.set(new, time).map(Some).map_err(Error::from),
+                Err(bad) => Err(Error::argument(bad.to_string())),
+            },
         };
-        let change = account.close(set.map_err(|error| Error::argument(error.to_string())), |change| match change {
+        let change = account.close(set, |change| match change {
             Some(Change { levels, .. }) => format!("levels {levels:?} for {} s", time.as_secs()),
             None => format!("levels {:?}, as configured", self.levels.configured()),
         })?;

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use crate::shard::request::Selection;
 use crate::shard::{BackupError, HoldError, ReadError, Refusal, Untold};
+use crate::telemetry::levels::Unchanged;
 
 /// Why a call fails.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub(super) enum Error {
     /// A hold was not made, or that is not known; so nothing else was done.
     #[error("{}", not_held(.0))]
     NotHeld(#[from] HoldError),
+    /// The log of this server cannot be changed.
+    #[error(transparent)]
+    LogUnchanged(#[from] Unchanged),
     /// The owner of a group has stopped.
     #[error("the server is stopping")]
     Stopped,
@@ -134,7 +138,7 @@ impl Error {
             Self::NoBackupDirectory | Self::Backup(BackupError::Unsupported) => Code::FailedPrecondition,
             Self::Backup(BackupError::Taken(_)) => Code::AlreadyExists,
             Self::Backup(BackupError::Unavailable(_)) => Code::Unavailable,
-            Self::Backup(BackupError::Failed(_)) => Code::Internal,
+            Self::Backup(BackupError::Failed(_)) | Self::LogUnchanged(_) => Code::Internal,
             Self::TooManyWatchers { .. }
             | Self::NotHeld(HoldError::Full { .. })
             | Self::BackupUnderWay

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterExt, ParseError, filter_fn};
 use tracing_subscriber::layer::Filter;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -17,7 +19,7 @@ pub(super) const MODERATION: &str = "tertulia_server::admin::moderation";
 const NATS_EVENTS: &str = "async_nats";
 /// The longest text of levels, in bytes.
 const LONGEST: usize = 1_024;
-/// What a level is called, but for the numbers from 0 to 5.
+/// What levels are called.
 const NAMES: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Decides which lines are written.
@@ -51,16 +53,15 @@ pub enum BadLevels {
     TooLong,
     /// A word that is no level would be a part of the server, of which all is logged, and of the others nothing.
     #[error(
-        "'{0}' is no level: off, error, warn, info, debug or trace; that of a part of the server is written PART=LEVEL, as in info,tertulia_server::front=debug"
+        "'{0}' is no level: off, error, warn, info, debug or trace, or PART=LEVEL for a part of the server, as in info,tertulia_server::front=debug"
     )]
     NoLevel(String),
-    /// They are not understood.
-    #[error("the levels are not understood: {0}")]
-    Unread(#[from] ParseError),
-    /// The log cannot be changed any more.
-    #[error("the log cannot be changed: {0}")]
-    Log(#[from] reload::Error),
 }
+
+/// The log cannot be changed any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the log cannot be changed: {0}")]
+pub struct Unchanged(#[from] reload::Error);
 
 impl Levels {
     /// Those of a log whose lines `lines` decides.
@@ -94,46 +95,43 @@ impl Levels {
     /// Puts other levels in force, in the place of whichever are, until `time` has passed.
     ///
     /// # Errors
-    /// They are not understood.
-    pub fn set(&self, levels: &str, time: Duration) -> Result<Change, BadLevels> {
-        if levels.len() > LONGEST {
-            return Err(BadLevels::TooLong);
-        }
-        // As people write lists.
-        let levels: Vec<&str> = levels.split(',').map(str::trim).collect();
-        let is_level = |word: &str| {
-            NAMES.iter().any(|name| word.eq_ignore_ascii_case(name))
-                || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
-        };
-        let is_odd = |word: &&&str| !word.contains(['=', '[', ']']) && !is_level(word);
-        if let Some(odd) = levels.iter().find(is_odd) {
-            return Err(BadLevels::NoLevel(odd.chars().take(64).collect()));
-        }
-        let levels = levels.join(",");
-        let change = Change { levels, until: Instant::now() + time };
-        self.put(&change.levels, Some(change.clone()))?;
+    /// The log cannot be changed any more.
+    pub fn set(&self, new: New, time: Duration) -> Result<Change, Unchanged> {
+        let change = Change { levels: new.text, until: Instant::now() + time };
+        self.put(new.lines, Some(change.clone()), |_| true)?;
         Ok(change)
     }
 
-    /// Puts those of the configuration in force again.
+    /// Puts those of the configuration in force again. Answers with what was in force instead.
     ///
     /// # Errors
     /// The log cannot be changed any more.
-    pub fn reset(&self) -> Result<(), BadLevels> {
-        self.put(&self.0.configured, None)
+    pub fn reset(&self) -> Result<Option<Change>, Unchanged> {
+        self.reset_if(|_| true)
     }
 
-    fn put(&self, levels: &str, change: Option<Change>) -> Result<(), BadLevels> {
-        let new = lines(levels)?;
-        let mut done = Ok(());
+    fn reset_if(&self, is_meant: impl FnOnce(Option<&Change>) -> bool) -> Result<Option<Change>, Unchanged> {
+        // It was understood when the log was set up.
+        let configured = lines(&self.0.configured).unwrap_or_else(|_| Box::new(moderation()));
+        self.put(configured, None, is_meant)
+    }
+
+    /// Answers with what was in force before, if that was meant.
+    fn put(
+        &self,
+        new: Lines,
+        change: Option<Change>,
+        is_meant: impl FnOnce(Option<&Change>) -> bool,
+    ) -> Result<Option<Change>, Unchanged> {
+        let mut done = Ok(None);
         // One after the other, so that what is told is what is in force.
-        self.0.change.send_modify(|now| {
-            if let Some(lines) = &self.0.lines {
-                done = lines.reload(new);
+        self.0.change.send_if_modified(|now| {
+            if !is_meant(now.as_ref()) {
+                return false;
             }
-            if done.is_ok() {
-                *now = change;
-            }
+            let reloaded = self.0.lines.as_ref().map_or(Ok(()), |lines| lines.reload(new));
+            done = reloaded.map(|()| std::mem::replace(now, change));
+            done.is_ok()
         });
         Ok(done?)
     }
@@ -159,14 +157,13 @@ impl Levels {
 
     /// Ends the change that was in force until then.
     fn is_over(&self, until: Option<Instant>) {
-        if self.change().map(|change| change.until) != until {
-            return;
-        }
-        match self.reset() {
-            Ok(()) => {
+        match self.reset_if(|now| now.is_some_and(|now| Some(now.until) == until)) {
+            Ok(Some(Change { levels: ended, .. })) => {
                 let levels = self.configured();
-                tracing::info!(target: MODERATION, levels, "the log has the configured levels again");
+                tracing::info!(target: MODERATION, levels, ended, "the log has the configured levels again");
             }
+            // Others have been put in force meanwhile.
+            Ok(None) => {}
             Err(error) => tracing::error!(%error, "the log keeps other levels than those of the configuration"),
         }
     }
@@ -178,41 +175,109 @@ impl fmt::Debug for Levels {
     }
 }
 
-/// What decides which lines are written by such levels.
-pub(super) fn lines(text: &str) -> Result<Lines, ParseError> {
-    let mut levels = EnvFilter::try_new(text)?;
-    if !text.eq_ignore_ascii_case("off") && !text.contains(MODERATION) {
-        levels = levels.add_directive(format!("{MODERATION}=info").parse()?);
+/// Levels that somebody asks for, while the server runs.
+pub struct New {
+    text: String,
+    lines: Lines,
+}
+
+impl New {
+    /// Reads them, of which no patterns are made: those of a short text may take a processor for minutes, and all memory.
+    ///
+    /// # Errors
+    /// They are not understood.
+    pub fn read(text: &str) -> Result<Self, BadLevels> {
+        if text.len() > LONGEST {
+            return Err(BadLevels::TooLong);
+        }
+        // As people write lists.
+        let words: Vec<&str> = text.split(',').map(str::trim).collect();
+        let odd = |word: &&str| BadLevels::NoLevel(word.chars().take(64).collect());
+        let is_level = |word: &str| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name));
+        let builder = || EnvFilter::builder().with_regex(false);
+        for word in &words {
+            let level = word.rsplit_once('=').map_or(*word, |(_, level)| level);
+            let is_understood = is_level(level) && builder().parse(word).is_ok();
+            if !is_understood {
+                return Err(odd(word));
+            }
+        }
+        let text = words.join(",");
+        let levels = builder().parse(&text).map_err(|_| odd(&&*text))?;
+        // Whatever is asked for: who may call is not to hide what it does.
+        Ok(Self { lines: Box::new(levels.and(no_repeats(&text)).or(moderation())), text })
     }
+}
+
+impl fmt::Debug for New {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("New").field(&self.text).finish()
+    }
+}
+
+/// What decides which lines are written by the levels of the configuration.
+pub(super) fn lines(text: &str) -> Result<Lines, ParseError> {
+    let levels = EnvFilter::try_new(text)?.and(no_repeats(text));
+    let names_it = text.eq_ignore_ascii_case("off") || text.contains(MODERATION);
+    Ok(if names_it { Box::new(levels) } else { Box::new(levels.or(moderation())) })
+}
+
+/// Takes what moderators did.
+fn moderation() -> impl Filter<Registry> + Send + Sync {
+    let is_told = |told: &Metadata<'_>| told.target() == MODERATION && *told.level() <= Level::INFO;
+    filter_fn(is_told).with_max_level_hint(LevelFilter::INFO)
+}
+
+/// Leaves out what the log tells in its own words.
+fn no_repeats(text: &str) -> impl Filter<Registry> + Send + Sync + use<> {
     let names_nats = text.contains(NATS_EVENTS);
     let is_no_repeat =
-        filter_fn(move |told| names_nats || told.target() != NATS_EVENTS || *told.level() != tracing::Level::INFO);
+        move |told: &Metadata<'_>| names_nats || told.target() != NATS_EVENTS || *told.level() != Level::INFO;
     // Else what the levels leave out would no longer be passed over as quickly.
-    let is_no_repeat = is_no_repeat.with_max_level_hint(tracing::level_filters::LevelFilter::TRACE);
-    Ok(Box::new(levels.and(is_no_repeat)))
+    filter_fn(is_no_repeat).with_max_level_hint(LevelFilter::TRACE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn set(levels: &Levels, text: &str, seconds: u64) -> Change {
+        levels.set(New::read(text).unwrap(), Duration::from_secs(seconds)).unwrap()
+    }
+
     #[test]
-    fn words_that_are_no_levels_are_refused() {
-        let levels = Levels::elsewhere("info");
-        for bad in ["debgu", "info,front", "", "warn, tertulia_server"] {
-            let error = levels.set(bad, Duration::from_secs(1)).unwrap_err().to_string();
-            assert!(error.contains("is no level: off, error,"), "{bad}: {error}");
+    fn what_is_no_level_is_refused_and_named() {
+        for (bad, named) in [
+            ("debgu", "debgu"),
+            ("info,front", "front"),
+            ("", ""),
+            ("info,part=loud", "part=loud"),
+            ("warn,=debug", "=debug"),
+            ("3", "3"),
+            ("[a{b=c,d}]=debug", "[a{b=c"),
+        ] {
+            let error = New::read(bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("'{named}' is no level: off, error,")), "{bad}: {error}");
         }
-        assert!(matches!(levels.set("part=loud", Duration::from_secs(1)), Err(BadLevels::Unread(_))));
-        assert!(matches!(levels.set(&"x".repeat(LONGEST + 1), Duration::from_secs(1)), Err(BadLevels::TooLong)));
-        assert_eq!((levels.change(), levels.configured()), (None, "info"));
-        for good in ["DEBUG", "info, tertulia_server::front=debug", "3", "off", "[post]=trace,warn"] {
+        assert!(matches!(New::read(&"x".repeat(LONGEST + 1)), Err(BadLevels::TooLong)));
+        let levels = Levels::elsewhere("info");
+        for good in ["DEBUG", "info, tertulia_server::front=debug", "off", "[post]=trace,warn"] {
             let written = good.replace(' ', "");
-            assert_eq!(levels.set(good, Duration::from_secs(1)).unwrap().levels, written);
+            assert_eq!(set(&levels, good, 1).levels, written);
             assert_eq!(levels.change().unwrap().levels, written);
         }
-        levels.reset().unwrap();
-        assert_eq!(levels.change(), None);
+        assert!(levels.reset().unwrap().is_some());
+        assert_eq!((levels.change(), levels.reset().unwrap()), (None, None));
+    }
+
+    /// Whoever may call could take all memory with a line.
+    #[test]
+    fn no_pattern_is_made_of_what_is_asked_for() {
+        let pattern =
+            format!("[s{{f={}}}]=debug", "[ab]*a[ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab][ab]");
+        let begun = std::time::Instant::now();
+        drop(New::read(&pattern));
+        assert!(begun.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,14 +285,17 @@ mod tests {
         let (levels, stop) = (Levels::elsewhere("info"), CancellationToken::new());
         let keeping = tokio::spawn(levels.clone().keep(stop.clone()));
         let at = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
-        levels.set("debug", Duration::from_secs(10)).unwrap();
+        let first = set(&levels, "debug", 10);
         at(9).await;
-        levels.set("trace", Duration::from_secs(10)).unwrap();
+        set(&levels, "trace", 10);
         at(9).await;
+        assert_eq!(levels.change().unwrap().levels, "trace");
+        // As where the end of the one before comes late.
+        levels.is_over(Some(first.until));
         assert_eq!(levels.change().unwrap().levels, "trace");
         at(2).await;
         assert_eq!(levels.change(), None);
-        levels.set("debug", Duration::from_secs(10)).unwrap();
+        set(&levels, "debug", 10);
         levels.reset().unwrap();
         at(20).await;
         assert_eq!(levels.change(), None);
