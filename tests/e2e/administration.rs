@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 const MARK: &str = "<!-- tests/e2e/administration.rs runs these lines -->";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8089";
-const CALLS: [&str; 16] = [
+const CALLS: [&str; 17] = [
     "WatchEvents",
     "ListGroups",
     "GetGroup",
@@ -21,6 +21,7 @@ const CALLS: [&str; 16] = [
     "ListMessages",
     "ListConnections",
     "GetShardMap",
+    "SetLogLevels",
     "Announce",
     "KickMember",
     "Disconnect",
@@ -99,6 +100,7 @@ fn check(command: &str, written: &str, past: &[String]) -> Result<()> {
         }
         ("ListConnections", _) => names("connections", "user") == ["ada"],
         ("GetShardMap", _) => json["placement"]["groupName"] == "Dogs" && json["nodes"][0]["answering"] == true,
+        ("SetLogLevels", _) => json["levels"] == "info,tertulia_server::front=debug" && json["until"].is_string(),
         ("Announce", 0) => json["groups"] == 2,
         ("Announce", _) => json["seq"] == "4",
         // First out of Dogs, then out of Cats.
