@@ -41,7 +41,10 @@ impl Core {
     ) -> Result<Vec<Placed>, NoAnswer> {
         let (stream, fence) = (self.link.names.stream_of(shard), self.link.names.fence(shard));
         let newest = self.link.newest(stream).await?;
-        let (mut found, mut rest, mut at_once) = (Vec::new(), lasts, AT_ONCE);
+        // A question is a message, too.
+        let longest = self.link.names.substitute(shard, group, u64::MAX).len().max(fence.len()) + 4;
+        let mut at_once = AT_ONCE.min(self.link.client.max_payload() / 2 / longest).max(1);
+        let (mut found, mut rest) = (Vec::new(), lasts);
         let deadline = Instant::now() + 2 * self.link.timeout;
         let mut patience = Patience::new();
         while !rest.is_empty() {
