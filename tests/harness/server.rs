@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::admin::{Administrator, call};
+use crate::admin::Administrator;
 use crate::builds::Build;
 use crate::client::Connector;
 use crate::deadline::{PATIENCE, poll_until, within};
@@ -196,7 +196,7 @@ impl Server {
     /// # Errors
     /// If it has none, or the call fails; then the text has gRPC's code.
     pub async fn admin(&self, method: &str, data: Value) -> Result<Value> {
-        call(self.listening.admin.context("no admin API")?, method, data).await
+        self.administrator()?.call(method, data).await
     }
 
     /// Calls its admin API.

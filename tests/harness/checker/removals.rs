@@ -71,6 +71,8 @@ fn without_text(message: &Message) -> Message {
 /// The logs with the texts that were removed from them, as far as anybody has them. Judges on the way what members saw as removed.
 pub(super) fn with_texts(recordings: &[Recording], logs: &[GroupLog], verdict: &mut Verdict) -> Vec<GroupLog> {
     let (mut seen, mut sent): (HashMap<_, Vec<&Arc<Message>>>, HashMap<_, &Arc<str>>) = Default::default();
+    let kept: HashMap<_, _> =
+        logs.iter().flat_map(|log| &log.messages).map(|kept| ((&kept.group, kept.seq), kept)).collect();
     for recording in recordings.iter().filter(|recording| recording.dialect == Dialect::Extended) {
         for event in &recording.events {
             let messages = match event {
@@ -86,7 +88,7 @@ pub(super) fn with_texts(recordings: &[Recording], logs: &[GroupLog], verdict: &
             };
             for message in messages {
                 if message.removed {
-                    judge(message, &recording.who, logs, verdict);
+                    judge(message, kept.get(&(&message.group, message.seq)), &recording.who, verdict);
                 } else {
                     seen.entry((&message.group, message.seq)).or_default().push(message);
                 }
@@ -112,10 +114,9 @@ pub(super) fn with_texts(recordings: &[Recording], logs: &[GroupLog], verdict: &
 }
 
 /// What somebody saw as removed has no text in the log either.
-fn judge(seen: &Arc<Message>, who: &Arc<str>, logs: &[GroupLog], verdict: &mut Verdict) {
+fn judge(seen: &Arc<Message>, kept: Option<&&Arc<Message>>, who: &Arc<str>, verdict: &mut Verdict) {
     verdict.facts.removed += 1;
-    let mut kept = logs.iter().filter(|log| log.group == seen.group).flat_map(|log| &log.messages);
-    let came_back = kept.any(|kept| !kept.removed && are_alike(kept, seen));
+    let came_back = kept.is_some_and(|kept| !kept.removed && are_alike(kept, seen));
     if came_back || !seen.text.is_empty() {
         let (who, message) = (Arc::clone(who), Arc::clone(seen));
         verdict.violations.push(Violation::TextCameBack { who, message });

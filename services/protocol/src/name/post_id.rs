@@ -46,9 +46,12 @@ impl PostId {
     pub fn from_stored(text: &str) -> Result<Self, NameError> {
         if let Some(had) = text.strip_prefix(REMOVED) {
             // It had one that is not such an id itself, or none.
-            let checked = if had.starts_with(REMOVED) { check_post_id(had) } else { Ok(()) };
-            let checked = checked.and_then(|()| if had.is_empty() { Ok(()) } else { Self::from_stored(had).map(drop) });
-            return checked.map(|()| Self(Arc::from(text)));
+            match had {
+                "" => {}
+                twice if twice.starts_with(REMOVED) => check_post_id(twice)?,
+                had => drop(Self::from_stored(had)?),
+            }
+            return Ok(Self(Arc::from(text)));
         }
         if Removal::read(text).is_some() {
             return Ok(Self(Arc::from(text)));

@@ -178,7 +178,7 @@ static AUTH: &[Entry] = &[
     Entry::new(
         "auth.users_file",
         FILE,
-        "The users who log in with a password, read again when they change: lines `NAME HASH`, with a hash that `tertulia-server auth hash-password` makes; `read=GROUPS` and `post=GROUPS` behind it bound what the user may do (docs/authentication.md).",
+        "The users who log in with a password, read again when they change: lines `NAME HASH`, with a hash that `tertulia-server auth hash-password` makes; `read=GROUPS` and `post=GROUPS` behind it bound what the user may do ([authentication.md](authentication.md)).",
     )
     .flag("--auth-users-file"),
     Entry::new(

@@ -339,6 +339,13 @@ pub enum Redaction {
     RemovedQuietly(RemovedBefore),
 }
 
+impl Redaction {
+    /// Whether there was nothing to be removed.
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self, Self::NoSuchGroup | Self::NoSuchMessage)
+    }
+}
+
 /// For each group that an announcement goes to, what comes of it.
 pub type Announced = Vec<oneshot::Receiver<Result<Stored, Refusal>>>;
 

@@ -28,15 +28,15 @@ impl Owner {
             }
             Admin::End { group, how, reason, hold, epoch, in_doubt, reply } => {
                 let ended = self.end(group.clone(), how, reason, hold, epoch).await;
-                drop(reply.send(or_unanswered(in_doubt, ended, group)));
+                drop(reply.send(or_unanswered(in_doubt, ended, Option::is_none, group)));
             }
             Admin::Purge { group, through, epoch, in_doubt, reply } => {
                 let purged = self.purge(&group, through, epoch).await;
-                drop(reply.send(or_unanswered(in_doubt, purged, group)));
+                drop(reply.send(or_unanswered(in_doubt, purged, Option::is_none, group)));
             }
             Admin::Redact { group, selection, epoch, telling, in_doubt, reply } => {
                 let redaction = self.redact(&group, &selection, epoch, &telling).await;
-                drop(reply.send(redaction_or_unanswered(in_doubt, redaction, group)));
+                drop(reply.send(or_unanswered(in_doubt, redaction, Redaction::is_nothing, group)));
             }
             Admin::Announce { group, message, id, reply } => {
                 drop(reply.send(self.announce(group, &message, id.as_ref()).await));
@@ -333,23 +333,9 @@ impl Owner {
 /// What is said of a request. If an owner before may have carried it out: that nothing came of it now does not tell that nothing did.
 pub(super) fn or_unanswered<T>(
     in_doubt: bool,
-    answer: Result<Option<T>, Refusal>,
+    answer: Result<T, Refusal>,
+    is_nothing: impl FnOnce(&T) -> bool,
     group: GroupName,
-) -> Result<Option<T>, Refusal> {
-    match answer {
-        Ok(None) | Err(_) if in_doubt => Err(unanswered(group)),
-        answer => answer,
-    }
-}
-
-/// As [`or_unanswered`], of a removal of texts.
-pub(super) fn redaction_or_unanswered(
-    in_doubt: bool,
-    answer: Result<Redaction, Refusal>,
-    group: GroupName,
-) -> Result<Redaction, Refusal> {
-    match answer {
-        Ok(Redaction::NoSuchGroup | Redaction::NoSuchMessage) | Err(_) if in_doubt => Err(unanswered(group)),
-        answer => answer,
-    }
+) -> Result<T, Refusal> {
+    if in_doubt && answer.as_ref().map_or(true, is_nothing) { Err(unanswered(group)) } else { answer }
 }

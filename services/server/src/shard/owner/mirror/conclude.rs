@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{LATE, Mirror, Pending};
 use crate::shard::Listed;
-use crate::shard::owner::admin::{or_unanswered, redaction_or_unanswered};
+use crate::shard::owner::admin::or_unanswered;
 use crate::shard::owner::append::{Answer, Asker, send_answers};
 use crate::shard::owner::{Owner, taken_in_ms, unanswered, unavailable};
 use crate::shard::request::{Admin, JoinFrom, Member, Posts, Progress, Redaction, Request};
@@ -111,10 +111,10 @@ impl Owner {
             }
             (Admin::Kick { reply, .. }, Outcome::Kicked { connections }) => drop(reply.send(Ok(connections))),
             (Admin::End { reply, group, .. }, Outcome::Ended { ended }) => {
-                drop(reply.send(or_unanswered(in_doubt, Ok(ended), group)));
+                drop(reply.send(or_unanswered(in_doubt, Ok(ended), Option::is_none, group)));
             }
             (Admin::Purge { reply, group, .. }, Outcome::Purged { removed }) => {
-                drop(reply.send(or_unanswered(in_doubt, Ok(removed), group)));
+                drop(reply.send(or_unanswered(in_doubt, Ok(removed), Option::is_none, group)));
             }
             (Admin::Redact { reply, group, .. }, Outcome::Redacted { told }) => {
                 let redaction = match told {
@@ -127,7 +127,7 @@ impl Owner {
                         Redaction::Removed { messages, told: result }
                     }
                 };
-                drop(reply.send(redaction_or_unanswered(in_doubt, Ok(redaction), group)));
+                drop(reply.send(or_unanswered(in_doubt, Ok(redaction), Redaction::is_nothing, group)));
             }
             (Admin::Announce { reply, group, .. }, Outcome::Announced { groups }) => {
                 let announced = groups.map(|outcomes| {

@@ -12,6 +12,13 @@ fn removed() -> (String, bool, Option<u64>) {
     (String::new(), true, None)
 }
 
+/// A group in which Ada is, and its life.
+async fn with_ada() -> (World, Arc<Session>, u64) {
+    let (world, ada) = (World::new(Config::default(), BOUNDS), session(1, "ada"));
+    let epoch = world.join(&ada).await.unwrap().epoch;
+    (world, ada, epoch)
+}
+
 #[tokio::test]
 async fn the_text_goes_and_the_group_is_told_once() {
     let world = World::new(Config::default(), BOUNDS);
@@ -60,9 +67,7 @@ async fn a_repeat_of_what_was_removed_is_a_repeat_also_when_the_group_was_out_of
 
 #[tokio::test]
 async fn what_could_not_be_told_is_told_when_it_is_asked_for_again() {
-    let world = World::new(Config::default(), BOUNDS);
-    let ada = session(1, "ada");
-    let epoch = world.join(&ada).await.unwrap().epoch;
+    let (world, ada, epoch) = with_ada().await;
     assert_eq!(world.post(&ada, &["a"]).await, [Ok(1)]);
     // Room for removals is made where nothing can be stored.
     world.mood(FAILING);
@@ -113,9 +118,7 @@ async fn many_are_removed_at_once_of_one_or_of_all_and_the_group_is_told_once() 
 
 #[tokio::test]
 async fn a_range_ends_with_the_newest_message_there_is() {
-    let world = World::new(Config::default(), BOUNDS);
-    let ada = session(1, "ada");
-    let epoch = world.join(&ada).await.unwrap().epoch;
+    let (world, ada, epoch) = with_ada().await;
     assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
     let selection = Selection { first: 1, last: 100, sender: None };
     for _ in 0..2 {
@@ -134,9 +137,7 @@ async fn a_range_ends_with_the_newest_message_there_is() {
 
 #[tokio::test]
 async fn what_is_removed_in_steps_is_told_at_the_end() {
-    let world = World::new(Config::default(), BOUNDS);
-    let ada = session(1, "ada");
-    let epoch = world.join(&ada).await.unwrap().epoch;
+    let (world, ada, epoch) = with_ada().await;
     assert_eq!(world.post(&ada, &["a", "b"]).await, [Ok(1), Ok(2)]);
     let all = Selection { first: 1, last: 2 * Selection::STEP + 1, sender: None };
     let steps: Vec<Selection> = all.steps().collect();
@@ -167,9 +168,7 @@ async fn what_is_removed_in_steps_is_told_at_the_end() {
 #[tokio::test]
 async fn texts_that_cannot_be_read_are_removed_or_it_is_said_that_they_are_not() {
     for left_out in [1..3, 2..4, 3..6, 1..6] {
-        let world = World::new(Config::default(), BOUNDS);
-        let ada = session(1, "ada");
-        let epoch = world.join(&ada).await.unwrap().epoch;
+        let (world, ada, epoch) = with_ada().await;
         assert_eq!(world.post(&ada, &["", "", "", "", ""]).await.len(), 5);
         *world.log.0.left_out.lock().unwrap() = left_out.clone();
         let mut selection = Selection { first: 1, last: 5, sender: Some("ada".to_owned()) };
@@ -183,9 +182,7 @@ async fn texts_that_cannot_be_read_are_removed_or_it_is_said_that_they_are_not()
         assert_eq!(texts.len(), 6);
     }
     // What retention removed is not missed.
-    let world = World::new(Config::default(), BOUNDS);
-    let ada = session(1, "ada");
-    let epoch = world.join(&ada).await.unwrap().epoch;
+    let (world, ada, epoch) = with_ada().await;
     assert_eq!(world.post(&ada, &["", "", ""]).await.len(), 3);
     assert_eq!(world.purge(None, 2).await, Ok(Some(2)));
     let selection = Selection { first: 1, last: 3, sender: Some("ada".to_owned()) };
